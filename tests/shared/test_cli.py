@@ -1,0 +1,243 @@
+"""The command-line shape every tool shares: exit codes, one error line, options, config, doctor."""
+
+import json
+import re
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from tenfold_shared import BadInput, Busy, Missing, OutOfTime
+from tenfold_shared.cli import (
+    REFERENCE_BEGIN,
+    REFERENCE_END,
+    Backend,
+    Duration,
+    Numbers,
+    Selection,
+    Shard,
+    Terminated,
+    Tool,
+    add_doctor,
+    engine_arguments,
+    options,
+    read_template,
+    reference,
+    take,
+    tool,
+    with_reference,
+)
+
+
+def make(body) -> Tool:
+    @tool("demo", "tenfold-shared", "A demo.")
+    def group():
+        pass
+
+    @group.command()
+    @options("common", "seed", "top_p", "limit")
+    def verb(**given):
+        """A verb.
+
+        \b
+        Example:
+          demo verb
+        """
+        return body(given)
+
+    add_doctor(group, extras=["hf", "vllm", "plot"])
+    return group
+
+
+def invoke(body, *args):
+    return CliRunner().invoke(make(body), ["verb", *args])
+
+
+def raising(error):
+    def body(given):
+        raise error
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (BadInput("f.jsonl:3: id: expected str"), 2, "demo: f.jsonl:3: id: expected str"),
+        (Missing("torch: not installed"), 3, "demo: torch: not installed"),
+        (Busy("out: held"), 75, "demo: out: held"),
+        (OutOfTime("time is over"), 1, "demo: time is over"),
+        (KeyboardInterrupt(), 130, "demo: interrupted"),
+        (Terminated(), 143, "demo: terminated"),
+        (MemoryError(), 3, "demo: out of memory"),
+        (BrokenPipeError(), 141, ""),
+    ],
+)
+def test_errors_become_one_line_and_an_exit_code(error, code, text, monkeypatch):
+    monkeypatch.setattr("os.dup2", lambda *_: None)
+    result = invoke(raising(error))
+    assert result.exit_code == code
+    assert result.stderr.count("\n") == (1 if text else 0) and result.stderr.startswith(text)
+    assert result.stdout == ""
+
+
+def test_an_unforeseen_error_is_not_swallowed():
+    result = invoke(raising(ZeroDivisionError()))
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("code", [0, 1, None])
+def test_a_verb_returns_its_exit_status(code):
+    assert invoke(lambda given: code).exit_code == (code or 0)
+
+
+def test_usage_errors_are_two_and_name_the_help():
+    result = invoke(lambda given: 0, "--top-p", "3")
+    assert result.exit_code == 2 and "demo verb --help" in result.stderr and "--top-p" in result.stderr
+
+
+def test_config_gives_defaults_and_the_command_line_wins(tmp_path):
+    (tmp_path / "c.toml").write_text("seed = 7\n[verb]\ntop-p = 0.5\n[doctor]\njson = true\n")
+    seen = {}
+    invoke(lambda given: seen.update(given), "--config", str(tmp_path / "c.toml"), "--top-p", "0.25")
+    assert (seen["seed"], seen["top_p"]) == (7, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("sede = 7", "sede: no such option"), ("[verb]\nx = 1", r"\[verb\] x: no such option"), ("seed = ", "not TOML")],
+)
+def test_bad_config_is_named(tmp_path, text, message):
+    (tmp_path / "c.toml").write_text(text)
+    result = invoke(lambda given: 0, "--config", str(tmp_path / "c.toml"))
+    assert result.exit_code == 2 and re.search(message, result.stderr)
+
+
+def test_config_value_of_the_wrong_type_is_refused(tmp_path):
+    (tmp_path / "c.toml").write_text('seed = "many"')
+    result = invoke(lambda given: 0, "--config", str(tmp_path / "c.toml"))
+    assert result.exit_code == 2 and "many" in result.stderr
+
+
+def test_option_types():
+    assert [Duration().convert(t, None, None) for t in ("90", "90s", "50m", "2h", "1.5h")] == [90, 90, 3000, 7200, 5400]
+    assert Shard().convert("2/8", None, None) == (2, 8)
+    assert Numbers().convert("8,1,2,2", None, None) == (1, 2, 8)
+    for kind, text in (
+        (Duration(), "5d"),
+        (Duration(), "-1s"),
+        (Shard(), "0/2"),
+        (Shard(), "3/2"),
+        (Numbers(), "0,1"),
+        (Numbers(), "a"),
+    ):
+        with pytest.raises(click.BadParameter):
+            kind.convert(text, None, None)
+
+
+def test_engine_arguments_read_numbers_and_names():
+    found = engine_arguments(
+        ("tensor_parallel_size=8", "gpu_memory_utilization=0.9", "enforce_eager=true", "quantization=fp8")
+    )
+    assert found == {
+        "tensor_parallel_size": 8,
+        "gpu_memory_utilization": 0.9,
+        "enforce_eager": True,
+        "quantization": "fp8",
+    }
+    with pytest.raises(BadInput, match="KEY=VALUE"):
+        engine_arguments(("tensor_parallel_size",))
+
+
+def test_identity_holds_what_decides_the_text_and_not_how_it_is_reached():
+    def backend(model, **more):
+        base = {"batch_size": 4, "concurrency": 2, "device": "cpu", "dtype": "auto", "engine": (), "api_key_env": "K"}
+        return Backend(
+            **{
+                **base,
+                "model": (model,),
+                "timeout": 1,
+                "max_retries": 0,
+                "trust_remote_code": False,
+                "record": None,
+                **more,
+            }
+        )
+
+    assert backend("smollm2").identity() != backend("smollm2", batch_size=8).identity()
+    assert backend("smollm2").identity() == backend("smollm2", concurrency=9, record="x", timeout=2).identity()
+    server = "http://h/v1#m"
+    assert backend(server).identity() == backend(server, batch_size=8, dtype="float32").identity()
+
+
+def test_take_moves_a_group_out_of_the_arguments():
+    given = {"limit": 3, "ids": None, "shard": (1, 2), "skip_bad": 0, "seed": 5}
+    selection = take(Selection, given)
+    assert given == {"seed": 5} and selection.identity()["shard"] == [1, 2]
+
+
+def test_templates_are_checked_before_work_starts(tmp_path):
+    path = tmp_path / "t"
+    path.write_text("Q: $question $$5")
+    assert read_template(str(path), "", {"question"}) == "Q: $question $$5"
+    for text, message in (
+        ("$answer", r"\$answer is not a field; known are \$question"),
+        ("cost: $ 5", "names nothing"),
+    ):
+        path.write_text(text)
+        with pytest.raises(BadInput, match=message):
+            read_template(str(path), "", {"question"})
+    with pytest.raises(BadInput, match="no such file"):
+        read_template(str(tmp_path / "none"), "", set())
+
+
+def test_log_lines_go_to_the_file(tmp_path):
+    import logging
+
+    invoke(lambda given: logging.getLogger("tenfold_shared.x").info("hello %d", 5), "--log", str(tmp_path / "log"))
+    assert "INFO tenfold_shared.x hello 5" in (tmp_path / "log").read_text()
+
+
+def test_doctor_reports_every_part_and_require_decides_the_exit():
+    runner = CliRunner()
+    group = make(lambda given: 0)
+    report = json.loads(runner.invoke(group, ["doctor", "--json"]).stdout)
+    assert list(report) == ["device", "backends", "extras", "kernels", "sandbox"]
+    for part in report.values():
+        for check in (part, *part.get("items", {}).values()):
+            assert isinstance(check["ok"], bool) and isinstance(check["detail"], str) and (check["ok"] or check["fix"])
+    assert runner.invoke(group, ["doctor", "--require", "server"]).exit_code == 0
+    assert runner.invoke(group, ["doctor", "--require", "nonsense"]).exit_code == 2
+    for name, item in (report["backends"]["items"] | report["extras"]["items"] | report["device"]["items"]).items():
+        result = runner.invoke(group, ["doctor", "--require", name])
+        assert result.exit_code == (0 if item["ok"] else 3)
+        assert item["ok"] or item["fix"] in result.stderr
+
+
+def test_doctor_clears_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TENFOLD_CACHE", str(tmp_path / "c"))
+    (tmp_path / "c" / "model").mkdir(parents=True)
+    (tmp_path / "c" / "model" / "w").write_bytes(b"x" * 2_000_000)
+    result = CliRunner().invoke(make(lambda given: 0), ["doctor", "--clear-cache"])
+    assert "model  2.0 MB" in result.stdout and "freed 2.0 MB" in result.stdout and not (tmp_path / "c").exists()
+
+
+def test_reference_is_made_from_the_help():
+    group = make(lambda given: 0)
+    text = with_reference(f"a\n{REFERENCE_BEGIN}\nold\n{REFERENCE_END}\nb\n", group)
+    assert "old" not in text and "--top-p" in text and text.startswith("a\n") and text.endswith("b\n")
+    assert reference(group).count("### `demo ") == 2
+    with pytest.raises(BadInput, match="reference"):
+        with_reference("no markers", group)
+
+
+def test_the_core_imports_no_model_library():
+    code = (
+        "import sys; import tenfold_shared.cli, tenfold_shared.records, tenfold_shared.jsonl, tenfold_shared.models,"
+        " tenfold_shared.generate, tenfold_shared.answers, tenfold_shared.pool, tenfold_shared.progress;"
+        " heavy = {'torch', 'transformers', 'vllm', 'sympy', 'math_verify', 'matplotlib', 'httpx', 'numpy', 'rich'};"
+        " print(sorted(heavy & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

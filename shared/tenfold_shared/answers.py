@@ -4,8 +4,10 @@ Sits on `pool.py`; every tool that grades calls `grade`. Three steps, each usabl
 `extract` (cut the thinking, take the box), `key` (one canonical string per answer), `grade`
 (exact comparison where it is certain, math-verify in a killable worker process otherwise).
 
-Decisions follow math-verify 0.9 on the extracted answer, `verify(gold, answer)` in that order.
-They differ from it on purpose in four places:
+Decisions follow math-verify 0.9 on the extracted answer, `verify(gold, answer)` in that order. The
+exact paths (numbers with units, words, sums of roots, powers of pi and letters, lists of them)
+answer only what they are certain math-verify decides alike; the rest goes to the worker.
+Decisions differ from it on purpose in four places:
 - an answer counts only inside a complete `\boxed{}` (or `\fbox{}`) after the last closing think
   tag; an unterminated last box is no answer (`require_box=False` admits phrases and numbers);
 - a gold made of words ("yes", `\text{Evelyn}`) is compared as text, never as a product of symbols;
@@ -197,7 +199,7 @@ class _Numeral(msgspec.Struct, frozen=True):
 def _light(answer: str) -> str:
     """Drop what math-verify drops first: dollars, \\left and \\right, thin spaces, fraction styles."""
     answer = answer.strip()
-    if "\\" in answer or "$" in answer:
+    if any(char in answer for char in "\\${"):
         answer = answer.replace("\\$", "").replace("$", "").replace("\\!", "").replace("{,}", ",")
         answer = re.sub(r"\\(?:left|right)(?=[(\[)\]])", "", answer)
         answer = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", answer)

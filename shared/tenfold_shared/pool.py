@@ -183,9 +183,11 @@ class Pool:
         try:
             worker.wait_ready()
             status, value = worker.exchange(_HEADER.pack(len(payload)) + payload, deadline)
-        except WorkerDied as died:
+        except WorkerDied:
             self._retire(worker, replace=worker.ready)  # what cannot start is not started again at once
-            raise WorkerDied("pool is closed") from None if self._closed else died
+            if self._closed:
+                raise WorkerDied("pool is closed") from None
+            raise
         except BaseException:
             self._retire(worker, replace=True)
             raise

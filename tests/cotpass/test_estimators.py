@@ -170,9 +170,10 @@ def test_agrees_with_scorio():
 
 
 def test_thresholds_that_do_not_round():
-    """0.1 · 30 is above 3 in floating point; τ = 3/30 still means three."""
-    tail = float(sum(hits(12, 5, 10)[3:]))
-    assert g_pass_at_k(12, 5, [10], [0.3, 3 / 10])[:, 0, 0] == pytest.approx([tail, tail], abs=1e-14)
+    """0.07 · 100 is 7.000000000000001 in floating point; τ = 7/100 still means seven of a hundred."""
+    assert 0.07 * 100 > 7
+    tail = sum(Fraction(comb(10, j) * comb(190, 100 - j), comb(200, 100)) for j in range(7, 11))
+    assert g_pass_at_k(200, 10, [100], [0.07])[0, 0, 0] == pytest.approx(float(tail), abs=1e-14)
 
 
 # ---- bad input and shapes

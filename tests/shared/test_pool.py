@@ -83,7 +83,7 @@ def written(path) -> int:
 
 
 def test_values_survive_the_trip():
-    values = [None, True, -5, 2**63, 1.5, "ünï\x00", b"\x00\xff", [], {"a": [1, {"b": None}]}, "x" * 3_000_000]
+    values: list = [None, True, -5, 2**63, 1.5, "ünï\x00", b"\x00\xff", [], {"a": [1, {"b": None}]}, "x" * 3_000_000]
     with pool("echo", workers=1) as workers:
         for value in values:
             assert workers.call(value, 30) == value
@@ -171,12 +171,12 @@ def test_set_up_runs_once_before_the_first_call():
 def test_what_cannot_start_says_why_each_time(target):
     with Pool(target, workers=1) as workers:
         for _ in range(2):
-            with pytest.raises(WorkerDied, match="could not start: (ModuleNotFound|Attribute)Error"):
+            with pytest.raises(WorkerDied, match=r"could not start: (ModuleNotFound|Attribute)Error"):
                 workers.call(1, 5)
 
 
 def test_wrong_construction_and_use():
-    with pytest.raises(ValueError, match="package.module:function"):
+    with pytest.raises(ValueError, match=r"package\.module:function"):
         Pool("math.sqrt")
     with pytest.raises(ValueError, match="at least 1"):
         Pool("math:sqrt", workers=0)

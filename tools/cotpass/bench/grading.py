@@ -188,7 +188,7 @@ def main() -> int:
         many = [g.grade == "correct" for g in answers.grade_many((gold, text) for gold, text, _ in items)]
         pairs = [(gold, answers.extract(text) or "") for gold, text, _ in items]
         report(
-            case.replace("grade", "grade_many on 2 workers (cold)", 1),
+            case.replace("grade", "grade_many on 2 workers", 1),
             n / (time.perf_counter() - start), n / peer, f"{peer_name}, whole responses, 1 process",
             "responses/s", n,
         )  # fmt: skip

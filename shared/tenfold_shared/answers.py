@@ -11,7 +11,7 @@ Decisions differ from it on purpose in four places:
 - an answer counts only inside a complete `\boxed{}` (or `\fbox{}`) after the last closing think
   tag; an unterminated last box is no answer (`require_box=False` admits phrases and numbers);
 - a gold made of words ("yes", `\text{Evelyn}`) is compared as text, never as a product of symbols;
-- integers of any length are compared exactly;
+- integers of any length are compared exactly, and a full stop that ends the answer is dropped;
 - where math-verify could not read the gold or the answer, or the deadline passed, the grade is
   "ungradable" (not correct, and counted apart), where math-verify says False.
 
@@ -37,6 +37,7 @@ from tenfold_shared.pool import DeadlineExceeded, Pool, WorkerDied, WorkerError
 
 Outcome = Literal["correct", "wrong", "ungradable"]
 Gold = str | int | float | list[str] | None
+Match = Literal["any", "all"]
 Verdict = tuple[Outcome, str]
 
 MAX_ANSWER = 10_000  # characters; a longer answer is compared as text only
@@ -789,7 +790,10 @@ def _grade(gold: Gold, text: str, deadline: float, match: str, box: Any, require
     else:
         verdicts: list[Verdict] = []
         for item in golds:
-            verdicts.append(_compare(item, extracted, deadline, workers))
+            # A full stop that ends the box is punctuation; math-verify cannot read "5.".
+            final = extracted.rstrip()
+            plain = final[:-1] if final.endswith(".") and not final.endswith("..") else extracted
+            verdicts.append(_compare(item, plain, deadline, workers))
             if verdicts[-1][0] == "correct":
                 break
         # Any right one wins; else a doubt outweighs a no.
@@ -821,21 +825,20 @@ def grade(
 
 
 def grade_many(
-    items: Iterable[tuple[Gold, str]],
+    items: Iterable[tuple[Gold, str, Match]],
     workers: int = 2,
     deadline: float = 2.0,
     *,
-    match: Literal["any", "all"] = "any",
     box: Literal["last", "first", "all"] = "last",
     require_box: bool = True,
 ) -> Iterator[Grade]:
-    """Grades of (gold, response) pairs in input order, `workers` symbolic comparisons at a time.
+    """Grades of (gold, response, match) in input order, `workers` symbolic comparisons at a time.
 
     Reads at most a few hundred items ahead of what it yields. Same grades as `grade`.
     """
     window: deque[Grade | Future[Grade]] = deque()
     with ThreadPoolExecutor(workers) as threads:
-        for gold, text in items:
+        for gold, text, match in items:
             try:
                 window.append(_grade(gold, text, deadline, match, box, require_box, 0))
             except _NeedsWorker:

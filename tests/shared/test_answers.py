@@ -35,6 +35,8 @@ TABLE = [
     ("42", "7 and then 42 but unknown", {}, "wrong", "no final answer"),
     ("42", "7 and then 42 but unknown", {"require_box": False}, "correct", ""),
     ("42", box("042"), {}, "correct", ""),
+    ("42", box("42."), {}, "correct", ""),
+    ("4", box("42."), {}, "wrong", ""),
     ("009", box("9"), {}, "correct", ""),
     ("1/3", box("0.333333"), {}, "correct", "tolerance"),
     ("1/3", box("0.33"), {}, "wrong", "tolerance"),
@@ -355,7 +357,7 @@ def test_grade_agrees_with_math_verify_end_to_end(peer):
     for _ in range(70):
         kind = rng.choice([written_form, written_list])
         items.append((kind(rng), kind(rng)))
-    for (gold, answer), got in zip(items, grade_many((g, box(a)) for g, a in items), strict=True):
+    for (gold, answer), got in zip(items, grade_many((g, box(a), "any") for g, a in items), strict=True):
         assert (got.grade == "correct") == peer(gold, answer), (gold, answer, got)
 
 
@@ -401,14 +403,14 @@ def test_tower_in_the_main_thread_is_on_time_and_remembered():
 
 
 def test_grade_many_keeps_order_and_equals_grade():
-    items = [(str(i), box([f"\\log_2 {2 ** (i % 9)}", str(i), f"x={i}"][i % 3])) for i in range(90)]
-    items.insert(5, ("9", "\\boxed{8^{8^{8^{8}}}}"))
+    items = [(str(i), box([f"\\log_2 {2 ** (i % 9)}", str(i), f"x={i}"][i % 3]), "any") for i in range(90)]
+    items.insert(5, ("9", "\\boxed{8^{8^{8^{8}}}}", "any"))
     many = list(grade_many(iter(items), workers=2, deadline=1.0))
     assert many[5].grade == "ungradable" and many[5].reason.startswith("timeout")
     with ThreadPoolExecutor(4) as threads:
         alone = list(threads.map(lambda item: grade(item[0], item[1], 1.0), items))
     assert [g.grade for g in many] == [g.grade for g in alone]
-    assert [g.extracted for g in many] == [extract(text) for _, text in items]
+    assert [g.extracted for g in many] == [extract(text) for _, text, _ in items]
 
 
 def test_importing_and_exact_grading_load_no_sympy():

@@ -185,7 +185,7 @@ def main() -> int:
             failed = True
         answers.forget()
         start = time.perf_counter()
-        many = [g.grade == "correct" for g in answers.grade_many((gold, text) for gold, text, _ in items)]
+        many = [g.grade == "correct" for g in answers.grade_many((gold, text, "any") for gold, text, _ in items)]
         pairs = [(gold, answers.extract(text) or "") for gold, text, _ in items]
         report(
             case.replace("grade", "grade_many on 2 workers", 1),

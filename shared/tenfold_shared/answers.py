@@ -37,7 +37,6 @@ from tenfold_shared.pool import DeadlineExceeded, Pool, WorkerDied, WorkerError
 
 Outcome = Literal["correct", "wrong", "ungradable"]
 Gold = str | int | float | list[str] | None
-Match = Literal["any", "all"]
 Verdict = tuple[Outcome, str]
 
 MAX_ANSWER = 10_000  # characters; a longer answer is compared as text only
@@ -125,9 +124,7 @@ def boxes(text: str) -> list[str]:
     return [content for content in found if content]
 
 
-def extract(
-    text: str, box: Literal["last", "first", "all"] = "last", require_box: bool = True
-) -> str | None:
+def extract(text: str, box: Literal["last", "first", "all"] = "last", require_box: bool = True) -> str | None:
     r"""The final answer of a response, or None if it has none.
 
     Looks after the last closing think tag for `\boxed{...}`, `\fbox{...}` or `\boxed 7`. `box` takes
@@ -556,9 +553,7 @@ def _fast(gold: str, answer: str) -> Verdict | None:
     return None
 
 
-def _compare_closed(
-    gold: str, golden: _Numeral | None, answer: str, number: _Numeral | None
-) -> Verdict | None:
+def _compare_closed(gold: str, golden: _Numeral | None, answer: str, number: _Numeral | None) -> Verdict | None:
     """Verdict on closed forms, lists of them, or a closed form and a number."""
     # `x = 5` answers 5, and 5 answers `x = 5`; two equations are math-verify's to compare.
     if ("=" in gold) != ("=" in answer):
@@ -807,8 +802,8 @@ def grade(
     text: str,
     deadline: float = 2.0,
     *,
-    match: Literal["any", "all"] = "any",
-    box: Literal["last", "first", "all"] = "last",
+    match: str = "any",
+    box: str = "last",
     require_box: bool = True,
 ) -> Grade:
     r"""Grade a response against its gold answer; any thread may call.
@@ -825,11 +820,11 @@ def grade(
 
 
 def grade_many(
-    items: Iterable[tuple[Gold, str, Match]],
+    items: Iterable[tuple[Gold, str, str]],
     workers: int = 2,
     deadline: float = 2.0,
     *,
-    box: Literal["last", "first", "all"] = "last",
+    box: str = "last",
     require_box: bool = True,
 ) -> Iterator[Grade]:
     """Grades of (gold, response, match) in input order, `workers` symbolic comparisons at a time.

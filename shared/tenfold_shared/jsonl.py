@@ -368,6 +368,16 @@ def redact(text: str) -> str:
     return _USERINFO.sub("", text)
 
 
+def _own_stdout() -> BinaryIO:
+    """A stream on a copy of stdout's descriptor: data keeps its way when an engine that prints has
+    descriptor 1 sent to stderr (generate.py)."""
+    sys.stdout.flush()
+    try:
+        return os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    except (OSError, AttributeError):
+        return sys.stdout.buffer  # captured by a test or a host program
+
+
 class Output:
     """Where records go: stdout, or a file with journal, lock and manifest (see module text).
 
@@ -401,7 +411,7 @@ class Output:
 
     def __enter__(self) -> Self:
         if self.path is None:
-            self._stream = sys.stdout.buffer
+            self._stream = _own_stdout()
             return self
         if not self.path.parent.is_dir():
             raise BadInput(f"{self.path}: the folder {self.path.parent} does not exist; create it first")

@@ -24,7 +24,9 @@ def cotpass(*args, stdin=None, env=None, timeout=120):
 
 
 def start(*args, env=None):
-    return subprocess.Popen([str(BIN), *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen(
+        [str(BIN), *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
 
 
 def write(path, records):
@@ -37,7 +39,10 @@ def read(path):
 
 
 def tasks(n):
-    return [{"id": f"t{i}", "messages": [{"role": "user", "content": f"What is {i} + 1?"}], "answer": str(i + 1)} for i in range(n)]
+    return [
+        {"id": f"t{i}", "messages": [{"role": "user", "content": f"What is {i} + 1?"}], "answer": str(i + 1)}
+        for i in range(n)
+    ]
 
 
 def samples(n, per=2):
@@ -71,7 +76,9 @@ class LoopbackModel:
                 data = json.dumps(
                     {
                         "model": "loopback",
-                        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+                        "choices": [
+                            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+                        ],
                         "usage": {"prompt_tokens": 7, "completion_tokens": 3},
                     }
                 ).encode()

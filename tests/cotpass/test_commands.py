@@ -28,7 +28,7 @@ def test_help_is_instant_and_has_an_example(verb):
         result = cotpass(*([verb] if verb else []), "--help")
         best = min(best, time.perf_counter() - started)
     assert result.returncode == 0 and best < 0.3
-    assert not verb or "Example" in result.stdout and f"cotpass {verb}" in result.stdout
+    assert not verb or ("Example" in result.stdout and f"cotpass {verb}" in result.stdout)
 
 
 def test_version():
@@ -85,7 +85,10 @@ def test_record_then_replay_gives_the_same_bytes_with_no_model(tmp_path):
     write(tmp_path / "t.jsonl", tasks(5))
     with LoopbackModel() as model:
         common = ["sample", tmp_path / "t.jsonl", "-n", 3]
-        assert cotpass(*common, "--model", model.uri, "--record", tmp_path / "rec", "-o", tmp_path / "a.jsonl").returncode == 0
+        assert (
+            cotpass(*common, "--model", model.uri, "--record", tmp_path / "rec", "-o", tmp_path / "a.jsonl").returncode
+            == 0
+        )
     again = cotpass(*common, "--model", f"replay:{tmp_path}/rec", "-o", tmp_path / "b.jsonl")
     assert again.returncode == 0, again.stderr
     assert [r["response"] for r in read(tmp_path / "a.jsonl")] == [r["response"] for r in read(tmp_path / "b.jsonl")]
@@ -95,7 +98,9 @@ def test_record_then_replay_gives_the_same_bytes_with_no_model(tmp_path):
 
 def test_server_down_is_exit_three(tmp_path):
     write(tmp_path / "t.jsonl", tasks(2))
-    result = cotpass("sample", tmp_path / "t.jsonl", "--model", "http://127.0.0.1:9/v1#m", "--max-retries", 1, "-o", tmp_path / "o")
+    result = cotpass(
+        "sample", tmp_path / "t.jsonl", "--model", "http://127.0.0.1:9/v1#m", "--max-retries", 1, "-o", tmp_path / "o"
+    )
     assert result.returncode == 3 and "127.0.0.1:9" in result.stderr and not (tmp_path / "o").exists()
 
 
@@ -104,7 +109,18 @@ def test_server_down_is_exit_three(tmp_path):
 
 def interrupted(folder, model, kills, rng, verb=("sample", "t.jsonl", "-n", "6"), signals=(signal.SIGKILL,)):
     """Run VERB in FOLDER, killing it KILLS times, then to the end. Returns the output's bytes."""
-    args = [verb[0], folder / verb[1], *verb[2:], "--model", model.uri, "--concurrency", "4", "-q", "-o", folder / "out.jsonl"]
+    args = [
+        verb[0],
+        folder / verb[1],
+        *verb[2:],
+        "--model",
+        model.uri,
+        "--concurrency",
+        "4",
+        "-q",
+        "-o",
+        folder / "out.jsonl",
+    ]
     for _ in range(kills):
         process = start(*args)
         try:
@@ -174,7 +190,18 @@ def test_grade_killed_and_continued_is_identical(tmp_path):
 def test_second_start_on_a_held_output_exits_75_and_first_is_unharmed(tmp_path):
     write(tmp_path / "t.jsonl", tasks(10))
     with LoopbackModel(delay=0.3) as model:
-        args = ["sample", tmp_path / "t.jsonl", "-n", "2", "--model", model.uri, "--concurrency", "4", "-o", tmp_path / "o.jsonl"]
+        args = [
+            "sample",
+            tmp_path / "t.jsonl",
+            "-n",
+            "2",
+            "--model",
+            model.uri,
+            "--concurrency",
+            "4",
+            "-o",
+            tmp_path / "o.jsonl",
+        ]
         first = start(*args)
         while not model.bodies:
             time.sleep(0.02)
@@ -235,7 +262,10 @@ def test_shards_concatenate_to_the_unsharded_bytes(tmp_path):
 
 
 def test_workers_do_not_change_the_bytes(tmp_path):
-    rows = [{**r, "answer": "\\frac{1}{2}", "response": f"\\boxed{{\\frac{{{i}}}{{{2 * i}}}}}"} for i, r in enumerate(samples(10), 1)]
+    rows = [
+        {**r, "answer": "\\frac{1}{2}", "response": f"\\boxed{{\\frac{{{i}}}{{{2 * i}}}}}"}
+        for i, r in enumerate(samples(10), 1)
+    ]
     write(tmp_path / "s.jsonl", rows)
     outputs = {cotpass("grade", "-q", tmp_path / "s.jsonl", "--workers", w).stdout for w in (1, 2)}
     assert len(outputs) == 1 and outputs.pop().count('"correct":true') == 20
@@ -260,7 +290,9 @@ def test_no_key_reaches_any_file(tmp_path):
 def test_dry_run_calls_nothing_and_writes_nothing(tmp_path):
     write(tmp_path / "t.jsonl", tasks(3))
     with LoopbackModel() as model:
-        result = cotpass("sample", tmp_path / "t.jsonl", "-n", 4, "--model", model.uri, "--dry-run", "-o", tmp_path / "o.jsonl")
+        result = cotpass(
+            "sample", tmp_path / "t.jsonl", "-n", 4, "--model", model.uri, "--dry-run", "-o", tmp_path / "o.jsonl"
+        )
         assert result.returncode == 0 and "calls: 12" in result.stdout and "What is 0 + 1?" in result.stdout
         write(tmp_path / "g.jsonl", [{**r, "correct": True} for r in samples(2)])
         judged = cotpass("judge", tmp_path / "g.jsonl", "--model", model.uri, "--dry-run")
@@ -271,7 +303,18 @@ def test_dry_run_calls_nothing_and_writes_nothing(tmp_path):
 def test_budget_and_time(tmp_path):
     write(tmp_path / "t.jsonl", tasks(10))
     with LoopbackModel(delay=0.02) as model:
-        base = ["sample", tmp_path / "t.jsonl", "-n", 2, "--model", model.uri, "--concurrency", 1, "-o", tmp_path / "o.jsonl"]
+        base = [
+            "sample",
+            tmp_path / "t.jsonl",
+            "-n",
+            2,
+            "--model",
+            model.uri,
+            "--concurrency",
+            1,
+            "-o",
+            tmp_path / "o.jsonl",
+        ]
         result = cotpass(*base, "--budget-tokens", 60)
         assert result.returncode == 0 and "status: budget" in result.stderr
         assert 0 < len(read(tmp_path / "o.jsonl")) < 20
@@ -279,7 +322,18 @@ def test_budget_and_time(tmp_path):
         assert cotpass(*base).returncode == 0 and len(read(tmp_path / "o.jsonl")) == 20
         assert 20 <= len(model.bodies) <= 21
     with LoopbackModel(delay=0.2) as model:
-        base = ["sample", tmp_path / "t.jsonl", "-n", 2, "--model", model.uri, "--concurrency", 2, "-o", tmp_path / "p.jsonl"]
+        base = [
+            "sample",
+            tmp_path / "t.jsonl",
+            "-n",
+            2,
+            "--model",
+            model.uri,
+            "--concurrency",
+            2,
+            "-o",
+            tmp_path / "p.jsonl",
+        ]
         result = cotpass(*base, "--max-time", "1s")
         assert result.returncode == 1 and "--max-time" in result.stderr and not (tmp_path / "p.jsonl").exists()
         model.delay = 0
@@ -311,8 +365,14 @@ def test_grade_counts_truncated_empty_failed_and_gold_less(tmp_path):
 
 
 def test_grading_verdicts_of_harnesses(tmp_path):
-    write(tmp_path / "r.jsonl", [{"task_id": "H/0", "completion": "x", "passed": True}, {"task_id": "H/0", "completion": "y", "passed": False}])
-    assert [json.loads(x)["correct"] for x in cotpass("grade", "-q", tmp_path / "r.jsonl").stdout.splitlines()] == [True, False]
+    write(
+        tmp_path / "r.jsonl",
+        [{"task_id": "H/0", "completion": "x", "passed": True}, {"task_id": "H/0", "completion": "y", "passed": False}],
+    )
+    assert [json.loads(x)["correct"] for x in cotpass("grade", "-q", tmp_path / "r.jsonl").stdout.splitlines()] == [
+        True,
+        False,
+    ]
     row = {"task_id": "1", "solutions": ["\\boxed{4}", "\\boxed{5}"], "ground_truth": "4", "correct": [False, False]}
     write(tmp_path / "e.jsonl", [row])
     ours = cotpass("grade", "-q", tmp_path / "e.jsonl").stdout.splitlines()
@@ -352,7 +412,10 @@ def test_missing_model_folder_is_one_line(tmp_path):
 
 
 def test_metric_unjudged_is_exit_one_with_bounds(tmp_path):
-    rows = [{**r, "correct": True, "votes": ["yes" if i else "abstain"], "judge": [{"steps": [], "first_wrong": None}]} for i, r in enumerate(samples(5))]
+    rows = [
+        {**r, "correct": True, "votes": ["yes" if i else "abstain"], "judge": [{"steps": [], "first_wrong": None}]}
+        for i, r in enumerate(samples(5))
+    ]
     write(tmp_path / "j.jsonl", rows)
     result = cotpass("metric", tmp_path / "j.jsonl", "--json")
     report = json.loads(result.stdout)
@@ -364,11 +427,15 @@ def test_metric_unjudged_is_exit_one_with_bounds(tmp_path):
 
 def test_metric_table_plot_and_counts(tmp_path):
     (tmp_path / "c.csv").write_text("problem,n,c,d\na,10,3,2\nb,10,0,0\n")
-    result = cotpass("metric", "--from-counts", tmp_path / "c.csv", "--k", "1,5", "--json", "--plot", tmp_path / "p.png")
+    result = cotpass(
+        "metric", "--from-counts", tmp_path / "c.csv", "--k", "1,5", "--json", "--plot", tmp_path / "p.png"
+    )
     report = json.loads(result.stdout)
     assert result.returncode == 0, result.stderr
     assert report["pass"]["5"]["value"] == pytest.approx((11 / 12) / 2)
-    assert list(report["cot_pass"]) == ["counts"] and report["cot_pass"]["counts"]["5"]["value"] == pytest.approx(7 / 18)
+    assert list(report["cot_pass"]) == ["counts"] and report["cot_pass"]["counts"]["5"]["value"] == pytest.approx(
+        7 / 18
+    )
     assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
     table = cotpass("metric", "--from-counts", tmp_path / "c.csv").stdout
     assert "pass" in table.lower() and "0.150" in table

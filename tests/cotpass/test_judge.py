@@ -1,9 +1,9 @@
 """The model judge: what it is shown, how its verdict is read, what becomes of a failed vote."""
 
 import pytest
+
 from cotpass import judge
 from cotpass.judge import Settings, assemble, issues, plan, prompt, shown, verdict, wanted
-
 from tenfold_shared import BadInput
 
 RECORD = {

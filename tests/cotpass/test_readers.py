@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from cotpass.readers import Reader, read_gold
 
+from cotpass.readers import Reader, read_gold
 from tenfold_shared import BadInput
 from tenfold_shared.records import validate
 

@@ -24,8 +24,12 @@ def test_tool_installs_alone(tool, wheelhouse, tmp_path):
     python, command = tmp_path / "venv/bin/python", tmp_path / "venv/bin" / tool
     offline = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHONPATH"))}
     offline["PIP_CONFIG_FILE"] = os.devnull
-    subprocess.run([python, "-m", "pip", "install", "-q", "--no-index", "--find-links", wheelhouse, tool], check=True, env=offline)
-    listed = subprocess.run([python, "-m", "pip", "list", "--format", "freeze"], capture_output=True, text=True, check=True, env=offline)
+    subprocess.run(
+        [python, "-m", "pip", "install", "-q", "--no-index", "--find-links", wheelhouse, tool], check=True, env=offline
+    )
+    listed = subprocess.run(
+        [python, "-m", "pip", "list", "--format", "freeze"], capture_output=True, text=True, check=True, env=offline
+    )
     names = {line.split("==")[0].lower() for line in listed.stdout.splitlines()}
     assert not names & {"torch", "transformers", "vllm", "triton", "matplotlib"} and {"tenfold-shared", tool} <= names
 
@@ -34,5 +38,7 @@ def test_tool_installs_alone(tool, wheelhouse, tmp_path):
     work = tmp_path / "work"
     work.mkdir()
     env = {**offline, "PATH": f"{tmp_path}/venv/bin:/usr/bin:/bin", "EXAMPLES": str(ROOT / "tools" / tool / "examples")}
-    done = subprocess.run(["bash", ROOT / "tests" / tool / "alone.sh"], cwd=work, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", ROOT / "tests" / tool / "alone.sh"], cwd=work, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -33,7 +33,9 @@ def fences(readme, *kinds):
 def run(script, folder):
     (folder / "tools").symlink_to(ROOT / "tools")
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     return done
@@ -86,6 +88,11 @@ def test_shared_options_read_the_same_in_every_verb_of_every_tool():
             for option in verb.params:
                 if isinstance(option, click.Option) and option.name in known:
                     same = known[option.name]
-                    assert (option.opts, option.help, option.metavar, repr(option.type)) == (same.opts, same.help, same.metavar, repr(same.type))
+                    assert (option.opts, option.help, option.metavar, repr(option.type)) == (
+                        same.opts,
+                        same.help,
+                        same.metavar,
+                        repr(same.type),
+                    )
                     compared += 1
     assert compared > 50

@@ -205,7 +205,9 @@ def test_extract_without_a_box(text, answer):
 
 @given(
     st.lists(
-        st.sampled_from(["\\boxed{", "\\fbox{", "\\boxed {", "{", "}", "}", "\\{", "\\}", "\\\\", "1", " ", "</think>"]),
+        st.sampled_from(
+            ["\\boxed{", "\\fbox{", "\\boxed {", "{", "}", "}", "\\{", "\\}", "\\\\", "1", " ", "</think>"]
+        ),
         max_size=30,
     ).map("".join)
 )
@@ -235,7 +237,10 @@ def test_extraction_agrees_with_a_brute_force_reader(text):
 @pytest.mark.parametrize(
     ("same", "canonical"),
     [
-        (["042", "42", "42.0", "\\frac{84}{2}", "$42$", "42 \\text{ cm}", "42 cm", "+42", " 42. ", "84/2", "x=42"], "42"),
+        (
+            ["042", "42", "42.0", "\\frac{84}{2}", "$42$", "42 \\text{ cm}", "42 cm", "+42", " 42. ", "84/2", "x=42"],
+            "42",
+        ),
         (["\\frac{1}{2}", "\\dfrac12", "0.5", ".50", "1/2", "50\\%", "50%", "２/4"], "1/2"),
         (["-3", "−3", "-3.00", "-\\frac{6}{2}"], "-3"),
         (["1000", "1,000", "1{,}000", "\\$1,000"], "1000"),
@@ -250,7 +255,22 @@ def test_key_names_equal_answers_alike(same, canonical):
 
 
 def test_key_keeps_different_answers_apart():
-    apart = ["1", "-1", "10", "0.1", "1/3", "0.333333", "x", "X", "(1,2)", "[1,2]", "2\\sqrt{3}", "3\\sqrt{2}", "yes", "no"]
+    apart = [
+        "1",
+        "-1",
+        "10",
+        "0.1",
+        "1/3",
+        "0.333333",
+        "x",
+        "X",
+        "(1,2)",
+        "[1,2]",
+        "2\\sqrt{3}",
+        "3\\sqrt{2}",
+        "yes",
+        "no",
+    ]
     assert len({key(answer) for answer in apart}) == len(apart)
 
 
@@ -291,7 +311,18 @@ def written_number(rng: random.Random) -> str:
          f"\\dfrac{{{n * 3}}}{{{d * 3}}}", f"\\frac{n % 10}{d % 10 or 1}", f"{n / 7:.{rng.randrange(1, 8)}f}",
          f"{n}\\%", f"{n}%", f"{n % 12}", f"{n % 12}.0000004", f"{n % 12}.000001", f"{n % 12 / 100}"]
     )  # fmt: skip
-    unit = ["", "", "", " cm", "\\text{ cm}", "\\text{ square feet}", "^\\circ", "^{\\circ}", "\\mathrm{ cm}^2", " hours"]
+    unit = [
+        "",
+        "",
+        "",
+        " cm",
+        "\\text{ cm}",
+        "\\text{ square feet}",
+        "^\\circ",
+        "^{\\circ}",
+        "\\mathrm{ cm}^2",
+        " hours",
+    ]
     return rng.choice(["", "", "", "\\$"]) + sign + number + rng.choice(unit)
 
 
@@ -459,7 +490,14 @@ def test_hostile_answers_end_in_a_grade(gold, answer, outcome):
 
 def test_exponents_are_never_expanded_in_this_process():
     """Each would take minutes or gigabytes; none may reach a worker through `key`, or be built here."""
-    for bomb in ("1e1000000000", "10^{1000000000}", "1000000000!", "2003^{2002^{2001}}", "(9^{20})^{20}", "1e-999999999"):
+    for bomb in (
+        "1e1000000000",
+        "10^{1000000000}",
+        "1000000000!",
+        "2003^{2002^{2001}}",
+        "(9^{20})^{20}",
+        "1e-999999999",
+    ):
         start = time.monotonic()
         assert isinstance(key(bomb), str)
         answers._fast("9", bomb)

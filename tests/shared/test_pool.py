@@ -13,7 +13,7 @@ import pytest
 
 from tenfold_shared.pool import DeadlineExceeded, Pool, WorkerDied, WorkerError
 
-TARGETS = '''
+TARGETS = """
 import ctypes, os, subprocess, sys, time
 
 ready = []
@@ -44,7 +44,7 @@ def child(start):
     open(start, "w").write(str(process.pid))
     time.sleep(600)
 def hog(size): return len(bytearray(size))
-'''
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +95,8 @@ def test_stdout_and_stdin_of_the_function_are_not_the_protocol():
 
 
 @pytest.mark.parametrize(
-    ("what", "text"), [("no such thing", "ValueError: no such thing"), ("exit", "SystemExit: bye"), ("result", "object")]
+    ("what", "text"),
+    [("no such thing", "ValueError: no such thing"), ("exit", "SystemExit: bye"), ("result", "object")],
 )
 def test_errors_are_reported_and_the_worker_lives(what, text):
     with pool("fail", workers=1) as workers:

@@ -7,9 +7,17 @@ from typing import Any
 import click
 
 from tenfold_shared import BadInput
-from tenfold_shared.cli import Backend, Numbers, Selection, add_doctor, files_argument, options, take
-
-from tenfold_shared.cli import take_sampling, tool  # isort: skip
+from tenfold_shared.cli import (
+    Backend,
+    Numbers,
+    Selection,
+    add_doctor,
+    files_argument,
+    options,
+    take,
+    take_sampling,
+    tool,
+)
 
 
 @tool("cotpass", "cotpass", "Pass@K beside CoT-Pass@K: is a model right, and right for the right reason?")
@@ -77,7 +85,6 @@ def grade(files: tuple[str, ...], **given: Any) -> int:
     "seed",
     "template",
     "output",
-    "overwrite",
     "records",
     "bounds",
     "dry_run",

@@ -124,7 +124,7 @@ def answer_votes(require_box: bool = True) -> AnswerKey:
 
     Ungradable samples and samples without a final answer vote for nothing.
     """
-    from tenfold_shared import answers
+    import tenfold_shared.answers as answers
 
     key = lru_cache(1 << 14)(answers.key)
 

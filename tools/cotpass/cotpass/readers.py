@@ -84,7 +84,7 @@ class Reader:
         task = self.gold.get(record["id"])
         if task is None:
             raise BadInput(f"{where}: id {record['id']!r} is not in the --gold file")
-        known = {name: task[name] for name in ("messages", "prompt", "answer") if name in task}
+        known: Record = {name: task[name] for name in ("messages", "prompt", "answer") if name in task}
         return {**record, **known, "meta": {**(task.get("meta") or {}), **(record.get("meta") or {})}}
 
     def _lm_eval(self, where: str, record: Record) -> Iterator[Record]:
@@ -124,8 +124,8 @@ class Reader:
 
     def _evalhub(self, where: str, record: Record) -> Iterator[Record]:
         identity = str(record["task_id"])
-        many = record.get("solutions", record.get("responses", [record.get("solution")]))
-        verdicts = record.get("correct") if isinstance(record.get("correct"), list) else [None] * len(many)
+        many: list[Any] = record.get("solutions") or record.get("responses") or [record.get("solution")]
+        verdicts: list[Any] = record["correct"] if isinstance(record.get("correct"), list) else [None] * len(many)
         if len(verdicts) != len(many):
             raise BadInput(f"{where}: correct: expected {len(many)} values, one a solution, got {len(verdicts)}")
         more = {"answer": str(record["ground_truth"])} if record.get("ground_truth") is not None else {}
@@ -173,7 +173,7 @@ def _lm_eval_prompt(record: Record) -> str:
     """The prompt as the harness sent it; its `arguments` changed shape between releases."""
     arguments = record.get("arguments")
     if isinstance(arguments, dict):
-        first = next(iter(arguments.values()), {})
+        first: Any = next(iter(arguments.values()), {})
         prompt = first.get("arg_0", "") if isinstance(first, dict) else first
     else:
         prompt = next(_flat(arguments), "") if arguments else ""

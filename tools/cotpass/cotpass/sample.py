@@ -116,7 +116,8 @@ def run(
     text = read_template(template, "", {"question"}) if template else None
     source = selection.source(files, "task", keep=output is not None)
     if dry_run:
-        calls, characters, first = 0, 0, {}
+        calls, characters = 0, 0
+        first: Record = {}
         for _, task in source:
             prompt = prompt_of(task, text)
             first = first or prompt

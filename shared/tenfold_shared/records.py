@@ -128,7 +128,7 @@ def validate(record: Any, kind: str) -> None:
         msgspec.convert(record, KINDS[kind])
     except msgspec.ValidationError as error:
         raise RecordProblem(_readable(str(error))) from None
-    if kind == "task" and "messages" not in record and "prompt" not in record:
+    if kind == "task" and not record.get("messages") and "prompt" not in record:
         raise RecordProblem("messages: expected a chat list here, or a string in `prompt`; found neither")
     match = (record.get("meta") or {}).get("match", "any")
     if match not in ("any", "all"):
@@ -175,5 +175,6 @@ def question_of(record: dict[str, Any]) -> str:
             content = message.get("content") or ""
             if isinstance(content, str):
                 return content
-            return "".join(part.get("text", "") for part in content)
+            texts = (part.get("text") for part in content)
+            return "".join(text for text in texts if isinstance(text, str))
     return ""

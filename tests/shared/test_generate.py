@@ -19,6 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_server import Reply, ScriptedServer, as_json, chat, completion, models, refusing_url
+from tiny_models import CORPUS, make_lm, make_tokenizer
 
 import tenfold_shared.generate as generate_module
 from tenfold_shared import BadInput, Busy, Missing
@@ -35,58 +36,10 @@ from tenfold_shared.generate import (
 
 torch.set_num_threads(1)
 
-CORPUS = [
-    "the quick brown fox jumps over the lazy dog, and then the dog sleeps.",
-    "what is one plus two? the answer is three. stop here, or do not stop.",
-    "größer, naïve, 你好, 😀 and so on; the end of the text is the end.",
-]
-TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
-    "{{ m.role + ':' + m.content + '\n' }}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
-)
-
-
-def make_tokenizer(template=TEMPLATE):
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(CORPUS * 3, vocab_size=340, min_frequency=2, special_tokens=["<eos>"])
-    made = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<eos>")
-    made.chat_template = template
-    return made
-
 
 @pytest.fixture(scope="module")
 def tokenizer():
     return make_tokenizer()
-
-
-SHAPE = {
-    "vocab_size": 340,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.25,  # wide, so that the likeliest tokens stand apart
-}
-
-
-def make_lm(kind="llama", cls=None, **more):
-    import transformers
-
-    torch.manual_seed(0)
-    if kind == "llama":
-        return (cls or transformers.LlamaForCausalLM)(transformers.LlamaConfig(**{**SHAPE, **more})).eval()
-    if kind == "sliding":
-        config = transformers.MistralConfig(**SHAPE, sliding_window=6, head_dim=8)
-        return transformers.MistralForCausalLM(config).eval()
-    config = transformers.GPT2Config(
-        vocab_size=340, n_positions=256, n_embd=32, n_layer=2, n_head=4, initializer_range=0.25
-    )
-    return transformers.GPT2LMHeadModel(config).eval()
 
 
 def ends_of(lm, ends):

@@ -228,6 +228,9 @@ def _operator(text: str, found: Sequence[Token], start: int, end: int, sign: str
     return Token("op", _OPS.get(sign, sign), start, end)
 
 
+_NUMBERING = re.compile(r"[0-9]{1,3}[.)](?:\s|\*)")
+
+
 def _read_lines(tokens: list[Token], text: str) -> list[Token]:
     """Line ends break, except beside an `=` or after an operator; `1.` and `2)` that begin a line go."""
     kept: list[Token] = []
@@ -240,7 +243,7 @@ def _read_lines(tokens: list[Token], text: str) -> list[Token]:
             unfinished = bool(kept) and kept[-1].kind in ("rel", "op")
             if not (relation_next or (unfinished and text.count("\n", token.start, token.end) == 1)):
                 kept.append(token._replace(kind="break"))
-        elif begins and token.kind == "num" and re.compile(r"[0-9]{1,3}[.)](?:\s|\*)").match(text, token.start):
+        elif begins and token.kind == "num" and _NUMBERING.match(text, token.start):
             kept.append(token._replace(kind="break"))
         else:
             kept.append(token)
@@ -253,7 +256,7 @@ def _read_words(tokens: list[Token], text: str) -> list[Token]:
     at = 0
     while at < len(tokens):
         token = tokens[at]
-        if token.kind == "num" and _attached(text, token):
+        if token.kind == "num" and _attached(tokens, at):
             read.append(token._replace(kind="unknown"))
             at += 1
             continue
@@ -278,14 +281,19 @@ def _read_words(tokens: list[Token], text: str) -> list[Token]:
     return read
 
 
-def _attached(text: str, token: Token) -> bool:
-    """A number glued behind a letter is a name (x2, A1), not a number."""
-    before = text[token.start - 1 : token.start] if token.start else ""
-    return bool(before) and ((before.isalpha() and before.isascii() and before not in "xX") or before in "_#@")
+def _attached(tokens: list[Token], at: int) -> bool:
+    """A number glued behind a word or an underscore is a name (x2, A_1), not a number; 3x4 is a product."""
+    if not at or tokens[at - 1].end != tokens[at].start:
+        return False
+    before = tokens[at - 1]
+    product = before.text in "xX" and at > 1 and tokens[at - 2].kind in ("num", "close", "post", "word")
+    return (before.kind == "word" and before.text.isascii() and not product) or before.text in ("_", "#", "@")
 
 
 def _bound(read: list[Token], tokens: list[Token], at: int) -> bool:
     """Whether the words before a number take part in its value (twice 5, half of 10) or label it (Step 2)."""
+    if read and read[-1].kind == "op":
+        return False  # 25 percent of 80
     words = []
     for back in range(at - 1, max(-1, at - 3), -1):
         if tokens[back].kind != "word":
@@ -466,43 +474,43 @@ def _split(piece: list[Token]) -> Chain:
 
 
 def _suffix(side: Side) -> Side:
-    """The part of a chain's first side that the relation is about: after an unclosed bracket or a number
-    that stands beside another one ("5 $3 + 4")."""
-    depth = 0
-    for at in range(len(side) - 1, -1, -1):
-        kind = side[at].kind
-        if kind == "close":
-            depth += 1
-        elif kind == "open":
-            depth -= 1
-            if depth < 0:
-                return side[at + 1 :]
-        elif depth == 0 and at + 1 < len(side) and kind in ("num", "unit") and side[at + 1].kind == "num":
-            if kind == "num" and is_mixed(side, at):
-                continue
-            return side[at + 1 :]
-    return side
+    """The part of a chain's first side that the relation is about: after a bracket without its partner
+    ("2) 3 + 4", "(3 + 4 = 7)") or a number that stands beside another one ("5 $3 + 4")."""
+    lonely = max(_unpaired(side), default=-1)
+    side = side[lonely + 1 :]
+    return side[max(_beside(side), default=0) :]
 
 
 def _prefix(side: Side) -> Side:
     """The part of a chain's last side that the relation is about; see `_suffix`."""
-    depth = 0
+    side = side[: min(_unpaired(side), default=len(side))]
+    return side[: min(_beside(side), default=len(side))]
+
+
+def _unpaired(side: Side) -> list[int]:
+    """Indices of brackets without a partner on this side."""
+    opened: list[int] = []
+    closed: list[int] = []
     for at, token in enumerate(side):
         if token.kind == "open":
-            depth += 1
+            opened.append(at)
         elif token.kind == "close":
-            depth -= 1
-            if depth < 0:
-                return side[:at]
-        elif (
-            depth == 0
-            and at
-            and token.kind == "num"
-            and side[at - 1].kind in ("num", "unit")
-            and not is_mixed(side, at - 1)
-        ):
-            return side[:at]
-    return side
+            if opened:
+                opened.pop()
+            else:
+                closed.append(at)
+    return closed + opened
+
+
+def _beside(side: Side) -> list[int]:
+    """Indices of numbers outside brackets that follow another number (or its unit) directly."""
+    depth, found = 0, []
+    for at, token in enumerate(side):
+        depth += (token.kind == "open") - (token.kind == "close")
+        after = at and token.kind == "num" and side[at - 1].kind in ("num", "unit")
+        if after and depth == 0 and not is_mixed(side, at - 1):
+            found.append(at)
+    return found
 
 
 def is_mixed(side: Side, at: int) -> bool:

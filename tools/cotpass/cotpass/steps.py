@@ -281,10 +281,8 @@ def _value(side: Side) -> _Value | None:
         readings = ((plain, unit / 100), (plain * 100, unit)) if percent else ((plain, unit),)
         literal = _Literal(readings, places, number.endswith("…"))
     leading = _number(number) if number and len(side) > 1 and unsigned is side else None
-    fraction = (
-        (kinds == ["num", "op", "num"] and side[1].text == "/") or (kinds[0] == "frac" and kinds.count("num") == 2)
-        or (len(side) == 1 and "/" in number)
-    )  # fmt: skip
+    written = kinds == ["num", "op", "num"] and side[1].text == "/" and all(t.text.isdecimal() for t in side[::2])
+    fraction = written or (kinds[0] == "frac" and kinds.count("num") == 2) or (len(side) == 1 and "/" in number)
     return _Value(tuple(exact), literal, leading, parser.operations > 0, percent or (fraction and abs(plain) < 1))
 
 

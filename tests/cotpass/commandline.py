@@ -88,6 +88,14 @@ class LoopbackModel:
                 self.end_headers()
                 self.wfile.write(data)
 
+            def do_GET(self):
+                data = json.dumps({"object": "list", "data": [{"id": "loopback", "object": "model"}]}).encode()
+                self.send_response(200 if self.path == "/v1/models" else 404)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
             def log_message(self, *args):
                 pass
 

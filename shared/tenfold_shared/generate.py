@@ -230,8 +230,8 @@ class _Sampler:
         self.sampling, self.device, self.step = sampling, device, 0
         self.streams = [np.random.Generator(np.random.PCG64(seed % 2**64)) for seed in seeds]
         self.uniform = torch.empty(0)
-        self.logprobs: list[torch.Tensor] = []
-        self.broken = torch.zeros(len(seeds), dtype=torch.bool, device=device)
+        self.logprobs: list[torch.Tensor] = []  # (rows,) a step since the last `take`
+        self.broken: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         import numpy as np
@@ -246,10 +246,25 @@ class _Sampler:
                 self.uniform = torch.from_numpy(block).to(self.device)
             chosen, top = draw(scores, self.uniform[:, self.step % self.BLOCK], how.temperature, how.top_p, how.top_k)
         self.step += 1
-        self.broken |= ~top.isfinite()
+        self.broken.append(~top.isfinite())
         if how.logprobs:
             self.logprobs.append(scores.gather(1, chosen[:, None])[:, 0] - scores.logsumexp(-1))
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
+
+    def take(self) -> tuple[list[list[bool]], list[list[float]]]:
+        """A list a row of what the steps since the last call saw: scores that are no numbers, log-probabilities."""
+        import torch
+
+        broken = torch.stack(self.broken, 1).tolist()
+        logprobs = torch.stack(self.logprobs, 1).tolist() if self.logprobs else [[] for _ in broken]
+        self.broken, self.logprobs = [], []
+        return broken, logprobs
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows only."""
+        self.streams = [self.streams[row] for row in rows]
+        if self.uniform.numel():
+            self.uniform = self.uniform[rows]
 
 
 def _text_of(tokenizer: Any, tokens: list[int]) -> str:
@@ -284,11 +299,39 @@ class _StopTexts:
         return torch.tensor([at is not None for at in self.done_at], device=input_ids.device)
 
 
+class _Row:
+    """A request of the batch under way, and what has been drawn for it."""
+
+    def __init__(self, request: Request, prompt: list[int]) -> None:
+        self.request, self.prompt = request, prompt
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+        self.broken = self.ended = self.done = False
+
+    def grow(
+        self, tokens: list[int], broken: list[bool], logprobs: list[float], stopped_at: int | None, ends: set[int]
+    ) -> None:
+        """Add the tokens of one round up to the row's end; what the batch drew for it after that is dropped.
+
+        stopped_at: the row's count of tokens, earlier rounds included, at which a stop string was whole.
+        """
+        size = len(tokens) if stopped_at is None else stopped_at - len(self.tokens)
+        end = next((at for at, token in enumerate(tokens[:size]) if token in ends), None)
+        size = size if end is None else end + 1
+        self.tokens += tokens[:size]
+        self.logprobs += logprobs[:size]
+        self.broken = any(broken[:size])
+        self.ended = end is not None
+        self.done = self.broken or self.ended or stopped_at is not None
+
+
 class TransformersGenerator:
     """A causal language model in this process, in static batches of exactly `batch_size` requests.
 
     The same requests in the same batches give the same bytes. Equal prompts of a batch are read once.
     """
+
+    ROUND = 32
 
     def __init__(self, lm: Any, tokenizer: Any, model: str, batch_size: int) -> None:
         from transformers import GenerationConfig
@@ -340,13 +383,19 @@ class TransformersGenerator:
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._lm.device)
         return ids, mask
 
-    def _read_once(self, prompts: list[tuple[int, ...]], distinct: list[tuple[int, ...]]) -> Any:
-        """Key-value cache of all but the last column of PROMPTS, computed from the DISTINCT ones."""
+    def _cache(self, prompts: list[tuple[int, ...]]) -> Any:
+        """A key-value cache for these rows. Where prompts repeat, each distinct one is read here, all but the
+        last column; otherwise the cache is empty. None where the model wants a cache of its own kind."""
         import torch
         from transformers import DynamicCache, GenerationConfig
 
-        ids, mask = self._padded(distinct)
+        if not self._lm._supports_default_dynamic_cache():
+            return None
         cache = DynamicCache(config=self._lm.config)
+        distinct = list(dict.fromkeys(prompts))
+        ids, mask = self._padded(distinct)
+        if len(distinct) == len(prompts) or ids.shape[1] == 1:
+            return cache
         once = GenerationConfig(max_new_tokens=1, do_sample=False)
         self._lm.generate(
             input_ids=ids[:, :-1], attention_mask=mask[:, :-1], past_key_values=cache, generation_config=once
@@ -357,51 +406,60 @@ class TransformersGenerator:
         return cache
 
     def _decode(self, rows: list[tuple[Request, list[int]]], sampling: Sampling) -> list[Completion]:
+        """One static batch. Every ROUND tokens the rows that are done leave it: the rest runs faster."""
         import torch
         from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-        prompts = [tuple(ids) for _, ids in rows]
-        distinct = list(dict.fromkeys(prompts))
-        ids, mask = self._padded(prompts)
+        drawn = [_Row(request, prompt) for request, prompt in rows]
+        ids, mask = self._padded([row.prompt for row in drawn])
         width = ids.shape[1]
-        sampler = _Sampler(sampling, [request.seed for request, _ in rows], ids.device)
-        stops = _StopTexts(self._tokenizer, sampling.stop, width, len(rows))
+        sampler = _Sampler(sampling, [row.request.seed for row in drawn], ids.device)
+        running = drawn
         try:
             with torch.inference_mode():
-                more: dict[str, Any] = {}
-                if len(distinct) < len(prompts) and width > 1 and self._lm._supports_default_dynamic_cache():
-                    more["past_key_values"] = self._read_once(prompts, distinct)
-                out = self._lm.generate(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    generation_config=GenerationConfig(max_new_tokens=sampling.max_tokens, do_sample=False),
-                    logits_processor=LogitsProcessorList([sampler]),
-                    stopping_criteria=StoppingCriteriaList([stops] if sampling.stop else []),
-                    **more,
-                )
+                cache = self._cache([tuple(row.prompt) for row in drawn])
+                while running:
+                    start, left = ids.shape[1], sampling.max_tokens - (ids.shape[1] - width)
+                    stops = _StopTexts(self._tokenizer, sampling.stop, width, len(running))
+                    out = self._lm.generate(
+                        input_ids=ids,
+                        attention_mask=mask,
+                        generation_config=GenerationConfig(
+                            max_new_tokens=left if cache is None else min(left, self.ROUND), do_sample=False
+                        ),
+                        logits_processor=LogitsProcessorList([sampler]),
+                        stopping_criteria=StoppingCriteriaList([stops] if sampling.stop else []),
+                        **({} if cache is None else {"past_key_values": cache}),
+                    )
+                    fresh, (broken, logprobs) = out[:, start:].tolist(), sampler.take()
+                    for at, row in enumerate(running):
+                        row.grow(fresh[at], broken[at], logprobs[at], stops.done_at[at], self._ends)
+                    going = [at for at, row in enumerate(running) if not row.done]
+                    if not going or out.shape[1] - width >= sampling.max_tokens:
+                        break
+                    ids, mask = out, torch.cat([mask, mask.new_ones(len(running), out.shape[1] - start)], 1)
+                    if len(going) < len(running):
+                        kept: Any = torch.tensor(going, device=ids.device)
+                        ids, mask = ids[kept], mask[kept]
+                        cache.batch_select_indices(kept)
+                        sampler.keep(going)
+                        running = [running[at] for at in going]
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             raise Missing(
                 f"{self.model}: out of memory with a batch of {len(rows)}; use a smaller --batch-size"
             ) from None
-        logprobs = torch.stack(sampler.logprobs, 1).tolist() if sampler.logprobs else None
-        broken = sampler.broken.tolist()
-        done = []
-        for row, (request, prompt) in enumerate(rows):
-            if broken[row]:
-                done.append(_failed(request.key, self.model, "the model's scores are not numbers; try --dtype float32"))
-                continue
-            tokens = out[row, width:].tolist()[: stops.done_at[row]]
-            end = next((at for at, token in enumerate(tokens) if token in self._ends), None)
-            if end is not None:
-                tokens = tokens[: end + 1]
-            text, stopped = _cut(_text_of(self._tokenizer, tokens), sampling.stop)
-            reason = "stop" if stopped or end is not None else "length"
-            completion = Completion(request.key, text, reason, len(prompt), len(tokens), self.model)
-            if logprobs is not None:
-                completion.token_ids, completion.logprobs = tokens, logprobs[row][: len(tokens)]
-            done.append(completion)
+        return [self._completion(row, sampling) for row in drawn]
+
+    def _completion(self, row: _Row, sampling: Sampling) -> Completion:
+        if row.broken:
+            return _failed(row.request.key, self.model, "the model's scores are not numbers; try --dtype float32")
+        text, stopped = _cut(_text_of(self._tokenizer, row.tokens), sampling.stop)
+        reason = "stop" if stopped or row.ended else "length"
+        done = Completion(row.request.key, text, reason, len(row.prompt), len(row.tokens), self.model)
+        if sampling.logprobs:
+            done.token_ids, done.logprobs = row.tokens, row.logprobs
         return done
 
 
@@ -412,15 +470,15 @@ class VllmGenerator:
     """vLLM's engine in this process, fed request by request, so that completions come as they finish.
 
     seeds: whether requests keep their own seeds (see models.py for where vLLM cannot).
-    lora: the adapter every request uses, or None.
+    lora: the adapter every request uses, or None. tokenizer: for prompts, where the adapter has its own.
     """
 
     batch_size: int | None = None
     PULL_AT_ONCE = 16  # pulled between two steps, so that a slow source does not hold finished text back
 
-    def __init__(self, engine: Any, model: str, *, seeds: bool, lora: Any = None) -> None:
+    def __init__(self, engine: Any, model: str, *, seeds: bool, lora: Any = None, tokenizer: Any = None) -> None:
         self._engine, self.model, self._seeds, self._lora = engine, model, seeds, lora
-        self._tokenizer = engine.get_tokenizer()
+        self._tokenizer = tokenizer if tokenizer is not None else engine.get_tokenizer()
         self._context: int = engine.vllm_config.model_config.max_model_len
         self._vocab: int = engine.vllm_config.model_config.get_vocab_size()
         self._room: int = 2 * engine.vllm_config.scheduler_config.max_num_seqs

@@ -124,6 +124,40 @@ def test_ragged_batch_equals_the_reference_row_by_row(kind, tokenizer):
         assert one.text == tokenizer.decode(tokens, skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("kind", ["llama", "sliding", "gpt2"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_rows_that_are_done_leave_the_batch_and_change_nothing(kind, shared, tokenizer, monkeypatch):
+    """A look after every third token, at steps that no end falls on alike; the model sees ever fewer rows."""
+    monkeypatch.setattr(TransformersGenerator, "ROUND", 3)
+    lm, prompts = ends_of(make_lm(kind), ENDS), ragged()
+    prompts = prompts + prompts[:2] if shared else prompts
+    how = Sampling(temperature=1.2, max_tokens=25, logprobs=True)
+    requests = [Request(str(i), prompt_ids=p, seed=i) for i, p in enumerate(prompts)]
+    rows = []
+    hook = lm.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(kwargs["input_ids"].shape[0]), with_kwargs=True
+    )
+    got = list(TransformersGenerator(lm, tokenizer, "m", len(prompts)).generate(requests, how))
+    hook.remove()
+    steps = rows[1:] if shared else rows
+    lengths = [len(c.token_ids) for c in got]
+    assert len(set(lengths)) > 2
+    assert (
+        steps
+        == [sum(size > 3 * (step // 3) for size in lengths) for step in range(max(lengths))] + steps[max(lengths) :]
+    )
+    assert len(steps) - max(lengths) < 3  # at most what is left of the last round
+    for completion_, request in zip(got, requests, strict=True):
+        stream = np.random.Generator(np.random.PCG64(request.seed))
+
+        def choose(logits, stream=stream):
+            return int(np.searchsorted(np.cumsum(probabilities(logits, 1.2, 1.0, 0)), stream.random(), side="right"))
+
+        tokens, logprobs = reference(lm, request.prompt_ids, 25, choose, ENDS)
+        assert completion_.token_ids == tokens and np.allclose(completion_.logprobs, logprobs, atol=1e-4)
+        assert completion_.finish_reason == ("stop" if tokens[-1] in ENDS else "length")
+
+
 @pytest.mark.parametrize(("top_p", "top_k"), [(1.0, 0), (0.8, 0), (0.8, 5), (1.0, 300), (0.999, 0)])
 def test_sampled_tokens_are_what_each_requests_own_stream_draws(top_p, top_k, tokenizer):
     """The reference takes one uniform a token and inverts the exact distribution itself."""

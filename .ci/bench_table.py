@@ -29,7 +29,7 @@ def main(tool: Path) -> int:
     table = Table(*COLUMNS, title=f"{tool.name}: {rows[0]['machine'] if rows else 'no rows'}")
     for row in rows:
         table.add_row(*(shown(row[column]) for column in COLUMNS))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
     (tool / "bench" / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
     for name in failed:
         print(f"bench: {name} failed", file=sys.stderr)

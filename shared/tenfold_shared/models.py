@@ -13,11 +13,15 @@ import importlib.util
 import io
 import json
 import logging
+import multiprocessing
+import multiprocessing.connection
 import os
 import re
 import shutil
 import socket
 import sys
+import threading
+import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -405,6 +409,7 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 # ---------------------------------------------------------------- vLLM
 
+ENGINE_OWNER = "TENFOLD_ENGINE_OWNER"  # process id of the run that an engine being started belongs to
 SEEDED_CONTEXT = 16384  # on CPU: longest context for which prompts may go in whole (see below)
 
 
@@ -430,7 +435,9 @@ def _open_vllm(uri: str, dtype: str, trust_remote_code: bool, seed: int, engine_
         os.environ.setdefault(name, value)
     with _stdout_to_stderr():
         _import("vllm", VLLM_FIX)
+        from vllm.config import LoRAConfig
         from vllm.engine.arg_utils import EngineArgs
+        from vllm.lora.peft_helper import PEFTHelper
         from vllm.lora.request import LoRARequest
         from vllm.platforms import current_platform
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -448,23 +455,82 @@ def _open_vllm(uri: str, dtype: str, trust_remote_code: bool, seed: int, engine_
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
         }
-        seeds, lora = True, None
-        if current_platform.is_cpu():
-            own["enforce_eager"] = True
-            whole = _whole_prompts(checkpoint, trust_remote_code, engine_args)
-            own |= whole
-            seeds = bool(whole) or engine_args.get("enable_chunked_prefill") is False
-            if not seeds:
-                logger.warning("%s: vLLM on CPU: one seed for the engine, none for each request", uri)
-        if checkpoint.adapter:
-            own["enable_lora"] = True
-            own["max_lora_rank"] = _rank(checkpoint.adapter)
-            lora = LoRARequest("adapter", 1, checkpoint.adapter)
+        seeds, lora, tokenizer = True, None, None
+        os.environ[ENGINE_OWNER] = str(os.getpid())
         try:
+            if current_platform.is_cpu():
+                own["enforce_eager"] = True
+                own |= _whole_prompts(checkpoint, trust_remote_code, engine_args)
+                whole = (own | engine_args).get("enable_chunked_prefill") is False
+                seeds = whole and not engine_args.get("long_prefill_token_threshold")
+                if not seeds:
+                    logger.warning("%s: vLLM on CPU: one seed for the engine, none for each request", uri)
+            if checkpoint.adapter:
+                own |= {"enable_lora": True, "max_lora_rank": _rank(checkpoint.adapter)}
+                # Otherwise only the first request would find out what vLLM cannot do, and end the engine.
+                limits = LoRAConfig(max_lora_rank=(own | engine_args)["max_lora_rank"])
+                PEFTHelper.from_local_dir(checkpoint.adapter, None).validate_legal(limits)
+                lora = LoRARequest("adapter", 1, checkpoint.adapter)
+                if (folder := _tokenizer_folder(checkpoint)) != checkpoint.path:
+                    tokenizer = _import_hf()[1].AutoTokenizer.from_pretrained(folder)
+            before = set(multiprocessing.active_children())
             engine = LLMEngine.from_engine_args(EngineArgs(**(own | engine_args)))
+            _report_death(engine.engine_core, set(multiprocessing.active_children()) - before)
         except Exception as error:
-            raise Missing(f"{uri}: vLLM cannot start it: {one_line(error)}") from error
-    return VllmGenerator(engine, uri, seeds=seeds, lora=lora)
+            if "trust_remote_code" in str(error):
+                raise BadInput(f"{uri}: holds Python code of its own; --trust-remote-code runs it") from None
+            # What it refuses before it starts anything is a ValueError: an argument, a model, an adapter.
+            if isinstance(error, (ValueError, TypeError)) and Path(checkpoint.path).exists():
+                raise BadInput(f"{uri}: vLLM refuses it: {_refused(error)}") from None
+            raise Missing(f"{uri}: vLLM cannot start it: {one_line(error)}") from None
+        finally:
+            del os.environ[ENGINE_OWNER]
+    return VllmGenerator(engine, uri, seeds=seeds, lora=lora, tokenizer=tokenizer)
+
+
+def _refused(error: Exception) -> str:
+    """The reason alone, of one of vLLM's own errors or of pydantic's."""
+    listed = getattr(error, "errors", None)
+    if not callable(listed):
+        return one_line(error)
+    said = [[*map(str, one["loc"]), str(one["msg"]).removeprefix("Value error, ")] for one in listed()]
+    return one_line("; ".join(map(": ".join, said)))
+
+
+def _report_death(client: Any, processes: set[Any]) -> None:
+    """Make a killed engine an error for CLIENT, which would wait for its next output for ever."""
+    outputs = getattr(client, "outputs_queue", None)
+    if outputs is None or not processes:
+        return
+
+    def watch() -> None:
+        multiprocessing.connection.wait([process.sentinel for process in processes])
+        outputs.put(RuntimeError("the engine's process ended"))
+
+    threading.Thread(target=watch, name="tenfold-engine", daemon=True).start()
+
+
+def engine_process() -> None:
+    """Called by vLLM, as a plugin, in each of its processes: an engine of ours ends with the run that owns it.
+
+    vLLM's own engine outlives a killed owner, and keeps the GPU's memory for good. A session of its
+    own keeps Ctrl-C at a terminal from it, so that the owner ends it in order.
+    """
+    owner = int(os.environ.get(ENGINE_OWNER, os.getpid()))
+    if owner == os.getpid():
+        return
+    if os.getppid() != owner:  # a worker, which vLLM ends with its engine, or an engine born too late
+        if not os.path.exists(f"/proc/{owner}"):
+            os._exit(1)
+        return
+    os.setsid()
+
+    def watch() -> None:
+        while os.getppid() == owner:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="tenfold-owner", daemon=True).start()
 
 
 def _whole_prompts(checkpoint: Checkpoint, trust_remote_code: bool, engine_args: dict[str, Any]) -> dict[str, Any]:
@@ -490,8 +556,9 @@ def _whole_prompts(checkpoint: Checkpoint, trust_remote_code: bool, engine_args:
 
 
 def _rank(adapter: str) -> int:
-    """The adapter's rank, rounded up to one vLLM has kernels for."""
-    rank = int(json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8")).get("r", 16))
+    """The adapter's largest rank, rounded up to one vLLM has kernels for."""
+    config = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+    rank = max(int(size) for size in [config.get("r", 8), *(config.get("rank_pattern") or {}).values()])
     return next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
 
 

@@ -465,8 +465,12 @@ class Output:
         self._stream = _open_write(self._beside("tmp"), self.path.name)
 
     def write(self, record: Record) -> None:
+        self.write_line(_encode(record))
+
+    def write_line(self, line: bytes) -> None:
+        """One line as it is, for the few foreign forms that are no JSON."""
         assert self._stream is not None
-        self._stream.write(_encode(record) + b"\n")
+        self._stream.write(line + b"\n")
         if self.path is None:
             self._stream.flush()  # the next tool in the pipe may be waiting for this line
 

@@ -137,4 +137,32 @@ def metric(files: tuple[str, ...], **given: Any) -> int:
     return run(files, take(Selection, given), **given)
 
 
+@main.command(short_help="Sample files from one harness's form to another's.")
+@files_argument(metavar="[SAMPLES]...")
+@click.option(
+    "--to",
+    required=True,
+    type=click.Choice(["records", "openai-batch", "evalhub", "lm-eval", "human-eval", "evalplus", "generic", "verl", "counts", "matrix"]),
+    help="The form to write.",
+)  # fmt: skip
+@click.option(
+    "--gold", metavar="FILE", help="Task records with `id` and `answer`, for sample files that carry no gold."
+)
+@options("output", "records", "common")
+def convert(files: tuple[str, ...], **given: Any) -> int:
+    """Rewrite sample files of any form that `cotpass grade` reads in another one.
+
+    `counts` is the CSV table of `metric --from-counts`, `matrix` a line of 0/1 a problem; a .csv, .npy
+    or .npz file of 0 and 1 is read too, and can become these two. What the new form has no place for is
+    named on stderr.
+
+    \b
+    Example:
+      cotpass convert judged.jsonl --to counts -o counts.csv
+    """
+    from cotpass.convert import run
+
+    return run(files, take(Selection, given), **given)
+
+
 add_doctor(main, extras=["hf", "vllm", "plot"])

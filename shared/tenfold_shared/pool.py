@@ -99,7 +99,7 @@ class _Worker:
             poller.register(self.inlet, select.POLLOUT)
         while len(reply) < need:
             left = end - time.monotonic()
-            events = poller.poll(max(0.0, left) * 1000)
+            events = poller.poll(min(max(0.0, left), 3600.0) * 1000)  # poll counts in an int
             if not events and left <= 0:
                 raise DeadlineExceeded(f"no answer after {seconds:g} s")
             for fd, _ in events:

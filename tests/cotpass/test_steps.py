@@ -360,3 +360,14 @@ def test_long_text_is_cut_only_where_an_expression_ends():
     assert [step.at for step in report.steps[:2]] == [10, 10 + len(line)] and report.steps[-1].at == 10 + 4999 * len(
         line
     )
+
+
+def test_a_text_without_an_end_is_read_in_bounded_pieces(monkeypatch):
+    """No full stop, no line: what stands beside a forced cut is left out, never read as half an expression."""
+    sizes = []
+    real = notation._tokens
+    monkeypatch.setattr(notation, "_tokens", lambda text: sizes.append(len(text)) or real(text))
+    unit = "then 12 + 30 + 1 = 43 "
+    report = check_steps(unit * (2 * notation.LONGEST // len(unit) + 5))
+    assert max(sizes) == notation.LONGEST and len(sizes) == 3
+    assert report.first_wrong is None and len(report.steps) > 2 * notation.LONGEST // len(unit) - 8

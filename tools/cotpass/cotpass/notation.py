@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 PIECE = 1 << 16  # characters after which a long text is cut, at the next place that ends an expression
+LONGEST = 1 << 18
 
 
 class Token(NamedTuple):
@@ -439,12 +440,18 @@ _CUT = re.compile(r"(?:[.;,:]\s|\n)\s*(?=[^\W\d_])")
 
 
 def chains(text: str) -> Iterator[tuple[Chain, int]]:
-    """The chains of TEXT in reading order, each with the offset that its tokens' positions count from."""
-    start = 0
+    """The chains of TEXT in reading order, each with the offset that its tokens' positions count from.
+
+    A text without any place that ends an expression is cut all the same, every LONGEST characters, so that
+    memory stays bounded; the chains beside such a cut are left out.
+    """
+    start, forced = 0, False
     while start < len(text):
-        cut = _CUT.search(text, start + PIECE)
-        end = cut.end() if cut else len(text)
-        for chain in _chains(_tokens(text[start:end])):
+        cut = _CUT.search(text, start + PIECE, start + LONGEST)
+        end = cut.end() if cut else min(start + LONGEST, len(text))
+        found = list(_chains(_tokens(text[start:end])))
+        after_forced, forced = forced, cut is None and end < len(text)
+        for chain in found[after_forced : len(found) - forced]:
             yield chain, start
         start = end
 

@@ -12,7 +12,9 @@ cotpass judge graded.jsonl --judge steps -o judged.jsonl
 cotpass metric judged.jsonl
 cotpass metric judged.jsonl --json | tee report.json
 grep -q '"p_ca": *{"value": *0.75' report.json
-cotpass sample "$EXAMPLES/problems.jsonl" --dry-run | grep -q 'calls: 256'
+# Not into `grep -q`, which closes the pipe at its first match and rightly ends us with 141.
+cotpass sample "$EXAMPLES/problems.jsonl" --dry-run > dry.txt
+grep -q 'calls: 256' dry.txt
 # What is not installed is named with the line that installs it, and exit 3.
 code=0; cotpass sample "$EXAMPLES/problems.jsonl" --limit 1 2> missing.txt || code=$?
 test "$code" = 3 && grep -q 'pip install' missing.txt

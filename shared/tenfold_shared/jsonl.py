@@ -148,24 +148,28 @@ class Source:
         self.paths = list(paths) or ["-"]
         if self.paths.count("-") > 1:
             raise BadInput("-: stdin can be read once; name it a single time")
-        if shard and "-" in self.paths:
+        if shard and any(path == "-" or _is_pipe(path) for path in self.paths):
             raise BadInput("--shard: needs files, because the input is counted first; stdin cannot be")
         self.kind, self.expand, self.limit, self.shard, self.skip_bad = kind, expand, limit, shard, skip_bad
         self.ids = _read_ids(ids) if ids else None
         self.bad = 0
-        self._spool: Any = None
+        self._told = False
+        self._spools: dict[str, Any] = {}
         self._hashes: dict[str, str] = {}
-        if keep and "-" in self.paths:
-            self._spool_stdin()
+        for path in self.paths if keep else ():
+            if path == "-" or _is_pipe(path):
+                self._spool(path)
 
-    def _spool_stdin(self) -> None:
+    def _spool(self, path: str) -> None:
+        """Copy what can be read only once: stdin, or a pipe given by name, as `<(...)` in a shell is."""
         digest = hashlib.sha256()
-        self._spool = tempfile.NamedTemporaryFile(prefix="tenfold-stdin-")
-        while block := sys.stdin.buffer.read(1 << 20):
+        spool = self._spools[path] = tempfile.NamedTemporaryFile(prefix="tenfold-stdin-")
+        stream = open_read(path)
+        while block := stream.read(1 << 20):
             digest.update(block)
-            self._spool.write(block)
-        self._spool.flush()
-        self._hashes["-"] = digest.hexdigest()
+            spool.write(block)
+        spool.flush()
+        self._hashes[path] = digest.hexdigest()
 
     def identity(self) -> list[dict[str, str]]:
         """`[{path, sha256}]` of the inputs; what makes a rerun the same run."""
@@ -193,7 +197,7 @@ class Source:
 
     def count(self) -> int | None:
         """How many records there are, read ahead; None where stdin cannot be read twice."""
-        if "-" in self.paths and self._spool is None:
+        if any((path == "-" or _is_pipe(path)) and path not in self._spools for path in self.paths):
             return None
         total = sum(1 for _ in self)
         self.bad = 0
@@ -203,13 +207,19 @@ class Source:
         taken = 0
         if self.limit == 0:
             return
+        missing = set(self.ids or ())
         for where, record in self._checked():
+            missing.discard(record.get("id"))
             if self.ids is not None and record.get("id") not in self.ids:
                 continue
             yield where, record
             taken += 1
             if self.limit is not None and taken >= self.limit:
                 return
+        if self.ids is not None and (missing or not self.ids) and not self._told:
+            self._told = True
+            shown = ", ".join(sorted(missing)[:3]) or "it is empty"
+            print(f"--ids: {len(missing)} ids are in no record: {shown}", file=sys.stderr)
 
     def _checked(self) -> Iterator[Located]:
         located = self._decoded()
@@ -225,7 +235,7 @@ class Source:
     def _decoded(self) -> Iterator[Located]:
         for path in self.paths:
             name = "<stdin>" if path == "-" else path
-            real = self._spool.name if path == "-" and self._spool else path
+            real = self._spools[path].name if path in self._spools else path
             for number, line in read_lines(real):
                 where = f"{name}:{number}"
                 try:
@@ -242,6 +252,11 @@ class Source:
         if self.bad > self.skip_bad:
             raise error
         print(f"skipped: {error}", file=sys.stderr)
+
+
+def _is_pipe(path: str) -> bool:
+    """Whether PATH exists and is no regular file, so that it may be readable only once."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def _read_ids(path: str) -> set[str]:

@@ -436,7 +436,7 @@ class Chain(NamedTuple):
     relations: list[Token]
 
 
-_CUT = re.compile(r"(?:[.;,:]\s|\n)\s*(?=[^\W\d_])")
+_CUT = re.compile(r"(?:[.;,:]\s|(?<!\s)\n)\s*+(?=[^\W\d_])")
 
 
 def chains(text: str) -> Iterator[tuple[Chain, int]]:

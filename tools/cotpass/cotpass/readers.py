@@ -50,6 +50,7 @@ class Reader:
         self.gold = gold
         self.used: Counter[str] = Counter()
         self._documents: dict[str, str] = {}
+        self._golds: dict[str, tuple[str, Any]] = {}
 
     def samples(self, located: Iterable[Located]) -> Iterator[Located]:
         known = formats()
@@ -69,6 +70,12 @@ class Reader:
     def _sample(self, source: str, identity: str, response: Any, where: str, **more: Any) -> Record:
         if not isinstance(response, str):
             raise BadInput(f"{where}: response: expected text, got {type(response).__name__}")
+        first, gold = self._golds.setdefault(identity, (where, more.get("answer")))
+        if gold != more.get("answer"):
+            raise BadInput(
+                f"{where}: {identity}: has another gold answer than in {first}; are these files of two tasks? "
+                "Grade them one by one"
+            )
         index = self.used[identity]
         self.used[identity] += 1
         meta = {"source": source, **more.pop("meta", {})}
@@ -100,6 +107,8 @@ class Reader:
             return
         prompt, answer = _lm_eval_prompt(record), record.get("target")
         gold = [str(one) for one in answer] if isinstance(answer, list) else None if answer is None else str(answer)
+        if not isinstance(record["resps"], list):
+            raise BadInput(f"{where}: resps: expected a list of responses")
         for response in _flat(record["resps"]):
             if not isinstance(response, str):
                 raise BadInput(f"{where}: resps: expected generated text; this looks like a log-likelihood task")
@@ -107,9 +116,9 @@ class Reader:
 
     def _openai_batch(self, where: str, record: Record) -> Iterator[Record]:
         identity = str(record["custom_id"])
-        reply = record.get("response") or {}
-        body = reply.get("body") or {}
-        if record.get("error") or reply.get("status_code", 200) >= 400:
+        reply = _object(where, "response", record.get("response"))
+        body = _object(where, "response.body", reply.get("body"))
+        if record.get("error") or str(reply.get("status_code", 200)) >= "400":
             error = record.get("error") or body.get("error") or f"status {reply.get('status_code')}"
             text = error.get("message", str(error)) if isinstance(error, dict) else str(error)
             yield self._sample("openai-batch", identity, "", where, finish_reason="error", error=text)
@@ -117,7 +126,10 @@ class Reader:
         if not isinstance(body.get("choices"), list):
             raise BadInput(f"{where}: response.body.choices: expected a list")
         for choice in body["choices"]:
-            message = choice.get("message") or {"content": choice.get("text")}
+            choice = _object(where, "response.body.choices", choice)
+            message = _object(
+                where, "response.body.choices.message", choice.get("message") or {"content": choice.get("text")}
+            )
             reason = choice.get("finish_reason")
             more = {"finish_reason": "length" if reason == "length" else "stop", "model": body.get("model", "unknown")}
             thoughts = message.get("reasoning_content") or message.get("reasoning")
@@ -127,14 +139,20 @@ class Reader:
 
     def _evalhub(self, where: str, record: Record) -> Iterator[Record]:
         identity = str(record["task_id"])
-        many: list[Any] = record.get("solutions") or record.get("responses") or [record.get("solution")]
-        verdicts: list[Any] = record["correct"] if isinstance(record.get("correct"), list) else [None] * len(many)
+        name = next((name for name in ("solutions", "responses") if name in record), None)
+        many: list[Any] = [record.get("solution")] if name is None else record[name]
+        verdicts: Any = record.get("correct")
+        if not isinstance(many, list):
+            raise BadInput(f"{where}: {name}: expected a list of responses")
+        verdicts = [None] * len(many) if verdicts is None else verdicts if isinstance(verdicts, list) else [verdicts]
+        if not all(verdict is None or isinstance(verdict, bool) for verdict in verdicts):
+            raise BadInput(f"{where}: correct: expected true or false a solution")
         if len(verdicts) != len(many):
             raise BadInput(f"{where}: correct: expected {len(many)} values, one a solution, got {len(verdicts)}")
         more = {"answer": str(record["ground_truth"])} if record.get("ground_truth") is not None else {}
         for one, verdict in zip(many, verdicts, strict=True):
             text = one.get("text", one.get("content")) if isinstance(one, dict) else one
-            meta = {} if verdict is None else {"harness_correct": bool(verdict)}
+            meta = {} if verdict is None else {"harness_correct": verdict}
             yield self._sample("evalhub", identity, text, where, meta=meta, **more)
 
     def _human_eval(self, where: str, record: Record) -> Iterator[Record]:
@@ -147,7 +165,10 @@ class Reader:
 
     def _evalplus(self, where: str, record: Record) -> Iterator[Record]:
         for identity, attempts in record["eval"].items():
+            if not isinstance(attempts, list):
+                raise BadInput(f"{where}: eval.{identity}: expected a list of attempts")
             for attempt in attempts:
+                attempt = _object(where, f"eval.{identity}", attempt)
                 base, plus = attempt.get("base_status"), attempt.get("plus_status")
                 if base is None:
                     raise BadInput(f"{where}: eval.{identity}: base_status: required field is missing")
@@ -157,6 +178,8 @@ class Reader:
     def _generic(self, where: str, record: Record) -> Iterator[Record]:
         gold = record.get("gold")
         answer = [str(one) for one in gold] if isinstance(gold, list) else None if gold is None else str(gold)
+        if not isinstance(record["responses"], list):
+            raise BadInput(f"{where}: responses: expected a list of responses")
         for one in record["responses"]:
             text, reason = (one.get("text"), one.get("finish_reason")) if isinstance(one, dict) else (one, None)
             more = {} if reason is None else {"finish_reason": "length" if reason == "length" else "stop"}
@@ -179,6 +202,13 @@ class Reader:
         yield self._sample(
             "verl", identity, record["output"], where, prompt=record["input"], reward=float(score), meta=meta, **more
         )
+
+
+def _object(where: str, field: str, value: Any) -> Record:
+    """The JSON object in a field, {} for null. Raises BadInput for anything else."""
+    if value is not None and not isinstance(value, dict):
+        raise BadInput(f"{where}: {field}: expected an object")
+    return value or {}
 
 
 def _flat(value: Any) -> Iterator[Any]:

@@ -6,10 +6,12 @@ imports a model library, so that `--help` stays instant.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import importlib.util
 import logging
+import math
 import os
 import platform
 import re
@@ -96,6 +98,12 @@ class Tool(click.Group):
             # Python would flush stdout again at exit and complain; give it somewhere to flush to.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return EXIT_PIPE
+        except OSError as error:
+            # A full disk, an unwritable place: nothing a traceback would explain better.
+            if error.errno in (errno.ENOSPC, errno.EIO):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the flush at exit must not fail again
+            self._say(f"{error.filename or 'output'}: {error.strerror or error}")
+            return 3 if error.errno in (errno.ENOSPC, errno.EIO, errno.ENOMEM) else 2
         except (KeyboardInterrupt, _Interrupted, click.Abort):
             self._say("interrupted; finished work is kept where -o named a file: the same command continues")
             return 130
@@ -142,12 +150,20 @@ class Duration(click.ParamType):
     name = "duration"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        if isinstance(value, (int, float)):
-            return float(value)
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(value).strip())
-        if not found or float(found[1]) <= 0:
+        if isinstance(value, bool) or not found or float(found[1]) <= 0:
             self.fail(f"{value!r}: expected a time such as 90s, 50m or 2h", param, ctx)
         return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+class Share(click.FloatRange):
+    """A number in a range; unlike click's own, NaN is in none."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{value!r}: expected a finite number", param, ctx)
+        return found
 
 
 class Shard(click.ParamType):
@@ -242,8 +258,8 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "timeout": click.option("--timeout", type=Duration(), default="600s", show_default=True, help="Time one server request may take."),
     "max_retries": click.option("--max-retries", type=click.IntRange(min=0), default=6, show_default=True, help="Retries of a server request after 429, 5xx, time-outs and torn replies."),
     "trust_remote_code": click.option("--trust-remote-code", is_flag=True, help="Let a model folder run Python code of its own."),
-    "temperature": click.option("--temperature", type=click.FloatRange(min=0), default=0.7, show_default=True, help="0 is greedy."),
-    "top_p": click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), default=0.95, show_default=True, help="Nucleus sampling; 1 is off."),
+    "temperature": click.option("--temperature", type=Share(min=0), default=0.7, show_default=True, help="0 is greedy."),
+    "top_p": click.option("--top-p", type=Share(min=0, max=1, min_open=True), default=0.95, show_default=True, help="Nucleus sampling; 1 is off."),
     "top_k": click.option("--top-k", type=click.IntRange(min=0), default=0, show_default=True, help="Sample from the K likeliest tokens; 0 is off."),
     "max_tokens": click.option("--max-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Longest completion, in tokens."),
     "stop": click.option("--stop", metavar="TEXT", multiple=True, help="Stop at this text (repeatable)."),
@@ -406,8 +422,8 @@ def _start_log(path: str | None) -> None:
     logging.getLogger("tenfold_shared").setLevel(logging.INFO)
 
 
-def read_template(path: str | None, built_in: str, fields: set[str]) -> str:
-    """The template's text. Raises BadInput where it is unreadable or names unknown `$fields`."""
+def read_template(path: str | None, built_in: str, fields: set[str], needs: str = "") -> str:
+    """The template's text. Raises BadInput where it is unreadable, names unknown `$fields`, or lacks the one it needs."""
     if path is None:
         return built_in
     from string import Template
@@ -425,6 +441,8 @@ def read_template(path: str | None, built_in: str, fields: set[str]) -> str:
     if unknown:
         known = ", ".join(f"${name}" for name in sorted(fields))
         raise BadInput(f"--template {path}: ${sorted(unknown)[0]} is not a field; known are {known}")
+    if needs and needs not in template.get_identifiers():
+        raise BadInput(f"--template {path}: expected ${needs} in it; without it every prompt would be the same")
     return text
 
 
@@ -551,8 +569,18 @@ Example:
 """
 
 
-def _print_report(report: dict[str, dict[str, Any]]) -> None:
+def print_table(table: Any) -> None:
+    """A rich table on stdout. A reader that goes away ends us as it does any filter, not with rich's exit 1."""
     from rich.console import Console
+
+    class Pipeable(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    Pipeable().print(table)
+
+
+def _print_report(report: dict[str, dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table("part", "ok", "detail", "fix")
@@ -564,7 +592,7 @@ def _print_report(report: dict[str, dict[str, Any]]) -> None:
         )
         for label, item in rows.items():
             table.add_row(label, "yes" if item["ok"] else "no", item["detail"], item["fix"])
-    Console().print(table)
+    print_table(table)
 
 
 def _clear_cache() -> None:
@@ -587,12 +615,22 @@ def _clear_cache() -> None:
 
 
 def reference(group: click.Group) -> str:
-    """Markdown of every verb and option, from the help text: what a README's reference section holds."""
+    """Markdown of every verb and option, from the help text: what a README's reference section holds.
+
+    The verbs of a group within the group follow it, under their full names.
+    """
+    return "\n".join(_reference(group, str(group.name)))
+
+
+def _reference(group: click.Group, path: str) -> list[str]:
     parts = []
     for name, command in sorted(group.commands.items()):
-        context = click.Context(command, info_name=f"{group.name} {name}", max_content_width=100, terminal_width=100)
-        parts.append(f"### `{group.name} {name}`\n\n```text\n{command.get_help(context)}\n```\n")
-    return "\n".join(parts)
+        full = f"{path} {name}"
+        context = click.Context(command, info_name=full, max_content_width=100, terminal_width=100)
+        parts.append(f"### `{full}`\n\n```text\n{command.get_help(context)}\n```\n")
+        if isinstance(command, click.Group):
+            parts += _reference(command, full)
+    return parts
 
 
 REFERENCE_BEGIN = "<!-- reference: generated from the help text by `make docs` -->"

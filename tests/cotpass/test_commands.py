@@ -448,3 +448,58 @@ def test_metric_table_plot_and_counts(tmp_path):
     table = cotpass("metric", "--from-counts", tmp_path / "c.csv").stdout
     assert "pass" in table.lower() and "0.150" in table
     assert cotpass("metric", "--from-counts", tmp_path / "c.csv", "--plot", tmp_path / "p.txt").returncode == 2
+
+
+# ------------------------------------------------------------------ what a hostile user found
+
+
+def test_a_pipe_given_by_name_is_read_once_and_kept(tmp_path):
+    write(tmp_path / "s.jsonl", samples(4))
+    whole = cotpass("grade", tmp_path / "s.jsonl", "-q").stdout
+    for source in (f"<(cat {tmp_path}/s.jsonl)", f"/dev/stdin < {tmp_path}/s.jsonl"):
+        command = f"{BIN} grade {source} -q -o {tmp_path}/g.jsonl --overwrite"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+        assert done.returncode == 0 and (tmp_path / "g.jsonl").read_text() == whole
+
+
+def test_ids_that_no_record_has_are_told(tmp_path):
+    write(tmp_path / "s.jsonl", samples(3))
+    (tmp_path / "ids").write_text("t1\nnope\n")
+    result = cotpass("grade", tmp_path / "s.jsonl", "--ids", tmp_path / "ids", "-q")
+    assert result.stdout.count("\n") == 2 and "1 ids are in no record: nope" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["judge", "--model", "smollm2", "--template"], "expected $response in it"),
+        (["sample", "--model", "smollm2", "--template"], "expected $question in it"),
+        (["judge", "--judge", "steps", "--record", "r", "--template"], "leave out --template"),
+    ],
+)
+def test_a_template_must_hold_what_it_is_about(tmp_path, args, message):
+    write(tmp_path / "s.jsonl", [{**r, "correct": True} for r in samples(1)])
+    (tmp_path / "template").write_text("say \\boxed{yes}" if "steps" not in args else "$response")
+    result = cotpass(args[0], tmp_path / "s.jsonl", *args[1:], tmp_path / "template")
+    assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line():
+    line = f'printf \'{{"id":"a","sample":0,"response":"x","answer":"1"}}\\n\' | {BIN} grade -q > /dev/full'
+    result = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert result.returncode == 3 and "No space left" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_not_a_number_is_in_no_range():
+    result = cotpass("sample", "x.jsonl", "--temperature", "nan")
+    assert result.returncode == 2 and "expected a finite number" in result.stderr
+
+
+def test_a_table_whose_reader_is_gone_ends_like_any_filter(tmp_path):
+    write(tmp_path / "j.jsonl", [{**r, "correct": True} for r in samples(2)])
+    result = subprocess.run(
+        ["bash", "-c", f"{BIN} metric {tmp_path}/j.jsonl -q | true; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout == "141\n"

@@ -141,3 +141,29 @@ def test_bad_gold_files(tmp_path, line):
     (tmp_path / "gold.jsonl").write_text(line + "\n")
     with pytest.raises(BadInput, match=r"gold\.jsonl:\d: "):
         read_gold(str(tmp_path / "gold.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"problem_id": "p", "responses": "abc"}, "responses: expected a list"),
+        ({"problem_id": "p", "responses": None}, "responses: expected a list"),
+        ({"task_id": "t", "solutions": "\\boxed{5}", "ground_truth": "5"}, "solutions: expected a list"),
+        ({"task_id": "t", "solutions": ["a"], "correct": ["False"]}, "correct: expected true or false"),
+        ({"task_id": "t", "solutions": ["a", "b"], "correct": True}, "correct: expected 2 values"),
+        ({**LM_EVAL, "resps": "abc"}, "resps: expected a list"),
+        ({"custom_id": "a", "response": "text"}, "response: expected an object"),
+        ({"custom_id": "a", "response": {"body": {"choices": ["x"]}}}, "response.body.choices: expected an object"),
+        ({"custom_id": "a", "response": {"body": {"choices": [{"message": "x"}]}}}, "message: expected an object"),
+        ({"eval": {"a": {"b": 1}}}, "eval.a: expected a list"),
+        ({"eval": {"a": ["x"]}}, "eval.a: expected an object"),
+    ],
+)
+def test_records_of_the_wrong_shape_are_named(line, message):
+    with pytest.raises(BadInput, match=r"file.jsonl:1: .*" + message):
+        read(line)
+
+
+def test_two_tasks_that_share_their_document_numbers_are_not_joined():
+    with pytest.raises(BadInput, match=r"file.jsonl:2: 7: has another gold answer than in file.jsonl:1"):
+        read(LM_EVAL, {**LM_EVAL, "target": "99"})

@@ -544,3 +544,11 @@ def test_exact_paths_never_raise(answer):
         assert verdict is None or verdict[0] in ("correct", "wrong", "ungradable")
     key(answer)
     answers._parts(answer)
+
+
+def test_long_runs_of_blanks_and_long_lists_take_no_time():
+    for text in ("1" + " " * 100_000 + "1", ",".join("1" * 4000)):
+        started = time.process_time()
+        answers.grade("7", f"\\boxed{{{text}}}", deadline=0.5)
+        answers.key(text)
+        assert time.process_time() - started < 2.0  # a bound on hangs: this took 5 to 40 s

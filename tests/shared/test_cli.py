@@ -233,6 +233,46 @@ def test_reference_is_made_from_the_help():
         with_reference("no markers", group)
 
 
+def test_reference_holds_the_verbs_of_a_group_in_the_group():
+    group = make(lambda given: 0)
+
+    @group.group("inner")
+    def inner():
+        """A group of verbs."""
+
+    @inner.command("one")
+    @click.option("--deep-option", help="Only here.")
+    def one(deep_option):
+        """The inner verb."""
+
+    text = reference(group)
+    assert [line for line in text.splitlines() if line.startswith("###")] == [
+        "### `demo doctor`",
+        "### `demo inner`",
+        "### `demo inner one`",
+        "### `demo verb`",
+    ]
+    assert "Usage: demo inner one [OPTIONS]" in text and "--deep-option" in text
+
+
+def test_errors_of_a_verb_in_a_group_in_the_group_are_one_line():
+    group = make(lambda given: 0)
+
+    @group.group("inner")
+    def inner():
+        pass
+
+    @inner.command("one")
+    @options("common", "seed")
+    def one(**given):
+        raise BadInput("f.jsonl:1: id: expected str")
+
+    result = CliRunner().invoke(group, ["inner", "one"])
+    assert result.exit_code == 2 and result.stderr == "demo: f.jsonl:1: id: expected str\n"
+    wrong = CliRunner().invoke(group, ["inner", "one", "--nope"])
+    assert wrong.exit_code == 2 and "demo inner one --help" in wrong.stderr and wrong.stderr.count("\n") == 1
+
+
 def test_the_core_imports_no_model_library():
     code = (
         "import sys; import tenfold_shared.cli, tenfold_shared.records, tenfold_shared.jsonl, tenfold_shared.models,"

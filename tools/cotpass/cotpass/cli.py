@@ -11,6 +11,7 @@ from tenfold_shared.cli import (
     Backend,
     Numbers,
     Selection,
+    Share,
     add_doctor,
     files_argument,
     options,
@@ -51,7 +52,7 @@ def sample(files: tuple[str, ...], **given: Any) -> int:
 )
 @click.option("--box", type=click.Choice(["last", "first", "all"]), default="last", show_default=True, help="Which \\boxed{} of a response is its answer; all is for answers in several parts.")  # fmt: skip
 @click.option("--require-box/--no-require-box", default=True, show_default=True, help="A response without a box has no final answer.")  # fmt: skip
-@click.option("--grade-timeout", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True, help="Seconds one symbolic comparison may take; then the grade is `ungradable`.")  # fmt: skip
+@click.option("--grade-timeout", type=Share(min=0, max=3600, min_open=True), default=2.0, show_default=True, help="Seconds one symbolic comparison may take; then the grade is `ungradable`.")  # fmt: skip
 @click.option("--truncated", type=click.Choice(["wrong", "grade"]), default="wrong", show_default=True, help="What a response cut at the token limit counts as; `grade` grades what is there.")  # fmt: skip
 @click.option("--trust-grades", is_flag=True, help="Keep a harness's own verdict where the file has one.")
 @options("output", "records", "workers", "max_time", "common")
@@ -116,7 +117,7 @@ def judge(files: tuple[str, ...], **given: Any) -> int:
 @click.option(
     "--ci", type=click.Choice(["normal"]), default="normal", show_default=True, help="Interval over problems."
 )
-@click.option("--max-unjudged", type=click.FloatRange(min=0, max=1), default=0.01, show_default=True, help="Largest share of right answers without a majority verdict for which a point estimate is given.")  # fmt: skip
+@click.option("--max-unjudged", type=Share(min=0, max=1), default=0.01, show_default=True, help="Largest share of right answers without a majority verdict for which a point estimate is given.")  # fmt: skip
 @click.option("--drop-short", is_flag=True, help="For each K, leave out problems with fewer than K samples.")
 @options("json", "plot", "records", "common")
 def metric(files: tuple[str, ...], **given: Any) -> int:
@@ -132,9 +133,13 @@ def metric(files: tuple[str, ...], **given: Any) -> int:
     """
     from cotpass.metric import run
 
-    if given["from_counts"] and files:
-        raise BadInput("--from-counts: reads its own file; leave out the positional files")
-    return run(files, take(Selection, given), **given)
+    selection = take(Selection, given)
+    if given["from_counts"] and (files or selection != Selection(None, None, None, 0)):
+        raise BadInput(
+            "--from-counts: reads its own whole table; leave out the positional files, --limit, --ids, --shard and "
+            "--skip-bad"
+        )
+    return run(files, selection, **given)
 
 
 @main.command(short_help="Sample files from one harness's form to another's.")

@@ -217,11 +217,13 @@ def run(
         raise BadInput("name a judge: --judge steps (checks the arithmetic) or --model URI (asks a model)")
     if kind == "steps" and backend.model:
         raise BadInput("--judge steps: needs no model; leave out --model")
+    if kind == "steps" and (template or backend.record or budget_tokens):
+        raise BadInput("--judge steps: asks no model; leave out --template, --record and --budget-tokens")
     if kind == "model" and not backend.model:
         raise BadInput("--judge model: needs --model URI")
     if kind == "model" and votes > 1 and sampling.temperature == 0:
         print("cotpass: --temperature 0 makes all votes of a response the same", file=sys.stderr)
-    settings = Settings(votes, scope, cot, read_template(template, TEMPLATE, FIELDS), seed)
+    settings = Settings(votes, scope, cot, read_template(template, TEMPLATE, FIELDS, "response"), seed)
     source = selection.source(files, "verdict", keep=output is not None)
     if dry_run:
         return _dry_run(source, kind, settings, sampling)

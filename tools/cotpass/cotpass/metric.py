@@ -27,7 +27,7 @@ from cotpass import estimators as est
 from cotpass.estimators import Floats, Ints
 from cotpass.votes import RULES, aggregate, tally
 from tenfold_shared import BadInput
-from tenfold_shared.cli import Selection
+from tenfold_shared.cli import Selection, print_table
 from tenfold_shared.jsonl import open_read
 from tenfold_shared.progress import Progress
 
@@ -578,9 +578,7 @@ def run(
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
     else:
-        from rich.console import Console
-
-        Console().print(human_table(result))
+        print_table(human_table(result))
     return 1 if result["refused"] else 0
 
 

@@ -32,6 +32,7 @@ _SCAN = re.compile(
           | \\(?:left|right|displaystyle|big|Big|bigg|Bigg)(?![A-Za-z]) | \\\\)
     | (?P<line>\n\s*)
     | (?P<clock>[0-9]+:[0-9][0-9:.]* | [0-9]+\.[0-9]+(?:\.[0-9]+)+)
+    | (?P<rule>-{{3,}} | _{{3,}} | ={{3,}} | \*{{3,}})
     | (?P<num>{_NUMBER})
     | (?P<vulgar>[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞])
     | (?P<raised>[⁰¹²³⁴⁵⁶⁷⁸⁹]+)
@@ -58,10 +59,10 @@ _VULGAR = dict(
     zip("½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", "1/2 1/3 2/3 1/4 3/4 1/5 2/5 3/5 4/5 1/6 5/6 1/8 3/8 5/8 7/8".split(), strict=True)
 )
 _RAISED = {ord(sign): str(digit) for digit, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
-_OPS = {"−": "-", "–": "-", "×": "*", "·": "*", "⋅": "*", "∙": "*", "✕": "*", "÷": "/", "∕": "/"}
-_OPS |= {"\\times": "*", "\\cdot": "*", "\\ast": "*", "\\div": "/"}
+_OPS = {"−": "-", "–": "-", "×": "*", "·": "*", "⋅": "*", "∙": "*", "✕": "*", "∕": "/"}
+_OPS |= {"\\times": "*", "\\cdot": "*", "\\ast": "*", "\\div": "÷"}
 _WORD_OPS = {"plus": "+", "minus": "-", "times": "*"}
-_TWO_WORD_OPS = {("multiplied", "by"): "*", ("divided", "by"): "/"}
+_TWO_WORD_OPS = {("multiplied", "by"): "*", ("divided", "by"): "÷"}
 _EQUALS = {"equals", "equal", "is", "gives", "makes", "are", "becomes", "yields"}
 _ROUGHLY = {"about", "approximately", "roughly", "around"}
 # "is 7 more than" says something else than "is 7".
@@ -98,7 +99,9 @@ _LABELS = set(
     "step part case question problem example equation eq day week no number item option line row page section "
     "chapter figure table round level grade".split()
 )
-_SHORT_UNITS = set("cm mm km kg mg ml cl dl ft in hr lb oz mi yd am pm kw hz gb mb kb tb".split())
+_SHORT_UNITS = set("cm mm km kg mg ml cl dl ft in hr lb oz mi yd kw hz gb mb kb tb".split())
+# Words behind a number that change its value: 2.5 million is not 2.5 of something.
+_CHANGING = set("hundred thousand million billion trillion dozen dozens half am pm o'clock squared cubed".split())
 # Units of one measure: their sums need a conversion, which is not written where we could check it.
 MEASURES = {
     name: measure
@@ -198,7 +201,9 @@ def _tokens(text: str) -> list[Token]:
                 found.append(Token("break", sign, start, end))
         elif kind == "clock":
             found.append(Token("unknown", sign, start, end))
-        elif kind in ("other", "environment"):
+        elif kind == "other" and sign == "_":
+            found.append(Token("unknown", sign, start, end))  # 1011_2
+        elif kind in ("other", "environment", "rule"):
             found.append(Token("break", sign, start, end))
         else:
             found.append(Token(kind, sign, start, end))
@@ -288,6 +293,8 @@ def _attached(tokens: list[Token], at: int) -> bool:
         return False
     before = tokens[at - 1]
     product = before.text in "xX" and at > 1 and tokens[at - 2].kind in ("num", "close", "post", "word")
+    if before.text == ",":  # 1,5 or (1,2)
+        return at > 1 and tokens[at - 2].kind == "num" and tokens[at - 2].end == before.start
     return (before.kind == "word" and before.text.isascii() and not product) or before.text in ("_", "#", "@")
 
 
@@ -341,12 +348,16 @@ def _word(read: list[Token], tokens: list[Token], at: int, text: str) -> tuple[T
         return token._replace(kind="post", text="%"), at + 1
     if known and word in _EQUALS:
         return _said_equal(tokens, at)
+    if word in ("mod", "modulo") or (known and word in _CHANGING):
+        return token._replace(kind="unknown"), at + 1
     if glued and known and previous is not None:
         # 5cm is a quantity, 5x and 3ab are products with something unknown; letters outside ASCII count things.
         unit = not word.isascii() or len(word) > 2 or word in _SHORT_UNITS
         return token._replace(kind="unit" if unit else "unknown", text=word), at + 1
     if known and word not in _STOP and len(word) > 1 and (end := _unit_ends(tokens, at)):
         return Token("unit", tokens[end - 1].text.lower(), token.start, tokens[end - 1].end), end
+    if known and word in MEASURES and following and following.kind == "num":
+        return token._replace(kind="unit", text=word), at + 1  # 1 hour 30 minutes
     if following and following.kind == "open" and following.start == token.end:
         return token._replace(kind="unknown"), at + 1  # f(3)
     beside = (previous is not None and previous.kind == "op") or (following is not None and following.kind == "op")
@@ -485,7 +496,10 @@ def _suffix(side: Side) -> Side:
     ("2) 3 + 4", "(3 + 4 = 7)") or a number that stands beside another one ("5 $3 + 4")."""
     lonely = max(_unpaired(side), default=-1)
     side = side[lonely + 1 :]
-    return side[max(_beside(side), default=0) :]
+    cut = max(_beside(side), default=0)
+    if cut and side[cut - 1].text in MEASURES and cut + 1 < len(side) and side[cut + 1].text in MEASURES:
+        return [side[cut]._replace(kind="unknown")]  # 1 hour 30 minutes
+    return side[cut:]
 
 
 def _prefix(side: Side) -> Side:

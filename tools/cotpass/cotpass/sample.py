@@ -113,7 +113,7 @@ def run(
     """The verb; returns the exit code."""
     if not backend.model:
         backend = msgspec.structs.replace(backend, model=("smollm2",))
-    text = read_template(template, "", {"question"}) if template else None
+    text = read_template(template, "", {"question"}, "question") if template else None
     source = selection.source(files, "task", keep=output is not None)
     if dry_run:
         calls, characters = 0, 0

@@ -16,12 +16,15 @@ When a step holds
   correctly rounded to the places shown: `10 / 3 = 3.33`, not `3.3333` for 3.34 and not `10 / 3 = 3`.
   After `≈` any correct rounding holds, of whole numbers to the digits before their zeros.
 - Percentages: `50 + 20% = 60` may mean a fifth of 50; `15 / 60 × 100 = 25%` may mean 25.
+- `2/3 ÷ 3/4 = 8/9`: beside `/`, `÷` may bind less.
 
 What is no step, because it cannot be decided
 - a side with a letter, a function or anything else unknown in it (`2x + 3 = 7`, `\binom{5}{2} = 10`); of
   `x = 3 + 4 = 7` the second `=` is a step;
 - `1 hour + 30 minutes = 90 minutes`: a sum in two units of one measure;
-- a plain fraction or percentage said to be a whole number (`1/4 = 25` students, `20% = 8`);
+- cents beside `$`, and numbers that a word behind them changes (`1.5 million`, `3 dozen`, `9 AM`, `2 (mod 5)`);
+- a plain fraction or percentage said to be a whole number (`1/4 = 25` students, `20% = 8`), and a quantity that
+  a sentence ends with and that the calculation does not match (`at 60 mph = 3 * 60`);
 - numbers whose arithmetic would take thousands of digits.
 
 It sees arithmetic only. A response that computes the wrong thing correctly passes, and one that reasons
@@ -39,6 +42,7 @@ import msgspec
 
 from cotpass.notation import MEASURES, Chain, Side, chains, is_mixed, singular
 
+_CENTS = {"cent", "cents", "penny", "pennies", "pence", "dime", "dimes", "nickel", "nickels", "quarters"}
 MAX_DIGITS = 40  # of one written number
 MAX_BITS = 4096  # of a value on the way
 MAX_DEPTH = 40  # of parentheses
@@ -96,7 +100,7 @@ class _Value(NamedTuple):
 
     exact: tuple[Fraction, ...]
     literal: _Literal | None
-    leading: Fraction | None
+    leading: _Value | None
     operation: bool
     share: bool
 
@@ -118,15 +122,16 @@ def _bounded(value: Fraction) -> Fraction:
 class _Parser:
     """Recursive descent over one side:
 
-        sum := product {+|- product}      product := signed {*|/ signed | (sum)}      signed := [+|-] power
+        sum := product {+|- product}      product := signed {*|/|÷ signed | (sum)}      signed := [+|-] power
         power := postfix [^ signed]       postfix := primary {% | !}
         primary := number | (sum) | frac{sum}{sum} | sqrt{sum}
 
-    relative: read `a ± b%` as a share of a; `shares` says whether that occurred.
+    relative: read `a ± b%` as a share of a; `shares` says whether that occurred. loose: let ÷ bind less than /,
+    as in 2/3 ÷ 3/4.
     """
 
-    def __init__(self, side: Side, relative: bool = False) -> None:
-        self.side, self.relative = list(side), relative
+    def __init__(self, side: Side, relative: bool = False, loose: bool = False) -> None:
+        self.side, self.relative, self.loose = list(side), relative, loose
         self.at = self.depth = self.operations = 0
         self.shares = False
 
@@ -156,18 +161,28 @@ class _Parser:
 
     def product(self) -> tuple[Fraction, bool]:
         """The product's value, and whether it is a percentage and nothing else."""
+        total, percent = self.factors("*/" if self.loose else "*/÷")
+        while self.loose and self.peek() == ("op", "÷"):
+            self.operation()
+            divisor, _ = self.factors("*/")
+            if divisor == 0:
+                raise _Unreadable
+            total, percent = _bounded(total / divisor), False
+        return total, percent
+
+    def factors(self, signs: str) -> tuple[Fraction, bool]:
         start, divided = self.at, False
         total = self.signed()
         percent = self.side[self.at - 1].text == "%" and self.at - start == 2
         while True:
             kind, text = self.peek()
-            if kind == "op" and text in "*/":
+            if kind == "op" and text in signs:
                 self.operation()
                 factor = self.signed()
-                if text == "/" and factor == 0:
+                if text != "*" and factor == 0:
                     raise _Unreadable
                 total = _bounded(total * factor if text == "*" else total / factor)
-                divided |= text == "/"
+                divided |= text != "*"
             elif kind in ("open", "frac", "sqrt") and not divided:  # 2(3 + 4); 1/2(3) has two readings
                 self.operations += 1
                 total = _bounded(total * self.signed())
@@ -266,6 +281,8 @@ def _value(side: Side) -> _Value | None:
         exact = [plain]
         if parser.shares:
             exact.append(_Parser(side, relative=True).value())
+        if {"/", "÷"} <= {token.text for token in side}:
+            exact.append(_Parser(side, loose=True).value())
     except _Unreadable:
         return None
     kinds = [token.kind for token in side]
@@ -280,7 +297,7 @@ def _value(side: Side) -> _Value | None:
         unit = Fraction(1, 10**places)
         readings = ((plain, unit / 100), (plain * 100, unit)) if percent else ((plain, unit),)
         literal = _Literal(readings, places, number.endswith("…"))
-    leading = _number(number) if number and len(side) > 1 and unsigned is side else None
+    leading = _value(side[:1]) if number and len(side) > 1 and unsigned is side else None
     written = kinds == ["num", "op", "num"] and side[1].text == "/" and all(t.text.isdecimal() for t in side[::2])
     fraction = written or (kinds[0] == "frac" and kinds.count("num") == 2) or (len(side) == 1 and "/" in number)
     return _Value(tuple(exact), literal, leading, parser.operations > 0, percent or (fraction and abs(plain) < 1))
@@ -293,7 +310,14 @@ def _check(chain: Chain, text: str, offset: int) -> Iterator[Step]:
     """The steps of one chain, decided. offset: of the chain's positions in TEXT."""
     sides = [[token for token in side if token.kind != "unit"] for side in chain.sides]
     values = [_value(side) for side in sides]
-    if not any(value and value.operation for value in values) or _mixes_units(chain):
+    if not any(value and value.operation for value in values):
+        return
+    last = chain.sides[-1] or [chain.relations[-1]]
+    first = (chain.sides[0] or [chain.relations[0]])[0].start
+    span = text[max(0, offset + first - 2) : offset + last[-1].end + 8]
+    units = {token.text for side in chain.sides for token in side if token.kind == "unit"}
+    money = any(sign in span for sign in ("$", "€", "£", "dollar", "euro"))
+    if _mixes_units(chain) or (money and units & _CENTS):
         return
     for at, relation in enumerate(chain.relations):
         left, right = values[at], values[at + 1]
@@ -308,16 +332,25 @@ def _check(chain: Chain, text: str, offset: int) -> Iterator[Step]:
             divisor, quotient, rest = divided
             holds = left.exact[0] == quotient + rest / divisor and 0 <= rest < divisor
             shown = f"{quotient} remainder {rest}"
-        elif _is_unsaid_share(left, right) or _is_unsaid_share(right, left):
-            continue
         else:
-            first = offset + sides[at + 1][0].start
-            money = text[max(0, first - 2) : first].strip()[-1:] in ("$", "€", "£")
+            hundred = len(left.exact) > 1 or any(token.text == "100" for token in sides[at])
+            if right.literal and len(right.literal.readings) > 1 and not hundred:
+                # Only what was multiplied by 100, or percentages before, may say 25 with 25%.
+                plain = right.literal._replace(readings=right.literal.readings[:1])
+                right = right._replace(exact=right.exact[:1], literal=plain)
             holds = (
                 _same(left, right, rough, money)
                 or _same(right, left, rough, False)
-                or (goes_on and right.leading is not None and right.leading in left.exact)
+                or (goes_on and right.leading is not None and _same(left, right.leading, rough, money))
             )
+            quantity = left.literal is not None and len(sides[at]) < len(chain.sides[at])
+            if not holds and (
+                _is_unsaid_share(left, right)
+                or _is_unsaid_share(right, left)
+                or (at == 0 and left.share and right.literal is None)
+                or (quantity and (at == 0 or not right.operation))
+            ):
+                continue  # 20% = 8; at 60 mph = 3 * 60; 3 weeks = 21 days
             shown = str(right.exact[0])
         written = " ".join(text[start : min(end, start + MAX_SHOWN)].split())
         yield Step(written, start, holds, str(left.exact[0]), shown)
@@ -326,7 +359,7 @@ def _check(chain: Chain, text: str, offset: int) -> Iterator[Step]:
 def _is_unsaid_share(share: _Value, other: _Value) -> bool:
     """`20% = 8`, `1/4 = 25`: a share of something that is not written, so that nothing can be decided."""
     whole = other.literal is not None and not other.operation and other.exact[0].denominator == 1
-    return share.share and whole and not set(share.exact) & set(other.exact)
+    return share.share and whole
 
 
 def _same(value: _Value, other: _Value, rough: bool, money: bool) -> bool:
@@ -363,7 +396,7 @@ def _is_endless(value: Fraction) -> bool:
 
 def _division(left: Side, right: Side) -> tuple[Fraction, Fraction, Fraction] | None:
     """(divisor, quotient, rest) of `17 / 5 = 3 remainder 2`, or None."""
-    if [t.kind for t in left] != ["num", "op", "num"] or left[1].text != "/":
+    if [t.kind for t in left] != ["num", "op", "num"] or left[1].text not in "/÷":
         return None
     if [t.kind for t in right] != ["num", "rem", "num"]:
         return None

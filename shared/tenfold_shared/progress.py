@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any, Self
+from collections.abc import Iterable, Iterator
+from typing import Any, Self, TypeVar
 
+Item = TypeVar("Item")
 PLAIN_EVERY_S = 30.0
 
 
@@ -36,6 +38,12 @@ class Progress:
             of = f"/{self.total}" if self.total is not None else ""
             rate = self.done / max(now - self._started, 1e-9)
             print(f"{self.label}: {self.done}{of} {self.unit}, {rate:.1f}/s", file=sys.stderr, flush=True)
+
+    def over(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, each counted as it is handed on."""
+        for item in items:
+            yield item
+            self.update()
 
     def note(self, line: str) -> None:
         """One line that must not tear the bar; warnings show even under --quiet."""

@@ -11,7 +11,7 @@ import time
 import pytest
 from commandline import BIN, LoopbackModel, cotpass, read, samples, start, tasks, write
 
-VERBS = ["sample", "grade", "judge", "metric", "convert", "doctor"]
+VERBS = ["sample", "grade", "judge", "metric", "convert", "calibrate", "doctor"]
 
 
 def leftovers(folder):

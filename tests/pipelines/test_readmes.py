@@ -86,7 +86,8 @@ def test_shared_options_read_the_same_in_every_verb_of_every_tool():
     compared = 0
     for folder in sorted((ROOT / "tools").iterdir()):
         group = importlib.import_module(f"{folder.name.replace('-', '_')}.cli").main
-        for verb in group.commands.values():
+        inner = [command for command in group.commands.values() if isinstance(command, click.Group)]
+        for verb in [*group.commands.values(), *(verb for one in inner for verb in one.commands.values())]:
             for option in verb.params:
                 if isinstance(option, click.Option) and option.name in known:
                     same = known[option.name]

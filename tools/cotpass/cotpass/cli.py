@@ -166,6 +166,77 @@ def convert(files: tuple[str, ...], **given: Any) -> int:
       cotpass convert judged.jsonl --to counts -o counts.csv
     """
     from cotpass.convert import run
+@main.group(short_help="How good is the judge? From its votes, or from injected errors.")
+def calibrate() -> None:
+    """How often the judge accepts a wrong reasoning (fpr) and refuses a right one (fnr).
+
+    `latent` reads both off the votes, with no labels. `inject` makes labelled records from correct
+    samples; judged with --scope all, `report` measures the judge on them.
+
+    \b
+    Example:
+      cotpass calibrate inject graded.jsonl -o test.jsonl
+      cotpass judge test.jsonl --judge steps --scope all -o tested.jsonl
+      cotpass calibrate report tested.jsonl
+    """
+
+
+@calibrate.command(short_help="fpr and fnr from three or more votes a response.")
+@files_argument(metavar="[JUDGED]...")
+@click.option("--scope", type=click.Choice(["all", "correct"]), default="all", show_default=True, help="Use all judged responses, or those with a right answer.")  # fmt: skip
+@click.option("--replicates", type=click.IntRange(min=100), default=2000, show_default=True, help="Bootstrap replicates, over problems.")  # fmt: skip
+@options("seed", "json", "records", "common")
+def latent(files: tuple[str, ...], **given: Any) -> int:
+    """The share p of right reasonings and the judge's rates a vote, from its votes alone.
+
+    Three votes determine p, fpr and fnr and leave nothing to test; with four or more the fit is
+    tested. Exit 1 where the votes do not determine them, as when all votes on a response are the same.
+
+    \b
+    Example:
+      cotpass calibrate latent judged.jsonl --json
+    """
+    from cotpass.latent import run
+
+    return run(files, take(Selection, given), **given)
+
+
+@calibrate.command(short_help="Labelled test records from correct samples.")
+@files_argument(metavar="[GRADED]...")
+@click.option("--type", "types", type=click.Choice(["number-consistent", "number-inconsistent", "step-deleted", "operator-swapped", "tail-cut", "final-answer", "splice", "clean"]), multiple=True, help="Only this type (repeatable).")  # fmt: skip
+@click.option("--per-type", type=click.IntRange(min=1), metavar="N", help="At most N records of each type, from samples drawn at random.")  # fmt: skip
+@click.option("--only-checked", is_flag=True, help="Only samples with written equations, all of them true.")
+@options("seed", "output", "records", "common")
+def inject(files: tuple[str, ...], **given: Any) -> int:
+    """One record for each sample with a right answer and each type of error, and a clean one.
+
+    What was done stands in `meta.injection`. Samples with a wrong written equation are left out; types
+    that a sample has no place for are skipped and counted.
+
+    \b
+    Example:
+      cotpass calibrate inject graded.jsonl --per-type 100 -o test.jsonl
+    """
+    from cotpass.inject import run
+
+    return run(files, take(Selection, given), **given)
+
+
+@calibrate.command("report", short_help="Sensitivity and specificity on judged test records.")
+@files_argument(metavar="[JUDGED_TEST]...")
+@options("json", "records", "common")
+def report_(files: tuple[str, ...], **given: Any) -> int:
+    """How often the judge sees each type of error and accepts what is clean, with agreement of votes.
+
+    \b
+    Example:
+      cotpass calibrate report tested.jsonl --json
+    """
+    from cotpass.reliability import run
+
+    return run(files, take(Selection, given), **given)
+
+
 
     return run(files, take(Selection, given), **given)
 

@@ -114,12 +114,11 @@ def judge(files: tuple[str, ...], **given: Any) -> int:
     "--k", "ks", type=Numbers(), help="K values, such as 1,2,4,8; default: powers of two up to the smallest n."
 )
 @click.option("--from-counts", metavar="FILE.csv", help="Read counts instead: columns problem,n,c,d.")
-@click.option(
-    "--ci", type=click.Choice(["normal"]), default="normal", show_default=True, help="Interval over problems."
-)
+@click.option("--ci", type=click.Choice(["normal", "problem", "nested", "closed", "bayes"]), default="normal", show_default=True, help="Interval. Problems as a sample: normal; problem (bootstrap over problems); nested (problems, and samples within them); bayes (Beta posteriors). These very problems: closed (sampling variance).")  # fmt: skip
+@click.option("--replicates", type=click.IntRange(min=100), default=10_000, show_default=True, help="Replicates of --ci problem, nested and bayes.")  # fmt: skip
 @click.option("--max-unjudged", type=Share(min=0, max=1), default=0.01, show_default=True, help="Largest share of right answers without a majority verdict for which a point estimate is given.")  # fmt: skip
 @click.option("--drop-short", is_flag=True, help="For each K, leave out problems with fewer than K samples.")
-@options("json", "plot", "records", "common")
+@options("seed", "json", "plot", "records", "common")
 def metric(files: tuple[str, ...], **given: Any) -> int:
     """Dataset scores from judged records: a table, or with --json one object.
 
@@ -166,6 +165,10 @@ def convert(files: tuple[str, ...], **given: Any) -> int:
       cotpass convert judged.jsonl --to counts -o counts.csv
     """
     from cotpass.convert import run
+
+    return run(files, take(Selection, given), **given)
+
+
 @main.group(short_help="How good is the judge? From its votes, or from injected errors.")
 def calibrate() -> None:
     """How often the judge accepts a wrong reasoning (fpr) and refuses a right one (fnr).
@@ -235,8 +238,6 @@ def report_(files: tuple[str, ...], **given: Any) -> int:
     from cotpass.reliability import run
 
     return run(files, take(Selection, given), **given)
-
-
 
     return run(files, take(Selection, given), **given)
 

@@ -4,8 +4,8 @@ Two steps. `accumulate` (records) or `from_counts` (CSV) reduces the input to `C
 a problem, in one pass; `report` turns them into the summary. `run` is the verb around them. The
 estimators are `estimators.py`, the vote rules `votes.py`, the picture `plot.py`.
 
-A new kind of interval is one function more in INTERVALS: it is given the statistic and the counts
-it is computed from, so it may resample them.
+The intervals are `intervals.py`: each is given the statistic and the counts it is computed from, so
+that it may resample them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from typing import Any
 import numpy as np
 
 from cotpass import estimators as est
+from cotpass import intervals
 from cotpass.estimators import Floats, Ints
+from cotpass.intervals import INTERVALS, REPLICATES, Draws, Interval, Statistic
 from cotpass.votes import RULES, aggregate, tally
 from tenfold_shared import BadInput
 from tenfold_shared.cli import Selection, print_table
@@ -37,7 +39,6 @@ AnswerKey = Callable[[Record], str | None]
 
 TAUS = (0.25, 0.5, 0.75, 1.0)
 MAX_UNJUDGED = 0.01
-Z95 = 1.959964
 
 
 # ---- counts
@@ -290,31 +291,6 @@ def _count(at: str, column: str, cell: str) -> int:
     return int(text)
 
 
-# ---- intervals
-
-Statistic = Callable[[Ints, Ints], Floats]
-"""(n, count), each (M,), to one value a problem, (M,); the dataset's score is the mean."""
-
-
-def normal_interval(statistic: Statistic, n: Ints, count: Ints) -> dict[str, float | None]:
-    """Mean over problems ± 1.959964 s/√M with the sample sd s, clipped to [0, 1]; none for M = 1.
-
-    Treats the problems as drawn from a population and their values as exact. Too narrow for few
-    problems and near 0 or 1: with all values equal its width is 0.
-    """
-    values = statistic(n, count)
-    if not len(values):
-        return {"value": None, "low": None, "high": None}
-    mean = float(values.mean())
-    if len(values) == 1:
-        return {"value": mean, "low": None, "high": None}
-    half = Z95 * float(values.std(ddof=1)) / math.sqrt(len(values))
-    return {"value": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}
-
-
-INTERVALS: dict[str, Callable[[Statistic, Ints, Ints], dict[str, float | None]]] = {"normal": normal_interval}
-
-
 # ---- report
 
 
@@ -327,13 +303,16 @@ def report(
     drop_short: bool = False,
     taus: Sequence[float] = TAUS,
     seed: int = 0,
+    replicates: int = REPLICATES,
 ) -> Report:
     """The summary of `cotpass metric --json`.
 
     ks: default the powers of two up to the smallest n (with drop_short the largest: each K is then
     scored on the problems with n ≥ K only, their number in `problems_at_k`). K > n: BadInput.
 
-    Values are means over problems, each {value, low, high}; low and high are null for one problem:
+    Values are means over problems, each {value, low, high}, the interval after `ci` (intervals.py; seed and
+    replicates for those that resample). low and high are null for one problem (but not with ci closed), and
+    for `cons` with ci nested, closed and bayes, since it is no function of the counts:
     `pass.<K>`, `cot_pass.<any|majority|all|counts>.<K>`, `g_pass.<tau>.<K>`, `mg_pass.<K>`,
     `pass_hat.<K>`, `cons.<K>` (absent without answers; `stderr` where it was sampled), `p_ca` = C/n,
     `p_cc_given_ca` = D/C over the problems with C > 0 (`excluded_c0` counts the others; D by majority).
@@ -346,31 +325,36 @@ def report(
         raise BadInput(f"ci: expected one of {', '.join(INTERVALS)}, got {ci!r}")
     if not 0 <= max_unjudged <= 1:
         raise BadInput(f"max_unjudged: expected a share in [0, 1], got {max_unjudged}")
-    interval = INTERVALS[ci]
+    draws = Draws(seed, replicates)
+
+    def interval(statistic: Statistic, n: Ints, count: Ints) -> Interval:
+        return intervals.interval(ci, statistic, n, count, draws)
+
     n, c = counts.n, counts.c
     ladder = _ladder(counts, ks, drop_short)
 
-    def over_k(statistic: Callable[..., Floats], count: Ints) -> Report:
-        scores: Report = {}
-        for k in ladder:
-            rows = n >= k
-            scores[str(k)] = interval(partial(statistic, k=k), n[rows], count[rows])
-        return scores
+    def over_k(statistic: Callable[[int], Statistic], count: Ints) -> Report:
+        return {str(k): interval(statistic(k), n[n >= k], count[n >= k]) for k in ladder}
+
+    def means(count: Ints) -> list[float]:
+        return [float(est.pass_at_k(n[n >= k], count[n >= k], [k]).mean()) for k in ladder]
 
     shares = {rule: _unjudged(c, low, high) for rule, (low, high) in counts.d.items()}
     refused = [rule for rule, share in shares.items() if share > max_unjudged]
     headline = "majority" if "majority" in counts.d else "counts"
     cot_pass, bounds = {}, {}
     for rule, (low, high) in counts.d.items():
-        lowest, highest = over_k(_pass, low), over_k(_pass, high)
-        cot_pass[rule] = _refusal(ladder) if rule in refused else lowest
-        bounds[rule] = {k: {"low": lowest[k]["value"], "high": highest[k]["value"]} for k in lowest}
+        cot_pass[rule] = _refusal(ladder) if rule in refused else over_k(intervals.pass_statistic, low)
+        bounds[rule] = {
+            str(k): {"low": least, "high": most} for k, least, most in zip(ladder, means(low), means(high), strict=True)
+        }
 
     present = n > 0
     some = c > 0
-    p_cc: dict[str, float | None] = {"value": None, "low": None, "high": None}
+    share = intervals.share_statistic()
+    p_cc: Interval = {"value": None, "low": None, "high": None}
     if headline in counts.d and headline not in refused:
-        p_cc = interval(lambda c_, d_: d_ / c_, c[some], counts.d[headline][0][some])
+        p_cc = interval(share, c[some], counts.d[headline][0][some])
     result: Report = {
         "n_problems": len(n),
         "n_samples": int(n.sum()),
@@ -378,18 +362,18 @@ def report(
         "max_n": int(n.max()),
         "k": ladder,
         "ci": ci,
-        "pass": over_k(_pass, c),
+        "pass": over_k(intervals.pass_statistic, c),
         "cot_pass": cot_pass,
         "bounds": bounds,
-        "p_ca": interval(lambda n_, c_: c_ / n_, n[present], c[present]),
+        "p_ca": interval(share, n[present], c[present]),
         "p_cc_given_ca": p_cc,
         "excluded_c0": int((present & ~some).sum()),
         "unjudged": shares.get(headline),
         "max_unjudged": max_unjudged,
         "refused": refused,
-        "g_pass": {f"{tau:g}": over_k(_g_pass(tau), c) for tau in taus},
-        "mg_pass": over_k(lambda n_, c_, k: est.mg_pass_at_k(n_, c_, [k])[:, 0], c),
-        "pass_hat": over_k(lambda n_, c_, k: est.pass_hat_k(n_, c_, [k])[:, 0], c),
+        "g_pass": {f"{tau:g}": over_k(partial(intervals.g_pass_statistic, tau=tau), c) for tau in taus},
+        "mg_pass": over_k(intervals.mg_pass_statistic, c),
+        "pass_hat": over_k(intervals.pass_hat_statistic, c),
         "truncated": counts.truncated,
         "ungradable": counts.ungradable,
         "failed": counts.failed,
@@ -401,14 +385,6 @@ def report(
         result["problems_at_k"] = {str(k): int((n >= k).sum()) for k in ladder}
     result["warnings"] = _warnings(counts, result)
     return result
-
-
-def _pass(n: Ints, c: Ints, k: int) -> Floats:
-    return est.pass_at_k(n, c, [k])[:, 0]
-
-
-def _g_pass(tau: float) -> Callable[..., Floats]:
-    return lambda n, c, k: est.g_pass_at_k(n, c, [k], [tau])[0, :, 0]
 
 
 def _ladder(counts: Counts, ks: Sequence[int] | None, drop_short: bool) -> list[int]:
@@ -441,7 +417,9 @@ def _refusal(ladder: Sequence[int]) -> Report:
     return {str(k): {"value": None, "low": None, "high": None} for k in ladder}
 
 
-def _cons(counts: Counts, ladder: list[int], interval: Callable[..., dict[str, float | None]], seed: int) -> Report:
+def _cons(
+    counts: Counts, ladder: list[int], interval: Callable[[Statistic, Ints, Ints], Interval], seed: int
+) -> Report:
     """Cons@K: problem by problem, since each has answers of its own; equal vote patterns share."""
     assert counts.answers is not None
     size = len(counts.n)
@@ -460,11 +438,15 @@ def _cons(counts: Counts, ladder: list[int], interval: Callable[..., dict[str, f
     scores: Report = {}
     for at, k in enumerate(ladder):
         rows = counts.n >= k
-        column = values[rows, at]
-        scores[str(k)] = interval(lambda n_, c_, column=column: column, counts.n[rows], counts.c[rows])
+        scores[str(k)] = interval(_given(values[rows, at]), counts.n[rows], counts.c[rows])
         if errors[rows, at].any():
             scores[str(k)]["stderr"] = float(np.sqrt((errors[rows, at] ** 2).sum()) / rows.sum())
     return scores
+
+
+def _given(column: Floats) -> Statistic:
+    """A statistic whose values are known already, because counts alone do not give them."""
+    return Statistic(lambda n, c: column)
 
 
 def _warnings(counts: Counts, result: Report) -> list[str]:
@@ -556,6 +538,8 @@ def run(
     ci: str,
     max_unjudged: float,
     drop_short: bool,
+    seed: int,
+    replicates: int,
     as_json: bool,
     plot: str | None,
     quiet: bool,
@@ -570,7 +554,9 @@ def run(
     else:
         with Progress("metric", None, "samples", quiet) as progress:
             counts = accumulate(_ticked(selection.source(files, "verdict"), progress))
-    result = report(counts, ks, ci=ci, max_unjudged=max_unjudged, drop_short=drop_short)
+    result = report(
+        counts, ks, ci=ci, max_unjudged=max_unjudged, drop_short=drop_short, seed=seed, replicates=replicates
+    )
     if plot:
         plot_report(result, plot)
     for line in result["warnings"]:

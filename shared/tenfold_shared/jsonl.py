@@ -413,6 +413,8 @@ class Output:
         overwrite: bool = False,
     ) -> None:
         self.path = None if path in (None, "-") else Path(str(path))
+        if self.path is not None and self.path.is_symlink():
+            self.path = self.path.resolve()  # replace what the link names, not the link
         self._inputs = source.identity() if source is not None and self.path is not None else []
         cleaned = _decode(redact(_encode(options).decode()).encode())
         self._identity: Record = {"tool": tool, "verb": verb, "options": cleaned, "inputs": self._inputs}
@@ -432,6 +434,12 @@ class Output:
             raise BadInput(f"{self.path}: the folder {self.path.parent} does not exist; create it first")
         if self.path.is_dir():
             raise BadInput(f"{self.path}: is a directory; -o wants a file here")
+        if self.path.exists() and not self.path.is_file():
+            raise BadInput(f"{self.path}: is no regular file; leave out -o and redirect stdout to it")
+        if self.path.exists() and any(
+            os.path.exists(entry["path"]) and os.path.samefile(entry["path"], self.path) for entry in self._inputs
+        ):
+            raise BadInput(f"{self.path}: is an input as well; choose another output")
         if not os.access(self.path.parent, os.W_OK):
             raise BadInput(f"{self.path}: the folder {self.path.parent} is not writable")
         self._lock = Lock(self._beside("lock"), self.path)

@@ -14,12 +14,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cotpass.estimators import cons_at_k, g_pass_at_k, mg_pass_at_k, pass_at_k, pass_hat_k
     from cotpass.steps import check_steps
+    from cotpass.theory import advantage
     from cotpass.votes import aggregate
 
 __version__ = "0.1.0"
-__all__ = ["aggregate", "check_steps", "cons_at_k", "g_pass_at_k", "mg_pass_at_k", "pass_at_k", "pass_hat_k"]
+__all__ = [
+    "advantage",
+    "aggregate",
+    "check_steps",
+    "cons_at_k",
+    "g_pass_at_k",
+    "mg_pass_at_k",
+    "pass_at_k",
+    "pass_hat_k",
+]
 
-_HOME = {"aggregate": "votes", "check_steps": "steps"}
+_HOME = {"advantage": "theory", "aggregate": "votes", "check_steps": "steps"}
 
 
 def __getattr__(name: str) -> Any:

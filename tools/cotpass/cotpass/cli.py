@@ -242,4 +242,31 @@ def report_(files: tuple[str, ...], **given: Any) -> int:
     return run(files, take(Selection, given), **given)
 
 
+@main.command(short_help="What rewarding answers does to reasoning: expected advantages, exactly.")
+@click.option("--pc", type=Share(min=0, max=1), help="P(reasoning right).")
+@click.option("--alpha", type=Share(min=0, max=1), help="P(answer right | reasoning right).")
+@click.option("--beta", type=Share(min=0, max=1), help="P(answer right | reasoning wrong).")
+@click.option("--group", type=click.IntRange(min=2, max=1 << 20), default=16, show_default=True, help="G, responses a group.")  # fmt: skip
+@click.option("--std", type=click.Choice(["population", "sample", "none"]), default="population", show_default=True, help="What rewards minus their group's mean are divided by: the std with 1/G (the paper), with 1/(G-1), or nothing (Dr. GRPO).")  # fmt: skip
+@click.option("--simulate", "simulate_groups", type=click.IntRange(min=2), metavar="N", help="Also draw N groups and average.")  # fmt: skip
+@click.option("--estimate", "estimate_from", metavar="JUDGED", help="Estimate the three chances from records judged with --scope all; those also given are used as given.")  # fmt: skip
+@click.option("--per-problem", is_flag=True, help="With --estimate: the three chances of each problem too.")
+@options("seed", "json", "records", "common")
+def theory(**given: Any) -> int:
+    """Expected advantage of right and of wrong reasoning when only final answers are rewarded.
+
+    For G to infinity (the paper's theorem), for this G, and for groups neither all right nor all wrong.
+    With --estimate also p_c, alpha and beta with 95 % intervals over problems, and a test of alpha > beta
+    within problems; exit 1 where the file lacks right or wrong reasonings.
+
+    \b
+    Examples:
+      cotpass theory --pc 0.3 --alpha 0.9 --beta 0.2 --group 16
+      cotpass theory --estimate judged.jsonl --group 16 --json
+    """
+    from cotpass.theory import run
+
+    return run(take(Selection, given), **given)
+
+
 add_doctor(main, extras=["hf", "vllm", "plot"])

@@ -1,4 +1,4 @@
-"""The theory against the paper's values, every outcome of small groups, and drawn groups; the estimates against known chances."""
+"""The theory against the paper's values, every outcome of small groups and drawn groups; estimates of known chances."""
 
 import json
 import math

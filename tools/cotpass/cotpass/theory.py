@@ -6,17 +6,18 @@ right answer, else 0, and the advantage of response i is (R_i − mean)/std over
 reasoning exactly when a right reasoning's expected advantage is the larger one: when alpha > beta, which the
 paper calls the logic prior.
 
-With mu = p_c alpha + (1 − p_c) beta, the chance of a right answer, every variant here has the form
+With mu = p_c alpha + (1 − p_c) beta, the chance of a right answer, for every G and every std
 
     E[advantage | reasoning right] = (1 − p_c)(alpha − beta) D,   E[advantage | wrong] = −p_c (alpha − beta) D
 
 where D is the expected advantage of a right answer minus that of a wrong one. The paper's theorem is D = 1/sigma,
 sigma² = mu(1 − mu), for G → ∞. For a finite group D is a sum over S ~ Binomial(G−1, mu), the right answers among
-the others; nothing is approximated. So p_c E[.|right] + (1 − p_c) E[.|wrong] = 0 holds to rounding.
+the others; nothing is approximated. So p_c E[.|right] + (1 − p_c) E[.|wrong] = 0 holds to rounding. Given that a
+group is undecided, each of the two is divided by its own chance of such a group.
 
 Edges, decided here:
-- sigma = 0 (every answer is the same): D grows as √(G−1) without bound. A limit is 0 where the factor before D is 0,
-  as it then is for every G, and null where it is not.
+- sigma = 0 (every answer is the same): D grows as √(G−1) without bound, unless nothing is divided by. A limit is 0
+  where the factor before D is 0, as it then is for every G, and null where it is not.
 - p_c of 0 or 1: one of the two classes never occurs. Its value is that of one such response put among G − 1 of
   the other class, as the formula says.
 - alpha = beta: everything is 0. alpha < beta: both signs turn round. Each of these is told in `warnings`.
@@ -217,7 +218,7 @@ def simulate(
 
 
 def _moments(count: Ints, total: Floats) -> Floats:
-    """Σ n, Σ s, Σ n², Σ ns, Σ s² over groups with n responses of a class and their score s, and the groups with any."""
+    """Σ n, Σ s, Σ n², Σ ns, Σ s² over groups with n responses of a class that score s, and the groups with any."""
     n = count.astype(float)
     return np.array([n.sum(), total.sum(), n @ n, n @ total, total @ total, np.count_nonzero(count)])
 
@@ -288,17 +289,13 @@ def collect(located: Iterable[tuple[str, Record]]) -> Judged:
             problems.setdefault(key[0], [0, 0, 0, 0])[2 * (not verdict) + (not right)] += 1
     if judge.votes is None:
         raise BadInput("votes: expected judged records, got none with votes; run `cotpass judge --scope all` first")
+    both = "and alpha and beta need right and wrong ones"
     for right, word in ((0, "wrong"), (1, "right")):
+        none = f"votes: none of the {answers[right]} {word} answers"
         if answers[right] and not voted[right]:
-            raise BadInput(
-                f"votes: none of the {answers[right]} {word} answers is judged, and alpha and beta need right and wrong ones; "
-                f"run `cotpass judge --scope all`"
-            )
+            raise BadInput(f"{none} is judged, {both}; run `cotpass judge --scope all`")
         if answers[right] and unjudged[right] == answers[right]:
-            raise BadInput(
-                f"votes: none of the {answers[right]} {word} answers has a majority verdict, and alpha and beta need right and "
-                f"wrong ones; use another judge"
-            )
+            raise BadInput(f"{none} has a majority verdict, {both}; use another judge")
     return Judged(list(problems), np.array(list(problems.values()), dtype=np.int64), unjudged[1], unjudged[0], failed)
 
 
@@ -308,26 +305,27 @@ def estimate(judged: Judged, per_problem: bool = False) -> Record:
     Values are pooled over responses: p_c = right reasonings/responses, alpha = right answers after right
     reasonings/right reasonings, beta the same after wrong ones; null where nothing is divided by. Intervals: see
     `pooled`. The test: see `prior_test`; it compares within problems, so that easy problems, which have more right
-    reasonings and more right answers, do not feign it as they do a pooled alpha > beta. All three are the judge's: its errors draw
-    alpha and beta together (`cotpass calibrate` measures them).
+    reasonings and more right answers, do not feign it as they do a pooled alpha > beta. All of it is the judge's
+    view: its errors draw alpha and beta together (`cotpass calibrate` measures them).
     per_problem: add `problems`, the same three values a problem with Wilson's intervals over its responses.
     """
     counts = judged.counts
     sound, right = counts[:, 0] + counts[:, 1], counts[:, 0] + counts[:, 2]
     total = counts.sum(axis=1)
     p_value, informative, method = prior_test(counts)
+    test = "Cochran-Mantel-Haenszel"
     found: Record = {
         "p_c": pooled(sound, total),
         "alpha": pooled(counts[:, 0], sound),
         "beta": pooled(counts[:, 2], total - sound),
         "p_value_alpha_gt_beta": p_value,
-        "test": {"name": "exact Cochran-Mantel-Haenszel" if method == "exact" else "Cochran-Mantel-Haenszel, normal", "problems": informative},
+        "test": {"name": f"exact {test}" if method == "exact" else f"{test}, {method}", "problems": informative},
         "p_ca": float(right.sum() / total.sum()),
         "n_problems": len(counts),
         "n_samples": int(total.sum()),
         "unjudged": {"right": judged.unjudged_right, "wrong": judged.unjudged_wrong},
         "failed": judged.failed,
-    }  # fmt: skip
+    }
     if per_problem:
         found["problems"] = [
             {

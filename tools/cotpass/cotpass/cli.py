@@ -118,6 +118,10 @@ def judge(files: tuple[str, ...], **given: Any) -> int:
 @click.option("--replicates", type=click.IntRange(min=100), default=10_000, show_default=True, help="Replicates of --ci problem, nested and bayes.")  # fmt: skip
 @click.option("--max-unjudged", type=Share(min=0, max=1), default=0.01, show_default=True, help="Largest share of right answers without a majority verdict for which a point estimate is given.")  # fmt: skip
 @click.option("--drop-short", is_flag=True, help="For each K, leave out problems with fewer than K samples.")
+@click.option("--correct", type=click.Choice(["latent", "rogan-gladen"]), help="Also P(CC|CA) and CoT-Pass@K corrected for the judge's errors: by rates found in these votes, or by known ones.")  # fmt: skip
+@click.option("--rates", metavar="REPORT.json", help="Rates for rogan-gladen: what `calibrate report --json` printed.")
+@click.option("--fpr", type=Share(min=0, max=1), help="For rogan-gladen: how often the majority accepts a wrong reasoning.")  # fmt: skip
+@click.option("--fnr", type=Share(min=0, max=1), help="For rogan-gladen: how often the majority does not accept a right one.")  # fmt: skip
 @options("seed", "json", "plot", "records", "common")
 def metric(files: tuple[str, ...], **given: Any) -> int:
     """Dataset scores from judged records: a table, or with --json one object.
@@ -129,14 +133,14 @@ def metric(files: tuple[str, ...], **given: Any) -> int:
     Examples:
       cotpass metric judged.jsonl --k 1,2,4,8 --plot curves.png
       cotpass metric --from-counts counts.csv --json
+      cotpass metric judged.jsonl --correct rogan-gladen --fpr 0.3 --fnr 0.05
     """
     from cotpass.metric import run
 
     selection = take(Selection, given)
     if given["from_counts"] and (files or selection != Selection(None, None, None, 0)):
         raise BadInput(
-            "--from-counts: reads its own whole table; leave out the positional files, --limit, --ids, --shard and "
-            "--skip-bad"
+            "--from-counts: reads its own whole table; leave out the positional files, --limit, --ids, --shard and --skip-bad"
         )
     return run(files, selection, **given)
 
@@ -236,8 +240,6 @@ def report_(files: tuple[str, ...], **given: Any) -> int:
       cotpass calibrate report tested.jsonl --json
     """
     from cotpass.reliability import run
-
-    return run(files, take(Selection, given), **given)
 
     return run(files, take(Selection, given), **given)
 

@@ -9,7 +9,7 @@ of diagnostic tests without a gold standard):
 
 - V = 3 has three free frequencies for three unknowns: solved in closed form from the factorial moments
   m_j = E[Y(Y−1)…]/(V(V−1)…), which are p t1^j + (1−p) t2^j. Nothing is left to test: `fit` is `saturated`.
-- V ≥ 4: maximum likelihood by EM from several starts, and a likelihood-ratio test of fit, G² with V − 3 degrees
+- V ≥ 4: maximum likelihood (EM, Fisher scoring; several starts), and a likelihood-ratio test of fit, G² with V − 3 degrees
   of freedom. That p differs between problems does not disturb it, votes that depend on each other do.
 - V < 3 determines nothing.
 
@@ -37,14 +37,14 @@ import numpy as np
 from cotpass.estimators import Floats, Ints
 from cotpass.votes import RULES, OneJudge, joined_rates, tally
 from tenfold_shared import BadInput
-from tenfold_shared.cli import Selection
+from tenfold_shared.cli import Selection, print_table
 from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
 
 REPLICATES = 2000
-EDGE = 1e-6  # a rate this near 0 or 1 is at the boundary
-_STEPS = 2000  # of EM, at most; accelerated, it needs some dozen
+EDGE = 1e-5  # a rate this near 0 or 1 is at the boundary
+_STEPS = 2000  # of the search, at most; it needs some dozen
 _TINY = 1e-300
 _STARTS = [(p, t1, t2) for p in (0.2, 0.5, 0.8) for t1, t2 in ((0.9, 0.1), (0.95, 0.6), (0.4, 0.05))]
 
@@ -95,13 +95,13 @@ def moments(counts: Floats) -> Floats:
     return counts @ falling.T / counts.sum(axis=-1, keepdims=True)
 
 
-def solve_moments(counts: Floats) -> Floats:
-    """(p, t1, t2) from the first three factorial moments, (..., V+1) to (..., 3); NaN where they have no
+def solve_moments(m: Floats) -> Floats:
+    """(p, t1, t2) with these first three factorial moments, (..., 3) to (..., 3); NaN where they have no
     solution with t2 < t1. The solution may lie outside [0, 1].
 
     t1 + t2 = (m3 − m1 m2)/(m2 − m1²), t1 t2 = (m1 m3 − m2²)/(m2 − m1²), p = (m1 − t2)/(t1 − t2).
     """
-    m1, m2, m3 = np.moveaxis(moments(counts), -1, 0)
+    m1, m2, m3 = np.moveaxis(m, -1, 0)
     spread = np.where(m2 - m1**2 > 1e-12, m2 - m1**2, np.nan)
     total, product = (m3 - m1 * m2) / spread, (m1 * m3 - m2**2) / spread
     inner = total**2 / 4 - product
@@ -136,26 +136,55 @@ def _em_step(counts: Floats, rates: Floats) -> Floats:
     return np.clip(np.stack([n1 / (n1 + n2), t1, t2], axis=-1), 0.0, 1.0)
 
 
+def _scoring_step(counts: Floats, rates: Floats) -> Floats:
+    """(p, t1, t2) after one step of Fisher scoring, (B, 3); NaN where it leads out of the model.
+
+    δ solves (JᵀWJ) δ = JᵀW (h − f), f the cells' chances, W = 1/f. The step is taken in the moments, of which
+    the cells are nearly linear functions (V = 3: exactly), and not in (p, t1, t2), where the likelihood of
+    near classes is a bent ridge.
+    """
+    top = counts.shape[-1] - 1
+    y = np.arange(top + 1)
+    right, wrong = _joint(rates, top)
+    cells = np.maximum(right + wrong, _TINY)
+    p, t1, t2 = (np.clip(rates[:, i, None], 1e-12, 1 - 1e-12) for i in range(3))
+    slopes = np.stack(
+        [
+            right / p - wrong / (1 - p),
+            right * (y - top * t1) / (t1 * (1 - t1)),
+            wrong * (y - top * t2) / (t2 * (1 - t2)),
+        ],
+        axis=1,
+    )
+    weighted = slopes / cells[:, None, :]
+    seen = counts / counts.sum(axis=-1, keepdims=True)
+    information = weighted @ np.swapaxes(slopes, 1, 2)
+    ridge = 1e-10 * np.trace(information, axis1=1, axis2=2)[:, None, None] * np.eye(3)
+    score = (weighted @ (seen - cells)[:, :, None])[:, :, 0]
+    step = np.linalg.solve(information + ridge, score[:, :, None])[:, :, 0]
+    powers = np.arange(1, 4)
+    one, other = t1**powers, t2**powers
+    bends = np.stack([one - other, p * powers * one / t1, (1 - p) * powers * other / t2], axis=-1)
+    return solve_moments(p * one + (1 - p) * other + (bends @ step[:, :, None])[:, :, 0])
+
+
 def maximise(counts: Floats, starts: Floats) -> Floats:
     """Likeliest (p, t1, t2), t1 ≥ t2, from each start: counts (B, V+1), starts (B, 3) to (B, 3).
 
-    EM with squared extrapolation (SQUAREM, Varadhan and Roland 2008): a longer step along the last two, taken
-    where it does not lower the likelihood, so that it climbs as surely as EM does.
+    Each step is the better one of EM, which never lowers the likelihood but crawls where the classes are near,
+    and of Fisher scoring followed by EM, which is quick there.
     """
     rates = np.array(starts, dtype=float)
     active = np.arange(len(rates))
     for _ in range(_STEPS):
         part, old = counts[active], rates[active]
-        once = _em_step(part, old)
-        twice = _em_step(part, once)
-        first, bend = once - old, twice - 2 * once + old
-        length = np.linalg.norm(first, axis=-1) / np.maximum(np.linalg.norm(bend, axis=-1), _TINY)
-        length = np.clip(length, 1.0, 1e4)[:, None]
+        new = _em_step(part, old)
         # At most ten times nearer to an edge than EM itself went: from an edge it comes back slowly.
-        jumped = np.clip(old + 2 * length * first + length**2 * bend, twice / 10, 1 - (1 - twice) / 10)
-        jumped = _em_step(part, jumped)
-        better = log_likelihood(part, jumped) >= log_likelihood(part, twice)
-        new = np.where(better[:, None], jumped, twice)
+        jumped = _scoring_step(part, old)
+        jumped = np.where(np.isfinite(jumped).all(axis=-1, keepdims=True), jumped, new)
+        jumped = _em_step(part, np.clip(jumped, new / 10, 1 - (1 - new) / 10))
+        better = log_likelihood(part, jumped) >= log_likelihood(part, new)
+        new[better] = jumped[better]
         rates[active] = new
         moving = (np.abs(new - old) / (new * (1 - new) + 1e-8)).max(axis=-1) > 1e-7
         active = active[moving]
@@ -202,9 +231,9 @@ def fit(tallies: Tallies, seed: int = 0, replicates: int = REPLICATES) -> Fit:
     if m2 - m1**2 <= 1e-12:
         return Fit(None, "two votes on a response agree no more often than chance: they do not tell right from wrong")
     if top == 3:
-        best = solve_moments(counts)
+        best = solve_moments(moments(counts))
     else:
-        starts = np.array([*_STARTS, solve_moments(counts)])
+        starts = np.array([*_STARTS, solve_moments(moments(counts))])
         starts = starts[np.isfinite(starts).all(axis=1)]
         tried = maximise(np.broadcast_to(counts, (len(starts), top + 1)), np.clip(starts, 1e-3, 1 - 1e-3))
         best = tried[int(np.argmax(log_likelihood(counts, tried)))]
@@ -212,7 +241,7 @@ def fit(tallies: Tallies, seed: int = 0, replicates: int = REPLICATES) -> Fit:
         return Fit(None, f"the votes' solution lies at or beyond the edge of the model ({_told(best)})")
     found = Fit(Rates(*map(float, best)))
     if len(tallies.yes) > 1:
-        found.weights = _resampled(len(tallies.yes), seed, replicates)
+        found.weights = resampled(len(tallies.yes), seed, replicates)
         found.replicates = _refit(found.weights @ tallies.yes, best)
         spread = moments((found.weights @ tallies.yes).astype(float))
         if np.quantile(spread[:, 1] - spread[:, 0] ** 2, 0.025) <= 0:
@@ -232,7 +261,7 @@ def _told(rates: Floats) -> str:
     return f"p {p:.3g}, fpr {t2:.3g}, fnr {1 - t1:.3g}"
 
 
-def _resampled(problems: int, seed: int, replicates: int) -> Ints:
+def resampled(problems: int, seed: int, replicates: int) -> Ints:
     """How often each problem is drawn in each replicate, (R, M)."""
     rng = np.random.default_rng(seed)
     if problems * replicates > 1 << 27:
@@ -248,7 +277,7 @@ def _refit(counts: Ints, best: Floats) -> Floats:
     rates = np.broadcast_to(best, (len(whole), 3)).copy()
     rest = np.ones(len(whole), dtype=bool)
     if counts.shape[1] == 4:
-        solved = solve_moments(whole)
+        solved = solve_moments(moments(whole))
         rest = ~_inside(solved)
         rates[~rest] = solved[~rest]
     if rest.any():
@@ -360,9 +389,7 @@ def run(
     if as_json:
         print(json.dumps(result))
     else:
-        from rich.console import Console
-
-        Console().print(human_table(result))
+        print_table(human_table(result))
     if not result["identifiable"]:
         print(f"cotpass: not identifiable: {result['reason']}", file=sys.stderr)
         return 1

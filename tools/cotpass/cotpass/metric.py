@@ -23,11 +23,12 @@ from typing import Any
 
 import numpy as np
 
+from cotpass import correct as correction
 from cotpass import estimators as est
 from cotpass import intervals
 from cotpass.estimators import Floats, Ints
 from cotpass.intervals import INTERVALS, REPLICATES, Draws, Interval, Statistic
-from cotpass.votes import RULES, aggregate, tally
+from cotpass.votes import RULES, OneJudge, aggregate, tally
 from tenfold_shared import BadInput
 from tenfold_shared.cli import Selection, print_table
 from tenfold_shared.jsonl import open_read
@@ -79,47 +80,6 @@ class _Problem:
         self.answers: dict[str, list[int]] = {}
 
 
-class _Judge:
-    """What the first judged record says about the judge; every other one must say the same."""
-
-    def __init__(self) -> None:
-        self.name: str | None = None
-        self.named_at = ""
-        self.votes: int | None = None
-        self.voted_at = ""
-
-    def check(self, at: str, record: Record) -> None:
-        count = len(record["votes"])
-        if self.votes is None:
-            self.votes, self.voted_at = count, at
-        if count != self.votes:
-            raise BadInput(f"{at}: votes: expected {self.votes} votes as in {self.voted_at}, got {count}")
-        entries = record.get("judge")
-        if entries is None:
-            return
-        if not isinstance(entries, list) or len(entries) != count:
-            raise BadInput(f"{at}: judge: expected a list with one entry a vote ({count})")
-        for entry in entries:
-            name = _judge_name(entry)
-            if name is None:
-                continue
-            if self.name is None:
-                self.name, self.named_at = name, at
-            if name != self.name:
-                raise BadInput(
-                    f"{at}: judge: expected one judge in all records, got {name} here and {self.name} in "
-                    f"{self.named_at}; measure them one file at a time"
-                )
-
-
-def _judge_name(entry: Any) -> str | None:
-    if not isinstance(entry, dict):
-        return None
-    if "steps" in entry:
-        return "the steps rule"
-    return f"model {entry['model']}" if entry.get("model") else None
-
-
 def answer_votes(require_box: bool = True) -> AnswerKey:
     """The usual vote of a sample for Cons@K: its final answer in canonical form, or None.
 
@@ -152,7 +112,7 @@ def accumulate(records: Iterable[tuple[str, Record]], answer_key: AnswerKey | No
     """
     vote = answer_key or answer_votes()
     problems: dict[str, _Problem] = {}
-    judge = _Judge()
+    judge = OneJudge()
     truncated = ungradable = failed = 0
     for where, record in records:
         name, sample = _identity(where, record)
@@ -540,11 +500,17 @@ def run(
     drop_short: bool,
     seed: int,
     replicates: int,
+    correct: str | None,
+    rates: str | None,
+    fpr: float | None,
+    fnr: float | None,
     as_json: bool,
     plot: str | None,
     quiet: bool,
 ) -> int:
-    """The verb; returns the exit code: 1 where too many right answers are unjudged."""
+    """The verb; returns the exit code: 1 where too many right answers are unjudged, or --correct is refused."""
+    wanted = correction.settings(correct, rates, fpr, fnr, seed, from_counts is not None)
+    votes = correction.Votes()
     if plot:
         from cotpass.plot import check_target, plot_report
 
@@ -553,10 +519,14 @@ def run(
         counts = _counts_of(from_counts)
     else:
         with Progress("metric", None, "samples", quiet) as progress:
-            counts = accumulate(_ticked(selection.source(files, "verdict"), progress))
+            records = _ticked(selection.source(files, "verdict"), progress)
+            counts = accumulate(votes.watch(records) if wanted else records)
     result = report(
         counts, ks, ci=ci, max_unjudged=max_unjudged, drop_short=drop_short, seed=seed, replicates=replicates
     )
+    if wanted:
+        votes = correction.Votes.of_counts(counts) if from_counts else votes
+        result["corrected"] = correction.corrected(counts, votes, result["k"], wanted)
     if plot:
         plot_report(result, plot)
     for line in result["warnings"]:
@@ -565,6 +535,11 @@ def run(
         print(json.dumps(result, ensure_ascii=False))
     else:
         print_table(human_table(result))
+        if wanted and result["corrected"]["identifiable"]:
+            print("\n".join(correction.lines(result["corrected"], result)))
+    if wanted and not result["corrected"]["identifiable"]:
+        print(f"cotpass: --correct {correct}: not identifiable: {result['corrected']['reason']}", file=sys.stderr)
+        return 1
     return 1 if result["refused"] else 0
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from cotpass.votes import VOTES, OneJudge, aggregate, tally
 from tenfold_shared import BadInput
-from tenfold_shared.cli import Selection
+from tenfold_shared.cli import Selection, print_table
 from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
@@ -197,9 +197,7 @@ def run(files: Sequence[str], selection: Selection, *, as_json: bool, quiet: boo
     if as_json:
         print(json.dumps(result))
     else:
-        from rich.console import Console
-
-        Console().print(human_table(result))
+        print_table(human_table(result))
     return 0
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cotpass import inject as module
 from cotpass.cli import main
-from cotpass.inject import NAMES, SEAM, TYPES, Sample, equations, inject, segments, usable
+from cotpass.inject import NAMES, SEAM, Sample, equations, inject, segments, usable
 from cotpass.reliability import Trial, fleiss_kappa, summary, wilson
 from cotpass.steps import check_steps, vote
 from tenfold_shared import BadInput, answers
@@ -288,11 +288,44 @@ def test_most_chains_take_every_type():
     assert all(found[kind] >= 95 for kind in NAMES), found
 
 
-def test_a_long_text_is_no_trap():
-    text = "\n".join(f"Line {i}: {i} + {i + 1} = {2 * i + 1}" for i in range(100, 700)) + "\n\\boxed{1399}"
+PIECES = ["3", "24", "1,000", "2.5", "½", " + ", "-", " × ", "\\times", " / ", "=", " = ", "\\approx", " is ", "\\frac{1}{2}",
+          "\\boxed{", "}", "{", "(", ")", "%", "x", " apples", ". ", "\n", "\n\n", "So ", "²", "$", "…", "\x1c", "</think>"]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join), st.booleans(), st.integers(0, 3))
+@settings(max_examples=300, deadline=None)
+def test_no_text_breaks_it(text, apart, seed):
+    record = {**PLUMS, "response": text, **({"reasoning": "4 * 6 = 24\n" + text} if apart else {})}
+    for sample in usable([("f:1", record)], False, Counter()):
+        for kind in NAMES:
+            new = inject(sample, kind, [sample, *POOL], seed)
+            if new is None:
+                continue
+            injection = new["meta"]["injection"]
+            if kind != "clean":
+                assert (new["response"], new.get("reasoning")) != (text, record.get("reasoning"))
+                changed = new[injection["field"]]
+                assert 0 <= injection["start"] <= injection["end"] <= len(changed)
+            if kind in ("number-inconsistent", "number-consistent", "operator-swapped"):
+                seen = check_steps(new.get("reasoning", "") + SEAM + new["response"] if apart else new["response"])
+                assert vote(seen) == "no"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(f"Line {i}: {i} + {i + 1} = {2 * i + 1}" for i in range(100, 700)) + "\n\\boxed{1399}",
+        "\n".join(f"{1000 + 7 * i} + 7 = {1007 + 7 * i}" for i in range(300)) + "\n\\boxed{3100}",
+        "1 + 1 = 2\n" + "\\boxed{" * 50_000,
+        "2 + 2 = 4 " + "}" * 50_000 + "{" * 50_000 + "\\boxed{4}",
+        "7 " * 50_000 + "\n3 + 3 = 6\n\\boxed{6}",
+    ],
+    ids=["lines", "chain", "boxes", "braces", "numbers"],
+)
+def test_a_long_text_is_no_trap(text):
     sample = Sample({**PLUMS, "response": text}, text, "")
     started = time.perf_counter()
-    for kind in TYPES:
+    for kind in NAMES:
         inject(sample, kind, [sample, *POOL], 0)
     assert time.perf_counter() - started < 20
 

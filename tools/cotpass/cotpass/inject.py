@@ -22,7 +22,8 @@ A *segment* is a line that is not blank (or, where there is one line only, a sen
 An error is a real one because `steps.py` reads the result again: after number-inconsistent and
 operator-swapped the very equation does not hold; after number-consistent exactly one does not. Numbers are
 renamed only where their origin is beyond doubt: a value that also stands in the question, or before the equation
-that derives it, is left alone (unless only the final answer is left of it). What cannot be done to a sample is skipped and counted.
+that derives it, is left alone (unless only the final answer is left of it). What cannot be done to a sample is
+skipped and counted.
 
 Samples in which the steps rule finds a false equation are left out, since their reasoning is known to be
 wrong; `--only-checked` asks that it found equations, and all of them true.
@@ -33,6 +34,7 @@ from __future__ import annotations
 import random
 import re
 import sys
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -52,12 +54,13 @@ from tenfold_shared.progress import Progress
 Record = dict[str, Any]
 Span = tuple[int, int]
 
+READINGS = 150  # of the text, while a changed number is carried on: one for each later equation that follows
 TRIES = 8  # places or numbers tried for one injection before it is given up
 SEAM = "\n\x1d\n"  # between a record's separate reasoning and its response: white space to every reader of text
 
 _NUMBER = re.compile(r"(?<![\w.,])(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?![0-9]|[.,][0-9])")
 _SENTENCE_END = re.compile(r"(?<=[.;!?])\s+(?=\S)")
-_BOX = re.compile(r"\\boxed\s*\{")
+_BRACE = re.compile(r"\\boxed\s*\{|[{}]")
 _SWAPS = {
     "+": "-",
     "-": "+",
@@ -131,8 +134,8 @@ def segments(text: str) -> list[Span]:
 
 
 def segment_of(spans: Sequence[Span], offset: int) -> int:
-    """Index of the segment OFFSET lies in, or the next one."""
-    return next((i for i, (_, end) in enumerate(spans) if offset < end), len(spans) - 1)
+    """Index of the segment OFFSET lies in, or the next one (the last where there is none)."""
+    return min(bisect_right(spans, offset, key=lambda span: span[1]), len(spans) - 1)
 
 
 def equations(text: str) -> list[Equation]:
@@ -155,20 +158,19 @@ def _numbers(text: str, start: int = 0) -> Iterator[tuple[Span, Fraction]]:
 
 
 def _boxes(text: str) -> list[Span]:
-    """Contents of each \\boxed{…} that closes."""
-    found = []
-    for match in _BOX.finditer(text):
-        depth = 1
-        for at in range(match.end(), len(text)):
-            depth += (text[at] == "{") - (text[at] == "}")
-            if not depth:
-                found.append((match.end(), at))
-                break
-    return found
+    """Contents of each \\boxed{…} that closes, in order."""
+    found: list[Span] = []
+    opened: list[int | None] = []  # where the content of a box begins; None for any other brace
+    for match in _BRACE.finditer(text):
+        if match.group() != "}":
+            opened.append(match.end() if len(match.group()) > 1 else None)
+        elif opened and (start := opened.pop()) is not None:
+            found.append((start, match.start()))
+    return sorted(found)
 
 
-def _in_box(text: str, span: Span) -> bool:
-    return any(start <= span[0] and span[1] <= end for start, end in _boxes(text))
+def _inside(span: Span, boxes: Sequence[Span]) -> bool:
+    return any(start <= span[0] and span[1] <= end for start, end in boxes)
 
 
 def _written(value: Fraction, like: str) -> str | None:
@@ -201,8 +203,8 @@ def _replaced(text: str, span: Span, new: str) -> str:
 
 
 def number_inconsistent(sample: Sample, rng: random.Random) -> Change | None:
-    text = sample.text
-    places = [e for e in equations(text) if e.step.holds and e.result and not _in_box(text, e.result)]
+    text, boxes = sample.text, _boxes(sample.text)
+    places = [e for e in equations(text) if e.step.holds and e.result and not _inside(e.result, boxes)]
     taken = {value for _, value in _numbers(text)} | {value for _, value in _numbers(sample.question)}
     for equation in rng.sample(places, len(places))[:TRIES]:
         assert equation.result is not None
@@ -225,19 +227,20 @@ def number_consistent(sample: Sample, rng: random.Random) -> Change | None:
         first.setdefault(value, start)
     derived = {e.result: Fraction(text[slice(*e.result)].replace(",", "")) for e in known if e.result}
     # Values whose origin is one equation and nothing else, by the place where they are derived.
-    sure = {span for span, value in derived.items() if value not in given and first[value] == span[0]}
-    places = []
+    sure = {span for span, value in derived.items() if value not in given and first.get(value) == span[0]}
+    last_use = {value: i for i, later in enumerate(known) for token in later.left for value in _values(token)}
+    boxes, places = _boxes(text), []
     for i, equation in enumerate(known):
-        if equation.result not in sure or _in_box(text, equation.result):
+        if equation.result not in sure or _inside(equation.result, boxes):
             continue
-        uses = {value for later in known[i + 1 :] for token in later.left for value in _values(token)}
-        if derived[equation.result] in uses:
+        if last_use.get(derived[equation.result], -1) > i:
             places.append(equation)
+    readings = iter(range(READINGS))
     for equation in rng.sample(places, len(places))[:TRIES]:
         assert equation.result is not None
         old = text[slice(*equation.result)]
         for new in islice(_others(old, written | given, rng), TRIES // 2):
-            made = _carried(text, equation, new, {derived[span] for span in sure}, written | given)
+            made = _carried(text, equation, new, {derived[span] for span in sure}, written | given, readings)
             if made is not None:
                 start = equation.result[0]
                 return Change(made[0], start, start + len(new), old, start, made[1])
@@ -249,11 +252,11 @@ def _values(token: Token) -> list[Fraction]:
 
 
 def _carried(
-    text: str, equation: Equation, new: str, sure: set[Fraction], taken: set[Fraction]
+    text: str, equation: Equation, new: str, sure: set[Fraction], taken: set[Fraction], readings: Iterator[int]
 ) -> tuple[str, int] | None:
     """TEXT with the equation's result changed to NEW and everything after it following, and how many later places
     changed; None where it cannot follow. sure: values that may be renamed; taken: values in use, which no
-    changed number may take, or it would be renamed with them."""
+    changed number may take, or it would be renamed with them; readings: how often TEXT may still be read."""
     assert equation.result is not None
     wanted = len(equations(text))
     start = equation.result[0]
@@ -263,7 +266,7 @@ def _carried(
     if not made:
         return None
     changed, values = count, {value}
-    for _ in range(wanted):
+    for _ in readings:
         found = equations(made)
         if len(found) != wanted:
             return None
@@ -278,7 +281,7 @@ def _carried(
         put = _written(value, stood)
         # A value of doubtful origin may change where all that is left of it is the final answer.
         rest = [span for span, number in _numbers(made, following.result[1]) if number == old]
-        doubtful = old not in sure and not all(_in_box(made, span) for span in rest)
+        doubtful = old not in sure and not all(_inside(span, _boxes(made)) for span in rest)
         if put is None or value <= 0 or doubtful or value in taken:
             return None
         made, count = _renamed(_replaced(made, following.result, put), following.result[0] + len(put), old, value)
@@ -348,7 +351,11 @@ def step_deleted(sample: Sample, rng: random.Random) -> Change | None:
     text = sample.text
     spans, boxes = segments(text), _boxes(text)
     given = {value for _, value in _numbers(sample.question)}
-    seen = list(_numbers(text))
+    first: dict[Fraction, int] = {}  # where a value first ends, and last begins
+    last: dict[Fraction, int] = {}
+    for span, value in _numbers(text):
+        first.setdefault(value, span[1])
+        last[value] = span[0]
     places = []
     known = equations(text)
     found = Counter(equation.step.right for equation in known)
@@ -359,8 +366,7 @@ def step_deleted(sample: Sample, rng: random.Random) -> Change | None:
         value = Fraction(text[slice(*equation.result)].replace(",", ""))
         inside = start <= equation.step.at and equation.result[1] <= end
         boxed = any(start <= box[0] < end for box in boxes)
-        earlier = any(other == value for span, other in seen if span[1] <= start)
-        later = any(other == value for span, other in seen if span[0] >= end)
+        earlier, later = first.get(value, end) <= start, last.get(value, start) >= end
         if len(spans) > 2 and inside and not boxed and later and not earlier and value not in given:
             places.append((start, end))
     if not places:

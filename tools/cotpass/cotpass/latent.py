@@ -9,8 +9,9 @@ of diagnostic tests without a gold standard):
 
 - V = 3 has three free frequencies for three unknowns: solved in closed form from the factorial moments
   m_j = E[Y(Y−1)…]/(V(V−1)…), which are p t1^j + (1−p) t2^j. Nothing is left to test: `fit` is `saturated`.
-- V ≥ 4: maximum likelihood (EM, Fisher scoring; several starts), and a likelihood-ratio test of fit, G² with V − 3 degrees
-  of freedom. That p differs between problems does not disturb it, votes that depend on each other do.
+- V ≥ 4: maximum likelihood (EM and Fisher scoring from several starts), and a likelihood-ratio test of fit, G²
+  with V − 3 degrees of freedom. It is meant to see votes that depend on each other; that p differs between
+  problems does not disturb it.
 - V < 3 determines nothing.
 
 When the estimate is refused (`identifiable: false`, all values null): every response's votes are the same (a
@@ -395,8 +396,8 @@ def run(
         return 1
     if isinstance(result["fit"], dict) and result["fit"]["p_value"] < 0.05:
         print(
-            f"cotpass: the votes do not fit the model (p = {result['fit']['p_value']:.2g}): they depend on each other, or "
-            f"responses differ in how hard they are to judge; the rates are then too favourable",
+            f"cotpass: the votes do not fit the model (p = {result['fit']['p_value']:.2g}): they depend on each other, "
+            f"or responses differ in how hard they are to judge; the rates may be too favourable",
             file=sys.stderr,
         )
     return 0

@@ -55,6 +55,13 @@ def test_every_command_runs(readme, tmp_path):
         run(plain + "\n" + served.replace("http://127.0.0.1:8000/v1", model.uri.split("#")[0]), tmp_path)
 
 
+@pytest.mark.engines
+@pytest.mark.parametrize("readme", [r for r in READMES if fences(r, "sh engines")], ids=lambda p: p.parent.name)
+def test_every_engine_command_runs(readme, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    run("\n".join(fences(readme, "sh engines")), tmp_path)
+
+
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_make_line_names_a_target(readme):
     for line in "\n".join(fences(readme, "sh")).splitlines():

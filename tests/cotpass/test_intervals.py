@@ -142,6 +142,6 @@ def coverage(ci, n, k, replicates, a=1.0, b=2.0, problems=30):
 
 @pytest.mark.deep
 @pytest.mark.parametrize("ci", ["problem", "nested", "closed", "bayes"])
-@pytest.mark.parametrize(("n", "k"), [(16, 1), (16, 4), (64, 8)])
+@pytest.mark.parametrize(("n", "k"), [(16, 1), (16, 4), (16, 16), (64, 8), (64, 32)])
 def test_coverage_of_500_simulated_data_sets(ci, n, k):
     assert 0.91 <= coverage(ci, n, k, 500) <= 0.98

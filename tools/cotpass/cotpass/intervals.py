@@ -28,7 +28,7 @@ bootstrap): problem i gets Gamma(1) weight, normalised; equal problems share one
   (84 % at n = 64, K = 16, Beta(2, 2)); then Var_i is the exact Var_p averaged over the posterior of p as in `bayes`.
 - normal: mean ± 1.96 s/√M, as most harnesses print it.
 
-Every interval is widened to hold its value. Coverage: tests/cotpass/test_intervals.py. numpy only.
+Every interval is widened to hold its value. Measured coverage: bench/coverage.py, printed in the README. numpy only.
 """
 
 from __future__ import annotations

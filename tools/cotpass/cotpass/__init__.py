@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cotpass.compare import pass_at_k_difference
     from cotpass.estimators import cons_at_k, g_pass_at_k, mg_pass_at_k, pass_at_k, pass_hat_k
     from cotpass.steps import check_steps
     from cotpass.theory import advantage
@@ -26,10 +27,11 @@ __all__ = [
     "g_pass_at_k",
     "mg_pass_at_k",
     "pass_at_k",
+    "pass_at_k_difference",
     "pass_hat_k",
 ]
 
-_HOME = {"advantage": "theory", "aggregate": "votes", "check_steps": "steps"}
+_HOME = {"advantage": "theory", "aggregate": "votes", "check_steps": "steps", "pass_at_k_difference": "compare"}
 
 
 def __getattr__(name: str) -> Any:

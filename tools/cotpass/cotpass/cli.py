@@ -145,6 +145,35 @@ def metric(files: tuple[str, ...], **given: Any) -> int:
     return run(files, selection, **given)
 
 
+@main.command(short_help="B minus A on the same problems, for every K, with paired intervals.")
+@click.argument("a", metavar="A", type=click.Path())
+@click.argument("b", metavar="B", type=click.Path())
+@click.option(
+    "--k", "ks", type=Numbers(), help="K values, such as 1,2,4,8; default: powers of two up to the smallest n."
+)
+@click.option("--intersect", is_flag=True, help="Go on with the problems that both files have.")
+@click.option("--max-unjudged", type=Share(min=0, max=1), default=0.01, show_default=True, help="Largest share of a file's right answers without a majority verdict for which CoT-Pass@K is compared.")  # fmt: skip
+@click.option("--replicates", type=click.IntRange(min=100), default=10_000, show_default=True, help="Bootstrap replicates, over problems.")  # fmt: skip
+@options("seed", "json", "plot", "ids", "skip_bad", "common")
+def compare(a: str, b: str, **given: Any) -> int:
+    """The difference B - A in Pass@K, and in CoT-Pass@K by majority where both files are judged.
+
+    A and B are graded or judged records, or tables problem,n,c,d named .csv. Each K has a 95 % interval
+    of its own and one that holds for all K at once. Exit 2 for problems that one file lacks and for
+    gold answers that differ; 1 when a file's unjudged are above --max-unjudged: then CoT-Pass@K has
+    bounds only.
+
+    \b
+    Examples:
+      cotpass compare base.jsonl tuned.jsonl --k 1,4,16 --plot gain.png
+      cotpass compare base.csv tuned.csv --json
+    """
+    from cotpass.compare import run
+
+    selection = Selection(None, given.pop("ids"), None, given.pop("skip_bad"))
+    return run(a, b, selection, **given)
+
+
 @main.command(short_help="Sample files from one harness's form to another's.")
 @files_argument(metavar="[SAMPLES]...")
 @click.option(

@@ -516,7 +516,7 @@ def run(
 
         check_target(plot)  # before the long read, not after it
     if from_counts:
-        counts = _counts_of(from_counts)
+        counts = counts_of(from_counts)
     else:
         with Progress("metric", None, "samples", quiet) as progress:
             records = _ticked(selection.source(files, "verdict"), progress)
@@ -543,7 +543,8 @@ def run(
     return 1 if result["refused"] else 0
 
 
-def _counts_of(path: str) -> Counts:
+def counts_of(path: str) -> Counts:
+    """`from_counts` of a file by name; `-` is stdin."""
     with io.TextIOWrapper(open_read(path), encoding="utf-8", newline="") as lines:
         return from_counts(lines, "<stdin>" if path == "-" else path)
 

@@ -1,13 +1,13 @@
-"""The picture of `cotpass metric --plot`: Pass@K and CoT-Pass@K over K, and the gap between them.
+"""The pictures of `metric --plot` (Pass@K and CoT-Pass@K over K, and the gap between them) and `compare --plot`.
 
-Takes the report of `metric.py`, writes a PNG or SVG whose bytes depend on the report alone.
+Each takes the report of its module and writes a PNG or SVG whose bytes depend on the report alone.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,24 +53,57 @@ def plot_report(report: Mapping[str, Any], path: str | Path) -> None:
     the hatched band between its bounds. Right: the gap Δ(K) = Pass@K − CoT-Pass@K; left out where
     nothing was judged. Raises BadInput and Missing as `check_target`.
     """
-    check_target(path)
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    target = Path(path)
     judged = bool(report["cot_pass"])
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a user's matplotlibrc must not change the bytes
-        matplotlib.rcParams.update(_STYLE)
-        figure = Figure(figsize=(9.6 if judged else 6.4, 4.4), dpi=150, layout="constrained")
-        FigureCanvasAgg(figure)
+
+    def draw(figure: Any) -> None:
         if judged:
             left, right = figure.subplots(1, 2, width_ratios=[1.9, 1])
             _draw_curves(left, report)
             _draw_gap(right, report)
         else:
             _draw_curves(figure.subplots(), report)
+
+    _save(path, 9.6 if judged else 6.4, draw)
+
+
+def plot_comparison(report: Mapping[str, Any], path: str | Path) -> None:
+    """Draw the report of `compare.py` to PATH (.png or .svg), replacing it in one step.
+
+    B − A over K, Pass@K left and CoT-Pass@K right where both files are judged: the inner band is the interval of
+    one K, the outer one that of all K at once. A refused value shows as the hatched band between its bounds.
+    Raises BadInput and Missing as `check_target`.
+    """
+    panels = [("pass", _PASS, "Pass@K, B − A")]
+    if report["cot_pass"]:
+        panels.append(("cot_pass", _COT, "CoT-Pass@K, B − A"))
+
+    def draw(figure: Any) -> None:
+        many = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (name, color, title) in zip(many, panels, strict=True):
+            _draw_difference(axes, report, name, color)
+            axes.set_title(title, loc="left", fontsize=10.5)
+        problems = "1 problem" if report["n_problems"] == 1 else f"{report['n_problems']} problems"
+        many[0].set_ylabel(f"mean difference over {problems}")
+        names = (f"{side.upper()}: {Path(report[side]['file']).name}" for side in ("a", "b"))
+        figure.suptitle("    ".join(names).replace("$", r"\$"), fontsize=10, color=_FAINT)
+
+    _save(path, 4.8 * len(panels) + (1.6 if len(panels) == 1 else 0), draw)
+
+
+def _save(path: str | Path, width: float, draw: Callable[[Any], None]) -> None:
+    """Draw on a fresh figure in our style and write it under PATH in one step."""
+    check_target(path)
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    target = Path(path)
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a user's matplotlibrc must not change the bytes
+        matplotlib.rcParams.update(_STYLE)
+        figure = Figure(figsize=(width, 4.4), dpi=150, layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(figure)
         partial = target.with_name(f".{target.name}.{os.getpid()}{target.suffix}")
         metadata = {"Date": None, "Creator": None} if target.suffix.lower() == ".svg" else {"Software": None}
         try:
@@ -80,6 +113,32 @@ def plot_report(report: Mapping[str, Any], path: str | Path) -> None:
             raise BadInput(f"--plot {path}: cannot be written: {error.strerror}") from None
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _draw_difference(axes: Any, report: Mapping[str, Any], name: str, color: str) -> None:
+    ks, scores = report["k"], report[name]
+    axes.axhline(0, color=_INK, lw=1, zorder=1)
+    if scores[str(ks[0])]["diff"] is None:
+        low, high = (_column(report["bounds"], side, ks) for side in ("low", "high"))
+        label = f"bounds: unjudged in {' and '.join(side.upper() for side in report['refused'])}"
+        axes.fill_between(ks, low, high, facecolor="none", edgecolor=color, hatch="///", lw=0, alpha=0.6, label=label)
+        axes.plot(ks, low, color=color, lw=1.2)
+        axes.plot(ks, high, color=color, lw=1.2)
+    else:
+        if scores[str(ks[0])]["low"] is not None:
+            for start, end, alpha, label in (
+                ("sim_low", "sim_high", 0.15, "95 %, all K at once"),
+                ("low", "high", 0.3, "95 %, each K"),
+            ):
+                ends = _column(scores, start, ks), _column(scores, end, ks)
+                if len(ks) == 1:  # a band needs two points
+                    axes.vlines(ks, *ends, color=color, lw=6, alpha=alpha, label=label)
+                else:
+                    axes.fill_between(ks, *ends, color=color, alpha=alpha, lw=0, label=label)
+        axes.plot(ks, _column(scores, "diff", ks), color=color, marker="o", ms=4.5, lw=2, zorder=3)
+    _k_axis(axes, ks)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="best", frameon=True, framealpha=0.85, edgecolor="none", fontsize=9)
 
 
 def _draw_curves(axes: Any, report: Mapping[str, Any]) -> None:

@@ -347,7 +347,7 @@ def _check(chain: Chain, text: str, offset: int) -> Iterator[Step]:
             if not holds and (
                 _is_unsaid_share(left, right)
                 or _is_unsaid_share(right, left)
-                or (at == 0 and left.share and right.literal is None)
+                or (at == 0 and left.share and sides[0][-1].text == "%" and right.literal is None)
                 or (quantity and (at == 0 or not right.operation))
             ):
                 continue  # 20% = 8; at 60 mph = 3 * 60; 3 weeks = 21 days

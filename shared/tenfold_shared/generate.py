@@ -915,6 +915,7 @@ class Recorder:
                 pulled[request.key] = request
                 yield request
 
+        # Every backend's iterator is a generator with close(), which the type Iterator does not say.
         with closing(self._inner.generate(noted(), sampling)) as completions:  # type: ignore[type-var]
             for completion in completions:
                 asked = _asked(pulled.pop(completion.key), sampling)

@@ -276,7 +276,7 @@ def run(
         if table:
             rows = read_matrix(table[0])
         else:
-            problems = _grouped((where, _as_verdict(record)) for where, record in _ticked(source, progress))
+            problems = _grouped((where, _as_verdict(record)) for where, record in progress.over(source))
             rows = [_row(*item) for item in problems.items()] if to in TABLES else []
         if to in TABLES:
             for line in (_counts if to == "counts" else _matrix)(rows):
@@ -291,9 +291,3 @@ def run(
     if not quiet:
         print(f"cotpass: {lines} lines of form {to}; it does not hold: {LOSES[to]}", file=sys.stderr)
     return 0
-
-
-def _ticked(located: Iterable[tuple[str, Record]], progress: Progress) -> Iterator[tuple[str, Record]]:
-    for one in located:
-        progress.update()
-        yield one

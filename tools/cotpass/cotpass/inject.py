@@ -44,6 +44,7 @@ from typing import Any, NamedTuple
 import cotpass
 from cotpass.judge import shown
 from cotpass.notation import Token, chains
+from cotpass.readers import once
 from cotpass.steps import Step, check_steps, vote
 from tenfold_shared import BadInput, answers
 from tenfold_shared import records as shapes
@@ -462,13 +463,8 @@ NAMES = (*TYPES, SPLICE, CLEAN)
 def usable(located: Iterable[tuple[str, Record]], only_checked: bool, dropped: Counter[str]) -> list[Sample]:
     """The samples to inject into; why others are not is counted in `dropped`. Raises BadInput on what is not
     graded and on a repeated (id, sample)."""
-    found, seen = [], set()
-    for where, record in located:
-        key = record["id"], record["sample"]
-        at = f"{where}: id {key[0]!r} sample {key[1]}"
-        if key in seen:
-            raise BadInput(f"{at}: expected every (id, sample) once, this one came before; was a file given twice?")
-        seen.add(key)
+    found = []
+    for at, record in once(located):
         if record.get("error") or record.get("finish_reason") == "error":
             dropped["failed"] += 1
             continue

@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cotpass.estimators import Floats, Ints
+from cotpass.readers import once
 from cotpass.votes import RULES, OneJudge, joined_rates, tally
 from tenfold_shared import BadInput
 from tenfold_shared.cli import Selection, print_table
@@ -295,15 +296,9 @@ def collect(located: Iterable[tuple[str, Record]], scope: str = "all") -> Tallie
     Raises BadInput for a repeated (id, sample), another number of votes, a second judge, and no votes at all.
     """
     judge = OneJudge()
-    seen: set[tuple[str, int]] = set()
     problems: dict[str, list[int]] = {}  # yes-count of each usable response
     left_out = unjudged = 0
-    for where, record in located:
-        key = record["id"], record["sample"]
-        at = f"{where}: id {key[0]!r} sample {key[1]}"
-        if key in seen:
-            raise BadInput(f"{at}: expected every (id, sample) once, this one came before; was a file given twice?")
-        seen.add(key)
+    for at, record in once(located):
         if record.get("error") or record.get("finish_reason") == "error":
             continue
         if scope == "correct" and "correct" not in record:
@@ -315,7 +310,7 @@ def collect(located: Iterable[tuple[str, Record]], scope: str = "all") -> Tallie
             continue
         judge.check(at, record)
         yes, _, abstain = tally(record["votes"])
-        rows = problems.setdefault(key[0], [])
+        rows = problems.setdefault(record["id"], [])
         if abstain:
             left_out += 1
         else:

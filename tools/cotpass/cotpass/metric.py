@@ -16,7 +16,7 @@ import json
 import math
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
@@ -519,7 +519,7 @@ def run(
         counts = counts_of(from_counts)
     else:
         with Progress("metric", None, "samples", quiet) as progress:
-            records = _ticked(selection.source(files, "verdict"), progress)
+            records = progress.over(selection.source(files, "verdict"))
             counts = accumulate(votes.watch(records) if wanted else records)
     result = report(
         counts, ks, ci=ci, max_unjudged=max_unjudged, drop_short=drop_short, seed=seed, replicates=replicates
@@ -547,9 +547,3 @@ def counts_of(path: str) -> Counts:
     """`from_counts` of a file by name; `-` is stdin."""
     with io.TextIOWrapper(open_read(path), encoding="utf-8", newline="") as lines:
         return from_counts(lines, "<stdin>" if path == "-" else path)
-
-
-def _ticked(records: Iterable[tuple[str, Record]], progress: Progress) -> Iterator[tuple[str, Record]]:
-    for located in records:
-        yield located
-        progress.update()

@@ -230,6 +230,18 @@ def _lm_eval_prompt(record: Record) -> str:
     return prompt if isinstance(prompt, str) else str(prompt)
 
 
+def once(located: Iterable[Located]) -> Iterator[Located]:
+    """The records with their places named in full, for messages. Raises BadInput where an (id, sample) repeats."""
+    seen = set()
+    for where, record in located:
+        key = record["id"], record["sample"]
+        at = f"{where}: id {key[0]!r} sample {key[1]}"
+        if key in seen:
+            raise BadInput(f"{at}: expected every (id, sample) once, this one came before; was a file given twice?")
+        seen.add(key)
+        yield at, record
+
+
 def read_gold(path: str) -> dict[str, Record]:
     """Task records of a --gold file by id. Raises BadInput."""
     from tenfold_shared.jsonl import Source

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
+from cotpass.readers import once
 from cotpass.votes import VOTES, OneJudge, aggregate, tally
 from tenfold_shared import BadInput
 from tenfold_shared.cli import Selection, print_table
@@ -80,14 +81,8 @@ def fleiss_kappa(table: Sequence[Sequence[int]]) -> float | None:
 def collect(located: Iterable[tuple[str, Record]]) -> list[Trial]:
     """Judged test records as trials. Raises BadInput on records that `inject` did not make or nobody judged."""
     judge = OneJudge()
-    seen: set[tuple[str, int]] = set()
     found = []
-    for where, record in located:
-        key = record["id"], record["sample"]
-        at = f"{where}: id {key[0]!r} sample {key[1]}"
-        if key in seen:
-            raise BadInput(f"{at}: expected every (id, sample) once, this one came before; was a file given twice?")
-        seen.add(key)
+    for at, record in once(located):
         injection = _injection(at, record)
         if not record.get("votes"):
             raise BadInput(f"{at}: votes: this test record is not judged; run `cotpass judge --scope all`")

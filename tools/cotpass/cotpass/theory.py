@@ -40,6 +40,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cotpass.estimators import Floats, Ints, integers
+from cotpass.readers import once
 from cotpass.reliability import wilson
 from cotpass.votes import OneJudge, aggregate, tally
 from tenfold_shared import BadInput
@@ -261,16 +262,10 @@ def collect(located: Iterable[tuple[str, Record]]) -> Judged:
     the right answers (or only the wrong ones) have verdicts: alpha and beta would come out as 1 (or 0).
     """
     judge = OneJudge()
-    seen: set[tuple[str, int]] = set()
     problems: dict[str, list[int]] = {}
     answers, voted, unjudged = [0, 0], [0, 0], [0, 0]  # by answer: wrong, right
     failed = 0
-    for where, record in located:
-        key = record["id"], record["sample"]
-        at = f"{where}: id {key[0]!r} sample {key[1]}"
-        if key in seen:
-            raise BadInput(f"{at}: expected every (id, sample) once, this one came before; was a file given twice?")
-        seen.add(key)
+    for at, record in once(located):
         if record.get("error") or record.get("finish_reason") == "error":
             failed += 1
             continue
@@ -286,7 +281,7 @@ def collect(located: Iterable[tuple[str, Record]]) -> Judged:
         if verdict is None:
             unjudged[right] += 1
         else:
-            problems.setdefault(key[0], [0, 0, 0, 0])[2 * (not verdict) + (not right)] += 1
+            problems.setdefault(record["id"], [0, 0, 0, 0])[2 * (not verdict) + (not right)] += 1
     if judge.votes is None:
         raise BadInput("votes: expected judged records, got none with votes; run `cotpass judge --scope all` first")
     both = "and alpha and beta need right and wrong ones"

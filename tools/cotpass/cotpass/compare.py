@@ -27,6 +27,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ Report = dict[str, Any]
 _END = 0.1  # problems added at each end of the scale
 _CHUNK = 1 << 22  # weights held at once
 _NAMES = ("diff", "low", "high", "sim_low", "sim_high")
-_NAMED = 5  # problems named in an error
+_NAMED = 5  # problems, and files, named in an error
 # Student's t at 97.5 % for 1 to 4 degrees of freedom, where the series of `_student` is too short.
 _FEW = (12.706205, 4.302653, 3.182446, 2.776445)
 
@@ -125,11 +126,34 @@ def pass_at_k_difference(
     Equal counts on both sides in every problem: 0, width 0. Raises BadInput as `estimators.pass_at_k` and
     `paired_difference`.
     """
-    rows = est.pass_at_k(n_b, c_b, ks) - est.pass_at_k(n_a, c_a, ks)
-    found = paired_difference(rows, seed, replicates)
-    if np.array_equal(n_a, n_b) and np.array_equal(c_a, c_b) and len(rows) > 1:
-        return Differences(*[found.diff] * 5)
-    return found
+    return pass_at_k_gains(n_a, c_a, [(n_b, c_b)], ks, seed, replicates)[0]
+
+
+def pass_at_k_gains(
+    n: npt.ArrayLike,
+    c: npt.ArrayLike,
+    others: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]],
+    ks: npt.ArrayLike,
+    seed: int = 0,
+    replicates: int = REPLICATES,
+) -> list[Differences]:
+    """Mean Pass@K of each other − Pass@K of the base, counts n, c of shape (M,), for J values of K.
+
+    The simultaneous intervals hold for all K of all the others at once: one max-t over their columns, since what
+    the base's samples happened to be moves all of them together. Equal counts and errors as `pass_at_k_difference`.
+    """
+    if not others:
+        return []
+    base = est.pass_at_k(n, c, ks)
+    found = paired_difference(np.hstack([est.pass_at_k(*other, ks) - base for other in others]), seed, replicates)
+    width = base.shape[1]
+    gains = []
+    for i, (n_b, c_b) in enumerate(others):
+        columns = [getattr(found, name)[i * width : (i + 1) * width] for name in _NAMES]
+        if np.array_equal(n, n_b) and np.array_equal(c, c_b) and len(base) > 1:
+            columns = [columns[0]] * len(_NAMES)
+        gains.append(Differences(*columns))
+    return gains
 
 
 def _replicates(rows: Floats, seed: int, replicates: int) -> Floats:
@@ -231,6 +255,31 @@ def _same_answer(one: Any, other: Any) -> bool:
     return len(first) == len(second) and sorted(map(key, map(str, first))) == sorted(map(key, map(str, second)))
 
 
+def matched(sides: Sequence[Side], intersect: bool = False) -> tuple[list[Side], list[list[str]]]:
+    """The sides with the problems that all have, in the order of their ids, and for each side the ids it lacks.
+
+    Raises BadInput for a side that lacks a problem of another (unless intersect), none in common, gold answers or
+    judges that differ.
+    """
+    each = [set(side.counts.ids) for side in sides]
+    everything = set().union(*each)
+    common = sorted(everything.intersection(*each))
+    lacking = [sorted(everything - ids) for ids in each]
+    if any(lacking) and not intersect:
+        parts = []
+        for i, (side, names) in enumerate(zip(sides, lacking, strict=True)):
+            of = sides[1 - i].path if len(sides) == 2 else "the other files"
+            parts += [f"{side.path} lacks {naming(names)} of {of}"] if names else []
+        if len(parts) > _NAMED:
+            parts = [*parts[:_NAMED], f"and {len(parts) - _NAMED} more files lack some"]
+        raise BadInput(f"{'; '.join(parts)}; --intersect compares the {len(common)} that all have")
+    if not common:
+        raise BadInput(f"{' and '.join(side.path for side in sides)} have no problem in common")
+    _check_gold(sides, common)
+    _check_judge(sides)
+    return [side.at(common) for side in sides], lacking
+
+
 # ---- the report
 
 
@@ -258,28 +307,14 @@ def compare(
     """
     if not 0 <= max_unjudged <= 1:
         raise BadInput(f"max_unjudged: expected a share in [0, 1], got {max_unjudged}")
-    ids_a, ids_b = set(a.counts.ids), set(b.counts.ids)
-    only_a, only_b = sorted(ids_a - ids_b), sorted(ids_b - ids_a)
-    common = sorted(ids_a & ids_b)
-    if (only_a or only_b) and not intersect:
-        missing = [
-            f"{other.path} lacks {_naming(names)} of {side.path}"
-            for names, side, other in ((only_a, a, b), (only_b, b, a))
-            if names
-        ]
-        raise BadInput(f"{'; '.join(missing)}; --intersect compares the {len(common)} that both have")
-    if not common:
-        raise BadInput(f"{a.path} and {b.path} have no problem in common")
-    _check_gold(a, b, common)
-    _check_judge(a, b)
-    a, b = a.at(common), b.at(common)
-    ladder = _ladder(a, b, ks)
+    (a, b), (only_b, only_a) = matched((a, b), intersect)
+    ladder = common_ladder((a, b), ks)
 
     n_a, n_b = a.counts.n, b.counts.n
 
     def paired(count_a: Ints, count_b: Ints) -> Report:
         found = pass_at_k_difference(n_a, count_a, n_b, count_b, ladder, seed, replicates)
-        return _columns(ladder, found)
+        return difference_columns(ladder, found)
 
     sides = [_side(side, ladder) for side in (a, b)]
     refused = [
@@ -296,13 +331,13 @@ def compare(
             str(k): {"low": float(low_b[i] - high_a[i]), "high": float(high_b[i] - low_a[i])}
             for i, k in enumerate(ladder)
         }
-        cot_pass = _nothing(ladder) if refused else paired(a.majority[0], b.majority[0])
+        cot_pass = no_difference(ladder) if refused else paired(a.majority[0], b.majority[0])
         if not refused:
-            sides[0]["cot_pass"], sides[1]["cot_pass"] = _by_k(ladder, low_a), _by_k(ladder, low_b)
+            sides[0]["cot_pass"], sides[1]["cot_pass"] = by_k(ladder, low_a), by_k(ladder, low_b)
     else:
         refused = []  # there is no comparison of reasoning that could be refused
     result: Report = {
-        "n_problems": len(common),
+        "n_problems": len(a.counts.ids),
         "k": ladder,
         "pass": paired(a.counts.c, b.counts.c),
         "cot_pass": cot_pass,
@@ -318,37 +353,41 @@ def compare(
     return result
 
 
-def _check_gold(a: Side, b: Side, common: Iterable[str]) -> None:
-    differ = [
-        name
-        for name in common
-        if name in a.gold
-        and name in b.gold
-        and a.gold[name] != b.gold[name]
-        and not _same_answer(a.gold[name], b.gold[name])
-    ]
+def _check_gold(sides: Sequence[Side], common: Iterable[str]) -> None:
+    known: dict[str, Side] = {}
+    differ: dict[str, tuple[Side, Side]] = {}
+    for name in common:
+        for side in sides:
+            if name not in side.gold:
+                continue
+            first = known.setdefault(name, side)
+            one, other = first.gold[name], side.gold[name]
+            if one != other and not _same_answer(one, other):
+                differ.setdefault(name, (first, side))
     if differ:
-        first = differ[0]
+        name, (one, other) = next(iter(differ.items()))
         raise BadInput(
-            f"id {first!r}: answer: expected one gold answer in both files, got {a.gold[first]!r} in {a.path} and "
-            f"{b.gold[first]!r} in {b.path}{f'; and {len(differ) - 1} more' if differ[1:] else ''}"
+            f"id {name!r}: answer: expected one gold answer in both files, got {one.gold[name]!r} in {one.path} and "
+            f"{other.gold[name]!r} in {other.path}{f'; and {len(differ) - 1} more' if len(differ) > 1 else ''}"
         )
 
 
-def _check_judge(a: Side, b: Side) -> None:
+def _check_judge(sides: Sequence[Side]) -> None:
     """Two judges, or two numbers of votes, would be a difference that no model made."""
-    one, other = ((side.judge.name, side.judge.votes) for side in (a, b))
-    if None in (one[1], other[1]):
-        return
-    if one[1] != other[1] or (one[0] and other[0] and one[0] != other[0]):
-        raise BadInput(
-            f"judge: expected one judge and number of votes in both files, got {one[0] or 'no name'} with {one[1]} in "
-            f"{a.path} and {other[0] or 'no name'} with {other[1]} in {b.path}"
-        )
+    for a, b in combinations(sides, 2):
+        one, other = ((side.judge.name, side.judge.votes) for side in (a, b))
+        if None in (one[1], other[1]):
+            continue
+        if one[1] != other[1] or (one[0] and other[0] and one[0] != other[0]):
+            raise BadInput(
+                f"judge: expected one judge and number of votes in both files, got {one[0] or 'no name'} with "
+                f"{one[1]} in {a.path} and {other[0] or 'no name'} with {other[1]} in {b.path}"
+            )
 
 
-def _ladder(a: Side, b: Side, ks: Sequence[int] | None) -> list[int]:
-    side = min((a, b), key=lambda each: int(each.counts.n.min()))
+def common_ladder(sides: Sequence[Side], ks: Sequence[int] | None) -> list[int]:
+    """The K that every problem of every side has samples for: ks, or by default the powers of two. Raises BadInput."""
+    side = min(sides, key=lambda each: int(each.counts.n.min()))
     row = int(np.argmin(side.counts.n))
     limit, shortest = int(side.counts.n[row]), side.counts.ids[row]
     if limit < 1:
@@ -365,7 +404,8 @@ def _ladder(a: Side, b: Side, ks: Sequence[int] | None) -> list[int]:
     return ladder
 
 
-def _columns(ladder: Sequence[int], found: Differences) -> Report:
+def difference_columns(ladder: Sequence[int], found: Differences) -> Report:
+    """`{K: {diff, low, high, sim_low, sim_high}}`, null for what is NaN."""
     rows: Report = {}
     for i, k in enumerate(ladder):
         values = {name: float(getattr(found, name)[i]) for name in _NAMES}
@@ -373,11 +413,13 @@ def _columns(ladder: Sequence[int], found: Differences) -> Report:
     return rows
 
 
-def _nothing(ladder: Sequence[int]) -> Report:
+def no_difference(ladder: Sequence[int]) -> Report:
+    """The same without values."""
     return {str(k): dict.fromkeys(_NAMES) for k in ladder}
 
 
-def _by_k(ladder: Sequence[int], means: Floats) -> dict[str, float]:
+def by_k(ladder: Sequence[int], means: Floats) -> dict[str, float]:
+    """`{K: value}` of values (J,)."""
     return {str(k): float(value) for k, value in zip(ladder, means, strict=True)}
 
 
@@ -388,12 +430,13 @@ def _side(side: Side, ladder: Sequence[int]) -> Report:
         "min_n": int(side.counts.n.min()),
         "max_n": int(side.counts.n.max()),
         "unjudged": side.unjudged,
-        "pass": _by_k(ladder, est.pass_at_k(side.counts.n, side.counts.c, ladder).mean(axis=0)),
+        "pass": by_k(ladder, est.pass_at_k(side.counts.n, side.counts.c, ladder).mean(axis=0)),
         "cot_pass": {},
     }
 
 
-def _naming(names: Sequence[str]) -> str:
+def naming(names: Sequence[str]) -> str:
+    """How many problems these are and the first few of them, for messages."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return f"{len(names)} problem{'s' if len(names) > 1 else ''} ({', '.join(map(repr, names[:_NAMED]))}{more})"
 
@@ -402,7 +445,7 @@ def _warnings(a: Side, b: Side, result: Report) -> list[str]:
     lines = []
     for names, path in ((result["only_a"], a.path), (result["only_b"], b.path)):
         if names:
-            lines.append(f"left out, only in {path}: {_naming(names)}")
+            lines.append(f"left out, only in {path}: {naming(names)}")
     if (a.majority is None) != (b.majority is None):
         judged, bare = (b, a) if a.majority is None else (a, b)
         lines.append(f"{judged.path} is judged and {bare.path} is not: no comparison of CoT-Pass@K")

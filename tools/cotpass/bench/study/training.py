@@ -2,7 +2,8 @@
 
 Part of `make claims-cotpass`. One run is one seed:
 
-1. Supervised: cross-entropy on right solutions, stopped early, so that the model often errs.
+1. Supervised: cross-entropy on solutions of a mixed corpus (`chains.carelessly`), so that the model can calculate and
+   often does not.
 2. Reinforcement, as GRPO without clipping or KL term: of each of `prompts` problems `group` responses are drawn; the
    reward is 1 for a right final answer, whatever the reasoning; the advantage (R − mean)/std over the group with the
    population std (arXiv 2506.14245 §4); one gradient step a batch, the mean over tokens. The control's rewards are
@@ -17,14 +18,27 @@ from __future__ import annotations
 import gzip
 import json
 import random
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load, save
 
-from study.chains import CODE, LENGTHS, LETTERS, PAD, VOCABULARY, Problem, check, draw, draw_many, longest, record
+from study.chains import (
+    CODE,
+    LENGTHS,
+    LETTERS,
+    PAD,
+    VOCABULARY,
+    Problem,
+    carelessly,
+    check,
+    draw,
+    draw_many,
+    longest,
+    record,
+)
 from study.model import Model
 from tenfold_shared.jsonl import write_atomic
 
@@ -33,40 +47,56 @@ HELD_OUT_SEED = 999
 
 @dataclass(frozen=True)
 class Settings:
-    width: int = 128
-    layers: int = 4
-    supervised: int = 800  # steps
+    width: int = 96
+    layers: int = 3
+    supervised: int = 3000  # steps
     supervised_batch: int = 64
-    supervised_rate: float = 1e-3
-    checkpoints: tuple[int, ...] = (0, 5, 10, 20, 40, 60, 80, 120)  # of the second part
+    supervised_rate: float = 2e-3
+    checkpoints: tuple[int, ...] = (0, 10, 20, 40, 80, 120, 160, 200)  # of the second part
     prompts: int = 64
     group: int = 16
     rate: float = 1e-4
+    warmup: int = 10  # steps
     held_out: int = 160  # problems
     samples: int = 64  # of each
 
 
-def run(seed: int, reward: str, settings: Settings, folder: Path, say: Callable[[str], None]) -> None:
-    """Train one model and write the records of its checkpoints into folder. reward: answer, or random (control)."""
+def train_supervised(seed: int, settings: Settings, path: Path, say: Callable[[str], None]) -> None:
+    """The first part; weights to path (safetensors)."""
     torch.manual_seed(seed)
-    torch.set_num_threads(1)
-    held_out = draw_many(HELD_OUT_SEED, settings.held_out)
-    kept = frozenset(held_out)
-    rng = random.Random(seed)
+    model = Model(settings.width, 4, settings.layers)
+    supervise(model, settings, random.Random(seed), held_out(settings)[1], say)
+    write_atomic(path, save(model.state_dict()))
+
+
+def train_rewarded(
+    seed: int, reward: str, settings: Settings, start: Path, folder: Path, say: Callable[[str], None]
+) -> None:
+    """The second part from the weights in start; checkpoints' records and training.json into folder.
+
+    reward: `answer`, or `random`, the control.
+    """
+    tested, without = held_out(settings)
+    rng = random.Random(1000 + seed)
     generator = torch.Generator().manual_seed(seed)
     model = Model(settings.width, 4, settings.layers)
-    supervise(model, settings, rng, kept, say)
+    model.load_state_dict(load(start.read_bytes()))
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.rate, betas=(0.9, 0.98))
     log = []
-    started = time.monotonic()
     for step in range(settings.checkpoints[-1] + 1):
         if step in settings.checkpoints:
-            write(folder / f"step-{step}.jsonl.gz", held_out, sampled(model, held_out, settings.samples, generator))
+            write(folder / f"step-{step}.jsonl.gz", tested, sampled(model, tested, settings.samples, generator))
         if step < settings.checkpoints[-1]:
-            log.append(reinforce(model, optimizer, reward, settings, rng, kept, generator))
-            say(f"step {step + 1}: " + " ".join(f"{name} {value:.3f}" for name, value in log[-1].items()))
-    summary = {"seconds": time.monotonic() - started, "steps": log}
-    write_atomic(folder / "training.json", json.dumps(summary).encode())
+            for group in optimizer.param_groups:  # Adam's first steps are large in every direction, noise included
+                group["lr"] = settings.rate * min(1.0, (step + 1) / settings.warmup)
+            log.append(reinforce(model, optimizer, reward, settings, rng, without, generator))
+            say(f"step {step + 1}: " + ", ".join(f"{name} {value:.3f}" for name, value in log[-1].items()))
+    write_atomic(folder / "training.json", json.dumps(log).encode())
+
+
+def held_out(settings: Settings) -> tuple[list[Problem], frozenset[Problem]]:
+    found = draw_many(HELD_OUT_SEED, settings.held_out)
+    return found, frozenset(found)
 
 
 def problems(rng: random.Random, count: int, without: frozenset[Problem]) -> list[Problem]:
@@ -100,7 +130,7 @@ def supervise(
         for group in optimizer.param_groups:
             group["lr"] = settings.supervised_rate * min(1.0, (step + 1) / 100) * (1 - step / total)
         batch = problems(rng, settings.supervised_batch, without)
-        tokens = encoded(each.prompt + each.solution for each in batch)
+        tokens = encoded(each.prompt + carelessly(rng, each) for each in batch)
         mask = response_mask(tokens, [len(each.prompt) for each in batch])[:, 1:]
         loss = -(model.log_probs(tokens) * mask).sum() / mask.sum()
         descend(model, optimizer, loss)

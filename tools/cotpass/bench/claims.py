@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import gzip
+import itertools
 import json
 import os
 import subprocess
@@ -26,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +89,16 @@ class Study:
     def records(self, reward: str, seed: int, step: int) -> Path:
         return self.folder / f"{reward}-{seed}" / f"step-{step}.jsonl.gz"
 
-    def waves(self) -> list[dict[str, Callable[[], None]]]:
-        """The parts; those of a wave need what earlier waves wrote."""
-        first = {f"supervised-{seed}": lambda seed=seed: self.supervised(seed) for seed in self.seeds}
-        judges = {f"judge-{name}": lambda name=name: self.judge(name) for name in JUDGES}
-        second = {
-            f"{reward}-{seed}": lambda reward=reward, seed=seed: self.rewarded(reward, seed)
-            for reward in REWARDS
-            for seed in self.seeds
-        }
-        return [{"injections": self.injections}, first, judges | {"coverage": self.coverage} | second]
+    def parts(self) -> dict[str, tuple[Callable[[], None], str | None]]:
+        """Each part and the one that must be done before it, in an order in which that one stands earlier."""
+        found: dict[str, tuple[Callable[[], None], str | None]] = {"injections": (self.injections, None)}
+        for seed in self.seeds:
+            found[f"supervised-{seed}"] = (partial(self.supervised, seed), None)
+        for reward, seed in itertools.product(REWARDS, self.seeds):
+            found[f"{reward}-{seed}"] = (partial(self.rewarded, reward, seed), f"supervised-{seed}")
+        for name in JUDGES:
+            found[f"judge-{name}"] = (partial(self.judge, name), "injections")
+        return found | {"coverage": (self.coverage, None)}
 
     # ---- parts
 
@@ -432,8 +434,10 @@ def run(command: str, *arguments: str, stdin: str | None = None, ok: tuple[int, 
     return done.stdout
 
 
-def part(study: Study, name: str) -> None:
-    """Run a part in a process of its own, its lines in its log; note when it is done."""
+def part(study: Study, name: str, before: concurrent.futures.Future[None] | None) -> None:
+    """Run a part in a process of its own after the one before it, its lines in its log; note when it is done."""
+    if before is not None:
+        before.result()  # which was submitted earlier, so that it runs already
     done, log = study.folder / f"done-{name}", study.folder / f"{name}.log"
     if done.exists():
         return
@@ -490,14 +494,16 @@ def main() -> None:
     given = parser.parse_args()
     study = Study(given.quick)
     study.folder.mkdir(parents=True, exist_ok=True)
-    waves = study.waves()
+    parts = study.parts()
     if given.only:
-        {name: work for wave in waves for name, work in wave.items()}[given.only]()
+        parts[given.only][0]()
         return
+    running: dict[str, concurrent.futures.Future[None]] = {}
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        for wave in waves:
-            for _ in pool.map(lambda name: part(study, name), wave):
-                pass
+        for name, (_, before) in parts.items():
+            running[name] = pool.submit(part, study, name, running.get(before or ""))
+        for future in running.values():
+            future.result()
     rows = list(study.rows())
     show(rows)
     if not given.quick:

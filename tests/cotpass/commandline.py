@@ -1,4 +1,4 @@
-"""For tests that run the installed command: `cotpass(...)`, record files, and a loopback model.
+"""For tests that run the installed command: `cotpass(...)`, record files, tables, and a loopback model.
 
 The loopback model is an OpenAI-compatible server whose reply is a pure function of the request, so
 that two runs can be compared byte for byte and calls can be counted.
@@ -6,6 +6,7 @@ that two runs can be compared byte for byte and calls can be counted.
 
 import hashlib
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -52,6 +53,29 @@ def samples(n, per=2):
         for i, task in enumerate(tasks(n))
         for j in range(per)
     ]
+
+
+def counts(path, rows):
+    """A table of counts; rows: (problem, n, c) or (problem, n, c, d)."""
+    head = ["problem", "n", "c", "d"][: len(rows[0])]
+    path.write_text("\n".join(",".join(map(str, row)) for row in [head, *rows]) + "\n")
+    return path
+
+
+def judged(problems, seed, votes=3, samples=8, quality=0.6, judge="judge-8b", **more):
+    """Records of `problems` × `samples`, right with a chance that differs by problem, and voted on where right."""
+    rng = random.Random(seed)
+    rows = []
+    for i in range(problems):
+        chance = quality * rng.random()
+        for s in range(samples):
+            row = {"id": f"q{i}", "sample": s, "answer": str(i), "response": f"{s}", "finish_reason": "stop"}
+            row["correct"] = rng.random() < chance
+            if votes and row["correct"]:
+                row["votes"] = rng.choices(["yes", "no"], [3, 1], k=votes)
+                row["judge"] = [{"model": judge}] * votes
+            rows.append({**row, **more})
+    return rows
 
 
 class LoopbackModel:

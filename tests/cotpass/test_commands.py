@@ -12,7 +12,7 @@ import time
 import pytest
 from commandline import BIN, LoopbackModel, cotpass, read, samples, start, tasks, write
 
-VERBS = ["sample", "grade", "judge", "metric", "compare", "convert", "calibrate", "theory", "doctor"]
+VERBS = ["sample", "grade", "judge", "metric", "compare", "dynamics", "convert", "calibrate", "theory", "doctor"]
 
 
 def leftovers(folder):

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from commandline import cotpass, read, samples, write
+from commandline import cotpass, counts, judged, read, samples, write
 from scipy import stats
 
 import cotpass as package
@@ -15,29 +15,6 @@ from cotpass.compare import Differences, paired_difference, pass_at_k_difference
 from tenfold_shared import BadInput
 
 ENDS = ("diff", "low", "high", "sim_low", "sim_high")
-
-
-def counts(path, rows):
-    """A table of counts; rows: (problem, n, c) or (problem, n, c, d)."""
-    head = ["problem", "n", "c", "d"][: len(rows[0])]
-    path.write_text("\n".join(",".join(map(str, row)) for row in [head, *rows]) + "\n")
-    return path
-
-
-def judged(problems, seed, votes=3, samples=8, quality=0.6, judge="judge-8b", **more):
-    """Records of `problems` × `samples`, right with a chance that differs by problem, and voted on where right."""
-    rng = random.Random(seed)
-    rows = []
-    for i in range(problems):
-        chance = quality * rng.random()
-        for s in range(samples):
-            row = {"id": f"q{i}", "sample": s, "answer": str(i), "response": f"{s}", "finish_reason": "stop"}
-            row["correct"] = rng.random() < chance
-            if votes and row["correct"]:
-                row["votes"] = rng.choices(["yes", "no"], [3, 1], k=votes)
-                row["judge"] = [{"model": judge}] * votes
-            rows.append({**row, **more})
-    return rows
 
 
 def report(*args, code=0):

@@ -20,6 +20,12 @@ from tenfold_shared.cli import (
     tool,
 )
 
+# Options that mean one thing in several of our verbs.
+_ks = click.option(
+    "--k", "ks", type=Numbers(), help="K values, such as 1,2,4,8; default: powers of two up to the smallest n."
+)
+_replicates = click.option("--replicates", type=click.IntRange(min=100), default=10_000, show_default=True, help="Bootstrap replicates, over problems.")  # fmt: skip
+
 
 @tool("cotpass", "cotpass", "Pass@K beside CoT-Pass@K: is a model right, and right for the right reason?")
 def main() -> None:
@@ -110,9 +116,7 @@ def judge(files: tuple[str, ...], **given: Any) -> int:
 
 @main.command(short_help="Pass@K, CoT-Pass@K and their relatives, with intervals.")
 @files_argument(metavar="[JUDGED]...")
-@click.option(
-    "--k", "ks", type=Numbers(), help="K values, such as 1,2,4,8; default: powers of two up to the smallest n."
-)
+@_ks
 @click.option("--from-counts", metavar="FILE.csv", help="Read counts instead: columns problem,n,c,d.")
 @click.option("--ci", type=click.Choice(["normal", "problem", "nested", "closed", "bayes"]), default="normal", show_default=True, help="Interval. Problems as a sample: normal; problem (bootstrap over problems); nested (problems, and samples within them); bayes (Beta posteriors). These very problems: closed (sampling variance).")  # fmt: skip
 @click.option("--replicates", type=click.IntRange(min=100), default=10_000, show_default=True, help="Replicates of --ci problem, nested and bayes.")  # fmt: skip
@@ -148,12 +152,10 @@ def metric(files: tuple[str, ...], **given: Any) -> int:
 @main.command(short_help="B minus A on the same problems, for every K, with paired intervals.")
 @click.argument("a", metavar="A", type=click.Path())
 @click.argument("b", metavar="B", type=click.Path())
-@click.option(
-    "--k", "ks", type=Numbers(), help="K values, such as 1,2,4,8; default: powers of two up to the smallest n."
-)
+@_ks
 @click.option("--intersect", is_flag=True, help="Go on with the problems that both files have.")
 @click.option("--max-unjudged", type=Share(min=0, max=1), default=0.01, show_default=True, help="Largest share of a file's right answers without a majority verdict for which CoT-Pass@K is compared.")  # fmt: skip
-@click.option("--replicates", type=click.IntRange(min=100), default=10_000, show_default=True, help="Bootstrap replicates, over problems.")  # fmt: skip
+@_replicates
 @options("seed", "json", "plot", "ids", "skip_bad", "common")
 def compare(a: str, b: str, **given: Any) -> int:
     """The difference B - A in Pass@K, and in CoT-Pass@K by majority where both files are judged.
@@ -172,6 +174,33 @@ def compare(a: str, b: str, **given: Any) -> int:
 
     selection = Selection(None, given.pop("ids"), None, given.pop("skip_bad"))
     return run(a, b, selection, **given)
+
+
+@main.command(short_help="Checkpoints of a training run: distributions, gains, and where reasoning emerges.")
+@click.argument("steps", metavar="STEP=FILE...", nargs=-1, required=True)
+@_ks
+@click.option("--intersect", is_flag=True, help="Go on with the problems that all files have.")
+@click.option("--max-unjudged", type=Share(min=0, max=1), default=0.01, show_default=True, help="Largest share of a step's right answers without a majority verdict for which it has a CoT-Pass@K.")  # fmt: skip
+@_replicates
+@options("seed", "json", "plot", "ids", "skip_bad", "common")
+def dynamics(steps: tuple[str, ...], **given: Any) -> int:
+    """P(answer right) and P(reasoning right | answer right) over problems, Pass@K and CoT-Pass@K, a step a row.
+
+    Each FILE holds graded or judged records of one checkpoint, or is a table problem,n,c,d named .csv; the
+    lowest STEP is the base. Gains over it come with 95 % intervals that hold for all later steps and all K
+    at once; emergence is the first step whose CoT-Pass@K is above the base by them. Exit 2 for
+    problems that a file lacks; 1 when a step's unjudged are above --max-unjudged: then its CoT-Pass@K has
+    bounds only.
+
+    \b
+    Examples:
+      cotpass dynamics 0=base.jsonl 20=step20.jsonl 40=step40.jsonl --plot training.png
+      cotpass dynamics 0=base.csv 100=tuned.csv --k 1,16 --json
+    """
+    from cotpass.dynamics import run
+
+    selection = Selection(None, given.pop("ids"), None, given.pop("skip_bad"))
+    return run(steps, selection, **given)
 
 
 @main.command(short_help="Sample files from one harness's form to another's.")

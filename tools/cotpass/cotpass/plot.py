@@ -1,4 +1,5 @@
-"""The pictures of `metric --plot` (Pass@K and CoT-Pass@K over K, and the gap between them) and `compare --plot`.
+"""The pictures of `metric --plot` (Pass@K and CoT-Pass@K over K, and the gap between them), `compare --plot` and
+`dynamics --plot` (distributions and scores over training steps).
 
 Each takes the report of its module and writes a PNG or SVG whose bytes depend on the report alone.
 """
@@ -8,12 +9,18 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tenfold_shared import BadInput, Missing
 
+if TYPE_CHECKING:
+    from cotpass.dynamics import Dynamics
+    from cotpass.estimators import Floats
+
 SUFFIXES = (".png", ".svg")
+_LABELS = 12  # step numbers beside each other that a panel has room for
 
 # Okabe-Ito blue and vermilion: told apart by colour-blind readers and in grey print.
 _PASS, _COT, _INK, _FAINT = "#0072B2", "#D55E00", "#333333", "#777777"
@@ -82,15 +89,49 @@ def plot_comparison(report: Mapping[str, Any], path: str | Path) -> None:
         for axes, (name, color, title) in zip(many, panels, strict=True):
             _draw_difference(axes, report, name, color)
             axes.set_title(title, loc="left", fontsize=10.5)
-        problems = "1 problem" if report["n_problems"] == 1 else f"{report['n_problems']} problems"
-        many[0].set_ylabel(f"mean difference over {problems}")
+        many[0].set_ylabel(f"mean difference over {_problems(report['n_problems'])}")
         names = (f"{side.upper()}: {Path(report[side]['file']).name}" for side in ("a", "b"))
         figure.suptitle("    ".join(names).replace("$", r"\$"), fontsize=10, color=_FAINT)
 
     _save(path, 4.8 * len(panels) + (1.6 if len(panels) == 1 else 0), draw)
 
 
-def _save(path: str | Path, width: float, draw: Callable[[Any], None]) -> None:
+def plot_dynamics(found: Dynamics, path: str | Path) -> None:
+    """Draw what `dynamics.py` found to PATH (.png or .svg), replacing it in one step.
+
+    Above: for easy and for hard problems a violin a step of P(CA) and, where a file is judged, of P(CC|CA), after
+    arXiv 2506.14245 §5. Beneath: Pass@K and CoT-Pass@K over steps at the smallest and the largest K.
+    Raises BadInput and Missing as `check_target`.
+    """
+    report = found.report
+    judged = any(step["cot_pass"] for step in report["steps"])
+    ks = sorted({report["k"][0], report["k"][-1]})
+    rows = [["ca easy", "ca hard"], *([["cc easy", "cc hard"]] if judged else []), [f"@{ks[0]}", f"@{ks[-1]}"]]
+
+    def draw(figure: Any) -> None:
+        panels = figure.subplot_mosaic(rows, height_ratios=[1] * (len(rows) - 1) + [1.25])
+        for group, mask in (("easy", found.easy), ("hard", ~found.easy)):
+            _draw_violins(panels[f"ca {group}"], report, found.p_ca[:, mask], _PASS)
+            if judged:
+                _draw_violins(panels[f"cc {group}"], report, found.p_cc[:, mask], _COT)
+            some = "right at least once" if group == "easy" else "never right"
+            title = f"{group}: {_problems(mask.sum())}, {some} at step {report['base']}"
+            panels[f"ca {group}"].set_title(title, loc="left", fontsize=10.5)
+        panels["ca easy"].set_ylabel("P(CA)\nanswer right")
+        if judged:
+            panels["cc easy"].set_ylabel("P(CC|CA)\nreasoning right\nif the answer is")
+        first = report["emergence_step"]
+        above = f"above step {report['base']} at {'no step' if first is None else f'step {first}'}"
+        judgement = f"CoT-Pass@K {'' if first is None else 'first '}{above}" if judged else "reasoning not judged"
+        figure.suptitle(f"Training dynamics: {judgement}", fontsize=12)
+        for k in ks:
+            _draw_scores(panels[f"@{k}"], report, k)
+        panels[f"@{ks[0]}"].set_ylabel(f"mean over {_problems(report['n_problems'])}")
+
+    _save(path, min(max(9.6, 1.1 * len(report["steps"])), 18.0), draw, height=2.0 + 2.1 * len(rows))
+
+
+def _save(path: str | Path, width: float, draw: Callable[[Any], None], height: float = 4.4) -> None:
     """Draw on a fresh figure in our style and write it under PATH in one step."""
     check_target(path)
     import matplotlib
@@ -101,7 +142,7 @@ def _save(path: str | Path, width: float, draw: Callable[[Any], None]) -> None:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a user's matplotlibrc must not change the bytes
         matplotlib.rcParams.update(_STYLE)
-        figure = Figure(figsize=(width, 4.4), dpi=150, layout="constrained")
+        figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)
         partial = target.with_name(f".{target.name}.{os.getpid()}{target.suffix}")
@@ -166,10 +207,9 @@ def _draw_curves(axes: Any, report: Mapping[str, Any]) -> None:
     _k_axis(axes, ks)
     axes.set_ylim(-0.02, 1.02)
     axes.set_ylabel("mean over problems")
-    problems = "1 problem" if report["n_problems"] == 1 else f"{report['n_problems']} problems"
     samples = str(report["min_n"]) if report["min_n"] == report["max_n"] else f"{report['min_n']}–{report['max_n']}"
     whiskers = "" if report["n_problems"] == 1 else ", 95 % intervals over problems"
-    axes.set_title(f"{problems} × {samples} samples{whiskers}", loc="left", fontsize=10.5)
+    axes.set_title(f"{_problems(report['n_problems'])} × {samples} samples{whiskers}", loc="left", fontsize=10.5)
     axes.legend(loc="best", frameon=True, framealpha=0.85, edgecolor="none", fontsize=9)
 
 
@@ -192,6 +232,111 @@ def _draw_gap(axes: Any, report: Mapping[str, Any]) -> None:
     axes.set_ylim(0, max(0.05, 1.15 * max(high)))
     axes.set_ylabel("right answer, reasoning not")
     axes.set_title("Δ(K) = Pass@K − CoT-Pass@K", loc="left", fontsize=10.5)
+
+
+def _draw_violins(axes: Any, report: Mapping[str, Any], shares: Floats, color: str) -> None:
+    """A violin a step of shares (S, M), with its quartiles; NaN is left out, and how many remain is written above."""
+    import numpy as np
+
+    at, width = _step_axis(axes, report)
+    for x, row in zip(at, shares, strict=True):
+        known = row[~np.isnan(row)]
+        if not len(known):
+            continue
+        height, half = _density(known)
+        body = half > 0.01
+        axes.fill_betweenx(height, x - width * half, x + width * half, where=body, color=color, alpha=0.35, lw=0)
+        low, middle, high = np.quantile(known, (0.25, 0.5, 0.75))
+        axes.vlines(x, low, high, color=color, lw=2.4, zorder=3)
+        axes.plot(x, middle, "o", color="white", mec=color, mew=1.4, ms=5, zorder=4)
+        if len(known) < len(row) and len(at) <= _LABELS:
+            axes.annotate(f"n={len(known)}", (x, 1.06), ha="center", va="bottom", fontsize=7.5, color=_FAINT)
+    for x, step in zip(at, report["steps"], strict=True):
+        if color == _COT and step["refused"]:
+            axes.text(x, 0.5, "?", ha="center", va="center", color=_FAINT)
+    if np.isnan(shares).all():
+        axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", color=_FAINT)
+    axes.set_ylim(-0.04, 1.2 if np.isnan(shares).any() else 1.04)
+    axes.set_yticks([0, 0.5, 1])
+    axes.grid(visible=False, axis="x")
+
+
+def _density(shares: Floats) -> tuple[Floats, Floats]:
+    """Heights in [0, 1] and the density there, its largest value 1: a Gaussian kernel, folded back at both ends.
+
+    Its width is bounded from below, so that one problem, or equal ones, make a bump and not a line.
+    """
+    import numpy as np
+
+    height = np.linspace(0, 1, 201)
+    low, high = np.quantile(shares, (0.25, 0.75))
+    spread = min(float(shares.std()), float(high - low) / 1.34) or float(shares.std())
+    kernel = float(np.clip(0.9 * spread * len(shares) ** -0.2, 0.03, 0.12))
+    values, counts = np.unique(shares.round(3), return_counts=True)
+    density = np.zeros_like(height)
+    for folded in (values, -values, 2 - values):
+        density += np.exp(-0.5 * ((height[:, None] - folded) / kernel) ** 2) @ counts
+    return height, density / density.max()
+
+
+def _draw_scores(axes: Any, report: Mapping[str, Any], k: int) -> None:
+    """Both scores over steps at one K. The band is the base's value plus the simultaneous interval of the gain."""
+    import numpy as np
+
+    steps = report["steps"]
+    at, _ = _step_axis(axes, report)
+    title = f"K = {k}"
+    for name, score, color in (("pass", "Pass", _PASS), ("cot_pass", "CoT-Pass", _COT)):
+        rows = [step[name].get(str(k)) or {} for step in steps]
+        value, low, high = (
+            np.array([row.get(end) for row in rows], dtype=float) for end in ("value", "sim_low", "sim_high")
+        )
+        if not any(rows):
+            continue
+        axes.plot(at, value, color=color, marker="o", ms=4.5, lw=2, label=f"{score}@{k}", zorder=3)
+        if np.isfinite(low).any():
+            low[0] = high[0] = 0.0  # the base is its own measure
+            band = [np.clip(value[0] + end, 0, 1) for end in (low, high)]
+            axes.fill_between(at, *band, color=color, alpha=0.14, lw=0)
+            for end in band:
+                axes.plot(at, end, color=color, lw=0.8, alpha=0.5)
+            axes.vlines(at, *band, color=color, lw=0.8, alpha=0.5)  # seen where a step stands between gaps
+            axes.axhline(value[0], color=color, lw=1, ls=(0, (4, 3)))
+            title = f"K = {k}; bands: gain over step {report['base']}, 95 % for all at once"
+    refused = [(x, step["bounds"][str(k)]) for x, step in zip(at, steps, strict=True) if step["refused"]]
+    if refused:
+        ends = np.array([[x, bound["low"], bound["high"]] for x, bound in refused]).T
+        axes.vlines(*ends, color=_COT, lw=6, alpha=0.45, label=f"CoT-Pass@{k}, bounds: too many unjudged")
+    first = report["emergence"]["cot_pass"][str(k)]
+    if first is not None:
+        i = [step["step"] for step in steps].index(first)
+        label = f"first above step {report['base']}: step {first}"
+        axes.plot(at[i], value[i], "*", ms=15, color=_COT, mec="white", mew=1.2, label=label, zorder=4)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_title(title, loc="left", fontsize=10.5)
+    axes.legend(loc="best", frameon=True, framealpha=0.85, edgecolor="none", fontsize=9)
+
+
+def _step_axis(axes: Any, report: Mapping[str, Any]) -> tuple[list[float], float]:
+    """Where the steps stand, and half the width a violin may have there.
+
+    To scale, unless two steps are much closer than the average: then evenly spaced, and the axis says so.
+    """
+    steps = [step["step"] for step in report["steps"]]
+    gap: float = min(after - before for before, after in pairwise(steps))
+    to_scale = gap >= 0.4 * (steps[-1] - steps[0]) / (len(steps) - 1)
+    at = [float(step) for step in steps] if to_scale else [float(i) for i in range(len(steps))]
+    gap = gap if to_scale else 1
+    every = -(-len(steps) // max(1, min(_LABELS, 45 // len(str(steps[-1])))))
+    axes.set_xticks(at[::every], [str(step) for step in steps[::every]])
+    axes.set_xlim(at[0] - 0.6 * gap, at[-1] + 0.6 * gap)
+    if axes.get_subplotspec().is_last_row():
+        axes.set_xlabel("training step" if to_scale else "training step, not to scale")
+    return at, 0.42 * gap
+
+
+def _problems(count: int) -> str:
+    return "1 problem" if count == 1 else f"{count} problems"
 
 
 def _curve(axes: Any, scores: Mapping[str, Any], ks: Sequence[int], aside: float, color: str, label: str) -> None:

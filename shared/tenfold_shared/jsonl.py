@@ -497,7 +497,7 @@ class Output:
         if self.path is None:
             self._stream.flush()  # the next tool in the pipe may be waiting for this line
 
-    def complete(self, done: Flow, source: Source, *, seed: int | None = None, **counts: int) -> int:
+    def complete(self, done: Flow, source: Source, *, seed: int | None = None, **counts: Any) -> int:
         """Publish what `flow` wrote and return the exit code: 1 when some records failed.
 
         The journal stays while the same command has more to do (failed records, a larger budget).

@@ -1,0 +1,683 @@
+"""Question files as their publishers ship them, read into one form; and the items that ship with the tool."""
+
+import gzip
+import importlib.util
+import json
+import random
+import re
+import sys
+import tracemalloc
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keychain_synth.items import COMPARISONS, YES_NO, Dropped, Item, Paragraph, read_items, read_passages, sniff
+from tenfold_shared import BadInput, Missing
+
+EXAMPLES = Path(__file__).parents[2] / "tools/keychain-synth/examples"
+
+HOTPOT = {
+    "_id": "5a7a06935542990198eaf050",
+    "answer": "Dublin",
+    "question": "Where was the author of Dracula born?",
+    "supporting_facts": [["Dracula", 1], ["Bram Stoker", 0]],
+    "context": [
+        ["Dracula", ["Dracula is a novel.", " Its author is Bram Stoker.", " It has letters."]],
+        ["Cork", ["Cork is a city."]],
+        ["Bram Stoker", ["Bram Stoker was born in Dublin.", " He died in 1912."]],
+    ],
+    "type": "bridge",
+    "level": "hard",
+}
+HOTPOT_HF = {
+    **{name: HOTPOT[name] for name in ("question", "answer", "type", "level")},
+    "id": HOTPOT["_id"],
+    "supporting_facts": {"title": ["Dracula", "Bram Stoker"], "sent_id": [1, 0]},
+    "context": {
+        "title": ["Dracula", "Cork", "Bram Stoker"],
+        "sentences": [sentences for _, sentences in HOTPOT["context"]],
+    },
+}
+HOTPOT_ITEM = Item(
+    id="5a7a06935542990198eaf050",
+    question="Where was the author of Dracula born?",
+    answers=("Dublin",),
+    paragraphs=(
+        Paragraph("Dracula", "Dracula is a novel. Its author is Bram Stoker. It has letters.", True),
+        Paragraph("Cork", "Cork is a city.", False),
+        Paragraph("Bram Stoker", "Bram Stoker was born in Dublin. He died in 1912.", True),
+    ),
+    hops=2,
+    source="hotpotqa",
+    type="bridge",
+)
+
+WIKI = {
+    "_id": "8813f87c0bdd11eba7f7acde48001122",
+    "type": "compositional",
+    "question": "Where was the director of Up and Away born?",
+    "context": [
+        ["Up and Away", ["Up and Away is a film.", "It was made by Jan Nowak."]],
+        ["Jan Nowak", ["Jan Nowak was born in Wrocław.", "In 2013 he made his first film."]],
+        ["Łódź", ["Łódź is a city."]],
+    ],
+    "supporting_facts": [["Up and Away", 1], ["Jan Nowak", 0]],
+    "evidences": [["Up and Away", "director", "Jan Nowak"], ["Jan Nowak", "place of birth", "Wrocław"]],
+    "answer": "Wrocław",
+}
+WIKI_HF = {**WIKI, **{name: json.dumps(WIKI[name]) for name in ("context", "supporting_facts", "evidences")}}
+WIKI_COLUMNS = {
+    **WIKI,
+    "context": {"title": [title for title, _ in WIKI["context"]], "content": [each for _, each in WIKI["context"]]},
+    "supporting_facts": {"title": ["Up and Away", "Jan Nowak"], "sent_id": [1, 0]},
+}
+WIKI_ITEM = Item(
+    id="8813f87c0bdd11eba7f7acde48001122",
+    question="Where was the director of Up and Away born?",
+    answers=("Wrocław",),
+    paragraphs=(
+        Paragraph("Up and Away", "Up and Away is a film. It was made by Jan Nowak.", True),
+        Paragraph("Jan Nowak", "Jan Nowak was born in Wrocław. In 2013 he made his first film.", True),
+        Paragraph("Łódź", "Łódź is a city.", False),
+    ),
+    hops=2,
+    source="2wiki",
+    type="compositional",
+)
+
+MUSIQUE = {
+    "id": "3hop1__482757_12019_7",
+    "paragraphs": [
+        {"idx": 0, "title": "A", "paragraph_text": "A leads to B.", "is_supporting": True},
+        {"idx": 1, "title": "X", "paragraph_text": "X is idle.", "is_supporting": False},
+        {"idx": 2, "title": "B", "paragraph_text": "B leads to C, and C to Delta.", "is_supporting": True},
+    ],
+    "question": "Where does A lead in the end?",
+    "question_decomposition": [
+        {"id": 482757, "question": "Where does A lead?", "answer": "B", "paragraph_support_idx": 0},
+        {"id": 12019, "question": "Where does #1 lead?", "answer": "Delta", "paragraph_support_idx": 2},
+    ],
+    "answer": "Delta",
+    "answer_aliases": ["Δ", "Delta", " "],
+    "answerable": True,
+}
+TWIN = {
+    **MUSIQUE,
+    "answerable": False,
+    "question_decomposition": [
+        {"id": 1, "question": "Where does A lead?", "answer": "B", "paragraph_support_idx": None}
+    ],
+}
+MUSIQUE_ITEM = Item(
+    id="3hop1__482757_12019_7",
+    question="Where does A lead in the end?",
+    answers=("Delta", "Δ"),
+    paragraphs=(
+        Paragraph("A", "A leads to B.", True),
+        Paragraph("X", "X is idle.", False),
+        Paragraph("B", "B leads to C, and C to Delta.", True),
+    ),
+    hops=3,
+    source="musique",
+    type="3hop1",
+)
+
+GENERIC = {
+    "id": 7,
+    "question": "Who?",
+    "answers": ["Ana", "Anna"],
+    "paragraphs": [{"title": "T", "text": "It was Ana.", "is_supporting": True}, {"title": "U", "text": "No one."}],
+    "hops": 2,
+}
+GENERIC_ITEM = Item(
+    id="7",
+    question="Who?",
+    answers=("Ana", "Anna"),
+    paragraphs=(Paragraph("T", "It was Ana.", True), Paragraph("U", "No one.", False)),
+    hops=2,
+    source="generic",
+    type=None,
+)
+
+FORMS = [
+    pytest.param(HOTPOT, HOTPOT_ITEM, id="hotpotqa"),
+    pytest.param(HOTPOT_HF, HOTPOT_ITEM, id="hotpotqa-hf"),
+    pytest.param(MUSIQUE, MUSIQUE_ITEM, id="musique"),
+    pytest.param(WIKI, WIKI_ITEM, id="2wiki"),
+    pytest.param(WIKI_HF, WIKI_ITEM, id="2wiki-hf"),
+    pytest.param(WIKI_COLUMNS, WIKI_ITEM, id="2wiki-columns"),
+    pytest.param(GENERIC, GENERIC_ITEM, id="generic"),
+]
+
+
+def array(*records):
+    return json.dumps(records, ensure_ascii=False).encode()
+
+
+def lines(*records):
+    return b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
+
+
+@pytest.fixture
+def put(tmp_path, monkeypatch):
+    """Writes a file into the current folder and gives its name, so that messages are short."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name, content):
+        Path(name).write_bytes(content)
+        return name
+
+    return write
+
+
+# ---------------------------------------------------------------- forms and containers
+
+
+@pytest.mark.parametrize("record, item", FORMS)
+@pytest.mark.parametrize("container", [array, lines])
+@pytest.mark.parametrize("pack", [None, "gz", "zst"])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"], ids=["", "bom"])
+def test_every_form_in_every_container(put, record, item, container, pack, bom):
+    content = bom + container({**record, "unheard_of": [1]})
+    if pack == "gz":
+        content = gzip.compress(content)
+    elif pack == "zst":
+        content = zstandard.compress(content)
+    path = put("q.json" + (f".{pack}" if pack else ""), content)
+    assert list(read_items(path)) == [item]
+    assert list(read_items(path, item.source)) == [item]
+    assert list(read_passages(path)) == [(each.title, each.text) for each in item.paragraphs]
+
+
+@pytest.mark.parametrize("record, item", FORMS)
+def test_parquet(tmp_path, record, item):
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'keychain-synth[parquet]'")
+    from pyarrow import parquet
+
+    columns = {name: [value] for name, value in record.items() if name not in ("context", "supporting_facts")}
+    for name in {"context", "supporting_facts"} & record.keys():
+        value = record[name]
+        # A pair of two types is no parquet column: the downloads' own form comes as text, as in 2Wiki on the hub.
+        columns[name] = [json.dumps(value) if isinstance(value, list) else value]
+    columns.pop("evidences", None)
+    columns |= {"evidences": ["[]"]} if item.source == "2wiki" else {}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "q.parquet")
+    assert list(read_items(str(tmp_path / "q.parquet"))) == [item]
+    assert list(read_passages(str(tmp_path / "q.parquet"))) == [(each.title, each.text) for each in item.paragraphs]
+
+
+def test_broken_parquet(put):
+    pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'keychain-synth[parquet]'")
+    with pytest.raises(BadInput, match=r"^q.parquet: cannot be read as parquet: "):
+        list(read_items(put("q.parquet", b"PAR1 and no more")))
+
+
+def test_parquet_without_pyarrow_names_the_extra(put, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for path in put("q.parquet", b"PAR1..."), put("noname", b"PAR1..."):
+        with pytest.raises(Missing) as raised:
+            list(read_items(path))
+        assert str(raised.value) == f"{path}: parquet files need pyarrow: pip install 'keychain-synth[parquet]'"
+
+
+def test_sentences_are_joined_as_each_source_needs():
+    assert "Wrocław.In" not in WIKI_ITEM.paragraphs[1].text and "  " not in HOTPOT_ITEM.paragraphs[0].text
+
+
+def test_copies_without_level_and_evidences_are_told_by_their_spaces(put):
+    hotpot = {name: value for name, value in HOTPOT.items() if name != "level"}
+    wiki = {name: value for name, value in WIKI.items() if name != "evidences"}
+    assert (sniff(hotpot), sniff(wiki)) == ("hotpotqa", "2wiki")
+    path = put("q.json", array(wiki))
+    assert list(read_items(path)) == [WIKI_ITEM]
+    (insisted,) = read_items(path, "hotpotqa")
+    assert insisted.source == "hotpotqa"
+
+
+@pytest.mark.parametrize("record", [None, 3, "question", [], {}, {"question": "?"}, {"title": "T", "text": "t"},
+                                    {"question": "?", "answers": []}, {"paragraphs": [], "answers": []}])  # fmt: skip
+def test_no_question_of_any_form(record):
+    assert sniff(record) is None
+
+
+def test_hops(put):
+    comparison = {**WIKI, "type": "bridge_comparison"}
+    assert next(read_items(put("w.json", array(comparison)))).hops == 4
+    renamed = {**MUSIQUE, "id": "my own id"}
+    (found,) = read_items(put("m.jsonl", lines(renamed)))
+    assert (found.hops, found.type) == (2, None)
+
+
+def test_generic_paragraphs_without_marks_all_count_as_gold(put):
+    bare = {**GENERIC, "paragraphs": [{"title": "T", "text": "It was Ana."}, {"title": "U", "text": "No one."}]}
+    (found,) = read_items(put("q.jsonl", lines(bare)))
+    assert [each.supporting for each in found.paragraphs] == [True, True]
+
+
+# ---------------------------------------------------------------- what is dropped
+
+
+def changed(record, **fields):
+    return {name: value for name, value in {**record, **fields}.items() if value is not ...}
+
+
+def name_of(record):
+    return record.get("_id", record.get("id"))
+
+
+DROPS = [
+    (changed(HOTPOT, question=...), "bad-field", "Object missing required field question"),
+    (changed(HOTPOT, answer=...), "bad-field", "Object missing required field answer"),
+    (changed(HOTPOT, answer=["Dublin"]), "bad-field", "Expected str | null, got array - at $.answer"),
+    (changed(HOTPOT, supporting_facts=...), "bad-field", "Object missing required field supporting_facts"),
+    (changed(HOTPOT, supporting_facts=[["Dracula"]]), "bad-field", "Expected array of length 2, got 1 - at $[0]"),
+    (changed(HOTPOT, context=[["Dracula", "text"]]), "bad-field", "Expected array, got str - at $[0][1]"),
+    (changed(HOTPOT, context=...), "bad-field", "Object missing required field context"),
+    (changed(HOTPOT, context="[[1"), "bad-field", "Input data was truncated"),
+    (changed(HOTPOT, context={"title": ["A"], "sentences": []}), "bad-field", "context: 1 titles, but 0 sentences"),
+    (changed(HOTPOT, question=" "), "empty-question", "the question is empty"),
+    (changed(HOTPOT, answer=" "), "empty-answer", "the answer is empty"),
+    (changed(HOTPOT, answer=None), "empty-answer", "the answer is empty"),
+    (changed(HOTPOT, context=[]), "no-paragraphs", "no paragraph holds text"),
+    (changed(HOTPOT, context=[["Dracula", [" "]]]), "no-paragraphs", "no paragraph holds text"),
+    (
+        changed(HOTPOT, context=HOTPOT["context"][1:]),
+        "gold-missing",
+        "gold documents that are not among its paragraphs: Dracula",
+    ),
+    (
+        changed(HOTPOT, context=[["Dracula", [""]], *HOTPOT["context"][1:]]),
+        "gold-missing",
+        "gold documents that are not among its paragraphs: Dracula",
+    ),
+    (changed(HOTPOT, supporting_facts=[]), "gold-missing", "no paragraph is marked as supporting the answer"),
+    (changed(HOTPOT, answer="Cork"), "answer-not-found", "'Cork' stands in none of its 2 gold documents"),
+    (changed(WIKI, answer="Łódź"), "answer-not-found", "'Łódź' stands in none of its 2 gold documents"),
+    (changed(MUSIQUE, paragraphs=...), "bad-field", "Object missing required field paragraphs"),
+    (changed(MUSIQUE, answerable="yes"), "bad-field", "Expected bool, got str - at $.answerable"),
+    (TWIN, "unanswerable", "the unanswerable twin"),
+    (changed(MUSIQUE, answer=""), "empty-answer", "the answer is empty"),
+    (
+        changed(MUSIQUE, paragraphs=MUSIQUE["paragraphs"][:2]),
+        "gold-missing",
+        "gold documents that are not among its paragraphs: paragraph 2",
+    ),
+    (changed(GENERIC, answers=[]), "empty-answer", "the answer is empty"),
+    (changed(GENERIC, answers="Ana"), "bad-field", "Expected array, got str - at $.answers"),
+    (
+        changed(GENERIC, paragraphs=[{"title": "T", "text": "Ana", "is_supporting": False}]),
+        "gold-missing",
+        "no paragraph is marked as supporting the answer",
+    ),
+]
+
+
+@pytest.mark.parametrize("record, reason, detail", DROPS)
+@pytest.mark.parametrize("container, place", [(array, "q[1]"), (lines, "q:2")])
+def test_dropped_with_its_reason(put, record, reason, detail, container, place):
+    named = {name_of(each): each for each in (HOTPOT, MUSIQUE, WIKI, GENERIC)}
+    first = named[name_of(record)]
+    first = {**first, "_id" if "_id" in first else "id": "first"}
+    _, found = read_items(put("q", container(first, record)))
+    name = str(name_of(record))
+    assert found == Dropped(place, name, reason, f"id {name!r}: {detail}")
+
+
+@pytest.mark.parametrize("name", [..., None, " ", ["a"]])
+def test_dropped_without_a_usable_id(put, name):
+    _, found = read_items(put("q.jsonl", lines(HOTPOT, changed(HOTPOT, _id=name))))
+    assert (found.where, found.reason, found.detail) == ("q.jsonl:2", "bad-field", "id: expected a string")
+
+
+def test_dropped_when_no_object(put):
+    found = list(read_items(put("q.json", array(HOTPOT, 3))))
+    assert found[1:] == [Dropped("q.json[1]", None, "bad-field", "id None: Expected object")]
+
+
+def test_duplicate_ids_and_musique_twins(put):
+    """The twin of an id is unanswerable in whichever order they come; a second answerable one is a duplicate."""
+    at = f"id {MUSIQUE['id']!r}"
+    found = list(read_items(put("m.jsonl", lines(TWIN, MUSIQUE, TWIN, MUSIQUE))))
+    assert found == [
+        Dropped("m.jsonl:1", MUSIQUE["id"], "unanswerable", f"{at}: the unanswerable twin"),
+        MUSIQUE_ITEM,
+        Dropped("m.jsonl:3", MUSIQUE["id"], "unanswerable", f"{at}: the unanswerable twin"),
+        Dropped("m.jsonl:4", MUSIQUE["id"], "duplicate-id", f"{at}: came before in this file"),
+    ]
+
+
+def test_a_dropped_record_does_not_use_up_its_id(put):
+    found = list(read_items(put("q.json", array(changed(HOTPOT, answer=""), HOTPOT))))
+    assert found[1] == HOTPOT_ITEM
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"answer": "yes"},
+        {"answer": "No"},
+        {"answer": "Cork", "type": "comparison"},
+        {"answer": "bram STOKER"},  # in a title, in other case
+        {"answer": "novel: its author"},  # over a sentence's end
+    ],
+)
+def test_answers_that_need_not_stand_there_word_for_word(put, fields):
+    (found,) = read_items(put("q.json", array(changed(HOTPOT, **fields))))
+    assert isinstance(found, Item)
+
+
+def test_accents_and_composed_letters_do_not_hide_an_answer(put):
+    for answer in ("Wrocław", "WROCŁAW", "Wrocław."):
+        assert isinstance(next(read_items(put("q.json", array(changed(WIKI, answer=answer))))), Item)
+    paragraphs = [{"title": "T", "text": "He came from Besanc\u0327on."}]
+    generic = {"id": "a", "question": "?", "answers": ["Besan\u00e7on"], "paragraphs": paragraphs}
+    assert isinstance(next(read_items(put("q.jsonl", lines(generic)))), Item)
+
+
+# ---------------------------------------------------------------- files that are not what they should be
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b'[{"_id": "a"}, {"_id":', "q.json: byte 22: the JSON array has no end; is the download complete?"),
+        (
+            b'\xef\xbb\xbf[{"_id": "a"},\n<html>Gateway',
+            "q.json: byte 18: JSON is malformed: invalid character: '<html>Gateway'; is the download complete?",
+        ),
+        (b"[] []", "q.json: byte 3: JSON is malformed: trailing characters: '[]'; is the download complete?"),
+        (
+            b"\n<!DOCTYPE html><html>",
+            "q.json: expected JSON, found a web page: '<!DOCTYPE html><html>'; was its download refused?",
+        ),
+        (b'["\xff"]', "q.json[0]: expected UTF-8: invalid start byte"),
+        (b"[" * 100_000 + b"]" * 100_000, "q.json: JSON nested too deeply"),
+        (
+            b'["\\q"]',
+            "q.json: byte 3: JSON is malformed: invalid escaped character: 'q\"]'; is the download complete?",
+        ),
+        (b"[1e999]", "q.json[0]: expected JSON: Number out of range"),
+        (b'{"a": "\xff"}', "q.json:1: expected UTF-8: invalid start byte at byte 0"),
+        (b'{"a": 1\n', "q.json:1: expected one JSON object a line: Input data was truncated"),
+        (
+            b'{"a": 1}\n',
+            "q.json:1: no known question format (hotpotqa, musique, 2wiki, generic); found the fields a",
+        ),
+        (b"[3]", "q.json[0]: no known question format (hotpotqa, musique, 2wiki, generic); found the fields no object"),
+    ],
+)
+def test_unreadable(put, content, message):
+    with pytest.raises(BadInput) as raised:
+        list(read_items(put("q.json", content)))
+    assert str(raised.value) == message
+
+
+def test_a_file_cut_off_in_jsonl_names_the_line(put):
+    whole = lines(MUSIQUE, MUSIQUE)
+    found = read_items(put("m.jsonl", whole[:-30]))
+    assert next(found) == MUSIQUE_ITEM
+    with pytest.raises(BadInput, match=r"^m.jsonl:2: expected one JSON object a line: Input data was truncated$"):
+        next(found)
+
+
+@pytest.mark.parametrize(
+    "wanted, record, seen",
+    [
+        ("musique", HOTPOT, "hotpotqa"),
+        ("hotpotqa", WIKI, "2wiki"),
+        ("2wiki", HOTPOT, "hotpotqa"),
+        ("generic", MUSIQUE, "musique"),
+    ],
+)
+def test_wrong_format_says_what_it_saw(put, wanted, record, seen):
+    with pytest.raises(BadInput) as raised:
+        list(read_items(put("q.json", array(record)), wanted))
+    assert str(raised.value) == (
+        f"q.json[0]: --format {wanted}: this record looks like {seen}; give --format {seen}, or leave it out"
+    )
+
+
+def test_unknown_format(put):
+    with pytest.raises(BadInput, match=r"^--format squad: expected auto or one of hotpotqa, musique, 2wiki, generic$"):
+        list(read_items(put("q.json", array(HOTPOT)), "squad"))
+
+
+@pytest.mark.parametrize("reader", [read_items, read_passages])
+def test_missing_file_folder_and_torn_archives(put, reader):
+    with pytest.raises(BadInput, match=r"^none.json: no such file$"):
+        list(reader("none.json"))
+    with pytest.raises(BadInput, match=r"is a directory"):
+        list(reader("."))
+    # Noise does not pack, so that half the archive is more than the beginning that is looked at first.
+    noise = random.Random(0).randbytes(3 << 20).hex()
+    for container, place in (array, r"q\.json\.(gz|zst)"), (lines, r"q\.json\.(gz|zst):1"):
+        whole = container({**HOTPOT, "noise": noise})
+        packed = gzip.compress(whole, 1)
+        with pytest.raises(BadInput, match=rf"^{place}: cannot be read: .*; is the file complete\?$"):
+            list(reader(put("q.json.gz", packed[: len(packed) // 2])))
+        packed = bytearray(zstandard.ZstdCompressor(write_checksum=True).compress(whole))
+        packed[-1] ^= 1
+        with pytest.raises(BadInput, match=rf"^{place}: cannot be unpacked: "):
+            list(reader(put("q.json.zst", bytes(packed))))
+    with pytest.raises(BadInput, match=r"^q.json.gz: cannot be read: Not a gzipped file"):
+        list(reader(put("q.json.gz", array(HOTPOT))))
+
+
+@pytest.mark.parametrize("name, content", [("a.json", b"[]"), ("a.jsonl", b"\n\n"), ("a.json", b""), ("a.txt", b"")])
+def test_empty_files_hold_nothing(put, name, content):
+    assert list(read_passages(put(name, content))) == []
+    if name != "a.txt":
+        assert list(read_items(name)) == []
+
+
+def test_arrays_take_little_more_than_their_size(put):
+    record = changed(HOTPOT, context=[*HOTPOT["context"], ["Long", ["word " * 2000]]])
+    path = put("q.json", array(*({**record, "_id": str(i)} for i in range(1000))))
+    size = Path(path).stat().st_size
+    tracemalloc.start()
+    try:
+        assert sum(isinstance(each, Item) for each in read_items(path)) == 1000
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * size
+    finally:
+        tracemalloc.stop()
+
+
+# ---------------------------------------------------------------- pools
+
+
+@pytest.mark.parametrize("container", [array, lines])
+def test_passages(put, container):
+    records = [{"title": "A", "text": "One.", "idx": 0}, {"title": "B", "text": " "}, {"title": "", "text": "Two."}]
+    assert list(read_passages(put("pool", container(*records)))) == [("A", "One."), ("", "Two.")]
+
+
+def test_a_pool_takes_paragraphs_of_questions_without_answers(put):
+    unanswered = changed(HOTPOT, answer=..., supporting_facts=...)
+    assert len(list(read_passages(put("pool.json", array(unanswered))))) == 3
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (
+            lines({"title": "A"}),
+            "pool.jsonl:1: expected a passage with title and text, or a question: Object missing required field text",
+        ),
+        (
+            array({"title": "A", "text": "a"}, {"title": 1, "text": "a"}),
+            "pool.jsonl[1]: expected a passage with title and text, or a question: Expected str, got int - at $.title",
+        ),
+        (
+            array(HOTPOT, 3),
+            "pool.jsonl[1]: expected a passage with title and text, or a question: Expected object",
+        ),
+        (b"<html>", "pool.jsonl: expected JSON, found a web page: '<html>'; was its download refused?"),
+    ],
+)
+def test_bad_pools(put, content, message):
+    with pytest.raises(BadInput) as raised:
+        list(read_passages(put("pool.jsonl", content)))
+    assert str(raised.value) == message
+
+
+def test_text_is_split_at_blank_lines(put):
+    content = b"\xef\xbb\xbf\r\n[Preface]\r\n\r\nOne line\r\n  and the next.\r\n \t\r\n\r\nThe end."
+    expected = ["[Preface]", "One line\nand the next.", "The end."]
+    for name, packed in ("book.txt", content), ("book.txt.gz", gzip.compress(content)):
+        assert list(read_passages(put(name, packed))) == [(f"book.txt {i}", text) for i, text in enumerate(expected, 1)]
+    assert list(read_passages(put("LICENSE", b"<b>bold</b>"))) == [("LICENSE 1", "<b>bold</b>")]
+    with pytest.raises(BadInput, match=r"^latin.txt:2: expected UTF-8: invalid continuation byte at byte 0$"):
+        list(read_passages(put("latin.txt", b"a\n\xe9t\xe9\n")))
+
+
+words = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=12)
+paragraphs = st.lists(
+    st.fixed_dictionaries({"title": words, "text": words, "is_supporting": st.booleans()}), max_size=4
+)
+
+
+@given(st.lists(st.fixed_dictionaries({"id": words, "question": words, "answers": st.lists(words, max_size=3),
+                                       "paragraphs": paragraphs}), min_size=1, max_size=5))  # fmt: skip
+def test_generic_records_are_kept_whole_or_dropped_with_a_reason(tmp_path_factory, records):
+    folder = tmp_path_factory.mktemp("generic")
+    (folder / "a.json").write_bytes(array(*records))
+    (folder / "a.jsonl").write_bytes(lines(*records))
+    found = list(read_items(str(folder / "a.json")))
+    assert [type(each) for each in found] == [type(each) for each in read_items(str(folder / "a.jsonl"))]
+    assert len(found) == len(records)
+    for record, each in zip(records, found, strict=True):
+        if isinstance(each, Dropped):
+            assert re.fullmatch(r"[a-z]+(-[a-z]+)+", each.reason) and each.detail
+        else:
+            assert each.answers[0] == record["answers"][0].strip()
+            kept = [p for p in record["paragraphs"] if p["text"].strip()]
+            assert [msgspec.to_builtins(p)["text"] for p in each.paragraphs] == [p["text"] for p in kept]
+
+
+# ---------------------------------------------------------------- the items that ship with the tool
+
+
+@pytest.fixture(scope="module")
+def make():
+    spec = importlib.util.spec_from_file_location("make_items", EXAMPLES / "make_items.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def asked(make):
+    """(item, steps) of every shipped question, steps as in make_items.py."""
+    found = []
+    for name, table in ("hotpot.json", make.HOTPOT), ("musique.jsonl", make.MUSIQUE), ("2wiki.json", make.WIKI):
+        items = list(read_items(str(EXAMPLES / name)))
+        assert not [each for each in items if isinstance(each, Dropped)]
+        found += [(item, row[-1]) for item, row in zip(items, table, strict=True)]
+    return found
+
+
+def has(answer, text):
+    """Whether ANSWER stands in TEXT as whole words."""
+    return re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def test_shipped_files_come_from_the_script(make, tmp_path):
+    make.write(tmp_path)
+    for name in ("hotpot.json", "musique.jsonl", "2wiki.json"):
+        assert (tmp_path / name).read_bytes() == (EXAMPLES / name).read_bytes()
+
+
+def test_shipped_items_are_many_and_different(make, asked):
+    assert len(asked) >= 60 and len({item.id for item, _ in asked}) == len(asked)
+    assert len({item.question for item, _ in asked}) == len(asked)
+    assert len({each.title for item, _ in asked for each in item.paragraphs}) >= 120
+    texts = [" ".join(sentences) for sentences in make.SENTENCES.values()]
+    assert len(set(texts)) == len(texts)
+    assert all(2 <= len(sentences) <= 4 for sentences in make.SENTENCES.values())
+    assert all(
+        each.endswith(".") and each == each.strip() for sentences in make.SENTENCES.values() for each in sentences
+    )
+    assert {item.hops for item, _ in asked} == {2, 3, 4}
+
+
+def test_shipped_items_hold_their_gold_and_two_to_six_distractors(asked):
+    for item, steps in asked:
+        gold = {each.title for each in item.paragraphs if each.supporting}
+        assert gold == {title for title, *_ in steps}, item.question
+        assert 2 <= len(item.paragraphs) - len(gold) <= 6
+        titles = [each.title for each in item.paragraphs]
+        assert len(set(titles)) == len(titles)
+        assert item.hops == len(steps)
+
+
+def test_shipped_steps_are_read_off_their_sentences(make, asked):
+    for _, steps in asked:
+        for title, sentence, _, answer in steps:
+            assert has(answer, make.SENTENCES[title][sentence]), (title, answer)
+
+
+def test_shipped_chains_lead_from_step_to_step_and_to_the_answer(asked):
+    for item, steps in asked:
+        if item.type in COMPARISONS:
+            continue
+        assert steps[-1][3] == item.answers[0]
+        for (_, _, _, answer), (title, *_) in pairwise(steps):
+            paragraph = next(each for each in item.paragraphs if each.title == title)
+            assert has(answer, f"{paragraph.title} {paragraph.text}"), (answer, title)
+
+
+def test_shipped_comparisons_follow_from_their_steps(asked):
+    """yes and no say whether what is compared is the same; dates of birth say who was first."""
+    for item, steps in asked:
+        if item.type not in COMPARISONS:
+            continue
+        same = len({answer for *_, answer in steps[-2:]}) == 1
+        if item.answers[0] in YES_NO:
+            assert same == (item.answers[0] == "yes"), item.question
+        elif item.type == "bridge_comparison":
+            pick = max if "later" in item.question else min
+            assert item.answers[0] == pick(steps[-2:], key=lambda step: int(step[3]))[0]
+        elif item.answers[0] not in YES_NO:
+            assert same and steps[0][3] == item.answers[0]
+
+
+def test_shipped_questions_give_nothing_away(asked):
+    """No answer in its question, in a distractor, or, along a chain, before the last document."""
+    for item, steps in asked:
+        assert not any(has(answer, item.question) for answer in item.answers), item.question
+        if item.answers[0] in YES_NO:
+            continue
+        for each in item.paragraphs:
+            early = item.type not in COMPARISONS and each.title != steps[-1][0]
+            if early or not each.supporting:
+                assert not has(item.answers[0], f"{each.title} {each.text}"), (item.question, each.title)
+
+
+def test_shipped_musique_decompositions(asked):
+    records = [json.loads(line) for line in (EXAMPLES / "musique.jsonl").read_text().splitlines()]
+    for record in records:
+        steps = record["question_decomposition"]
+        chain, _, numbers = record["id"].partition("__")
+        assert int(chain[0]) == len(steps) and numbers == "_".join(str(step["id"]) for step in steps)
+        assert steps[-1]["answer"] == record["answer"]
+        for index, step in enumerate(steps):
+            support = record["paragraphs"][step["paragraph_support_idx"]]
+            assert support["is_supporting"] and has(step["answer"], support["paragraph_text"])
+            assert re.findall(r"#\d", step["question"]) == ([f"#{index}"] if index else [])
+        assert set(record) == set(MUSIQUE) and set(steps[0]) == set(MUSIQUE["question_decomposition"][0])
+
+
+@pytest.mark.parametrize("name, like, glue", [("hotpot.json", HOTPOT, ""), ("2wiki.json", WIKI, " ")])
+def test_shipped_arrays_are_as_the_downloads(make, name, like, glue):
+    for record in json.loads((EXAMPLES / name).read_text()):
+        assert list(record) == list(like)
+        context = dict(record["context"])
+        assert all(sentence < len(context[title]) for title, sentence in record["supporting_facts"])
+        assert all(glue.join(context[title]) == " ".join(make.SENTENCES[title]) for title in context)
+        for subject, _, found in record.get("evidences", ()):
+            assert any(title.startswith(subject) and has(found, " ".join(context[title])) for title in context)

@@ -1,0 +1,269 @@
+"""Questions and documents on disk, with their token counts, shared by all processes of a run.
+
+Sits between items.py and row.py. `build` reads the question files and pools once, takes duplicates out, counts every
+document's and question's tokens, and leaves a folder in the cache that is named by what went in (contents, format,
+tokenizer): the next run with the same files starts at once. Workers map the folder's files; nothing of the corpus is
+copied into them.
+
+    docs.bin   title, newline, text of each document, one after the other     docs.npy    offsets, int64 (D+1,)
+    tokens.npy tokens of each document alone, int32 (D,)                      filler.npy  may fill a row, bool (D,)
+    points.npy where a pair may stand behind a sentence, in characters of     places.npy  offsets into it, int64 (D+1,)
+               each document's text, int32
+    items.bin  one msgpack `Entry` after the other                            items.npy   offsets, int64 (N+1,)
+    about.json counts, what was dropped and why
+
+A document is no filler when another one has the same text, or when it holds what looks like a pair. Control tokens in
+texts are broken up by a space (`Tokenizer.defuse`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from keychain_synth import chains
+from keychain_synth.items import Dropped, Item, read_items, read_passages
+from keychain_synth.tokens import Tokenizer
+from tenfold_shared import BadInput
+from tenfold_shared.cli import cache_dir, sha256_of
+from tenfold_shared.jsonl import write_atomic
+from tenfold_shared.progress import Progress
+
+VERSION = 2  # of the folder's layout
+_BATCH = 4096  # texts tokenised at once
+_SAMPLED = 200  # drops kept with their detail
+PAIR_LIKE = re.compile(r'\{\s*"[^"{}]*"\s*:')
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """An item as row.py needs it: docs are indices of its documents, gold says which of them support the answer."""
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    docs: tuple[int, ...]
+    gold: tuple[bool, ...]
+    hops: int | None
+    source: str
+    type: str | None
+    tokens: int
+
+
+class Corpus:
+    """A folder that `build` left, mapped. Documents and items by index."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.about: dict[str, Any] = json.loads((folder / "about.json").read_text())
+
+        def mapped(name: str) -> Any:  # as a plain array: np.memmap takes several times as long to index
+            return np.asarray(np.load(folder / name, mmap_mode="r"))
+
+        self._offsets, self._entries, self._places = mapped("docs.npy"), mapped("items.npy"), mapped("places.npy")
+        self.tokens, self.filler, self._points = mapped("tokens.npy"), mapped("filler.npy"), mapped("points.npy")
+        self._docs = _mapped(folder / "docs.bin")
+        self._items = _mapped(folder / "items.bin")
+        self._decoder = msgspec.msgpack.Decoder(Entry)
+
+    @property
+    def n_docs(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def n_items(self) -> int:
+        return len(self._entries) - 1
+
+    @lru_cache(maxsize=4096)  # noqa: B019 -- a process has one corpus; a row asks for a document twice
+    def document(self, index: int) -> tuple[str, str]:
+        """(title, text)."""
+        raw = self._docs[self._offsets[index] : self._offsets[index + 1]].tobytes().decode()
+        title, _, text = raw.partition("\n")
+        return title, text
+
+    def points(self, index: int) -> list[int]:
+        """Offsets in the document's text behind which a pair may stand (`chains.points`)."""
+        return self._points[self._places[index] : self._places[index + 1]].tolist()
+
+    def entry(self, index: int) -> Entry:
+        return self._decoder.decode(self._items[self._entries[index] : self._entries[index + 1]].tobytes())
+
+    @cached_property
+    def words(self) -> dict[str, list[int]]:
+        """Items by the content words of their questions; words of more than 2 % of the questions left out."""
+        found: dict[str, list[int]] = {}
+        for index in range(self.n_items):
+            for word in set(content_words(self.entry(index).question)):
+                found.setdefault(word, []).append(index)
+        most = max(20, self.n_items // 50)
+        return {word: items for word, items in found.items() if len(items) <= most}
+
+
+def content_words(text: str) -> list[str]:
+    return [word for word in re.findall(r"\w+", text.casefold()) if len(word) > 2]
+
+
+def _mapped(path: Path) -> Any:
+    return np.asarray(np.memmap(path, np.uint8, mode="r")) if path.stat().st_size else np.empty(0, np.uint8)
+
+
+def build(
+    questions: Sequence[str], pools: Sequence[str], form: str, tokenizer: Tokenizer, quiet: bool
+) -> tuple[Corpus, list[dict[str, str]]]:
+    """The corpus of these files, from the cache where it is there; and `[{path, sha256}]` of the files.
+
+    Raises BadInput for files that cannot be read, and where no question is left.
+    """
+    inputs = [{"path": path, "sha256": sha256_of(path)} for path in (*questions, *pools)]
+    named = json.dumps([VERSION, form, tokenizer.digest, len(questions), [each["sha256"] for each in inputs]])
+    folder = cache_dir() / "keychain-synth" / hashlib.sha256(named.encode()).hexdigest()[:24]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_name(folder.name + ".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run may be building the same one
+        if not (folder / "about.json").is_file():
+            aside = folder.with_name(folder.name + ".part")
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            _Builder(aside, tokenizer, quiet).run(questions, pools, form)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(aside, folder)
+    return Corpus(folder), inputs
+
+
+class _Builder:
+    def __init__(self, folder: Path, tokenizer: Tokenizer, quiet: bool) -> None:
+        self.folder, self.tokenizer, self.quiet = folder, tokenizer, quiet
+        self.known: dict[bytes, int] = {}
+        self.texts: set[bytes] = set()
+        self.filler = bytearray()
+        self.offsets, self.entries = [0], [0]
+        self.dropped: Counter[str] = Counter()
+        self.drops: list[dict[str, str | None]] = []
+        self.asked: set[bytes] = set()
+        self.ids: set[bytes] = set()
+
+    def run(self, questions: Sequence[str], pools: Sequence[str], form: str) -> None:
+        with open(self.folder / "docs.bin", "wb") as self.docs, open(self.folder / "items.bin", "wb") as self.items:
+            with Progress("read", None, "questions", self.quiet) as progress:
+                waiting: list[tuple[Item, list[int]]] = []
+                for path in questions:
+                    for found in read_items(path, form):
+                        progress.update()
+                        if isinstance(found, Dropped):
+                            self.drop(found)
+                            continue
+                        docs = self.own(found)
+                        if docs is not None:
+                            waiting.append((found, docs))
+                        if len(waiting) == _BATCH:
+                            self.put(waiting)
+                            waiting = []
+                self.put(waiting)
+            with Progress("read", None, "documents", self.quiet) as progress:
+                for path in pools:
+                    for title, text in read_passages(path):
+                        progress.update()
+                        self.add(title, text)
+        if len(self.entries) == 1:
+            why = (
+                ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common()) or "the files are empty"
+            )
+            raise BadInput(f"{', '.join(questions)}: no question is left to make rows of: {why}")
+        np.save(self.folder / "docs.npy", np.array(self.offsets, np.int64))
+        np.save(self.folder / "items.npy", np.array(self.entries, np.int64))
+        np.save(self.folder / "filler.npy", np.frombuffer(bytes(self.filler), np.uint8).astype(bool))
+        self.known.clear()
+        self.texts.clear()
+        tokens, points, places = self.count()
+        np.save(self.folder / "tokens.npy", tokens)
+        np.save(self.folder / "points.npy", points)
+        np.save(self.folder / "places.npy", places)
+        about = {"documents": len(self.offsets) - 1, "fillers": int(sum(self.filler)), "items": len(self.entries) - 1,
+                 "questions": len(self.asked), "dropped": dict(sorted(self.dropped.items())), "drops": self.drops}  # fmt: skip
+        write_atomic(self.folder / "about.json", json.dumps(about, ensure_ascii=False).encode())
+
+    def drop(self, found: Dropped) -> None:
+        self.dropped[found.reason] += 1
+        if len(self.drops) < _SAMPLED:
+            self.drops.append({"where": found.where, "id": found.id, "reason": found.reason, "detail": found.detail})
+            print(
+                f"keychain-synth: {found.where}: dropped: {found.detail}", file=sys.stderr
+            ) if not self.quiet else None
+
+    def own(self, item: Item) -> list[int] | None:
+        """The documents of an item, or None where one of them cannot stand in a row."""
+        if any(PAIR_LIKE.search(f"{each.title}\n{each.text}") for each in item.paragraphs):
+            self.drop(
+                Dropped(item.id, item.id, "pair-like", f"id {item.id!r}: a paragraph holds what looks like a pair")
+            )
+            return None
+        name = _hash(item.id)
+        if name in self.ids:
+            self.drop(Dropped(item.id, item.id, "duplicate-id", f"id {item.id!r}: stands in more than one file"))
+            return None
+        self.ids.add(name)
+        return [self.add(each.title, each.text) for each in item.paragraphs]
+
+    def add(self, title: str, text: str) -> int:
+        """Index of the document, written if it is new."""
+        title = self.tokenizer.defuse(" ".join(title.split()))
+        text = self.tokenizer.defuse(text.strip())
+        raw = f"{title}\n{text}".encode(errors="replace")
+        name = _hash(raw)
+        if name in self.known:
+            return self.known[name]
+        index = self.known[name] = len(self.filler)
+        body = _hash(" ".join(text.casefold().split()))
+        self.filler.append(bool(text) and body not in self.texts and not PAIR_LIKE.search(raw.decode()))
+        self.texts.add(body)
+        self.docs.write(raw)
+        self.offsets.append(self.offsets[-1] + len(raw))
+        return index
+
+    def put(self, batch: Sequence[tuple[Item, list[int]]]) -> None:
+        questions = [self.tokenizer.defuse(" ".join(item.question.split())) for item, _ in batch]
+        for (item, docs), question, tokens in zip(batch, questions, self.tokenizer.counts(questions), strict=True):
+            gold = tuple(each.supporting for each in item.paragraphs)
+            raw = msgspec.msgpack.encode(Entry(item.id, question, item.answers, tuple(docs), gold, item.hops,
+                                               item.source, item.type, tokens))  # fmt: skip
+            self.items.write(raw)
+            self.entries.append(self.entries[-1] + len(raw))
+            self.asked.add(_hash(question.casefold()))
+
+    def count(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(tokens, points, places): of every document, read back in batches."""
+        total = len(self.offsets) - 1
+        tokens, places = np.zeros(total, np.int32), np.zeros(total + 1, np.int64)
+        points = array("i")
+        with (
+            Progress("tokenise", total, "documents", self.quiet) as progress,
+            open(self.folder / "docs.bin", "rb") as file,
+        ):
+            for start in range(0, total, _BATCH):
+                end = min(start + _BATCH, total)
+                raw = file.read(self.offsets[end] - self.offsets[start])
+                base = self.offsets[start]
+                texts = [raw[self.offsets[i] - base : self.offsets[i + 1] - base].decode() for i in range(start, end)]
+                tokens[start:end] = self.tokenizer.counts(texts)
+                for at, text in enumerate(texts, start + 1):
+                    points.extend(chains.points(text.partition("\n")[2]))
+                    places[at] = len(points)
+                progress.update(end - start)
+        return tokens, np.frombuffer(points, np.int32) if points else np.empty(0, np.int32), places
+
+
+def _hash(what: str | bytes) -> bytes:
+    return hashlib.blake2b(what.encode(errors="replace") if isinstance(what, str) else what, digest_size=8).digest()

@@ -1,0 +1,129 @@
+"""`keychain-synth inspect`: one row for people: its chain step by step, where its gold documents stand, in colour.
+
+Reads what synth.py wrote; the way from the head to the question is followed in the text itself (audit.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from keychain_synth.audit import Unresolved, pairs_in, prompt_text, resolve
+from tenfold_shared import BadInput
+from tenfold_shared.cli import Selection, print_table
+
+Record = dict[str, Any]
+
+_AROUND = 60  # characters shown on either side of a pair
+_HEADER = re.compile(r"^Passage (\d+):\n(.*)$", re.MULTILINE)
+
+
+def describe(record: Record) -> Record:
+    """The object of `--json`: what the row is and each step of its chain, in the order it must be followed.
+
+    `steps`: {key, value, depth (0 to 1 of the prompt), passage, offset, around}; `gold`: {slot, title, depth}.
+    """
+    meta = record.get("meta") or {}
+    if "documents" not in meta:
+        raise BadInput(f"id {record['id']!r}: meta: expected a row made by `keychain-synth synth`")
+    text = prompt_text(record)
+    headers = [(found.start(), int(found[1]), found[2]) for found in _HEADER.finditer(text)]
+    told = {
+        name: meta.get(name)
+        for name in ("source", "source_id", "type", "question", "question_hops", "length", "tokens", "reserve",
+                     "documents", "hops", "structure", "id_format", "head")
+    }  # fmt: skip
+    told["id"], told["answer"] = record["id"], record.get("answer")
+    told["gold"] = [
+        {"slot": slot, "title": title, "depth": round(start / len(text), 4)}
+        for start, number, title in headers
+        for slot in meta["gold_slots"]
+        if number == slot + 1
+    ]
+    told["steps"] = [
+        {"key": key, "value": value, "depth": round(begin / len(text), 4), "offset": begin,
+         "passage": max((number for start, number, _ in headers if start <= begin), default=None),
+         "around": text[max(0, begin - _AROUND) : end + _AROUND]}
+        for key, value, begin, end in _way(text, meta)
+    ]  # fmt: skip
+    told["decoys"] = len(meta.get("decoys") or ())
+    told["answerable_decoys"] = sum(decoy["answerable"] for decoy in meta.get("decoys") or ())
+    told["resolved"] = None
+    if meta.get("hops"):
+        try:
+            told["resolved"] = resolve(text)[0] == meta["question"]
+        except Unresolved as why:
+            told["resolved"] = str(why)
+    return told
+
+
+def _way(text: str, meta: Record) -> list[tuple[str, Any, int, int]]:
+    """The pairs from the head to the question; in a tree the ones on the way that has a question, from its end back."""
+    pairs = {key: (key, value, begin, end) for key, value, begin, end in pairs_in(text)}
+    above = {
+        target: key for key, value, *_ in pairs.values() for target in ([value] if isinstance(value, str) else value)
+    }
+    way: list[tuple[str, Any, int, int]] = []
+    key = above.get(meta.get("question") or "")
+    while key in pairs and len(way) <= len(pairs):
+        way.append(pairs[key])
+        if key == meta["head"]:
+            break
+        key = above.get(key)
+    return way[::-1]
+
+
+def coloured(record: Record, whole: bool) -> Any:
+    """A rich object: the facts, the steps, and with `whole` the prompt with pairs and gold headers marked."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    told = describe(record)
+    facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    facts.add_column(style="bold")
+    facts.add_column(overflow="fold")
+    for name in ("id", "source", "question", "answer", "head"):
+        value = told[name]
+        facts.add_row(name, Text(", ".join(value) if isinstance(value, list) else str(value)))
+    facts.add_row("tokens", f"{told['tokens']} of {told['length']}, {told['reserve']} of them kept for the answer")
+    facts.add_row("documents", f"{told['documents']}, gold at " + (", ".join(
+        f"{each['slot'] + 1} ({each['depth']:.0%}) {each['title']}" for each in told["gold"]) or "none"))  # fmt: skip
+    if told["hops"]:
+        facts.add_row("decoys", f"{told['decoys']}, {told['answerable_decoys']} of them can be answered from the text")
+        facts.add_row("resolved", "yes" if told["resolved"] is True else f"no: {told['resolved']}")
+    steps = Table(title="The way to the question")
+    for head in ("", "depth", "passage", "in the text"):
+        steps.add_column(head, justify="right" if head != "in the text" else "left", overflow="fold")
+    for at, step in enumerate(told["steps"], 1):
+        around = Text(" ".join(step["around"].split()))
+        around.highlight_regex(re.escape(json.dumps({step["key"]: step["value"]}, ensure_ascii=False)), "bold green")
+        steps.add_row(str(at), f"{step['depth']:.0%}", str(step["passage"] or "–"), around)
+    parts: list[Any] = [facts]
+    if told["steps"]:
+        parts.append(steps)
+    if whole:
+        text = Text(prompt_text(record))
+        for pair in record["meta"]["pairs"]:
+            style = "bold green" if pair["chain"] == 0 else "dim cyan"
+            text.stylize(style, pair["offset"], pair["offset"] + pair["length"])
+        for each in told["gold"]:
+            text.highlight_regex(rf"(?m)^Passage {each['slot'] + 1}:$", "bold yellow reverse")
+        if told["head"]:
+            text.highlight_regex(re.escape(told["head"]), "bold green")
+        parts.append(text)
+    return Group(*parts)
+
+
+def run(files: Sequence[str], selection: Selection, *, row: str | None, whole: bool, as_json: bool) -> int:
+    """The verb: the row called `row`, or the first."""
+    for _, record in selection.source(files, "task"):
+        if row is None or record["id"] == row:
+            if as_json:
+                print(json.dumps(describe(record), ensure_ascii=False))
+            else:
+                print_table(coloured(record, whole))
+            return 0
+    raise BadInput(f"--row {row}: no such id in these rows" if row else "expected rows, got none")

@@ -1,0 +1,156 @@
+"""Counting tokens and rendering chats as the model's own tokenizer does, without loading a model.
+
+Sits under corpus.py and row.py. A tokenizer is a `tokenizers` file (tokenizer.json) with its chat template beside it;
+the template is rendered here with jinja2 in the way transformers does it, so that no torch is needed to make rows. A
+hub id, or a folder without tokenizer.json, goes through transformers' AutoTokenizer once ([hf]) and is then the same.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tenfold_shared import BadInput, Missing
+
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# Templates that print today's date must give the same bytes tomorrow.
+_TODAY = datetime.datetime(2026, 1, 1)
+
+
+class Tokenizer:
+    """name: as given; digest: of vocabulary and merges; longest: the model's own limit in tokens, None if not said."""
+
+    def __init__(self, uri: str) -> None:
+        import tokenizers
+
+        self.name = uri
+        self.folder = folder(uri)
+        raw = (self.folder / "tokenizer.json").read_text(encoding="utf-8")
+        try:
+            self._inner = tokenizers.Tokenizer.from_str(raw)
+        except Exception as error:  # the library raises bare Exceptions
+            raise BadInput(f"{self.folder}/tokenizer.json: cannot be read: {error}") from None
+        # What a trainer's file may have switched on would cut or pad what is to be counted.
+        self._inner.no_truncation()
+        self._inner.no_padding()
+        self.digest = hashlib.sha256(raw.encode()).hexdigest()
+        config = _json(self.folder / "tokenizer_config.json")
+        found = config.get("model_max_length")
+        self.longest = int(found) if isinstance(found, int | float) and found < 1e9 else None
+        self._variables = {name: _text(config[name]) for name in _SPECIAL if config.get(name)}
+        self._template_source = _template(self.folder, config)
+        self._template: Any = None
+        controls = [token.content for token in self._inner.get_added_tokens_decoder().values() if token.special]
+        self._controls = re.compile("|".join(map(re.escape, sorted(controls, key=len, reverse=True))) or r"(?!)")
+
+    @property
+    def chats(self) -> bool:
+        """Whether it has a chat template."""
+        return self._template_source is not None
+
+    def defuse(self, text: str) -> str:
+        """TEXT with a space inside each control token, so that no document can end a turn."""
+        return self._controls.sub(lambda match: f"{match[0][:1]} {match[0][1:]}", text)
+
+    def render(self, messages: Sequence[dict[str, str]]) -> str:
+        """The chat as one string, generation prompt included. Raises BadInput where the template refuses it."""
+        if self._template is None:
+            self._template = _compile(self._template_source or "")
+        try:
+            return self._template.render(
+                messages=messages, add_generation_prompt=True, tools=None, documents=None, **self._variables
+            )
+        except Exception as error:  # a template is the model's own code
+            raise BadInput(f"{self.name}: its chat template refuses the messages: {error}") from None
+
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, alone and without special tokens."""
+        return [len(found) for found in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode(self, text: str, special: bool) -> Any:
+        """`tokenizers.Encoding` of a finished prompt; special: what the tokenizer itself puts around a raw prompt."""
+        return self._inner.encode(text, add_special_tokens=special)
+
+
+def folder(uri: str) -> Path:
+    """The folder that holds tokenizer.json. Raises BadInput, or Missing where transformers is needed."""
+    from tenfold_shared import models
+
+    path = Path(uri).expanduser()
+    if path.name == "tokenizer.json" and path.is_file():
+        return path.parent
+    if (path / "tokenizer.json").is_file():
+        return path
+    place = Path(models.resolve(uri).path)
+    if (place / "tokenizer.json").is_file():
+        return place
+    return _through_transformers(str(place), uri)
+
+
+def _through_transformers(name: str, uri: str) -> Path:
+    from tenfold_shared.cli import cache_dir
+
+    target = cache_dir() / "tokenizers" / re.sub(r"\W+", "-", name)
+    if (target / "tokenizer.json").is_file():
+        return target
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise Missing(f"{uri}: needs transformers: pip install 'keychain-synth[hf]'") from None
+    try:
+        AutoTokenizer.from_pretrained(name).save_pretrained(target)
+    except Exception as error:  # network, a name that does not exist, a broken file
+        raise BadInput(f"{uri}: no tokenizer there: {' '.join(str(error).split())[:200]}") from None
+    if not (target / "tokenizer.json").is_file():
+        raise BadInput(f"{uri}: its tokenizer has no fast form (tokenizer.json)")
+    return target
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise BadInput(f"{path}: expected JSON: {error}") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _text(token: Any) -> str:
+    return str(token["content"]) if isinstance(token, dict) else str(token)
+
+
+def _template(place: Path, config: dict[str, Any]) -> str | None:
+    try:
+        return (place / "chat_template.jinja").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        pass
+    found = config.get("chat_template")
+    if isinstance(found, list):  # several by name
+        found = next((each["template"] for each in found if each.get("name") == "default"), None)
+    return found if isinstance(found, str) else None
+
+
+def _compile(source: str) -> Any:
+    """As transformers compiles them: sandboxed, with its two functions and its tojson."""
+    import jinja2
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    def to_json(value: Any, indent: int | None = None, **more: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.filters["tojson"] = to_json
+    environment.globals.update(raise_exception=refuse, strftime_now=_TODAY.strftime)
+    return environment.from_string(source)

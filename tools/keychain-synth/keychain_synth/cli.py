@@ -93,4 +93,30 @@ def inspect(files: tuple[str, ...], **given: Any) -> int:
     return run(files, take(Selection, given), **given)
 
 
+@main.command(short_help="A reward for each sample's final answer.")
+@files_argument(metavar="[SAMPLES]...")
+@click.option("--reward", type=click.Choice(["two-way", "two-way-guarded", "exact", "f1", "one-way", "one-way-guarded"]), default="two-way", show_default=True, help="two-way is the paper's: gold in answer or answer in gold; guarded closes what exploits it.")  # fmt: skip
+@click.option("--f1-threshold", type=Share(min=0, max=1, min_open=True), default=0.5, show_default=True, help="F1 from which on a sample is `correct`; other rewards are at 1.")  # fmt: skip
+@click.option("--require-think/--no-require-think", default=None, help="No reward without a closing think tag, or its absence is no matter. Default: it is wanted where the response opens one.")  # fmt: skip
+@click.option("--gold", metavar="FILE", help="Task records with `id` and `answer`, for sample files that carry no gold.")  # fmt: skip
+@click.option("--to", type=click.Choice(["records", "keychain"]), default="records", show_default=True, help="Our records, or the KeyChain repository's trajectories, one line a task.")  # fmt: skip
+@click.option("--stress", is_flag=True, help="No samples: known exploits and labelled answers under every reward.")
+@options("output", "records", "max_time", "json", "common")
+def score(files: tuple[str, ...], **given: Any) -> int:
+    """Add `reward` and `correct` to each sample: is its last \\boxed{} the gold answer?
+
+    Reads our sample records, the KeyChain repository's trajectories, lm-evaluation-harness --log_samples
+    files (all repeats), and OpenAI and vLLM batch output (with --gold). `meta.match: all` wants every gold
+    in the box. Exit 1 where samples have no gold answer.
+
+    \b
+    Examples:
+      keychain-synth score samples.jsonl --reward two-way-guarded -o scored.jsonl
+      keychain-synth score --stress
+    """
+    from keychain_synth.score import run
+
+    return run(files, take(Selection, given), **given)
+
+
 add_doctor(main, extras=["hf", "vllm", "plot"])

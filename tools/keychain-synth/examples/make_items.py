@@ -683,6 +683,14 @@ HOTPOT: list[tuple[str, str, str, list[Step]]] = [  # type, question, answer, st
         ("Titan (moon)", 0, "planet", "Saturn"), ("Ganymede (moon)", 0, "planet", "Jupiter")]),
     ("comparison", "Which sea takes up the waters of both the Elbe and the Rhine?", "North Sea", [
         ("Elbe", 1, "mouth", "North Sea"), ("Rhine", 1, "mouth", "North Sea")]),
+    ("comparison", "Do the Danube and the Rhine flow into the same sea?", "no", [
+        ("Danube", 1, "mouth", "Black Sea"), ("Rhine", 1, "mouth", "North Sea")]),
+    ("comparison", "Were Clyde Tombaugh and Jørn Utzon born in the same city?", "no", [
+        ("Clyde Tombaugh", 0, "place of birth", "Streator"), ("Jørn Utzon", 0, "place of birth", "Copenhagen")]),
+    ("comparison", "Were Edvard Grieg and Lúcio Costa born in the same town?", "no", [
+        ("Edvard Grieg", 0, "place of birth", "Bergen"), ("Lúcio Costa", 0, "place of birth", "Toulon")]),
+    ("comparison", "Were Marie Curie and Leo Tolstoy born in the same place?", "no", [
+        ("Marie Curie", 0, "place of birth", "Warsaw"), ("Leo Tolstoy", 0, "place of birth", "Yasnaya Polyana")]),
 ]  # fmt: skip
 
 MUSIQUE: list[tuple[str, str, list[str], list[Step]]] = [  # question, answer, aliases, steps

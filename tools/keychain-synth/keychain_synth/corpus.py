@@ -35,7 +35,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from keychain_synth import chains
+from keychain_synth import book, chains
 from keychain_synth.items import Dropped, Item, read_items, read_passages
 from keychain_synth.tokens import Tokenizer
 from tenfold_shared import BadInput
@@ -120,6 +120,11 @@ def _mapped(path: Path) -> Any:
     return np.asarray(np.memmap(path, np.uint8, mode="r")) if path.stat().st_size else np.empty(0, np.uint8)
 
 
+def identity(paths: Sequence[str]) -> list[dict[str, str]]:
+    """`[{path, sha256}]` of files; a pool may be the book by name."""
+    return [{"path": path, "sha256": sha256_of(book.file() if path == book.NAME else path)} for path in paths]
+
+
 def build(
     questions: Sequence[str], pools: Sequence[str], form: str, tokenizer: Tokenizer, quiet: bool
 ) -> tuple[Corpus, list[dict[str, str]]]:
@@ -127,7 +132,7 @@ def build(
 
     Raises BadInput for files that cannot be read, and where no question is left.
     """
-    inputs = [{"path": path, "sha256": sha256_of(path)} for path in (*questions, *pools)]
+    inputs = identity([*questions, *pools])
     named = json.dumps([VERSION, form, tokenizer.digest, len(questions), [each["sha256"] for each in inputs]])
     folder = cache_dir() / "keychain-synth" / hashlib.sha256(named.encode()).hexdigest()[:24]
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -174,7 +179,7 @@ class _Builder:
                 self.put(waiting)
             with Progress("read", None, "documents", self.quiet) as progress:
                 for path in pools:
-                    for title, text in read_passages(path):
+                    for title, text in book.passages() if path == book.NAME else read_passages(path):
                         progress.update()
                         self.add(title, text)
         if len(self.entries) == 1:

@@ -21,11 +21,11 @@ from typing import Any
 import msgspec
 
 import keychain_synth
-from keychain_synth.corpus import Corpus, build
+from keychain_synth.corpus import Corpus, build, identity
 from keychain_synth.row import CHAIN, PLAIN, SYSTEM, TREE, RowMaker, Shape, Unfit
 from keychain_synth.tokens import Tokenizer
 from tenfold_shared import BadInput
-from tenfold_shared.cli import Selection, read_template, sha256_of
+from tenfold_shared.cli import Selection, read_template
 from tenfold_shared.jsonl import Output, Source, flow, open_read
 from tenfold_shared.pool import Pool, PoolError
 from tenfold_shared.progress import Progress
@@ -181,8 +181,9 @@ def run(
               f"rows are made all the same", file=sys.stderr)  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="keychain-synth-") as folder:
         questions = [_spooled(path, Path(folder)) for path in files or ("-",)]
-        inputs = [{"path": given, "sha256": sha256_of(path)}
-                  for given, path in zip([*(files or ("-",)), *pools], [*questions, *pools], strict=True)]  # fmt: skip
+        inputs = identity([*questions, *pools])
+        for given, entry in zip(files or ("-",), inputs, strict=False):
+            entry["path"] = given
         decides = {
             **msgspec.to_builtins(shape), **selection.identity(), "format": form, "lengths": list(lengths),
             "pools": len(pools), "tokenizer": words.digest,

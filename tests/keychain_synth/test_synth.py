@@ -4,7 +4,9 @@ import json
 import os
 import random
 import re
+import signal
 import statistics
+import subprocess
 import time
 
 import pytest
@@ -179,9 +181,6 @@ def test_same_bytes_for_any_workers_shards_and_hash_seed(tmp_path, qa):
 
 
 def test_killed_and_continued_is_the_same(tmp_path, qa):
-    import signal
-    import subprocess
-
     command = [str(BIN), "synth", str(qa), *SMALL, "--workers", "2", "-o"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     rng = random.Random(0)
@@ -210,7 +209,6 @@ def test_several_lengths_and_the_manifest(tmp_path, qa):
 
 
 def test_fillers_that_would_give_the_answer_away_stay_out(tmp_path):
-    rng = random.Random(3)
     path = questions(tmp_path / "qa.jsonl", count=30)
     leak = [{"title": f"Leak {i}", "text": f"Topic 0-1 is known for answer0, says number {i}."} for i in range(200)]
     pool = write(tmp_path / "pool.jsonl", leak)
@@ -220,7 +218,6 @@ def test_fillers_that_would_give_the_answer_away_stay_out(tmp_path):
     assert "Leak" not in text_of(kept[0])
     free = made(tmp_path, path, "--pool", pool, "--ids", ids, "--no-leak-guard", "--overwrite")
     assert "Leak" in text_of(free[0])
-    assert rng
 
 
 @pytest.mark.parametrize(

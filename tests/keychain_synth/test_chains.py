@@ -7,6 +7,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from keychain_synth import chains
 from keychain_synth.audit import Unresolved, resolve
 

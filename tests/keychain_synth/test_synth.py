@@ -10,8 +10,9 @@ import subprocess
 import time
 
 import pytest
-from keychain_synth.tokens import Tokenizer
 from rows import BIN, keychain, questions, read, write
+
+from keychain_synth.tokens import Tokenizer
 
 SMALL = ("--tokenizer", "smollm2", "--length", "2048", "-q")
 

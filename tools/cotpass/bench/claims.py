@@ -312,6 +312,8 @@ class Study:
         return {"mean": tuple(round3(each[0]) for each in (found.diff, found.low, found.high)), "by_seed": by_seed}
 
     def judge_rows(self) -> Iterator[Row]:
+        from cotpass.reliability import wilson
+
         reports = {
             name: json.loads(run("cotpass", "calibrate", "report", str(self.folder / f"tested-{name}.jsonl"), "--json", "-q"))
             for name in JUDGES
@@ -333,11 +335,15 @@ class Study:
                             "cap_rate": report["cap_rate"]["value"]},
                 )  # fmt: skip
             middle = report["sensitivity"]["number-inconsistent"]
+            # A judge that says nothing has not accepted: what it refuses and accepts need not make up the whole.
+            refused = round(middle["value"] * middle["n"])
+            taken = wilson(middle["n"] - refused - middle["unjudged"], middle["n"])
             yield claim(
-                f"judge: {told[name]} accepts most solutions with a broken middle number (share it refuses)",
+                f"judge: {told[name]} accepts most solutions with a broken middle number (control: clean ones)",
                 "ttasalti/evalhub docs/results.md: the paper's judge accepts 91.9 %",
-                triple(middle, "value", "low", "high"), clean, [0],
-                supported(middle["high"] < 0.5, middle["low"] > 0.5),
+                triple(taken, "value", "low", "high"), clean, [0],
+                supported(taken["low"] > 0.5, taken["high"] < 0.5),
+                detail={"refused": refused, "unjudged": middle["unjudged"], "n": middle["n"]},
             )  # fmt: skip
         yield from self.own_errors()
 

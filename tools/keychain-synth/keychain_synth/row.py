@@ -143,21 +143,23 @@ class RowMaker:
     def decoys(self, rng: random.Random, entry: Entry, index: int, count: int) -> list[Entry]:
         """Other items with questions of their own; the first `answerable` of them with answers other than the row's."""
         chosen: list[Entry] = []
+        spare: list[Entry] = []  # whose answer is the row's own: no decoy to be answered, but one to be asked
         asked = {entry.question.casefold()}
         answers = {answer.casefold() for answer in entry.answers}
         order = self.near(entry, index) if self.shape.decoys == "near" else None
         for other in self.others(rng, order):
-            if len(chosen) == count:
+            if len(chosen) >= self.shape.answerable and len(chosen) + len(spare) >= count:
                 break
             candidate = self.corpus.entry(other)
             if candidate.question.casefold() in asked:
                 continue
-            if len(chosen) < self.shape.answerable and not answers.isdisjoint(
-                answer.casefold() for answer in candidate.answers
-            ):
-                continue
             asked.add(candidate.question.casefold())
-            chosen.append(candidate)
+            same = not answers.isdisjoint(answer.casefold() for answer in candidate.answers)
+            (spare if same and len(chosen) < self.shape.answerable else chosen).append(candidate)
+        if len(chosen) < self.shape.answerable:
+            raise Unfit("few-questions", f"{self.shape.answerable} decoys with other answers are wanted, "
+                        f"there are {len(chosen)}")  # fmt: skip
+        chosen = (chosen + spare)[:count]
         if len(chosen) < count:
             raise Unfit("few-questions", f"{count + 1} chains need as many different questions, there are {len(asked)}")
         return chosen

@@ -48,6 +48,7 @@ tokenizer = click.option("--tokenizer", required=True, metavar="URI", help="Whos
 @click.option("--system", metavar="FILE", help="System prompt in place of the built-in one; `none` for none.")
 @click.option("--leak-guard/--no-leak-guard", default=True, show_default=True, help="Leave out fillers that hold an answer together with a gold document's title.")  # fmt: skip
 @click.option("--max-drop-rate", type=Share(min=0, max=1), default=0.05, show_default=True, help="Exit 1 when more of the questions make no row.")  # fmt: skip
+@click.option("--ray", metavar="ADDRESS", help="Make rows on a Ray cluster: its address, auto, or local for one of --workers processes here.")  # fmt: skip
 @options("template", "seed", "output", "records", "workers", "max_time", "json", "common")
 def synth(files: tuple[str, ...], **given: Any) -> int:
     """One row a question: its documents among others, and a chain of keys to the question.

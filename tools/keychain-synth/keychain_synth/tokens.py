@@ -87,7 +87,10 @@ def folder(uri: str) -> Path:
         return path.parent
     if (path / "tokenizer.json").is_file():
         return path
-    place = Path(models.resolve(uri).path)
+    try:
+        place = Path(models.resolve(uri).path)
+    except BadInput as error:
+        raise BadInput(str(error).replace("--model", "--tokenizer", 1)) from None
     if (place / "tokenizer.json").is_file():
         return place
     return _through_transformers(str(place), uri)

@@ -8,6 +8,7 @@ import signal
 import statistics
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from rows import BIN, keychain, questions, read, write
@@ -313,3 +314,45 @@ def test_audit_sees_what_is_broken(tmp_path, qa):
     assert "numbered" in broken(edit("Passage 2:", "Passage 9:"))
     done = keychain("audit", write(path, [{"id": "a", "prompt": "x"}]))
     assert done.returncode == 2 and "meta.tokens: expected a row made by" in done.stderr
+
+
+EXAMPLES = Path(__file__).parents[2] / "tools" / "keychain-synth" / "examples"
+
+
+@pytest.mark.deep
+def test_same_bytes_at_128k_and_every_row_resolves(tmp_path):
+    """Workers, shards, a kill and PYTHONHASHSEED at 131,072 tokens, on the shipped questions and the book."""
+    options = (
+        "--pool",
+        "bible",
+        "--tokenizer",
+        "smollm2",
+        "--length",
+        "131072",
+        "--chains",
+        "60",
+        "--limit",
+        "12",
+        "-q",
+    )
+    names = [str(EXAMPLES / name) for name in ("hotpot.json", "musique.jsonl", "2wiki.json")]
+
+    def run(name, *args, seed="0"):
+        done = keychain("synth", *names, *options, *args, "-o", tmp_path / name, env={"PYTHONHASHSEED": seed})
+        assert done.returncode == 0, done.stderr
+        return (tmp_path / name).read_bytes()
+
+    whole = run("whole", "--workers", "1")
+    assert run("two", "--workers", "2", seed="3") == whole
+    assert b"".join(run(f"part{i}", "--shard", f"{i}/2") for i in (1, 2)) == whole
+    command = [str(BIN), "synth", *names, *options, "--workers", "2", "-o", str(tmp_path / "killed")]
+    for wait in (1.5, 3.0, 4.5):
+        running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        time.sleep(wait)
+        running.kill()
+        running.wait()
+    assert run("killed", "--workers", "2") == whole
+    done = keychain("audit", tmp_path / "whole", "--tokenizer", "smollm2", "--json", "-q")
+    result = json.loads(done.stdout)
+    assert done.returncode == 0 and result["resolved"] == 12 and result["over_budget"] == 0
+    assert result["tokens"]["min"] > 131_072 - 128 - 1000

@@ -82,7 +82,20 @@ def lines(path):
 def test_interrupted_then_killed_then_the_same_command_completes(tmp_path):
     """Ctrl-C ends quietly with 130; after either signal no process of the engine is left behind."""
     write(tmp_path / "t.jsonl", questions(4))
-    args = ("sample", "t.jsonl", *ENGINE, "-n", "12", "--max-tokens", "300", "-o", "out.jsonl")
+    # Eight at a time: all 48 at once would be done at about the same time, some before the signal comes.
+    args = (
+        "sample",
+        "t.jsonl",
+        *ENGINE,
+        "--engine",
+        "max_num_seqs=8",
+        "-n",
+        "12",
+        "--max-tokens",
+        "300",
+        "-o",
+        "out.jsonl",
+    )
     journal, before = tmp_path / ".out.jsonl.journal", 0
     for send in (lambda run: os.killpg(run.pid, signal.SIGINT), lambda run: run.kill()):
         run = start(*args, folder=tmp_path)

@@ -24,16 +24,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from cotpass.compare import pass_at_k_difference
 from cotpass.intervals import Draws, interval, pass_statistic
+from metric import machine
 
 PROBLEMS = 30
 KS = {16: (1, 4, 8, 16), 64: (1, 8, 32, 64)}
@@ -41,15 +39,6 @@ METHODS = ("problem", "nested", "bayes", "closed", "normal")
 NOMINAL, LOW, HIGH = 0.95, 0.93, 0.97
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
-
-
-def machine() -> str:
-    model = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    return f"{model}, {os.cpu_count()} cores"
 
 
 def misses(a: float, b: float, k: int) -> float:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -527,10 +527,15 @@ def run(
     result = compare(left, right, ks, intersect=intersect, max_unjudged=max_unjudged, seed=seed, replicates=replicates)
     if plot:
         plot_comparison(result, plot)
-    for line in result["warnings"]:
+    return tell(result, human_table, as_json)
+
+
+def tell(report: Report, table: Callable[[Report], Any], as_json: bool) -> int:
+    """Print warnings and the report, as JSON or as a table; the exit code: 1 where the report refused something."""
+    for line in report["warnings"]:
         print(f"cotpass: {line}", file=sys.stderr)
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+        print(json.dumps(report, ensure_ascii=False))
     else:
-        print_table(human_table(result))
-    return 1 if result["refused"] else 0
+        print_table(table(report))
+    return 1 if report["refused"] else 0

@@ -22,8 +22,6 @@ the others are, for the same problems and K, those that they would have without 
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,12 +41,13 @@ from cotpass.compare import (
     no_difference,
     pass_at_k_gains,
     read_side,
+    tell,
 )
 from cotpass.estimators import Floats, Ints
 from cotpass.intervals import REPLICATES
 from cotpass.metric import MAX_UNJUDGED
 from tenfold_shared import BadInput
-from tenfold_shared.cli import Selection, print_table
+from tenfold_shared.cli import Selection
 from tenfold_shared.progress import Progress
 
 Report = dict[str, Any]
@@ -388,13 +387,6 @@ def run(
     with Progress("dynamics", None, "samples", quiet) as progress:
         files = {step: read_side(path, selection, progress) for step, path in paths.items()}
     found = dynamics(files, ks, intersect=intersect, max_unjudged=max_unjudged, seed=seed, replicates=replicates)
-    report = found.report
     if plot:
         plot_dynamics(found, plot)
-    for line in report["warnings"]:
-        print(f"cotpass: {line}", file=sys.stderr)
-    if as_json:
-        print(json.dumps(report, ensure_ascii=False))
-    else:
-        print_table(human_table(report))
-    return 1 if report["refused"] else 0
+    return tell(found.report, human_table, as_json)

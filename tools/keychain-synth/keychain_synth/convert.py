@@ -80,11 +80,11 @@ class Records(Source):
                 self._tolerate(BadInput(f"{where}: expected a JSON object"))
 
     def _raw(self, real: str, name: str) -> Iterator[tuple[str, Any]]:
-        container = items._container(real)
+        container = items.container_of(real)
         if container == "parquet":
-            yield from items._parquet(real)
+            yield from items.read_parquet(real)
         elif container == "array":
-            yield from ((name + where.removeprefix(real), record) for where, record in items._array(real))
+            yield from ((name + where.removeprefix(real), record) for where, record in items.read_array(real))
         else:
             for number, line in read_lines(real):
                 where = f"{name}:{number}"

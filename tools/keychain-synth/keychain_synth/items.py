@@ -23,7 +23,8 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any, BinaryIO, cast
 
 import msgspec
 
@@ -81,7 +82,7 @@ def read_items(path: str, format: str = "auto") -> Iterator[Item | Dropped]:
     """
     form = None
     seen: set[str] = set()
-    for where, record in _records(path, _container(path)):
+    for where, record in _records(path, container_of(path)):
         if form is None:
             form = _format_of(where, record, format)
         found = _item(where, record, form)
@@ -98,7 +99,7 @@ def read_passages(path: str) -> Iterator[tuple[str, str]]:
 
     Text is split at blank lines; its paragraphs are titled by file name and number. Raises BadInput, Missing.
     """
-    container = _container(path, text=True)
+    container = container_of(path, text=True)
     if container == "text":
         yield from _text(path)
         return
@@ -369,10 +370,11 @@ def _opened(path: str) -> Iterator[BinaryIO]:
             stream.close()
 
 
-def _container(path: str, text: bool = False) -> str:
+def container_of(path: str, text: bool = False) -> str:
     """`parquet`, `array`, `lines`, or `text` where that is allowed. Raises BadInput for a web page."""
     with _opened(path) as stream:
-        head: bytes = stream.peek(64).removeprefix(_BOM).lstrip()  # type: ignore[attr-defined]
+        # Not read: `-` is read again, from its beginning. Every stream of open_read's buffers, though its type says less.
+        head = cast(BufferedReader, stream).peek(64).removeprefix(_BOM).lstrip()
     if path.endswith(".parquet") or head.startswith(b"PAR1"):
         return "parquet"
     if text and (_TEXT_SUFFIX.search(path) or (not _DATA_SUFFIX.search(path) and head[:1] not in (b"{", b"["))):
@@ -385,7 +387,7 @@ def _container(path: str, text: bool = False) -> str:
 
 def _records(path: str, container: str) -> Iterator[tuple[str, Any]]:
     """(where, decoded record), in order."""
-    return {"parquet": _parquet, "array": _array, "lines": _lines}[container](path)
+    return {"parquet": read_parquet, "array": read_array, "lines": _lines}[container](path)
 
 
 def _lines(path: str) -> Iterator[tuple[str, Any]]:
@@ -394,7 +396,7 @@ def _lines(path: str) -> Iterator[tuple[str, Any]]:
         yield where, decode_line(where, line.removeprefix(_BOM) if number == 1 else line)
 
 
-def _array(path: str) -> Iterator[tuple[str, Any]]:
+def read_array(path: str) -> Iterator[tuple[str, Any]]:
     data = bytearray()  # grows in place; read() of a packed file would join its pieces, which takes twice the size
     with _opened(path) as stream:
         while block := stream.read(_BLOCK):
@@ -423,7 +425,7 @@ def _array(path: str) -> Iterator[tuple[str, Any]]:
         yield where, record
 
 
-def _parquet(path: str) -> Iterator[tuple[str, Any]]:
+def read_parquet(path: str) -> Iterator[tuple[str, Any]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:

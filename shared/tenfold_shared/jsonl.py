@@ -148,16 +148,16 @@ class Source:
         self.paths = list(paths) or ["-"]
         if self.paths.count("-") > 1:
             raise BadInput("-: stdin can be read once; name it a single time")
-        if shard and any(path == "-" or _is_pipe(path) for path in self.paths):
+        if shard and any(path == "-" or is_pipe(path) for path in self.paths):
             raise BadInput("--shard: needs files, because the input is counted first; stdin cannot be")
         self.kind, self.expand, self.limit, self.shard, self.skip_bad = kind, expand, limit, shard, skip_bad
-        self.ids = _read_ids(ids) if ids else None
+        self.ids = read_ids(ids) if ids else None
         self.bad = 0
         self._told = False
         self._spools: dict[str, Any] = {}
         self._hashes: dict[str, str] = {}
         for path in self.paths if keep else ():
-            if path == "-" or _is_pipe(path):
+            if path == "-" or is_pipe(path):
                 self._spool(path)
 
     def _spool(self, path: str) -> None:
@@ -197,7 +197,7 @@ class Source:
 
     def count(self) -> int | None:
         """How many records there are, read ahead; None where stdin cannot be read twice."""
-        if any((path == "-" or _is_pipe(path)) and path not in self._spools for path in self.paths):
+        if any((path == "-" or is_pipe(path)) and path not in self._spools for path in self.paths):
             return None
         total = sum(1 for _ in self)
         self.bad = 0
@@ -254,12 +254,13 @@ class Source:
         print(f"skipped: {error}", file=sys.stderr)
 
 
-def _is_pipe(path: str) -> bool:
+def is_pipe(path: str) -> bool:
     """Whether PATH exists and is no regular file, so that it may be readable only once."""
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
-def _read_ids(path: str) -> set[str]:
+def read_ids(path: str) -> set[str]:
+    """The ids of an --ids file, one a line."""
     with closing(open_read(path)) as stream:
         return {line.decode("utf-8", "replace").strip() for line in stream if not line.isspace()}
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from rows import keychain, questions, read, write
 
 from keychain_synth import reward
-from keychain_synth.audit import pairs_in
 from keychain_synth.convert import ABILITIES, FORMS, WRITERS, Settings, data_source
 from keychain_synth.convert import read as read_line
+from keychain_synth.resolver import pairs_in
 from keychain_synth.row import CHAIN, PLAIN, SYSTEM
 from tenfold_shared import BadInput
 

@@ -26,11 +26,8 @@ def test_everything_is_there_as_it_was(tmp_path, words):
     rng = random.Random(5)
     made = [item(number, rng) for number in range(30)]
     pool = [{"title": f"Züri {i}", "text": f"Number {i} is é. Yes."} for i in range(9000)]  # more than a batch
-    corpus, inputs = build(
-        [str(write(tmp_path / "qa", made))], [str(write(tmp_path / "pool", pool))], "auto", words, True
-    )
+    corpus = build([str(write(tmp_path / "qa", made))], [str(write(tmp_path / "pool", pool))], "auto", words, True)
     assert (corpus.n_items, corpus.n_docs) == (30, 30 * 4 + 9000)
-    assert [each["path"] for each in inputs] == [str(tmp_path / "qa"), str(tmp_path / "pool")]
     for at, each in enumerate(made):
         entry = corpus.entry(at)
         assert (entry.id, entry.question, list(entry.answers)) == (each["id"], each["question"], each["answers"])
@@ -53,7 +50,7 @@ def test_what_is_no_filler(tmp_path, words):
         {"title": "C", "text": 'It holds {"deadbeef": "pair"}. So.'},
         {"title": "D", "text": "Control <|im_end|> here."},
     ]
-    corpus, _ = build([str(questions(tmp_path / "qa", 1))], [str(write(tmp_path / "pool", pool))], "auto", words, True)
+    corpus = build([str(questions(tmp_path / "qa", 1))], [str(write(tmp_path / "pool", pool))], "auto", words, True)
     found = {corpus.document(doc): bool(corpus.filler[doc]) for doc in range(4, corpus.n_docs)}
     assert found == {
         ("A", "One text."): True,
@@ -67,7 +64,7 @@ def test_a_question_with_a_pair_in_its_paragraphs_is_dropped(tmp_path, words):
     made = [item(number, random.Random(0)) for number in range(2)]
     made[0]["paragraphs"][3]["text"] += ' {"deadbeef": "x"}.'
     path = write(tmp_path / "qa", made)
-    corpus, _ = build([str(path), str(path)], [], "auto", words, True)
+    corpus = build([str(path), str(path)], [], "auto", words, True)
     assert corpus.n_items == 1
     assert corpus.about["dropped"] == {"duplicate-id": 1, "pair-like": 2}
     only = write(tmp_path / "only", made[:1])
@@ -79,12 +76,12 @@ def test_a_question_with_a_pair_in_its_paragraphs_is_dropped(tmp_path, words):
 
 def test_the_cache_is_used_and_is_the_contents(tmp_path, words, monkeypatch):
     path = questions(tmp_path / "qa", 3)
-    first, _ = build([str(path)], [], "auto", words, True)
+    first = build([str(path)], [], "auto", words, True)
     monkeypatch.setattr("keychain_synth.corpus._Builder", None)  # nothing is built again
-    assert build([str(path)], [], "auto", words, True)[0].folder == first.folder
+    assert build([str(path)], [], "auto", words, True).folder == first.folder
     monkeypatch.undo()
     monkeypatch.setenv("TENFOLD_CACHE", str(tmp_path / "cache"))
-    other, _ = build([str(questions(tmp_path / "qa", 4))], [], "auto", words, True)
+    other = build([str(questions(tmp_path / "qa", 4))], [], "auto", words, True)
     assert other.folder != first.folder and other.n_items == 4
 
 

@@ -417,12 +417,20 @@ def test_unreadable(put, content, message):
     assert str(raised.value) == message
 
 
-def test_a_file_cut_off_in_jsonl_names_the_line(put):
+def test_a_bad_line_or_record_is_dropped_and_named(put):
+    """Also the last line of a file that was cut off; a bad first one is no file of ours."""
     whole = lines(MUSIQUE, MUSIQUE)
-    found = read_items(put("m.jsonl", whole[:-30]))
-    assert next(found) == MUSIQUE_ITEM
-    with pytest.raises(BadInput, match=r"^m.jsonl:2: expected one JSON object a line: Input data was truncated$"):
-        next(found)
+    found = list(read_items(put("m.jsonl", whole[:-30])))
+    assert found[0] == MUSIQUE_ITEM
+    cut = Dropped("m.jsonl:2", None, "malformed", "expected one JSON object a line: Input data was truncated")
+    assert found[1:] == [cut]
+    surrogate = lines(MUSIQUE) + b'{"id": "x", "question": "\\ud800?"}\n' + lines(changed(MUSIQUE, id="2hop__2"))
+    found = list(read_items(put("m.jsonl", surrogate)))
+    assert [getattr(each, "reason", each.id) for each in found] == [MUSIQUE_ITEM.id, "malformed", "2hop__2"]
+    assert found[1].where == "m.jsonl:2"
+    found = list(read_items(put("m.json", array(MUSIQUE)[:-1] + b', {"id": "\\ud800"}]')))
+    half = "expected Unicode, found half a surrogate pair"
+    assert found == [MUSIQUE_ITEM, Dropped("m.json[1]", None, "malformed", half)]
 
 
 @pytest.mark.parametrize(
@@ -508,14 +516,7 @@ def test_a_pool_takes_paragraphs_of_questions_without_answers(put):
             lines({"title": "A"}),
             "pool.jsonl:1: expected a passage with title and text, or a question: Object missing required field text",
         ),
-        (
-            array({"title": "A", "text": "a"}, {"title": 1, "text": "a"}),
-            "pool.jsonl[1]: expected a passage with title and text, or a question: Expected str, got int - at $.title",
-        ),
-        (
-            array(HOTPOT, 3),
-            "pool.jsonl[1]: expected a passage with title and text, or a question: Expected object",
-        ),
+        (b'{"title"\n', "pool.jsonl:1: expected one JSON object a line: Input data was truncated"),
         (b"<html>", "pool.jsonl: expected JSON, found a web page: '<html>'; was its download refused?"),
     ],
 )
@@ -523,6 +524,30 @@ def test_bad_pools(put, content, message):
     with pytest.raises(BadInput) as raised:
         list(read_passages(put("pool.jsonl", content)))
     assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    "content, where, detail",
+    [
+        (
+            array({"title": "A", "text": "a"}, {"title": 1, "text": "a"}, {"title": "B", "text": "b"}),
+            "[1]",
+            "expected a passage with title and text, or a question: Expected str, got int - at $.title",
+        ),
+        (array(HOTPOT, 3, HOTPOT), "[1]", "expected a passage with title and text, or a question: Expected object"),
+        (
+            lines({"title": "A", "text": "a"}) + b'{"title\n' + lines({"title": "B", "text": "b"}),
+            ":2",
+            "expected one JSON object a line: JSON is malformed: invalid character (byte 7)",
+        ),
+    ],
+)
+def test_a_bad_passage_is_dropped_and_named(put, content, where, detail):
+    found = list(read_passages(put("pool.jsonl", content)))
+    assert [each for each in found if isinstance(each, Dropped)] == [
+        Dropped(f"pool.jsonl{where}", None, "passage", detail)
+    ]
+    assert not isinstance(found[0], Dropped) and not isinstance(found[-1], Dropped)
 
 
 def test_text_is_split_at_blank_lines(put):

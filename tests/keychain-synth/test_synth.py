@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import re
 import signal
 import statistics
@@ -148,7 +147,7 @@ def test_all_kinds_of_rows_resolve(tmp_path, qa, options):
     result = json.loads(done.stdout)
     assert result["resolved"] == 20, result["failed"]
     if "paper" in options:  # chains and template stand on top of the length there
-        assert done.returncode == 1 and result["over_budget"] == 20
+        assert done.returncode == 0 and result["over_budget"] == 20
         for row in rows:
             assert row["meta"]["tokens"] > 1024
     else:
@@ -183,18 +182,21 @@ def test_same_bytes_for_any_workers_shards_and_hash_seed(tmp_path, qa):
 
 
 def test_killed_and_continued_is_the_same(tmp_path, qa):
+    """Killed at the work each time: when its journal has grown by some rows since it began."""
     command = [str(BIN), "synth", str(qa), *SMALL, "--workers", "2", "-o"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    rng = random.Random(0)
-    for attempt in range(6):
-        running = subprocess.Popen(
-            [*command, str(tmp_path / "part")], stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        time.sleep(rng.uniform(0.3, 2.0) + 0.3 * attempt)
-        if running.poll() is not None:
-            break
-        os.kill(running.pid, signal.SIGKILL)
+    journal = tmp_path / ".part.journal"
+    kills = 0
+    for _ in range(3):
+        before = journal.stat().st_size if journal.exists() else 0
+        running = subprocess.Popen([*command, str(tmp_path / "part")], stderr=subprocess.DEVNULL)
+        while running.poll() is None and (not journal.exists() or journal.stat().st_size < before + 50_000):
+            time.sleep(0.005)
+        if running.poll() is None:
+            os.kill(running.pid, signal.SIGKILL)
+            kills += 1
         running.wait()
+    assert kills >= 2 and not (tmp_path / "part").exists()
     subprocess.run([*command, str(tmp_path / "part")], check=True, capture_output=True)
     assert (tmp_path / "part").read_bytes() == (tmp_path / "whole").read_bytes()
 
@@ -286,34 +288,6 @@ def test_inspect_follows_the_chain(tmp_path, qa):
     assert done.returncode == 0 and "The way to the question" in done.stdout and "Passage 1:" in done.stdout
     done = keychain("inspect", tmp_path / "rows.jsonl", "--row", "none")
     assert done.returncode == 2 and "--row none: no such id" in done.stderr
-
-
-def test_audit_sees_what_is_broken(tmp_path, qa):
-    rows = made(tmp_path, qa, "--limit", "6")
-    path = tmp_path / "broken.jsonl"
-
-    def broken(change):
-        copy = json.loads(json.dumps(rows[0]))
-        change(copy)
-        write(path, [copy])
-        done = keychain("audit", path, "--tokenizer", "smollm2", "--json", "-q")
-        assert done.returncode == 1
-        return json.loads(done.stdout)["failed"][0]["reason"]
-
-    def edit(pattern, by, count=1):
-        def change(row):
-            row["messages"][-1]["content"] = re.sub(pattern, by, text_of(row), count=count)
-
-        return change
-
-    head = rows[0]["meta"]["head"]
-    assert "has no pair" in broken(edit(rf'{{"{head}"', '{"00000000"'))
-    assert "is not at offset" in broken(edit("Passage 1:", "Passage  1:"))
-    assert "meta.tokens says" in broken(lambda row: row["meta"].update(tokens=7))
-    assert "expected" in broken(lambda row: row["meta"].update(question="Another?"))
-    assert "numbered" in broken(edit("Passage 2:", "Passage 9:"))
-    done = keychain("audit", write(path, [{"id": "a", "prompt": "x"}]))
-    assert done.returncode == 2 and "meta.tokens: expected a row made by" in done.stderr
 
 
 EXAMPLES = Path(__file__).parents[2] / "tools" / "keychain-synth" / "examples"

@@ -152,7 +152,7 @@ def main() -> None:
         os.environ["TENFOLD_CACHE"] = folder
         empty = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         started = time.perf_counter()
-        corpus, _ = build([str(each) for each in QUESTIONS], [str(pool)], "auto", tokenizer, quiet=True)
+        corpus = build([str(each) for each in QUESTIONS], [str(pool)], "auto", tokenizer, quiet=True)
         took = time.perf_counter() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - empty
         sample = ["\n".join(corpus.document(at)) for at in range(0, corpus.n_docs, max(1, corpus.n_docs // 20_000))]

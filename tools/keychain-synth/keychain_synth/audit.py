@@ -1,153 +1,200 @@
 """`keychain-synth audit`: does every row keep its promise? Resolved from its prompt text alone.
 
-The resolver reads a prompt as a model would have to: it finds the pairs in the text, the key to begin with in the
-instruction behind them, and follows. It imports nothing of the code that made the row. What it finds is then held
-against the row's own `meta`: the question and the number of pairs, offsets, slots, the token count.
+resolver.py reads the prompt. What it finds must keep the law of the construction (reference: LoongRL, arXiv 2510.19363
+§3.1): chains of equal length, every id once a key and once a value, no pair leads to the head, each chain ends in a
+question of its own, and the row's own question stands in the text once. Then it is held against the row's `meta`: every
+field that the text can bear out.
 
 shortcut_share: rows in which the true question is the only chain question whose gold documents are all in the text. A
 model can then skip the chain and pick the one question that can be answered. Rows of the published construction
-have next to nothing else; `synth --decoys answerable:M` is against it.
+have next to nothing else; `synth --decoys answerable:M` is against it. A decoy counts as answerable where meta says so
+and the titles that meta names for it stand over passages of the text.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
+
+from keychain_synth.resolver import (
+    Chain,
+    Found,
+    Unresolved,
+    chains_in,
+    follow,
+    head_of,
+    headers,
+    outside,
+    pairs_in,
+    prompt_text,
+    table_of,
+)
 from tenfold_shared import BadInput
 from tenfold_shared.cli import Selection, print_table
 from tenfold_shared.progress import Progress
-from tenfold_shared.records import messages_of
 
 Record = dict[str, Any]
 
-_OPEN = re.compile(r'\{\s*"')
-_KEY = re.compile(r"[0-9a-f]{8}(?:[0-9a-f]{24})?|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_QUOTED = re.compile(rf'"({_KEY.pattern})"|\b({_KEY.pattern})\b')
-_HEADER = re.compile(r"^Passage (\d+):$", re.MULTILINE)
 _NAMED = 20  # failed rows listed
 
 
-class Unresolved(ValueError):
-    """The text does not lead to one question; the reason."""
+class Decoy(msgspec.Struct, frozen=True):
+    id: str
+    answerable: bool
+    titles: list[str] = []
 
 
-def prompt_text(record: Record) -> str:
-    """What the user says, all turns joined; a raw prompt as it is."""
-    return "\n\n".join(str(turn["content"]) for turn in messages_of(record) if turn.get("role") == "user")
+class Told(msgspec.Struct, frozen=True):
+    """A pair as meta tells of it."""
+
+    key: str
+    value: str | list[str]
+    offset: int
+    length: int
+    token: int
+    chain: int
 
 
-def pairs_in(text: str) -> list[tuple[str, Any, int, int]]:
-    """Every JSON object in TEXT whose one entry has an id as its key: (key, value, begin, end)."""
-    decoder = json.JSONDecoder()
-    found, at = [], 0
-    while match := _OPEN.search(text, at):
-        try:
-            value, end = decoder.raw_decode(text, match.start())
-        except ValueError:
-            at = match.end()
-            continue
-        if len(value) == 1:
-            [(key, target)] = value.items()
-            texts = [target] if isinstance(target, str) else target
-            if _KEY.fullmatch(key) and isinstance(texts, list) and all(isinstance(each, str) for each in texts):
-                found.append((key, target, match.start(), end))
-        at = end
-    return found
+class Meta(msgspec.Struct, frozen=True):
+    """What a row of `synth` says about itself, as far as its text can bear it out."""
+
+    question: str
+    length: int
+    reserve: int
+    tokens: int
+    documents: int
+    gold_slots: list[int]
+    gold_tokens: list[int]
+    gold_titles: list[str]
+    hops: int
+    structure: str | None
+    head: str | None
+    pairs: list[Told]
+    decoys: list[Decoy]
+    fit: str = "strict"
 
 
-def resolve(text: str) -> tuple[str, int, str]:
-    """(question, pairs followed, head) of a prompt. Raises Unresolved."""
-    pairs = pairs_in(text)
-    if not pairs:
-        raise Unresolved("there are no pairs in the text")
-    after = text[max(end for *_, end in pairs) :]
-    heads = [one or other for one, other in _QUOTED.findall(after)]
-    if not heads:
-        raise Unresolved("no key to begin with is named behind the text")
-    table: dict[str, Any] = {}
-    for key, value, *_ in pairs:
-        if key in table:
-            raise Unresolved(f"key {key} stands there twice")
-        table[key] = value
-    head = heads[-1]
-    if head not in table:
-        raise Unresolved(f"the key to begin with, {head}, has no pair")
-    ends: list[tuple[str, int]] = []
-    seen: set[str] = set()
-    ahead = [(head, 1)]
-    while ahead:
-        key, depth = ahead.pop()
-        if key in seen:
-            raise Unresolved(f"the chain comes back to {key}")
-        seen.add(key)
-        value = table.get(key)
-        if value is None:
-            if depth > 1 and isinstance(table.get(head), str):
-                raise Unresolved(f"the chain breaks off at {key}")
-            continue  # a leaf of a tree that leads nowhere
-        for target in [value] if isinstance(value, str) else value:
-            if _KEY.fullmatch(target):
-                ahead.append((target, depth + 1))
-            else:
-                ends.append((target, depth))
-    if len(ends) != 1:
-        raise Unresolved(f"expected one question at the end, found {len(ends)}")
-    return ends[0][0], ends[0][1], head
+def meta_of(record: Record) -> Meta:
+    """Raises ValueError with the field and what was expected of it."""
+    try:
+        return msgspec.convert(record.get("meta"), Meta)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$")
+        missing = what.partition("missing required field ")[2].strip("`")
+        field = ".".join(part for part in ("meta" + where.rstrip("`"), missing) if part)
+        raise ValueError(f"{field}: {'expected, is not there' if missing else what[0].lower() + what[1:]}") from None
 
 
 def check(record: Record) -> list[str]:
     """What is wrong with one row; nothing where all is well. The reasons name what was expected and found."""
-    meta = record.get("meta") or {}
-    text = prompt_text(record)
-    if not meta.get("hops"):
-        question = meta.get("question")
-        if not question or question not in text:
-            return ["a plain row: its question does not stand in the prompt"]
-        return [] if not pairs_in(text) else ["a plain row holds pairs"]
     try:
-        question, steps, head = resolve(text)
-    except Unresolved as why:
-        return [str(why)]
-    wrong = []
-    if question != meta["question"]:
-        wrong.append(f"the chain ends in {question!r}, expected {meta['question']!r}")
-    if steps != meta["hops"]:
-        wrong.append(f"followed {steps} pairs, expected {meta['hops']}")
-    if head != meta["head"]:
-        wrong.append(f"begins with {head}, expected {meta['head']}")
-    told = [(pair["key"], pair["value"]) for pair in meta["pairs"]]
-    seen = [(key, value) for key, value, *_ in pairs_in(text)]
-    if told != seen:
-        wrong.append(f"meta.pairs has {len(told)} pairs, the text {len(seen)}, and they are not the same")
-    for pair in meta["pairs"]:
-        span = text[pair["offset"] : pair["offset"] + pair["length"]]
-        if json.dumps({pair["key"]: pair["value"]}, ensure_ascii=False) + "." != span.strip():
-            wrong.append(f"meta.pairs: {pair['key']} is not at offset {pair['offset']}")
-            break
-    bare = text[: min((begin for *_, begin, _ in pairs_in(text)), default=0)]
-    whole = "".join(_outside(text))
-    if question in whole and question not in bare:
-        wrong.append("the question stands in the text outside its pair")
-    # Slots counted from the text's own headers.
-    numbers = [int(number) for number in _HEADER.findall(text)]
-    if numbers != list(range(1, len(numbers) + 1)):
-        wrong.append(f"passages are not numbered from 1 to {len(numbers)}")
+        meta = meta_of(record)
+    except ValueError as why:
+        return [str(why).replace("`", "")]
+    text = prompt_text(record)
+    pairs = pairs_in(text)
+    wrong = list(_passages(text, meta))
+    if meta.hops:
+        try:
+            wrong = [*_chains(text, pairs, meta), *wrong]
+        except Unresolved as why:
+            return [str(why), *wrong]
+        return [*wrong, *_told_pairs(text, pairs, meta)]
+    if not meta.question or meta.question not in text:
+        wrong.append("a plain row: its question does not stand in the prompt")
+    if pairs or meta.pairs or meta.decoys:
+        wrong.append("a plain row holds pairs")
     return wrong
 
 
-def _outside(text: str) -> Iterable[str]:
-    done = 0
-    for *_, begin, end in pairs_in(text):
-        yield text[done:begin]
-        done = end
-    yield text[done:]
+def _chains(text: str, pairs: Sequence[Found], meta: Meta) -> Iterator[str]:
+    """The law of the chains. Raises Unresolved where the text leads to no question."""
+    if not pairs:
+        raise Unresolved("there are no pairs in the text")
+    head = head_of(text, pairs)
+    values = Counter(target for pair in pairs for target in pair.targets)
+    own = follow(table_of(pairs), head)
+    if head != meta.head:
+        yield f"begins with {head}, expected {meta.head}"
+    if own.question != meta.question:
+        yield f"the chain ends in {own.question!r}, expected {meta.question!r}"
+    if head in values:
+        yield f"a pair leads to the key to begin with, {head}"
+    chains = chains_in(pairs)
+    if len(chains) != 1 + len(meta.decoys):
+        yield f"the text has {len(chains)} chains, expected one and {len(meta.decoys)} decoys"
+    for chain in chains:
+        if chain.steps != meta.hops:
+            yield f"the chain that begins with {chain.head}: followed {chain.steps} pairs, expected {meta.hops}"
+            break
+    if meta.structure == "chain" and len(pairs) != len(chains) * meta.hops:
+        yield f"the text has {len(pairs)} pairs, expected {len(chains)} chains of {meta.hops}"
+    yield from _questions(text, pairs, chains, own)
+
+
+def _questions(text: str, pairs: Sequence[Found], chains: Sequence[Chain], own: Chain) -> Iterator[str]:
+    """Each chain ends in another question; the row's own stands in no other pair, and not beside the pairs."""
+    asked = Counter(chain.question.casefold() for chain in chains)
+    question = own.question.casefold()
+    for twice in (each for each, count in asked.items() if count > 1):
+        yield f"{asked[twice]} chains end in {twice!r}"
+    if sum(question in target.casefold() for pair in pairs for target in pair.targets) > 1:
+        yield "another pair's value holds the question"
+    passages = headers(text)
+    begin = passages[0][0] if passages else 0
+    if question in "\n".join(outside(text, pairs))[begin:].casefold():
+        yield "the question stands in the text outside its pair"
+
+
+def _passages(text: str, meta: Meta) -> Iterator[str]:
+    """Passages as the text's own headers tell them."""
+    found = headers(text)
+    numbers = [number for _, number, _ in found]
+    if numbers != list(range(1, len(numbers) + 1)):
+        yield f"passages are not numbered from 1 to {len(numbers)}"
+    if len(found) != meta.documents:
+        yield f"meta.documents says {meta.documents}, the text has {len(found)} passages"
+    if len({len(meta.gold_slots), len(meta.gold_tokens), len(meta.gold_titles)}) > 1:
+        yield "meta.gold_slots, gold_tokens and gold_titles: expected equally many"
+    for slot, title in zip(meta.gold_slots, meta.gold_titles, strict=False):
+        there = found[slot][2] if 0 <= slot < len(found) else None
+        if there != title:
+            yield f"meta.gold_slots: expected {title!r} at {slot}, the text has {there!r}"
+    if not meta.gold_slots or len(set(meta.gold_slots)) < len(meta.gold_slots):
+        yield "meta.gold_slots: expected one or more, each once"
+    for where in ([pair.token for pair in meta.pairs], sorted(meta.gold_tokens)):
+        if where != sorted(where) or (where and not 0 <= where[0] <= where[-1] < meta.tokens):
+            yield f"meta: expected tokens of pairs and documents in rising order, from 0 to {meta.tokens - 1}"
+    titles = {title for *_, title in found}
+    for decoy in meta.decoys:
+        if decoy.answerable and not (decoy.titles and titles.issuperset(decoy.titles)):
+            yield f"meta.decoys: {decoy.id} is said to be answerable, and its documents are not in the text"
+            break
+
+
+def _told_pairs(text: str, pairs: Sequence[Found], meta: Meta) -> Iterator[str]:
+    told = [(pair.key, pair.value) for pair in meta.pairs]
+    if told != [(pair.key, pair.value) for pair in pairs]:
+        yield f"meta.pairs has {len(told)} pairs, the text {len(pairs)}, and they are not the same"
+        return
+    for pair in meta.pairs:
+        span = text[pair.offset : pair.offset + pair.length]
+        if json.dumps({pair.key: pair.value}, ensure_ascii=False) + "." != span.strip():
+            yield f"meta.pairs: {pair.key} is not at offset {pair.offset}"
+            break
+    number = {pair.key: pair.chain for pair in meta.pairs}
+    for chain in chains_in(pairs):
+        same = {number[key] for key in chain.keys}
+        if len(same) > 1 or (chain.head == meta.head) != (same == {0}):
+            yield f"meta.pairs: expected one chain number in the chain that begins with {chain.head}, 0 in the row's own"
+            break
 
 
 # ---------------------------------------------------------------- many rows
@@ -163,39 +210,63 @@ class Audit:
         self.reasons: Counter[str] = Counter()
         self.tokens: list[int] = []
         self.slots: list[tuple[int, int]] = []
+        self.ids: set[str] = set()
 
     def take(self, where: str, record: Record) -> None:
-        meta = record.get("meta") or {}
-        for name in ("tokens", "length", "reserve", "question"):
-            if name not in meta:
-                raise BadInput(f"{where}: meta.{name}: expected a row made by `keychain-synth synth`")
+        if "question" not in (record.get("meta") or {}):
+            raise BadInput(f"{where}: meta.question: expected a row made by `keychain-synth synth`")
         self.rows += 1
         wrong = check(record)
-        tokens = self.counted(record, meta)
-        if tokens != meta["tokens"]:
-            wrong.append(f"meta.tokens says {meta['tokens']}, the prompt has {tokens}")
-        self.tokens.append(tokens)
-        self.over += tokens + meta["reserve"] > meta["length"]
+        if record["id"] in self.ids:
+            wrong.append(f"id {record['id']!r}: stands in these rows twice")
+        self.ids.add(record["id"])
+        try:
+            self.measure(record, meta_of(record), wrong)
+        except ValueError:
+            pass  # which `check` has told
         if wrong:
             self.reasons.update(wrong[:1])
             if len(self.failed) < _NAMED:
-                self.failed.append({"id": record["id"], "reason": "; ".join(wrong)})
+                self.failed.append({"id": record["id"], "where": where, "reason": "; ".join(wrong)})
         else:
             self.resolved += 1
-        self.slots += [(slot, meta["documents"]) for slot in meta.get("gold_slots") or ()]
-        if meta.get("hops"):
-            self.chained += 1
-            self.shortcuts += not any(decoy["answerable"] for decoy in meta["decoys"])
-            values = [value for pair in meta["pairs"] for value in _listed(pair["value"])]
-            self.heads += meta["head"] in values
 
-    def counted(self, record: Record, meta: Record) -> int:
-        """Tokens of the prompt, counted anew where a tokenizer is given."""
-        if self.tokenizer is None:
-            return meta["tokens"]
+    def measure(self, record: Record, meta: Meta, wrong: list[str]) -> None:
+        """What is summed up over rows; a token count that is not what meta says, or over the length, is added to
+        `wrong`."""
+        tokens = meta.tokens
+        if self.tokenizer is not None:
+            tokens, places = self.counted(record, meta)
+            if tokens != meta.tokens:
+                wrong.append(f"meta.tokens says {meta.tokens}, the prompt has {tokens}")
+            elif places != [pair.token for pair in meta.pairs]:
+                wrong.append("meta.pairs: token: the pairs do not begin at these tokens")
+        self.tokens.append(tokens)
+        if tokens + meta.reserve > meta.length:
+            self.over += 1
+            if meta.fit == "strict":
+                wrong.append(f"{tokens} tokens and {meta.reserve} for the answer are over the length, {meta.length}")
+        self.slots += [(slot, meta.documents) for slot in meta.gold_slots]
+        if meta.hops:
+            self.chained += 1
+            titles = {title for *_, title in headers(prompt_text(record))}
+            self.shortcuts += not any(decoy.answerable and titles.issuperset(decoy.titles) for decoy in meta.decoys)
+            self.heads += any(meta.head in pair.targets for pair in pairs_in(prompt_text(record)))
+
+    def counted(self, record: Record, meta: Meta) -> tuple[int, list[int]]:
+        """(tokens of the prompt, the token in which each pair's span begins), counted anew."""
+        content = prompt_text(record)
         if record.get("messages"):
-            return len(self.tokenizer.encode(self.tokenizer.render(record["messages"]), False))
-        return len(self.tokenizer.encode(record["prompt"], True))
+            if not self.tokenizer.chats:
+                raise BadInput(f"--tokenizer {self.tokenizer.name}: has no chat template, and these rows are chats")
+            rendered, special = self.tokenizer.render(record["messages"]), False
+        else:
+            rendered, special = record["prompt"], True
+        encoding = self.tokenizer.encode(rendered, special)
+        shift = self.tokenizer.place_of(content, rendered)
+        return len(encoding), self.tokenizer.tokens_at(
+            encoding, [pair.offset + shift for pair in meta.pairs], len(rendered)
+        )
 
     def summary(self) -> Record:
         return {
@@ -213,10 +284,6 @@ class Audit:
             "slot_ks_p": uniform_p([(slot, total) for slot, total in self.slots if total > 1]),
             "head_as_value": self.heads,
         }
-
-
-def _listed(value: Any) -> Sequence[str]:
-    return value if isinstance(value, list) else [value]
 
 
 def uniform_p(slots: Sequence[tuple[int, int]]) -> float | None:
@@ -243,7 +310,7 @@ def uniform_p(slots: Sequence[tuple[int, int]]) -> float | None:
 
 
 def run(files: Sequence[str], selection: Selection, *, tokenizer: str | None, as_json: bool, quiet: bool) -> int:
-    """The verb; returns the exit code: 1 where a row fails or is over its length."""
+    """The verb; returns the exit code: 1 where a row fails, and a `--fit strict` row over its length does."""
     words = None
     if tokenizer:
         from keychain_synth.tokens import Tokenizer
@@ -261,8 +328,8 @@ def run(files: Sequence[str], selection: Selection, *, tokenizer: str | None, as
     else:
         print_table(human_table(result))
     for each in result["failed"]:
-        print(f"keychain-synth: {each['id']}: {each['reason']}", file=sys.stderr)
-    return 1 if result["resolved"] < result["rows"] or result["over_budget"] else 0
+        print(f"keychain-synth: {each['where']}: id {each['id']!r}: {each['reason']}", file=sys.stderr)
+    return 1 if result["resolved"] < result["rows"] else 0
 
 
 def human_table(result: Record) -> Any:

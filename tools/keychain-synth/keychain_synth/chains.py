@@ -28,6 +28,7 @@ ID_FORMATS = ("hex8", "hex32", "uuid")
 
 _ABBREVIATIONS = {
     *"mr mrs ms dr prof rev hon st sr jr gen col maj capt lt sgt gov sen rep pres mt ft".split(),
+    *"adm messrs ph.d cmdr pvt cpl mass".split(),
     *"vs etc e.g i.e cf al ca c no nos vol vols pp p fig figs ed eds op inc ltd co corp dept univ assn bros".split(),
     *"jan feb mar apr jun jul aug sep sept oct nov dec approx est b d r fl ave blvd rd u.s u.k".split(),
 }
@@ -73,11 +74,6 @@ def make(rng: random.Random, questions: Sequence[str], hops: int, style: str, st
     return heads[0], pairs
 
 
-def pairs_of(hops: int, structure: str) -> int:
-    """Pairs of one chain or tree."""
-    return hops if structure == "chain" else 2 ** (hops - 1)
-
-
 def _chain(
     rng: random.Random, question: str, hops: int, chain: int, fresh: Callable[[], str]
 ) -> tuple[str, list[Pair]]:
@@ -103,7 +99,7 @@ def points(text: str) -> list[int]:
     """Offsets behind the sentences of TEXT, where a pair may be put after a space; its end among them."""
     found = []
     for match in _END.finditer(text):
-        if match[0][0] == "." and not _is_stop(text, match.start()):
+        if match[0][0] in ".!" and not _is_stop(text, match.start()):
             continue
         found.append(match.end())
     if text.strip() and (not found or text[found[-1] :].strip()):
@@ -112,9 +108,11 @@ def points(text: str) -> list[int]:
 
 
 def _is_stop(text: str, at: int) -> bool:
-    """Whether the full stop at `at` ends a sentence: not after an initial or an abbreviation."""
+    """Whether the mark at `at` ends a sentence: not after an initial or an abbreviation, or as part of a name."""
     before = _BEFORE.search(text[max(0, at - 30) : at])
     word = before[1].lstrip("\"'“‘([") if before else ""
+    if text[at] == "!":
+        return word not in ("Yahoo", "Jeopardy")
     if re.fullmatch(r"[A-Za-z]|(?:[A-Za-z]\.)+[A-Za-z]", word):
         return False
     return word.casefold() not in _ABBREVIATIONS
@@ -124,7 +122,7 @@ def insert(text: str, at: Sequence[tuple[int, bool]], pairs: Sequence[Pair]) -> 
     """TEXT with a pair at each place, and for each, in the order of the text, where it stands.
 
     at: (offset, leading) in rising order; leading: before what stands there (the start of a document's text) instead of
-    behind it. Returns spans {key, value, offset, length, chain, last}: TEXT is what is left when every
+    behind it. Returns spans {key, value, offset, length, chain}: TEXT is what is left when every
     [offset, offset + length) is cut out. offset counts characters of the new text; the span holds the space beside the pair.
     """
     pieces, spans, done, size = [], [], 0, 0
@@ -132,8 +130,7 @@ def insert(text: str, at: Sequence[tuple[int, bool]], pairs: Sequence[Pair]) -> 
         pieces.append(text[done:offset])
         size += offset - done
         added = f"{pair.text} " if leading else f" {pair.text}"
-        spans.append({"key": pair.key, "value": pair.value, "offset": size, "length": len(added),
-                      "chain": pair.chain, "last": pair.last})  # fmt: skip
+        spans.append({"key": pair.key, "value": pair.value, "offset": size, "length": len(added), "chain": pair.chain})
         pieces.append(added)
         size += len(added)
         done = offset

@@ -35,7 +35,7 @@ tokenizer = click.option("--tokenizer", required=True, metavar="URI", help="Whos
 @tokenizer
 @click.option("--length", "lengths", type=Numbers(), default="16384", show_default=True, help="Tokens a row may have, template and reserve included; several give each question a row of each.")  # fmt: skip
 @click.option("--reserve", type=click.IntRange(min=0), default=128, show_default=True, help="Tokens of the length that are left for the answer.")  # fmt: skip
-@click.option("--chains-per-k", type=Share(min=0, min_open=True), default=4, show_default=True, help="Chains for each 1,024 tokens of length.")  # fmt: skip
+@click.option("--chains-per-k", type=Share(min=0, max=1024, min_open=True), default=4, show_default=True, help="Chains for each 1,024 tokens of length.")  # fmt: skip
 @click.option("--chains", type=click.IntRange(min=1), help="Chains a row, whatever its length.")
 @click.option("--hops", type=click.IntRange(min=1, max=64), default=4, show_default=True, help="Pairs from a chain's head to its question; levels of a tree.")  # fmt: skip
 @click.option("--id-format", type=click.Choice(["hex8", "hex32", "uuid"]), default="hex8", show_default=True, help="Keys: 8 or 32 hexadecimal digits, or a whole UUID.")  # fmt: skip

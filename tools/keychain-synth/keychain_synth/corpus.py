@@ -10,10 +10,11 @@ copied into them.
     points.npy where a pair may stand behind a sentence, in characters of     places.npy  offsets into it, int64 (D+1,)
                each document's text, int32
     items.bin  one msgpack `Entry` after the other                            items.npy   offsets, int64 (N+1,)
-    about.json counts, what was dropped and why
+    about.json counts, what was dropped, where and why
 
 A document is no filler when another one has the same text, or when it holds what looks like a pair. Control tokens in
-texts are broken up by a space (`Tokenizer.defuse`).
+texts are broken up by a space (`Tokenizer.defuse`), and so are lines that would pass for a passage's header. A question
+that one of its own documents holds, or that looks like a key, is dropped: no chain could hide it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -36,17 +36,20 @@ import msgspec
 import numpy as np
 
 from keychain_synth import book, chains
-from keychain_synth.items import Dropped, Item, read_items, read_passages
+from keychain_synth.items import Dropped, Item, located_items, read_passages
 from keychain_synth.tokens import Tokenizer
 from tenfold_shared import BadInput
 from tenfold_shared.cli import cache_dir, sha256_of
 from tenfold_shared.jsonl import write_atomic
 from tenfold_shared.progress import Progress
 
-VERSION = 2  # of the folder's layout
+VERSION = 3  # of the folder's layout
 _BATCH = 4096  # texts tokenised at once
-_SAMPLED = 200  # drops kept with their detail
 PAIR_LIKE = re.compile(r'\{\s*"[^"{}]*"\s*:')
+_ID_LIKE = re.compile(r"[0-9a-f-]{8,36}")
+_HEADER_LIKE = re.compile(r"^(Passage \d+):$", re.MULTILINE)
+# Not questions that make no row: twins by design, and documents of a pool.
+UNCOUNTED = ("unanswerable", "passage")
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -126,14 +129,17 @@ def identity(paths: Sequence[str]) -> list[dict[str, str]]:
 
 
 def build(
-    questions: Sequence[str], pools: Sequence[str], form: str, tokenizer: Tokenizer, quiet: bool
-) -> tuple[Corpus, list[dict[str, str]]]:
-    """The corpus of these files, from the cache where it is there; and `[{path, sha256}]` of the files.
+    questions: Sequence[str], pools: Sequence[str], form: str, tokenizer: Tokenizer, quiet: bool,
+    inputs: Sequence[dict[str, str]] | None = None,
+) -> Corpus:  # fmt: skip
+    """The corpus of these files, from the cache where it is there.
 
-    Raises BadInput for files that cannot be read, and where no question is left.
+    inputs: their `identity`, where it is known. Raises BadInput for files that cannot be read, and where no question is
+    left.
     """
-    inputs = identity([*questions, *pools])
-    named = json.dumps([VERSION, form, tokenizer.digest, len(questions), [each["sha256"] for each in inputs]])
+    inputs = inputs or identity([*questions, *pools])
+    files = [[Path(each["path"]).name, each["sha256"]] for each in inputs]  # a name's suffix says how a file is read
+    named = json.dumps([VERSION, form, tokenizer.digest, tokenizer.controls, len(questions), files])
     folder = cache_dir() / "keychain-synth" / hashlib.sha256(named.encode()).hexdigest()[:24]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_name(folder.name + ".lock"), "w") as lock:
@@ -145,7 +151,10 @@ def build(
             _Builder(aside, tokenizer, quiet).run(questions, pools, form)
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(aside, folder)
-    return Corpus(folder), inputs
+    try:
+        return Corpus(folder)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{folder}: this folder of the cache is damaged, delete it: {error}") from None
 
 
 class _Builder:
@@ -165,23 +174,25 @@ class _Builder:
             with Progress("read", None, "questions", self.quiet) as progress:
                 waiting: list[tuple[Item, list[int]]] = []
                 for path in questions:
-                    for found in read_items(path, form):
+                    for where, found in located_items(path, form):
                         progress.update()
-                        if isinstance(found, Dropped):
-                            self.drop(found)
+                        usable = found if isinstance(found, Dropped) else self.usable(where, found)
+                        if isinstance(usable, Dropped):
+                            self.drop(usable)
                             continue
-                        docs = self.own(found)
-                        if docs is not None:
-                            waiting.append((found, docs))
+                        waiting.append((usable, [self.add(each.title, each.text) for each in usable.paragraphs]))
                         if len(waiting) == _BATCH:
                             self.put(waiting)
                             waiting = []
                 self.put(waiting)
             with Progress("read", None, "documents", self.quiet) as progress:
                 for path in pools:
-                    for title, text in book.passages() if path == book.NAME else read_passages(path):
+                    for passage in book.passages() if path == book.NAME else read_passages(path):
                         progress.update()
-                        self.add(title, text)
+                        if isinstance(passage, Dropped):
+                            self.drop(passage)
+                        else:
+                            self.add(*passage)
         if len(self.entries) == 1:
             why = (
                 ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common()) or "the files are empty"
@@ -202,30 +213,31 @@ class _Builder:
 
     def drop(self, found: Dropped) -> None:
         self.dropped[found.reason] += 1
-        if len(self.drops) < _SAMPLED:
+        if found.reason != "unanswerable":  # in MuSiQue's full files every question has such a twin
             self.drops.append({"where": found.where, "id": found.id, "reason": found.reason, "detail": found.detail})
-            print(
-                f"keychain-synth: {found.where}: dropped: {found.detail}", file=sys.stderr
-            ) if not self.quiet else None
 
-    def own(self, item: Item) -> list[int] | None:
-        """The documents of an item, or None where one of them cannot stand in a row."""
-        if any(PAIR_LIKE.search(f"{each.title}\n{each.text}") for each in item.paragraphs):
-            self.drop(
-                Dropped(item.id, item.id, "pair-like", f"id {item.id!r}: a paragraph holds what looks like a pair")
-            )
-            return None
+    def usable(self, where: str, item: Item) -> Item | Dropped:
+        """The item with its question as it will stand in prompts, or why a row with it could not be told apart."""
+        at = f"id {item.id!r}"
+        question = " ".join(item.question.split())
+        texts = [f"{' '.join(each.title.split())}\n{each.text}" for each in item.paragraphs]
+        if any(PAIR_LIKE.search(text) for text in texts):
+            return Dropped(where, item.id, "pair-like", f"{at}: a paragraph holds what looks like a pair")
+        if any(question.casefold() in text.casefold() for text in texts):
+            return Dropped(where, item.id, "question-in-text", f"{at}: a paragraph of its own holds the question")
+        if _ID_LIKE.fullmatch(question):
+            return Dropped(where, item.id, "id-like", f"{at}: the question {question!r} looks like a key")
         name = _hash(item.id)
         if name in self.ids:
-            self.drop(Dropped(item.id, item.id, "duplicate-id", f"id {item.id!r}: stands in more than one file"))
-            return None
+            return Dropped(where, item.id, "duplicate-id", f"{at}: stands in more than one file")
         self.ids.add(name)
-        return [self.add(each.title, each.text) for each in item.paragraphs]
+        return msgspec.structs.replace(item, question=self.tokenizer.defuse(question))
 
     def add(self, title: str, text: str) -> int:
         """Index of the document, written if it is new."""
-        title = self.tokenizer.defuse(" ".join(title.split()))
-        text = self.tokenizer.defuse(text.strip())
+        title, text = (
+            _HEADER_LIKE.sub(r"\1 :", self.tokenizer.defuse(each)) for each in (" ".join(title.split()), text.strip())
+        )
         raw = f"{title}\n{text}".encode(errors="replace")
         name = _hash(raw)
         if name in self.known:
@@ -239,7 +251,7 @@ class _Builder:
         return index
 
     def put(self, batch: Sequence[tuple[Item, list[int]]]) -> None:
-        questions = [self.tokenizer.defuse(" ".join(item.question.split())) for item, _ in batch]
+        questions = [item.question for item, _ in batch]
         for (item, docs), question, tokens in zip(batch, questions, self.tokenizer.counts(questions), strict=True):
             gold = tuple(each.supporting for each in item.paragraphs)
             raw = msgspec.msgpack.encode(Entry(item.id, question, item.answers, tuple(docs), gold, item.hops,

@@ -1,6 +1,6 @@
 """`keychain-synth inspect`: one row for people: its chain step by step, where its gold documents stand, in colour.
 
-Reads what synth.py wrote; the way from the head to the question is followed in the text itself (audit.py).
+Reads what synth.py wrote; the way from the head to the question is followed in the text itself (resolver.py).
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from keychain_synth.audit import Unresolved, pairs_in, prompt_text, resolve
+from keychain_synth.audit import Meta, meta_of
+from keychain_synth.resolver import Found, Unresolved, headers, pairs_in, prompt_text, resolve
 from tenfold_shared import BadInput
 from tenfold_shared.cli import Selection, print_table
 
 Record = dict[str, Any]
 
 _AROUND = 60  # characters shown on either side of a pair
-_HEADER = re.compile(r"^Passage (\d+):\n(.*)$", re.MULTILINE)
 
 
 def describe(record: Record) -> Record:
@@ -25,51 +25,50 @@ def describe(record: Record) -> Record:
 
     `steps`: {key, value, depth (0 to 1 of the prompt), passage, offset, around}; `gold`: {slot, title, depth}.
     """
-    meta = record.get("meta") or {}
-    if "documents" not in meta:
-        raise BadInput(f"id {record['id']!r}: meta: expected a row made by `keychain-synth synth`")
+    try:
+        meta = meta_of(record)
+    except ValueError as why:
+        raise BadInput(f"id {record['id']!r}: {why}; expected a row made by `keychain-synth synth`") from None
     text = prompt_text(record)
-    headers = [(found.start(), int(found[1]), found[2]) for found in _HEADER.finditer(text)]
+    passages = headers(text)
     told = {
-        name: meta.get(name)
+        name: record["meta"].get(name)
         for name in ("source", "source_id", "type", "question", "question_hops", "length", "tokens", "reserve",
                      "documents", "hops", "structure", "id_format", "head")
     }  # fmt: skip
     told["id"], told["answer"] = record["id"], record.get("answer")
     told["gold"] = [
         {"slot": slot, "title": title, "depth": round(start / len(text), 4)}
-        for start, number, title in headers
-        for slot in meta["gold_slots"]
+        for start, number, title in passages
+        for slot in meta.gold_slots
         if number == slot + 1
     ]
     told["steps"] = [
-        {"key": key, "value": value, "depth": round(begin / len(text), 4), "offset": begin,
-         "passage": max((number for start, number, _ in headers if start <= begin), default=None),
-         "around": text[max(0, begin - _AROUND) : end + _AROUND]}
-        for key, value, begin, end in _way(text, meta)
+        {"key": pair.key, "value": pair.value, "depth": round(pair.begin / len(text), 4), "offset": pair.begin,
+         "passage": max((number for start, number, _ in passages if start <= pair.begin), default=None),
+         "around": text[max(0, pair.begin - _AROUND) : pair.end + _AROUND]}
+        for pair in _way(text, meta)
     ]  # fmt: skip
-    told["decoys"] = len(meta.get("decoys") or ())
-    told["answerable_decoys"] = sum(decoy["answerable"] for decoy in meta.get("decoys") or ())
+    told["decoys"] = len(meta.decoys)
+    told["answerable_decoys"] = sum(decoy.answerable for decoy in meta.decoys)
     told["resolved"] = None
-    if meta.get("hops"):
+    if meta.hops:
         try:
-            told["resolved"] = resolve(text)[0] == meta["question"]
+            told["resolved"] = resolve(text).question == meta.question
         except Unresolved as why:
             told["resolved"] = str(why)
     return told
 
 
-def _way(text: str, meta: Record) -> list[tuple[str, Any, int, int]]:
+def _way(text: str, meta: Meta) -> list[Found]:
     """The pairs from the head to the question; in a tree the ones on the way that has a question, from its end back."""
-    pairs = {key: (key, value, begin, end) for key, value, begin, end in pairs_in(text)}
-    above = {
-        target: key for key, value, *_ in pairs.values() for target in ([value] if isinstance(value, str) else value)
-    }
-    way: list[tuple[str, Any, int, int]] = []
-    key = above.get(meta.get("question") or "")
+    pairs = {pair.key: pair for pair in pairs_in(text)}
+    above = {target: pair.key for pair in pairs.values() for target in pair.targets}
+    way: list[Found] = []
+    key = above.get(meta.question)
     while key in pairs and len(way) <= len(pairs):
         way.append(pairs[key])
-        if key == meta["head"]:
+        if key == meta.head:
             break
         key = above.get(key)
     return way[::-1]

@@ -16,6 +16,7 @@ most, and decoded a record at a time; everything else is streamed. Beside that t
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import unicodedata
@@ -65,8 +66,8 @@ class Item(msgspec.Struct, frozen=True):
 class Dropped(msgspec.Struct, frozen=True):
     """A record that is no usable item.
 
-    reason: bad-field, unanswerable, duplicate-id, empty-question, empty-answer, no-paragraphs, gold-missing or
-    answer-not-found.
+    reason: malformed, bad-field, unanswerable, duplicate-id, empty-question, empty-answer, no-paragraphs, gold-missing
+    or answer-not-found; of a pool's: passage.
     """
 
     where: str
@@ -80,9 +81,19 @@ def read_items(path: str, format: str = "auto") -> Iterator[Item | Dropped]:
 
     Raises BadInput where the file as a whole cannot be read or is of another format, Missing without pyarrow.
     """
+    return (found for _, found in located_items(path, format))
+
+
+def located_items(path: str, format: str = "auto") -> Iterator[tuple[str, Item | Dropped]]:
+    """`read_items` with the place of each."""
     form = None
     seen: set[str] = set()
     for where, record in _records(path, container_of(path)):
+        if isinstance(record, BadInput):
+            if form is None:
+                raise record  # the file's first record: no such file, more likely than one bad record
+            yield where, Dropped(where, None, "malformed", _detail(where, record))
+            continue
         if form is None:
             form = _format_of(where, record, format)
         found = _item(where, record, form)
@@ -91,13 +102,14 @@ def read_items(path: str, format: str = "auto") -> Iterator[Item | Dropped]:
                 found = Dropped(where, found.id, "duplicate-id", f"id {found.id!r}: came before in this file")
             else:
                 seen.add(found.id)
-        yield found
+        yield where, found
 
 
-def read_passages(path: str) -> Iterator[tuple[str, str]]:
+def read_passages(path: str) -> Iterator[tuple[str, str] | Dropped]:
     """(title, text) of each passage of a pool: `{title, text}` records, a question file's paragraphs, or plain text.
 
-    Text is split at blank lines; its paragraphs are titled by file name and number. Raises BadInput, Missing.
+    Text is split at blank lines; its paragraphs are titled by file name and number. A record that is none of these is
+    Dropped; the first one, or a file that cannot be read, raises BadInput. Missing without pyarrow.
     """
     container = container_of(path, text=True)
     if container == "text":
@@ -105,13 +117,27 @@ def read_passages(path: str) -> Iterator[tuple[str, str]]:
         return
     form: str | None = ""
     for where, record in _records(path, container):
-        if form == "":
-            form = sniff(record)
         try:
-            found = [msgspec.convert(record, _Passage)] if form is None else _paragraphs(record, form)
-        except msgspec.DecodeError as error:
-            raise BadInput(f"{where}: expected a passage with title and text, or a question: {_plain(error)}") from None
+            if isinstance(record, BadInput):
+                raise record
+            kind = sniff(record) if form == "" else form
+            try:
+                found = [msgspec.convert(record, _Passage)] if kind is None else _paragraphs(record, kind)
+            except msgspec.DecodeError as error:
+                raise BadInput(
+                    f"{where}: expected a passage with title and text, or a question: {_plain(error)}"
+                ) from None
+        except BadInput as error:
+            if form == "":
+                raise
+            yield Dropped(where, None, "passage", _detail(where, error))
+            continue
+        form = kind
         yield from ((each.title, each.text) for each in found if each.text.strip())
+
+
+def _detail(where: str, error: BadInput) -> str:
+    return str(error).removeprefix(f"{where}: ")
 
 
 # ---------------------------------------------------------------- what a record looks like
@@ -386,14 +412,19 @@ def container_of(path: str, text: bool = False) -> str:
 
 
 def _records(path: str, container: str) -> Iterator[tuple[str, Any]]:
-    """(where, decoded record), in order."""
+    """(where, decoded record, or the BadInput that says why it cannot be decoded), in order."""
     return {"parquet": read_parquet, "array": read_array, "lines": _lines}[container](path)
 
 
 def _lines(path: str) -> Iterator[tuple[str, Any]]:
     for number, line in read_lines(path):
         where = f"{_name(path)}:{number}"
-        yield where, decode_line(where, line.removeprefix(_BOM) if number == 1 else line)
+        try:
+            record = decode_line(where, line.removeprefix(_BOM) if number == 1 else line)
+        except BadInput as error:
+            yield where, error
+        else:
+            yield where, record
 
 
 def read_array(path: str) -> Iterator[tuple[str, Any]]:
@@ -406,6 +437,14 @@ def read_array(path: str) -> Iterator[tuple[str, Any]]:
         # Raw is a view of the bytes: the array is cut into records without being decoded.
         parts = msgspec.json.decode(memoryview(data)[start:], type=list[msgspec.Raw])
     except msgspec.DecodeError as error:
+        if b"\\ud" in data.lower():
+            try:  # half a surrogate pair in one record must not cost the others: the slow parser lets it pass
+                halves = json.loads(bytes(data[start:]))
+            except ValueError:
+                pass
+            else:
+                yield from ((f"{_name(path)}[{index}]", _whole(path, index, each)) for index, each in enumerate(halves))
+                return
         at = re.fullmatch(r"(.*) \(byte (\d+)\)", str(error))
         # msgspec counts what trails behind the array from 1.
         offset = start + int(at[2]) - ("trailing" in str(error)) if at else len(data)
@@ -419,10 +458,19 @@ def read_array(path: str) -> Iterator[tuple[str, Any]]:
         try:
             record = msgspec.json.decode(part)
         except msgspec.DecodeError as error:
-            raise BadInput(f"{where}: expected JSON: {error}") from None
+            yield where, BadInput(f"{where}: expected JSON: {error}")
         except UnicodeDecodeError as error:
-            raise BadInput(f"{where}: expected UTF-8: {error.reason}") from None
-        yield where, record
+            yield where, BadInput(f"{where}: expected UTF-8: {error.reason}")
+        else:
+            yield where, record
+
+
+def _whole(path: str, index: int, record: Any) -> Any:
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return BadInput(f"{_name(path)}[{index}]: expected Unicode, found half a surrogate pair")
+    return record
 
 
 def read_parquet(path: str) -> Iterator[tuple[str, Any]]:

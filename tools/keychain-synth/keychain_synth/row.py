@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import itertools
 import random
 import uuid
 from collections.abc import Iterator, Sequence
@@ -24,11 +25,13 @@ from string import Template
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from keychain_synth import chains
 from keychain_synth.chains import Pair
 from keychain_synth.corpus import Corpus, Entry, content_words
 from keychain_synth.items import YES_NO
+from keychain_synth.reward import two_way
 from keychain_synth.tokens import Tokenizer
 
 Row = dict[str, Any]
@@ -58,6 +61,7 @@ Answer this question from the text: $question"""
 _SIGMA, _CLAMP, _TRIES = 0.30, 0.95, 50  # of the order core-gaussian
 _MARGIN = 0.002  # of L, left free of estimates
 _DRAWS = 60  # fillers looked at for what is left in the end
+_SHORT = 0.05  # of L: where more is left than this, all documents are looked at
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -85,6 +89,26 @@ class Shape(msgspec.Struct, frozen=True):
         if self.plain:
             return 0
         return self.chains if self.chains is not None else max(1, round(self.chains_per_k * length / 1024))
+
+
+class Draft(msgspec.Struct):
+    """What is to go into a row: documents by index, the pairs already shuffled."""
+
+    entry: Entry
+    length: int
+    own: list[int]
+    fillers: list[int]
+    head: str | None
+    pairs: list[Pair]
+    decoys: list[Entry]
+
+
+class Placed(msgspec.Struct, frozen=True):
+    """Documents in their order: the text, each one's slot, and (document, header's start, text's start, its end)."""
+
+    text: str
+    slots: dict[int, int]
+    starts: list[tuple[int, int, int, int]]
 
 
 class Unfit(Exception):
@@ -131,8 +155,8 @@ class RowMaker:
             spent += (len(pairs) - n_last) * costs.inner + n_last * costs.last
             spent += entry.tokens + sum(each.tokens for each in decoys)
         room = length - spent - (_MARGIN * length if shape.fit == "strict" else 0)
-        fillers = self.fill(rng, entry, own, room, costs.document)
-        return self.fitted(rng, entry, length, own, fillers, head, pairs, decoys)
+        fillers = self.fill(rng, entry, own, room, costs.document, length)
+        return self.fitted(rng, Draft(entry, length, own, fillers, head, pairs, decoys))
 
     def stream(self, *name: Any) -> random.Random:
         digest = hashlib.blake2b(repr((self.shape.seed, *name)).encode(errors="replace"), digest_size=16).digest()
@@ -141,28 +165,55 @@ class RowMaker:
     # ---- what goes in
 
     def decoys(self, rng: random.Random, entry: Entry, index: int, count: int) -> list[Entry]:
-        """Other items with questions of their own; the first `answerable` of them with answers other than the row's."""
+        """Other items with questions of their own; the first `answerable` of them may be answered beside the row's."""
         chosen: list[Entry] = []
-        spare: list[Entry] = []  # whose answer is the row's own: no decoy to be answered, but one to be asked
-        asked = {entry.question.casefold()}
-        answers = {answer.casefold() for answer in entry.answers}
+        spare: list[Entry] = []  # no decoys to be answered, but ones to be asked
+        question = entry.question.casefold()
+        asked = {question}
         order = self.near(entry, index) if self.shape.decoys == "near" else None
         for other in self.others(rng, order):
             if len(chosen) >= self.shape.answerable and len(chosen) + len(spare) >= count:
                 break
             candidate = self.corpus.entry(other)
-            if candidate.question.casefold() in asked:
+            folded = candidate.question.casefold()
+            if folded in asked or question in folded:  # the row's question would stand in the text twice
                 continue
-            asked.add(candidate.question.casefold())
-            same = not answers.isdisjoint(answer.casefold() for answer in candidate.answers)
-            (spare if same and len(chosen) < self.shape.answerable else chosen).append(candidate)
+            asked.add(folded)
+            wanted = len(chosen) < self.shape.answerable
+            (spare if wanted and not self.answerable(entry, candidate) else chosen).append(candidate)
         if len(chosen) < self.shape.answerable:
-            raise Unfit("few-questions", f"{self.shape.answerable} decoys with other answers are wanted, "
+            raise Unfit("few-questions", f"{self.shape.answerable} decoys with other answers and documents are wanted, "
                         f"there are {len(chosen)}")  # fmt: skip
         chosen = (chosen + spare)[:count]
         if len(chosen) < count:
             raise Unfit("few-questions", f"{count + 1} chains need as many different questions, there are {len(asked)}")
         return chosen
+
+    def answerable(self, entry: Entry, decoy: Entry) -> bool:
+        """Whether the decoy's gold documents may stand beside the row's own: another answer, whichever is the longer;
+        no two documents of one title; nothing that a filler may not hold."""
+        if any(two_way(one, other) for one in entry.answers for other in decoy.answers):
+            return False
+        titles = {self.corpus.document(doc)[0].casefold(): doc for doc in entry.docs}
+        for doc in gold_of(decoy):
+            title, text = self.corpus.document(doc)
+            if titles.get(title.casefold(), doc) != doc or self.gives_away(entry, title, text):
+                return False
+        return True
+
+    def gives_away(self, entry: Entry, title: str, text: str) -> bool:
+        """Whether a document that is not the row's own holds its question, or (leak guard) one of its answers together
+        with the name of a gold document."""
+        folded = f"{title}\n{text}".casefold()
+        if entry.question.casefold() in folded:
+            return True
+        if not self.shape.leak_guard:
+            return False
+        answers = [each.casefold() for each in entry.answers if each.casefold() not in YES_NO]
+        if not any(answer in folded for answer in answers):
+            return False
+        gold = [self.corpus.document(doc)[0].casefold() for doc in gold_of(entry)]
+        return any(name and name in folded for name in gold)
 
     def others(self, rng: random.Random, order: Iterator[int] | None) -> Iterator[int]:
         """Items, each once: the near ones first where there is an order, then at random."""
@@ -190,76 +241,66 @@ class RowMaker:
         score.pop(index, None)
         return iter(sorted(score, key=lambda other: (-score[other], other)))
 
-    def fill(self, rng: random.Random, entry: Entry, own: Sequence[int], room: float, cost: float) -> list[int]:
+    def fill(
+        self, rng: random.Random, entry: Entry, own: Sequence[int], room: float, cost: float, length: int
+    ) -> list[int]:
         """Documents that fit into `room` tokens together with their headers, each of which costs `cost`."""
         corpus = self.corpus
         titles = {corpus.document(doc)[0].casefold() for doc in own}
         taken = set(own)
-        gold = [corpus.document(doc)[0].casefold() for doc in gold_of(entry)]
-        answers = [each.casefold() for each in entry.answers if each.casefold() not in YES_NO]
         chosen: list[int] = []
+
+        def take(doc: int) -> bool:
+            nonlocal room
+            needed = int(corpus.tokens[doc]) + cost
+            if doc in taken or needed > room or not corpus.filler[doc]:
+                return False
+            title, text = corpus.document(doc)
+            if title.casefold() in titles or self.gives_away(entry, title, text):
+                return False
+            taken.add(doc)
+            titles.add(title.casefold())
+            chosen.append(doc)
+            room -= needed
+            return True
+
         misses = 0
         # The last draws look for one that fits the rest; a pool that is used up ends it too.
         while room > cost and misses < _DRAWS + 4 * len(chosen) ** 0.5 and len(taken) < corpus.n_docs:
-            doc = rng.randrange(corpus.n_docs)
-            needed = int(corpus.tokens[doc]) + cost
-            if doc in taken or needed > room or not corpus.filler[doc]:
-                misses += 1
-                continue
-            title, text = corpus.document(doc)
-            name = title.casefold()
-            if name in titles or (self.shape.leak_guard and _leaks(name, text, answers, gold)):
-                misses += 1
-                continue
-            misses = 0
-            taken.add(doc)
-            titles.add(name)
-            chosen.append(doc)
-            room -= needed
+            misses = 0 if take(rng.randrange(corpus.n_docs)) else misses + 1
+        if room > _SHORT * length:  # drawing found no more: look at each that fits, once
+            rest = np.flatnonzero(corpus.filler & (corpus.tokens + cost <= room)).tolist()
+            rng.shuffle(rest)
+            for doc in rest:
+                take(doc)
         return chosen
 
     # ---- what comes out
 
-    def fitted(
-        self,
-        rng: random.Random,
-        entry: Entry,
-        length: int,
-        own: Sequence[int],
-        fillers: list[int],
-        head: str | None,
-        pairs: Sequence[Pair],
-        decoys: Sequence[Entry],
-    ) -> Row:
+    def fitted(self, rng: random.Random, draft: Draft) -> Row:
         """The row, with fillers taken away until its encoded prompt is within L."""
+        shape, fillers = self.shape, draft.fillers
         while True:
-            placed = self.place(rng, own, fillers)
-            text, slots, starts = placed
+            placed = self.place(rng, draft.own, fillers)
             try:
-                context, spans = self.inserted(rng, text, starts, pairs)
+                context, spans = self.inserted(rng, placed, draft.pairs)
             except ValueError as error:
                 raise Unfit("few-places", str(error)) from None
-            content = self.content(entry, context, head)
+            content = self.content(draft.entry, context, draft.head)
             rendered, special = self.rendered(content)
             encoding = self.tokenizer.encode(rendered, special)
-            total = len(encoding)
-            over = total + self.shape.reserve - length
-            if self.shape.fit == "paper":
-                over = len(self.tokenizer.encode(text, False)) + self.shape.reserve - length
+            counted = encoding if shape.fit == "strict" else self.tokenizer.encode(placed.text, False)
+            over = len(counted) + shape.reserve - draft.length
             if over <= 0:
-                return self.row(entry, length, own, fillers, head, spans, decoys, content, context, rendered,
-                                encoding, slots, starts, total)  # fmt: skip
+                return self.row(draft, placed, spans, content, context, rendered, encoding)
             if not fillers:
-                raise Unfit("too-long", f"its own documents, chains and the template need {total + self.shape.reserve} "
-                            f"tokens of {length}")  # fmt: skip
+                raise Unfit("too-long", f"its own documents, chains and the template need "
+                            f"{len(encoding) + shape.reserve} tokens of {draft.length}")  # fmt: skip
             lengths = [int(self.corpus.tokens[doc]) for doc in fillers]
             enough = [at for at, tokens in enumerate(lengths) if tokens >= over]
             del fillers[min(enough, key=lengths.__getitem__) if enough else lengths.index(max(lengths))]
 
-    def place(
-        self, rng: random.Random, own: Sequence[int], fillers: Sequence[int]
-    ) -> tuple[str, dict[int, int], list[tuple[int, int, int, int]]]:
-        """(context without pairs, slot of each document, (document, header start, text start, text end) by slot)."""
+    def place(self, rng: random.Random, own: Sequence[int], fillers: Sequence[int]) -> Placed:
         order = self.order(rng, own, fillers)
         pieces, starts, size = [], [], 0
         for slot, doc in enumerate(order):
@@ -268,7 +309,7 @@ class RowMaker:
             starts.append((doc, size, size + len(header), size + len(header) + len(text)))
             pieces.append(header + text)
             size += len(pieces[-1]) + 2
-        return "\n\n".join(pieces), {doc: slot for slot, doc in enumerate(order)}, starts
+        return Placed("\n\n".join(pieces), {doc: slot for slot, doc in enumerate(order)}, starts)
 
     def order(self, rng: random.Random, own: Sequence[int], fillers: Sequence[int]) -> list[int]:
         total = len(own) + len(fillers)
@@ -289,20 +330,18 @@ class RowMaker:
         rest = iter(rng.sample(list(fillers), len(fillers)))
         return [slots[slot] if slot in slots else next(rest) for slot in range(total)]
 
-    def inserted(
-        self, rng: random.Random, text: str, starts: Sequence[tuple[int, int, int, int]], pairs: Sequence[Pair]
-    ) -> tuple[str, list[dict[str, Any]]]:
+    def inserted(self, rng: random.Random, placed: Placed, pairs: Sequence[Pair]) -> tuple[str, list[dict[str, Any]]]:
         """Pairs at different places drawn without replacement from all safe ones. Raises ValueError for too few."""
         if not pairs:
-            return text, []
+            return placed.text, []
         places = []
-        for doc, _, start, end in starts:
+        for doc, _, start, end in placed.starts:
             if end > start:
                 places.append((start, True))
                 places += [(start + at, False) for at in self.corpus.points(doc)]
         if len(places) < len(pairs):
             raise ValueError(f"{len(pairs)} pairs need as many places between sentences, the text has {len(places)}")
-        return chains.insert(text, sorted(rng.sample(places, len(pairs))), pairs)
+        return chains.insert(placed.text, sorted(rng.sample(places, len(pairs))), pairs)
 
     def content(self, entry: Entry, context: str, head: str | None) -> str:
         return Template(self.shape.template).substitute(context=context, head=head, question=entry.question)
@@ -318,40 +357,25 @@ class RowMaker:
         return [*system, {"role": "user", "content": content}]
 
     def row(
-        self, entry: Entry, length: int, own: Sequence[int], fillers: Sequence[int], head: str | None,
-        spans: list[dict[str, Any]], decoys: Sequence[Entry], content: str, context: str, rendered: str,
-        encoding: Any, slots: dict[int, int], starts: Sequence[tuple[int, int, int, int]], total: int,
+        self, draft: Draft, placed: Placed, spans: list[dict[str, Any]], content: str, context: str, rendered: str,
+        encoding: Any,
     ) -> Row:  # fmt: skip
-        shape = self.shape
+        shape, entry, corpus = self.shape, draft.entry, self.corpus
         shift = content.index(context) if context else 0
-        into = rendered.index(content) + shift
-        offsets = encoding.offsets
-
-        def token(offset: int) -> int:
-            return max(0, bisect.bisect_right(offsets, (into + offset, len(rendered))) - 1)
-
-        edges = [span["offset"] for span in spans]
-        grown = [0]
-        for span in spans:
-            grown.append(grown[-1] + span["length"])
-
-        def moved(offset: int) -> int:
-            """An offset of the text without pairs, in the text with them."""
-            low, high = 0, len(edges)
-            while low < high:
-                middle = (low + high) // 2
-                if edges[middle] - grown[middle] < offset:
-                    low = middle + 1
-                else:
-                    high = middle
-            return offset + grown[low]
-
+        into = shift + (self.tokenizer.place_of(content, rendered) if shape.messages else 0)
+        grown = [0, *itertools.accumulate(span["length"] for span in spans)]
+        edges = [span["offset"] - before for span, before in zip(spans, grown, strict=False)]
         gold = list(dict.fromkeys(gold_of(entry)))
-        inside = set(own) | set(fillers)
+        # Headers of gold documents in the text without pairs, then in the one with them.
+        bare = [placed.starts[placed.slots[doc]][1] for doc in gold]
+        places = [offset + grown[bisect.bisect_left(edges, offset)] for offset in bare]
+        at = [into + place for place in [*(span["offset"] for span in spans), *places]]
+        tokens = self.tokenizer.tokens_at(encoding, at, len(rendered))
+        inside = set(draft.own) | set(draft.fillers)
         pairs = [
             {"key": span["key"], "value": span["value"], "offset": span["offset"] + shift, "length": span["length"],
-             "token": token(span["offset"]), "chain": span["chain"]}
-            for span in spans
+             "token": token, "chain": span["chain"]}
+            for span, token in zip(spans, tokens, strict=False)
         ]  # fmt: skip
         meta = {
             "source": entry.source,
@@ -359,21 +383,31 @@ class RowMaker:
             "type": entry.type,
             "question": entry.question,
             "question_hops": entry.hops,
-            "length": length,
+            "length": draft.length,
             "reserve": shape.reserve,
-            "tokens": total,
+            "fit": shape.fit,
+            "tokens": len(encoding),
             "documents": len(inside),
-            "gold_slots": [slots[doc] for doc in gold],
-            "gold_tokens": [token(moved(starts[slots[doc]][1])) for doc in gold],
+            "gold_slots": [placed.slots[doc] for doc in gold],
+            "gold_tokens": tokens[len(spans) :],
+            "gold_titles": [corpus.document(doc)[0] for doc in gold],
             "hops": 0 if shape.plain else shape.hops,
             "structure": None if shape.plain else shape.structure,
             "id_format": None if shape.plain else shape.id_format,
-            "head": head,
+            "head": draft.head,
             "pairs": pairs,
-            "decoys": [{"id": each.id, "answerable": set(gold_of(each)) <= inside} for each in decoys],
+            "decoys": [self.told(each, inside) for each in draft.decoys],
         }
         prompt: Row = {"messages": self.messages(content)} if shape.messages else {"prompt": content}
         return {"schema": "task/1", "id": entry.id, **prompt, "answer": list(entry.answers), "meta": meta}
+
+    def told(self, decoy: Entry, inside: set[int]) -> dict[str, Any]:
+        """A decoy in meta; one that can be answered from the text with the titles of its gold documents."""
+        gold = gold_of(decoy)
+        if not inside.issuperset(gold):
+            return {"id": decoy.id, "answerable": False}
+        titles = list(dict.fromkeys(self.corpus.document(doc)[0] for doc in gold))
+        return {"id": decoy.id, "answerable": True, "titles": titles}
 
     # ---- what things cost
 
@@ -400,8 +434,8 @@ class RowMaker:
             size += int(corpus.tokens[doc]) + 8
             if size >= length:
                 break
-        text, _, starts = self.place(rng, docs, [])
-        bare = len(tokenizer.encode(text, False))
+        placed = self.place(rng, docs, [])
+        bare = len(tokenizer.encode(placed.text, False))
         document = (bare - sum(int(corpus.tokens[doc]) for doc in docs)) / len(docs)
         if self.shape.plain:
             return Costs(document, 0.0, 0.0)
@@ -420,22 +454,11 @@ class RowMaker:
                 Pair(fresh(), entry.question if last else ([fresh(), fresh()] if tree else fresh()), 0, last)
                 for _ in range(max(1, min(400, places // 2)))
             ]
-            context, _ = self.inserted(rng, text, starts, pairs)
+            context, _ = self.inserted(rng, placed, pairs)
             each = (len(tokenizer.encode(context, False)) - bare) / len(pairs)
             found.append(each - (entry.tokens if last else 0))
         return Costs(document, found[0], found[1])
 
-    @cached_property
-    def longest(self) -> int:
-        """Tokens of the longest filler."""
-        return int((self.corpus.tokens * self.corpus.filler).max(initial=0))
-
 
 def gold_of(entry: Entry) -> list[int]:
     return [doc for doc, gold in zip(entry.docs, entry.gold, strict=True) if gold]
-
-
-def _leaks(title: str, text: str, answers: Sequence[str], gold: Sequence[str]) -> bool:
-    """Whether a filler holds an answer together with the name of a gold document: it might give the question away."""
-    folded = f"{title}\n{text}".casefold()
-    return any(answer in folded for answer in answers) and any(name and name in folded for name in gold)

@@ -16,23 +16,27 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import msgspec
 
 import keychain_synth
 from keychain_synth import cluster
-from keychain_synth.corpus import Corpus, build, identity
+from keychain_synth.corpus import UNCOUNTED, Corpus, build, identity
+from keychain_synth.mix import read_system
 from keychain_synth.row import CHAIN, PLAIN, SYSTEM, TREE, RowMaker, Shape, Unfit
 from keychain_synth.tokens import Tokenizer
 from tenfold_shared import BadInput
 from tenfold_shared.cli import Selection, read_template
-from tenfold_shared.jsonl import Output, Source, flow, open_read
+from tenfold_shared.jsonl import Output, Source, flow, is_pipe, open_read, read_ids
 from tenfold_shared.pool import Pool, PoolError
 from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
 
+_LONGEST = 1 << 24  # tokens
+_NAMED = 200  # drops in the manifest
 _SECONDS = 120  # a row may take, and a second more for each thousand tokens
 
 
@@ -51,7 +55,7 @@ class Questions(Source):
         assert self.corpus is not None
         indices = list(range(self.corpus.n_items))
         if self.selection.ids:
-            wanted = set(open_read(self.selection.ids).read().decode().split("\n")) - {""}
+            wanted = read_ids(self.selection.ids)
             indices = [index for index in indices if self.corpus.entry(index).id in wanted]
         if self.selection.limit is not None:
             indices = indices[: self.selection.limit]
@@ -130,25 +134,28 @@ def settings(structure: str, plain: bool, decoys: str, template: str | None, sys
     kind, _, number = decoys.partition(":")
     if kind not in ("plain", "near", "answerable") or (kind == "answerable") != bool(number):
         raise BadInput(f"--decoys {decoys}: expected plain, near or answerable:M")
-    if number and not (number.isdigit() and int(number) > 0):
+    if number and not (number.isascii() and number.isdigit() and int(number) > 0):
         raise BadInput(f"--decoys {decoys}: expected a number of decoys of at least 1 behind the colon")
     if structure == "tree" and more["hops"] > 10:
         raise BadInput(f"--hops {more['hops']}: a tree of more than 10 levels has more than 512 pairs; lower it")
     built_in = PLAIN if plain else TREE if structure == "tree" else CHAIN
-    text = read_template(template, built_in, {"context", "question"} if plain else {"context", "head", "question"},
-                         "context")  # fmt: skip
-    told = SYSTEM if system is None else None if system == "none" else open_read(system).read().decode()
+    needed = "question" if plain else "head"
+    text = read_template(template, built_in, {"context", needed}, "context")
+    if needed not in Template(text).get_identifiers():
+        raise BadInput(f"--template {template}: expected ${needed} in it; without it no prompt would ask for anything")
+    told = SYSTEM if system is None else read_system(system)
     return Shape(structure=structure, plain=plain, decoys=kind, answerable=int(number or 0), template=text, system=told,
                  **more)  # fmt: skip
 
 
-def _spooled(path: str, folder: Path) -> str:
-    """Standard input as a file: it is read twice, for its hash and for what it holds."""
-    if path != "-":
+def _spooled(path: str, folder: Path, at: int) -> str:
+    """Standard input, or a pipe by name as `<(...)` in a shell is, as a file: it is read twice, for its hash and for
+    what it holds."""
+    if path != "-" and not is_pipe(path):
         return path
-    target = folder / "stdin"
+    target = folder / str(at)
     with open(target, "wb") as file:
-        shutil.copyfileobj(open_read("-"), file)
+        shutil.copyfileobj(open_read(path), file)
     return str(target)
 
 
@@ -171,37 +178,55 @@ def run(
     quiet: bool,
 ) -> int:
     """The verb; returns the exit code: 1 where more than max_drop_rate of the questions made no row."""
+    if max(lengths) > _LONGEST:
+        raise BadInput(f"--length {max(lengths)}: expected at most {_LONGEST}")
     if selection.skip_bad:
         raise BadInput("--skip-bad: questions that cannot be used are dropped and counted here; see --max-drop-rate")
     if selection.shard and (not files or "-" in files):
         raise BadInput("--shard: needs files, because the input is counted first; stdin cannot be")
     words = Tokenizer(tokenizer)
-    if shape.messages and not words.chats:
-        raise BadInput(f"--tokenizer {tokenizer}: has no chat template; --prompt writes raw prompts instead")
+    if shape.messages:
+        if not words.chats:
+            raise BadInput(f"--tokenizer {tokenizer}: has no chat template; --prompt writes raw prompts instead")
+        system = [{"role": "system", "content": shape.system}] if shape.system else []
+        words.render([*system, {"role": "user", "content": "?"}])  # what it refuses is told before anything is read
+    if output is not None and any(_same(path, output) for path in (*files, *pools)):
+        raise BadInput(f"-o {output}: is one of the input files; choose another output")
     if words.longest and max(lengths) > words.longest:
         print(f"keychain-synth: --length {max(lengths)}: the tokenizer says that its model takes {words.longest} tokens; "
               f"rows are made all the same", file=sys.stderr)  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="keychain-synth-") as folder:
-        questions = [_spooled(path, Path(folder)) for path in files or ("-",)]
-        inputs = identity([*questions, *pools])
-        for given, entry in zip(files or ("-",), inputs, strict=False):
-            entry["path"] = given
+        given = [*(files or ("-",)), *pools]
+        real = [_spooled(path, Path(folder), at) for at, path in enumerate(given)]
+        inputs = [{**entry, "path": path} for path, entry in zip(given, identity(real), strict=True)]
         decides = {
             **msgspec.to_builtins(shape), **selection.identity(), "format": form, "lengths": list(lengths),
             "pools": len(pools), "tokenizer": words.digest,
+            "chat_template": words.template_digest if shape.messages else None,
         }  # fmt: skip
         source = Questions(inputs, selection)
         with Output(output, tool="keychain-synth", version=keychain_synth.__version__, verb="synth", options=decides,
                     source=source, overwrite=overwrite) as out:  # fmt: skip
             if out.finished:
                 print(f"keychain-synth: {output}: complete already; nothing to do", file=sys.stderr)
-                return 0
+                return _verdict(json.loads(out.manifest_path.read_bytes())["counts"], max_drop_rate)
+
+            def named(text: str) -> str:
+                for path, copy in zip(given, real, strict=True):
+                    text = text.replace(copy, "<stdin>" if path == "-" else path)
+                return text
+
             try:
-                corpus, _ = build(questions, pools, form, words, quiet)
+                corpus = build(real[: len(files) or 1], real[len(files) or 1 :], form, words, quiet, inputs)
             except BadInput as error:
-                raise BadInput(str(error).replace(f"{folder}/stdin", "<stdin>")) from None
+                raise BadInput(named(str(error))) from None
             source.corpus = corpus
             _check(corpus, shape, lengths)
+            if not quiet:
+                for drop in corpus.about["drops"]:
+                    print(f"keychain-synth: {named(drop['where'])}: dropped: {drop['detail']}", file=sys.stderr)
+            if selection.ids:
+                _unknown(corpus, selection.ids)
             report = Report(corpus, words, lengths, shape.reserve)
             job = json.dumps({"corpus": str(corpus.folder), "tokenizer": str(words.folder),
                               "shape": msgspec.to_builtins(shape)})  # fmt: skip
@@ -230,13 +255,33 @@ def run(
     if not quiet:
         print(f"keychain-synth: {summary['rows']} rows, {summary['unfit']} questions made none", file=sys.stderr)
     if summary["short"]:
-        print(f"keychain-synth: {summary['short']} rows fill less than nine tenths of their length: the documents are "
-              f"used up; --pool adds more", file=sys.stderr)  # fmt: skip
-    if summary["drop_rate"] > max_drop_rate:
-        print(f"keychain-synth: {summary['drop_rate']:.1%} of the questions made no row, more than --max-drop-rate "
-              f"{max_drop_rate:.1%}", file=sys.stderr)  # fmt: skip
-        return 1
-    return code
+        print(f"keychain-synth: {summary['short']} rows fill less than nine tenths of their length: no other document "
+              f"fits into them; --pool adds more", file=sys.stderr)  # fmt: skip
+    return _verdict(summary, max_drop_rate) or code
+
+
+def _verdict(summary: Record, max_drop_rate: float) -> int:
+    """The exit code for what a run, or its manifest, says was dropped."""
+    if summary["drop_rate"] <= max_drop_rate:
+        return 0
+    print(f"keychain-synth: {summary['drop_rate']:.1%} of the questions made no row, more than --max-drop-rate "
+          f"{max_drop_rate:.1%}", file=sys.stderr)  # fmt: skip
+    return 1
+
+
+def _same(path: str, output: str) -> bool:
+    return path != "-" and os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output)
+
+
+def _unknown(corpus: Corpus, path: str) -> None:
+    """Say which ids of --ids no question has. Raises BadInput where none has any."""
+    wanted = read_ids(path)
+    missing = wanted - {corpus.entry(index).id for index in range(corpus.n_items)}
+    if missing and missing == wanted:
+        raise BadInput(f"--ids {path}: none of its {len(wanted)} ids is one of the questions', such as {min(wanted)!r}")
+    if missing:
+        print(f"keychain-synth: --ids {path}: {len(missing)} ids are no question's, such as {min(missing)!r}",
+              file=sys.stderr)  # fmt: skip
 
 
 def _check(corpus: Corpus, shape: Shape, lengths: Sequence[int]) -> None:
@@ -270,28 +315,31 @@ class Report:
                 continue
             reason, detail = result["unfit"]
             self.unfit[reason] += 1
-            if not quiet:
+            if not quiet or reason == "failed":
                 print(f"keychain-synth: {record['id']}: no row at {length}: {detail}", file=sys.stderr)
         return made
 
     def summary(self) -> Record:
-        """rows, dropped and unfit with their reasons, and a histogram of tokens in tenths of each length.
+        """rows, dropped and unfit with their reasons, and a histogram of tokens in hundredths of each length.
 
-        short: rows that fill less than nine tenths of what the reserve leaves, for want of documents.
+        short: rows that fill less than nine tenths of what the reserve leaves, for want of documents. drop_rate: the share
+        of the questions in the files that was dropped, and of the rest, as far as it was asked for, what made no row.
         """
-        dropped = self.corpus.about["dropped"]
+        about = self.corpus.about
         tried = len(self.tokens) + self.unfit.total()
-        lost = self.unfit.total() + sum(dropped.values()) * len(self.lengths)
-        histogram = Counter(f"{length}: {10 * tokens // length / 10:.1f}" for length, tokens in self.tokens)
+        dropped = sum(count for reason, count in about["dropped"].items() if reason not in UNCOUNTED)
+        kept = about["items"] / (about["items"] + dropped)
+        histogram = Counter(f"{length}: {100 * tokens // length / 100:.2f}" for length, tokens in self.tokens)
         return {
             "rows": len(self.tokens),
             "short": sum(tokens < 0.9 * (length - self.reserve) for length, tokens in self.tokens),
             "unfit": self.unfit.total(),
             "unfit_reasons": dict(sorted(self.unfit.items())),
-            "dropped": dropped,
-            "drop_rate": lost / max(1, tried + sum(dropped.values()) * len(self.lengths)),
-            "documents": self.corpus.about["documents"],
-            "questions": self.corpus.about["questions"],
+            "dropped": about["dropped"],
+            "drops": about["drops"][:_NAMED],
+            "drop_rate": 1 - kept * len(self.tokens) / tried if tried else 1 - kept,
+            "documents": about["documents"],
+            "questions": about["questions"],
             "tokenizer": {"name": self.tokenizer.name, "sha256": self.tokenizer.digest},
             "tokens_of_length": dict(sorted(histogram.items())),
         }

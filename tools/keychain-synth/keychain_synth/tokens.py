@@ -7,6 +7,7 @@ hub id, or a folder without tokenizer.json, goes through transformers' AutoToken
 
 from __future__ import annotations
 
+import bisect
 import datetime
 import hashlib
 import json
@@ -19,6 +20,7 @@ from typing import Any
 from tenfold_shared import BadInput, Missing
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_MARK = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|<</?SYS>>|\[/?[A-Z][A-Z_]{2,30}\]|<(?:start|end)_of_\w{1,20}>")
 # Templates that print today's date must give the same bytes tomorrow.
 _TODAY = datetime.datetime(2026, 1, 1)
 
@@ -46,8 +48,11 @@ class Tokenizer:
         self._variables = {name: _text(config[name]) for name in _SPECIAL if config.get(name)}
         self._template_source = _template(self.folder, config)
         self._template: Any = None
-        controls = [token.content for token in self._inner.get_added_tokens_decoder().values() if token.special]
-        self._controls = re.compile("|".join(map(re.escape, sorted(controls, key=len, reverse=True))) or r"(?!)")
+        special = {token.content for token in self._inner.get_added_tokens_decoder().values() if token.special}
+        # A template's own marks need not be tokens of their own, as "[INST]" is not in some.
+        controls = special | set(_MARK.findall(self._template_source or ""))
+        self.controls = sorted(controls, key=lambda text: (-len(text), text))
+        self._controls = re.compile("|".join(map(re.escape, self.controls)) or r"(?!)")
 
     @property
     def chats(self) -> bool:
@@ -58,16 +63,42 @@ class Tokenizer:
         """TEXT with a space inside each control token, so that no document can end a turn."""
         return self._controls.sub(lambda match: f"{match[0][:1]} {match[0][1:]}", text)
 
+    @property
+    def template_digest(self) -> str | None:
+        """sha256 of the chat template; None without one."""
+        source = self._template_source
+        return None if source is None else hashlib.sha256(source.encode()).hexdigest()
+
     def render(self, messages: Sequence[dict[str, str]]) -> str:
         """The chat as one string, generation prompt included. Raises BadInput where the template refuses it."""
-        if self._template is None:
-            self._template = _compile(self._template_source or "")
         try:
+            if self._template is None:
+                self._template = _compile(self._template_source or "")
             return self._template.render(
                 messages=messages, add_generation_prompt=True, tools=None, documents=None, **self._variables
             )
         except Exception as error:  # a template is the model's own code
-            raise BadInput(f"{self.name}: its chat template refuses the messages: {error}") from None
+            hint = "; is it the system prompt? --system none leaves it out" if messages[0]["role"] == "system" else ""
+            raise BadInput(f"{self.name}: its chat template refuses the messages: {error}{hint}") from None
+
+    def place_of(self, content: str, rendered: str) -> int:
+        """Where CONTENT begins in the rendered chat, though the template may trim it or change its case.
+
+        Raises BadInput where it is not there: then no place in the prompt could be told.
+        """
+        bare = content.strip()
+        at = rendered.find(bare)
+        if at < 0 and len(rendered) == len(rendered.casefold()):
+            at = rendered.casefold().find(bare.casefold())
+        if at < 0:
+            raise BadInput(f"{self.name}: its chat template changes the messages' text; --prompt makes raw prompts")
+        return at - (len(content) - len(content.lstrip()))
+
+    @staticmethod
+    def tokens_at(encoding: Any, places: Sequence[int], end: int) -> list[int]:
+        """The token of ENCODING in which each place of its text lies; end: the text's length."""
+        offsets = encoding.offsets
+        return [max(0, bisect.bisect_right(offsets, (place, end)) - 1) for place in places]
 
     def counts(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, alone and without special tokens."""

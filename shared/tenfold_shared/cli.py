@@ -186,8 +186,8 @@ class Numbers(click.ParamType):
     name = "N,N,..."
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        if isinstance(value, (tuple, list)):
-            return tuple(value)
+        if isinstance(value, (tuple, list)):  # of --config
+            value = ",".join(map(str, value))
         parts = [part.strip() for part in str(value).split(",")]
         if not all(part.isdecimal() and int(part) > 0 for part in parts):
             self.fail(f"{value!r}: expected positive whole numbers such as 1,2,4,8", param, ctx)
@@ -205,8 +205,10 @@ def _load_config(ctx: click.Context, param: click.Parameter, value: str | None) 
             table = tomllib.load(stream)
     except FileNotFoundError:
         raise BadInput(f"{value}: no such file") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{value}: not TOML: {error}") from None
+    except OSError as error:
+        raise BadInput(f"{value}: cannot be read: {error.strerror}") from None
     flat = {name: setting for name, setting in table.items() if not isinstance(setting, dict)}
     own = table.get(ctx.info_name or "", {})
     options = {name for p in ctx.command.params if isinstance(p, click.Option) for name in _names(p)}
@@ -220,10 +222,29 @@ def _load_config(ctx: click.Context, param: click.Parameter, value: str | None) 
                 )
             raise BadInput(f"{value}: [{ctx.info_name}] {name}: no such option")
         for p in ctx.command.params:
-            if key in _names(p):
-                settings[p.name] = setting
+            if isinstance(p, click.Option) and key in _names(p):
+                settings[p.name] = _configured(f"{value}: {name}", p, setting)
     ctx.default_map = {**(ctx.default_map or {}), **settings}
     return value
+
+
+def _configured(where: str, option: click.Option, setting: Any) -> Any:
+    """A TOML value as this option takes it; click itself would take a number for a flag, or fail on a list."""
+    plain = isinstance(option.type, click.types.StringParamType | click.Choice | click.Path | click.types.IntParamType
+                       | click.types.FloatParamType)  # fmt: skip
+    if isinstance(setting, dict):
+        raise BadInput(f"{where}: expected a value, got a table")
+    if option.is_flag and not isinstance(setting, bool):
+        raise BadInput(f"{where}: expected true or false, got {setting!r}")
+    if not option.is_flag and isinstance(setting, bool):
+        raise BadInput(f"{where}: expected a value, got {str(setting).lower()}")
+    if option.multiple and not isinstance(setting, list):
+        return [setting]
+    if isinstance(setting, list) and plain and not option.multiple:
+        raise BadInput(f"{where}: expected one value, got a list")
+    if isinstance(option.type, click.types.IntParamType) and isinstance(setting, float):
+        raise BadInput(f"{where}: expected a whole number, got {setting!r}")
+    return setting
 
 
 def _names(parameter: click.Parameter) -> set[str]:

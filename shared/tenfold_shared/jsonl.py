@@ -14,6 +14,7 @@ No model code and no option parsing here.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gzip
 import hashlib
@@ -27,7 +28,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
@@ -40,6 +41,9 @@ from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
 Located = tuple[str, Record]  # ("file:line", record)
+
+BOM = b"\xef\xbb\xbf"  # with which some editors begin UTF-8
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -64,10 +68,58 @@ def open_read(path: str) -> BinaryIO:
     if path.endswith(".gz"):
         return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
     if path.endswith(".zst"):
+        return io.BufferedReader(_Unzstd(raw), 1 << 20)
+    return raw
+
+
+class _Unzstd(io.RawIOBase):
+    """The frames of a .zst file one after the other; EOFError where the last one is cut off, which zstandard's own
+    reader takes for the end."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self._frame: Any = None  # the one that has begun and not ended
+        self._next = b""
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
         import zstandard
 
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True), 1 << 20)
-    return raw
+        while not self._ready:
+            block, self._next = self._next or self._raw.read(1 << 15), b""
+            if not block:
+                if self._frame is not None:
+                    raise EOFError("the compressed data ends inside a frame")
+                return 0
+            frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
+            self._ready = memoryview(frame.decompress(block))
+            self._frame, self._next = (None, frame.unused_data) if frame.eof else (frame, b"")
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def read_text(path: str, name: str | None = None) -> str:
+    """A small UTF-8 file whole, unpacked by its suffix. Raises BadInput that begins with NAME, by default PATH."""
+    name = name or ("<stdin>" if path == "-" else path)
+    try:
+        with closing(open_read(path)) as stream:
+            return stream.read().removeprefix(BOM).decode()
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{name}: expected UTF-8: {error.reason} at byte {error.start}") from None
+    except (EOFError, OSError, zlib.error) as error:
+        raise BadInput(f"{name}: cannot be read: {error}; is the file complete?") from None
+    except Exception as error:
+        if type(error).__name__ != "ZstdError":  # a class that needs its import to be named
+            raise
+        raise BadInput(f"{name}: cannot be unpacked: {error}") from None
 
 
 def _open_write(path: Path, final_name: str) -> BinaryIO:
@@ -92,7 +144,9 @@ def read_lines(path: str) -> Iterator[tuple[int, bytes]]:
     stream = open_read(path)
     try:
         for number, line in enumerate(stream, 1):
-            if not line.isspace():
+            if number == 1:
+                line = line.removeprefix(BOM)
+            if line and not line.isspace():
                 yield number, line
     except (EOFError, OSError, zlib.error) as error:
         if isinstance(error, BrokenPipeError):
@@ -209,8 +263,9 @@ class Source:
             return
         missing = set(self.ids or ())
         for where, record in self._checked():
-            missing.discard(record.get("id"))
-            if self.ids is not None and record.get("id") not in self.ids:
+            name = str(record.get("id"))  # in foreign forms it may be a number
+            missing.discard(name)
+            if self.ids is not None and name not in self.ids:
                 continue
             yield where, record
             taken += 1
@@ -261,8 +316,7 @@ def is_pipe(path: str) -> bool:
 
 def read_ids(path: str) -> set[str]:
     """The ids of an --ids file, one a line."""
-    with closing(open_read(path)) as stream:
-        return {line.decode("utf-8", "replace").strip() for line in stream if not line.isspace()}
+    return {line.strip() for line in read_text(path, f"--ids {path}").splitlines() if line.strip()}
 
 
 # ---------------------------------------------------------------- lock, journal, atomic file
@@ -544,15 +598,19 @@ class Output:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if self.path is None:
             return
-        if self._stream is not None:
-            self._stream.close()
+        try:
+            with suppress(OSError):  # what is still held has no room either, where the disk is full; `error` tells
+                if self._stream is not None:
+                    self._stream.close()
             self._beside("tmp").unlink(missing_ok=True)
-        if self.journal is not None:
-            # An empty journal holds no work; leaving it would only refuse the corrected command.
-            self.journal.close(remove=not self.journal.where)
-        if self._lock is not None:
-            self._lock.release()
-        if isinstance(error, OSError) and error.errno == 28:
+            if self.journal is not None:
+                # An empty journal holds no work; leaving it would only refuse the corrected command.
+                with suppress(OSError):
+                    self.journal.close(remove=not self.journal.where)
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+        if isinstance(error, OSError) and error.errno in _FULL:
             raise Missing(
                 f"{self.path}: no space left on the disk; free some and run the same command again"
             ) from error

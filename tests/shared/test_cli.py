@@ -121,6 +121,35 @@ def test_config_value_of_the_wrong_type_is_refused(tmp_path):
     assert result.exit_code == 2 and "many" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed = 1.5", "seed: expected a whole number, got 1.5"),
+        ("seed = true", "seed: expected a value, got true"),
+        ("[verb.seed]\nx = 1", "seed: expected a value, got a table"),
+        ("seed = [1, 2]", "seed: expected one value, got a list"),
+        ("json = 3", "json: expected true or false, got 3"),
+    ],
+)
+def test_config_values_are_of_the_options_own_kind(tmp_path, text, message):
+    (tmp_path / "c.toml").write_text(text)
+    result = invoke(lambda given: 0, "--config", str(tmp_path / "c.toml"))
+    assert result.exit_code == 2 and message in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_config_that_is_no_text(tmp_path):
+    (tmp_path / "c.toml").write_bytes(b"seed = 1 # \xff")
+    result = invoke(lambda given: 0, "--config", str(tmp_path / "c.toml"))
+    assert result.exit_code == 2 and "c.toml: not TOML" in result.stderr
+
+
+def test_numbers_of_a_config_are_checked_as_those_of_the_command_line():
+    assert Numbers().convert([8, 1, 2, 2], None, None) == (1, 2, 8)
+    for wrong in ([0], ["a"], [1.5], [True]):
+        with pytest.raises(click.BadParameter, match="expected positive whole numbers"):
+            Numbers().convert(wrong, None, None)
+
+
 def test_option_types():
     assert [Duration().convert(t, None, None) for t in ("90", "90s", "50m", "2h", "1.5h")] == [90, 90, 3000, 7200, 5400]
     assert Shard().convert("2/8", None, None) == (2, 8)

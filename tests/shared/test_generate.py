@@ -377,7 +377,9 @@ def parrot(tokenizer):
         lm.scripts, lm.said = scripts, 0
         # Prompts that differ, so that none is read ahead.
         requests = [Request(str(i), prompt_ids=[i + 1, 5]) for i in range(len(scripts))]
-        return list(TransformersGenerator(lm, tokenizer, "m", len(scripts)).generate(requests, how))
+        generator = TransformersGenerator(lm, tokenizer, "m", len(scripts))
+        generator.ROUND = how.max_tokens  # a row that left the batch would shift the scripts of those behind it
+        return list(generator.generate(requests, how))
 
     return say
 

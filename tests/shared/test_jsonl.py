@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenfold_shared import BadInput, Busy, OutOfTime
-from tenfold_shared.jsonl import Journal, Lock, Output, Source, flow, open_read, redact, write_atomic
+from tenfold_shared.jsonl import (
+    Journal,
+    Lock,
+    Output,
+    Source,
+    flow,
+    open_read,
+    read_lines,
+    read_text,
+    redact,
+    write_atomic,
+)
 
 
 def lines(path):
@@ -371,3 +383,53 @@ def test_stdout_gets_records_in_order(tmp_path, monkeypatch):
         assert out.complete(done, source) == 0
     monkeypatch.undo()
     assert [json.loads(line)["i"] for line in captured.getvalue().splitlines()] == [0, 1, 2] * 3
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_zst_file_that_was_cut_off_is_no_whole_one(tmp_path, frames):
+    """Also behind a flush and between frames, where zstandard's own reader sees an end."""
+
+    written = io.BytesIO()
+    for frame in range(frames):
+        with zstandard.ZstdCompressor().stream_writer(written, closefd=False) as writer:
+            for at in range(2000):
+                writer.write(b'{"id": "%d-%d", "text": "%x"}\n' % (frame, at, hash((frame, at)) & 0xFFFFFFFF))
+                if at == 1000:
+                    writer.flush(zstandard.FLUSH_BLOCK)
+    path = tmp_path / "rows.jsonl.zst"
+    path.write_bytes(written.getvalue())
+    assert sum(1 for _ in read_lines(str(path))) == 2000 * frames
+    for size in (len(written.getvalue()) // 2, len(written.getvalue()) - 1, 10):
+        path.write_bytes(written.getvalue()[:size])
+        with pytest.raises(BadInput, match=r"rows.jsonl.zst:\d+: cannot be read: .*; is the file complete\?$"):
+            list(read_lines(str(path)))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"id": "a"}\n{"id": "b"}\n')
+    assert [record["id"] for _, record in Source([str(path)], None)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("system.txt", b"a\xff", "expected UTF-8: invalid start byte at byte 1"),
+        ("system.gz", gzip.compress(b"Think. " * 99)[:20], "is the file complete?"),
+        ("system.zst", b"no zst at all", "cannot be unpacked"),
+        ("missing", None, "no such file"),
+    ],
+)
+def test_small_files_are_read_whole_or_refused(tmp_path, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BadInput, match=re.escape(message)):
+        read_text(str(path))
+
+
+def test_ids_of_a_foreign_form_may_be_numbers(tmp_path):
+    path, ids = tmp_path / "rows.jsonl", tmp_path / "ids"
+    path.write_text('{"id": 7}\n{"id": [1]}\n{"id": "b"}\n')
+    ids.write_bytes(b"7\r\nb\r\n")
+    assert [record["id"] for _, record in Source([str(path)], None, ids=str(ids))] == [7, "b"]

@@ -58,7 +58,6 @@ ABILITIES = {
     "custom_mathqa_choice_": "math_qa_choices",
     "custom_math_": "math",
 }
-_BOM = b"\xef\xbb\xbf"
 _BATCH = 256  # rows of a parquet row group
 
 
@@ -89,7 +88,7 @@ class Records(Source):
             for number, line in read_lines(real):
                 where = f"{name}:{number}"
                 try:
-                    yield where, decode_line(where, line.removeprefix(_BOM) if number == 1 else line)
+                    yield where, decode_line(where, line)
                 except BadInput as error:
                     yield where, error
 

@@ -38,12 +38,12 @@ import numpy as np
 from keychain_synth import book, chains
 from keychain_synth.items import Dropped, Item, located_items, read_passages
 from keychain_synth.tokens import Tokenizer
-from tenfold_shared import BadInput
+from tenfold_shared import BadInput, Missing
 from tenfold_shared.cli import cache_dir, sha256_of
 from tenfold_shared.jsonl import write_atomic
 from tenfold_shared.progress import Progress
 
-VERSION = 3  # of the folder's layout
+VERSION = 4  # of the folder's layout
 _BATCH = 4096  # texts tokenised at once
 PAIR_LIKE = re.compile(r'\{\s*"[^"{}]*"\s*:')
 _ID_LIKE = re.compile(r"[0-9a-f-]{8,36}")
@@ -148,7 +148,12 @@ def build(
             aside = folder.with_name(folder.name + ".part")
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
-            _Builder(aside, tokenizer, quiet).run(questions, pools, form)
+            try:
+                _Builder(aside, tokenizer, quiet).run(questions, pools, form)
+            except OSError as error:
+                raise Missing(
+                    f"{aside}: cannot be written: {error.strerror}; TENFOLD_CACHE names another cache"
+                ) from None
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(aside, folder)
     try:
@@ -165,7 +170,8 @@ class _Builder:
         self.filler = bytearray()
         self.offsets, self.entries = [0], [0]
         self.dropped: Counter[str] = Counter()
-        self.drops: list[dict[str, str | None]] = []
+        self.drops: list[dict[str, Any]] = []
+        self.file = 0
         self.asked: set[bytes] = set()
         self.ids: set[bytes] = set()
 
@@ -173,7 +179,7 @@ class _Builder:
         with open(self.folder / "docs.bin", "wb") as self.docs, open(self.folder / "items.bin", "wb") as self.items:
             with Progress("read", None, "questions", self.quiet) as progress:
                 waiting: list[tuple[Item, list[int]]] = []
-                for path in questions:
+                for self.file, path in enumerate(questions):
                     for where, found in located_items(path, form):
                         progress.update()
                         usable = found if isinstance(found, Dropped) else self.usable(where, found)
@@ -186,7 +192,7 @@ class _Builder:
                             waiting = []
                 self.put(waiting)
             with Progress("read", None, "documents", self.quiet) as progress:
-                for path in pools:
+                for self.file, path in enumerate(pools, len(questions)):
                     for passage in book.passages() if path == book.NAME else read_passages(path):
                         progress.update()
                         if isinstance(passage, Dropped):
@@ -214,7 +220,10 @@ class _Builder:
     def drop(self, found: Dropped) -> None:
         self.dropped[found.reason] += 1
         if found.reason != "unanswerable":  # in MuSiQue's full files every question has such a twin
-            self.drops.append({"where": found.where, "id": found.id, "reason": found.reason, "detail": found.detail})
+            # The file by its number: the next run with the same contents may call it otherwise.
+            place = re.search(r":\d+$|\[\d+\]$", found.where)
+            self.drops.append({"file": self.file, "place": place[0] if place else "", "id": found.id,
+                               "reason": found.reason, "detail": found.detail})  # fmt: skip
 
     def usable(self, where: str, item: Item) -> Item | Dropped:
         """The item with its question as it will stand in prompts, or why a row with it could not be told apart."""

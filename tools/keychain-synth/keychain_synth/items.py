@@ -30,14 +30,13 @@ from typing import Any, BinaryIO, cast
 import msgspec
 
 from tenfold_shared import BadInput, Missing
-from tenfold_shared.jsonl import decode_line, open_read, read_lines
+from tenfold_shared.jsonl import BOM, decode_line, open_read, read_lines
 
 FORMATS = ("hotpotqa", "musique", "2wiki", "generic")
 # Their answer is chosen by the question's wording, not read off a paragraph.
 COMPARISONS = {"comparison", "bridge_comparison"}
 YES_NO = {"yes", "no", "noanswer"}
 
-_BOM = b"\xef\xbb\xbf"
 _BLOCK = 1 << 20
 _DATA_SUFFIX = re.compile(r"\.(jsonl?|ndjson)(\.gz|\.zst)?$", re.IGNORECASE)
 _TEXT_SUFFIX = re.compile(r"\.(txt|text|md)(\.gz|\.zst)?$", re.IGNORECASE)
@@ -400,7 +399,7 @@ def container_of(path: str, text: bool = False) -> str:
     """`parquet`, `array`, `lines`, or `text` where that is allowed. Raises BadInput for a web page."""
     with _opened(path) as stream:
         # Not read: `-` is read again, from its beginning. Every stream of open_read's buffers, though its type says less.
-        head = cast(BufferedReader, stream).peek(64).removeprefix(_BOM).lstrip()
+        head = cast(BufferedReader, stream).peek(64).removeprefix(BOM).lstrip()
     if path.endswith(".parquet") or head.startswith(b"PAR1"):
         return "parquet"
     if text and (_TEXT_SUFFIX.search(path) or (not _DATA_SUFFIX.search(path) and head[:1] not in (b"{", b"["))):
@@ -420,7 +419,7 @@ def _lines(path: str) -> Iterator[tuple[str, Any]]:
     for number, line in read_lines(path):
         where = f"{_name(path)}:{number}"
         try:
-            record = decode_line(where, line.removeprefix(_BOM) if number == 1 else line)
+            record = decode_line(where, line)
         except BadInput as error:
             yield where, error
         else:
@@ -432,7 +431,7 @@ def read_array(path: str) -> Iterator[tuple[str, Any]]:
     with _opened(path) as stream:
         while block := stream.read(_BLOCK):
             data += block
-    start = len(_BOM) if data.startswith(_BOM) else 0
+    start = len(BOM) if data.startswith(BOM) else 0
     try:
         # Raw is a view of the bytes: the array is cut into records without being decoded.
         parts = msgspec.json.decode(memoryview(data)[start:], type=list[msgspec.Raw])
@@ -496,7 +495,7 @@ def _text(path: str) -> Iterator[tuple[str, str]]:
             lines = []
         last = number
         try:
-            text = (line.removeprefix(_BOM) if number == 1 else line).decode().strip()
+            text = line.decode().strip()
         except UnicodeDecodeError as error:
             raise BadInput(f"{_name(path)}:{number}: expected UTF-8: {error.reason} at byte {error.start}") from None
         lines += [text] if text else []

@@ -36,7 +36,7 @@ from keychain_synth.row import SYSTEM
 from tenfold_shared import BadInput
 from tenfold_shared import records as shapes
 from tenfold_shared.answers import key as answer_key
-from tenfold_shared.jsonl import Output, Source, open_read
+from tenfold_shared.jsonl import Output, Source, read_text
 from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
@@ -139,11 +139,10 @@ def read_preset(name: str) -> Preset:
         return msgspec.toml.decode(LOONGRL, type=Preset)
     if not name.endswith(".toml"):
         raise BadInput(f"--preset {name}: expected loongrl, or a TOML file of parts")
-    with open_read(name) as file:
-        text = file.read()
+    text = read_text(name)
     try:
-        found = msgspec.convert(tomllib.loads(text.decode()), Preset)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        found = msgspec.convert(tomllib.loads(text), Preset)
+    except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{name}: not TOML: {error}") from None
     except msgspec.ValidationError as error:
         raise BadInput(f"{name}: {str(error).replace('`', '')}") from None
@@ -285,11 +284,7 @@ def read_system(given: str | None) -> str | None:
     """--system: the built-in prompt, that of a file, or none. Raises BadInput."""
     if given is None or given == "none":
         return None if given else SYSTEM
-    with open_read(given) as file:
-        try:
-            return file.read().decode()
-        except UnicodeDecodeError as error:
-            raise BadInput(f"--system {given}: expected UTF-8: {error.reason} at byte {error.start}") from None
+    return read_text(given, f"--system {given}")
 
 
 def stored(source: Source, owner: Mapping[str, str], preset: Preset, system: str | None, progress: Progress) -> Store:

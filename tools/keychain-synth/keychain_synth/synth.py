@@ -189,7 +189,8 @@ def run(
         if not words.chats:
             raise BadInput(f"--tokenizer {tokenizer}: has no chat template; --prompt writes raw prompts instead")
         system = [{"role": "system", "content": shape.system}] if shape.system else []
-        words.render([*system, {"role": "user", "content": "?"}])  # what it refuses is told before anything is read
+        sample = "Which question is it?\n" * 9  # what the template refuses is told before anything is read
+        words.place_of(sample, words.render([*system, {"role": "user", "content": sample}]))
     if output is not None and any(_same(path, output) for path in (*files, *pools)):
         raise BadInput(f"-o {output}: is one of the input files; choose another output")
     if words.longest and max(lengths) > words.longest:
@@ -222,12 +223,14 @@ def run(
                 raise BadInput(named(str(error))) from None
             source.corpus = corpus
             _check(corpus, shape, lengths)
-            if not quiet:
-                for drop in corpus.about["drops"]:
-                    print(f"keychain-synth: {named(drop['where'])}: dropped: {drop['detail']}", file=sys.stderr)
+            shown = ["<stdin>" if path == "-" else path for path in given]
+            drops = [{"where": shown[each["file"]] + each["place"], "id": each["id"], "reason": each["reason"],
+                      "detail": each["detail"]} for each in corpus.about["drops"]]  # fmt: skip
+            for drop in () if quiet else drops:
+                print(f"keychain-synth: {drop['where']}: dropped: {drop['detail']}", file=sys.stderr)
             if selection.ids:
                 _unknown(corpus, selection.ids)
-            report = Report(corpus, words, lengths, shape.reserve)
+            report = Report(corpus, drops, words, lengths, shape.reserve)
             job = json.dumps({"corpus": str(corpus.folder), "tokenizer": str(words.folder),
                               "shape": msgspec.to_builtins(shape)})  # fmt: skip
             total = len(source.chosen()) * len(lengths)
@@ -298,8 +301,10 @@ def _check(corpus: Corpus, shape: Shape, lengths: Sequence[int]) -> None:
 class Report:
     """What the manifest and --json say of a run."""
 
-    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, lengths: Sequence[int], reserve: int) -> None:
-        self.corpus, self.tokenizer, self.lengths, self.reserve = corpus, tokenizer, lengths, reserve
+    def __init__(
+        self, corpus: Corpus, drops: Sequence[Record], tokenizer: Tokenizer, lengths: Sequence[int], reserve: int
+    ) -> None:
+        self.corpus, self.drops, self.tokenizer, self.lengths, self.reserve = corpus, drops, tokenizer, lengths, reserve
         self.unfit: Counter[str] = Counter()
         self.tokens: list[tuple[int, int]] = []
 
@@ -336,7 +341,7 @@ class Report:
             "unfit": self.unfit.total(),
             "unfit_reasons": dict(sorted(self.unfit.items())),
             "dropped": about["dropped"],
-            "drops": about["drops"][:_NAMED],
+            "drops": self.drops[:_NAMED],
             "drop_rate": 1 - kept * len(self.tokens) / tried if tried else 1 - kept,
             "documents": about["documents"],
             "questions": about["questions"],

@@ -109,7 +109,7 @@ def test_without_task_what_a_form_holds_comes_back_all_the_same(record, form):
     golds = [] if asked is None else [asked] if isinstance(asked, str) else asked
     assert back["answer"] == golds
     last = record["messages"][-1]["content"] if "messages" in record else record["prompt"]
-    assert back["messages"][-1]["content"] == last
+    assert (back["prompt"] if form == "ruler" else back["messages"][-1]["content"]) == last
 
 
 # ---------------------------------------------------------------- field by field
@@ -214,7 +214,7 @@ def test_ruler_lines_hold_what_its_scripts_read(tmp_path):
     foreign = {"index": 3, "input": "text", "outputs": ["1", "2"], "length": 9, "answer_prefix": " They are"}
     back = read_line("f:1", 0, foreign)
     meta = {"match": "all", "length": 9, "answer_prefix": " They are"}
-    assert back == {"schema": "task/1", "id": "3", "messages": row["messages"], "answer": ["1", "2"], "meta": meta}
+    assert back == {"schema": "task/1", "id": "3", "prompt": "text", "answer": ["1", "2"], "meta": meta}
 
 
 def test_keychain_lines_have_both_contexts_and_a_chain_that_leads_to_the_question(tmp_path, made):
@@ -231,7 +231,7 @@ def test_keychain_lines_have_both_contexts_and_a_chain_that_leads_to_the_questio
             assert line["context"].startswith("Passage 1:\n") and not pairs_in(line["context"])
             pairs = pairs_in(line["distractor_context"])
             assert len(pairs) == len(row["meta"]["pairs"]) and line["chain_head_with_question"] in {
-                key for key, *_ in pairs
+                pair.key for pair in pairs
             }
             # Cut out by an own expression: a pair, its full stop, and the space on its one side.
             bare = re.sub(r' ?\{"[0-9a-f]{8}": (?:"(?:[^"\\]|\\.)*"|\[[^\]]*\])\}\.', "", line["distractor_context"])
@@ -314,6 +314,9 @@ def test_arrays_and_byte_order_marks(tmp_path):
     assert convert(array, "--to", "rows").stdout == convert(marked, "--to", "rows").stdout == json_lines(rows)
 
 
+USER = [{"role": "user", "content": "x"}]
+
+
 @pytest.mark.parametrize(
     "line, told",
     [
@@ -322,11 +325,41 @@ def test_arrays_and_byte_order_marks(tmp_path):
             "no known form; expected rows or one of verl, messages, ruler, longbench, keychain, openai-batch; found "
             "the fields a, b",
         ),
-        ({"prompt": "x", "reward_model": {"ground_truth": "1"}}, "prompt: expected a list of messages"),
-        ({"prompt": [{}], "reward_model": {}}, "reward_model.ground_truth: required field is missing"),
-        ({"input": "x", "outputs": "1"}, "outputs: expected a list of answers"),
-        ({"input": "x", "context": None, "answers": []}, "expected text in input and in context"),
-        ({"messages": ["x"]}, "messages: expected a list of turns, each with role and content"),
+        ({"prompt": "x", "reward_model": {"ground_truth": "1"}}, "prompt: expected array, got str"),
+        ({"prompt": [{}], "reward_model": {}}, "prompt[0].role: expected, is not there"),
+        ({"prompt": [], "reward_model": {}}, "prompt: expected array of length >= 1"),
+        ({"prompt": USER, "reward_model": {}}, "reward_model.ground_truth: expected, is not there"),
+        ({"prompt": USER, "reward_model": 3}, "reward_model: expected object, got int"),
+        (
+            {"prompt": USER, "reward_model": {"ground_truth": {"a": 1}}},
+            "reward_model.ground_truth: expected float | str | array | null, got object",
+        ),
+        (
+            {"prompt": USER, "reward_model": {"ground_truth": "1"}, "extra_info": []},
+            "extra_info: expected object | null, got array",
+        ),
+        ({"input": "x", "outputs": "1"}, "outputs: expected array, got str"),
+        ({"input": 3, "outputs": ["1"]}, "input: expected str, got int"),
+        ({"input": "x", "outputs": ["1"], "others": 3}, "others: expected object | null, got int"),
+        ({"input": "x", "context": None, "answers": []}, "context: expected str, got null"),
+        ({"input": "x", "context": "y", "answers": "z"}, "answers: expected array | null, got str"),
+        (
+            {"input": "x", "context": "y", "chain_head_with_question": "k"},
+            "distractor_context: expected, is not there",
+        ),
+        (
+            {"input": "x", "context": "y", "answers": ["z"], "task": "{}", "frame": ["a"]},
+            "frame: expected array of length 2, got 1",
+        ),
+        ({"messages": ["x"]}, "messages[0]: expected object, got str"),
+        ({"messages": []}, "messages: expected array of length >= 1"),
+        ({"messages": USER, "answers": [1]}, "answers[0]: expected str, got int"),
+        ({"custom_id": "a", "body": "b"}, "body: expected object, got str"),
+        ({"id": "a", "prompt": "x", "meta": {"pairs": 3}}, "meta.pairs: expected array | null, got int"),
+        (
+            {"id": "a", "prompt": "x", "meta": {"needles": [{}], "anchor": 0}},
+            "meta.needles[0].token: expected, is not there",
+        ),
         (
             {"messages": [{"role": "user", "content": "x"}], "task": "{"},
             "task: expected a record as JSON text, as `keychain-synth convert` writes it",
@@ -377,3 +410,30 @@ def test_a_finished_output_is_left_and_another_split_is_refused(tmp_path, made):
     convert(made["plain"], "--to", "verl", "-o", out)
     assert "complete already" in convert(made["plain"], "--to", "verl", "-o", out).stderr
     assert "--split" in convert(made["plain"], "--to", "verl", "--split", "test", "-o", out, code=2).stderr
+
+
+def test_rows_of_one_id_are_told(tmp_path):
+    path = write(tmp_path / "r.jsonl", [{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}])
+    done = convert(path, "--to", "rows")
+    assert len(done.stdout.splitlines()) == 2 and "1 rows have the id of another one" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("x.jsonl", "", "expected rows, got none"),
+        ("x.jsonl", '{"id": "a", "prompt": "x", "meta": {"needles": [{"token": 1}], "anchor": 4}}\n',
+         "x.jsonl:1: meta.anchor: expected the number of one of its 1 needles"),
+    ],
+)  # fmt: skip
+def test_files_that_cannot_be_converted(tmp_path, name, content, told):
+    path = tmp_path / name
+    path.write_text(content)
+    done = convert(path, "--to", "ruler", "-o", tmp_path / "out.jsonl", code=2)
+    assert told in done.stderr and not (tmp_path / "out.jsonl").exists()
+
+
+def test_parquet_is_packed_inside(tmp_path):
+    path = write(tmp_path / "r.jsonl", [{"id": "a", "prompt": "x"}])
+    done = convert(path, "--to", "verl", "-o", tmp_path / "out.parquet.gz", code=2)
+    assert "out.parquet.gz: parquet is packed inside; leave the last suffix out" in done.stderr

@@ -254,10 +254,52 @@ def test_a_question_without_answers_is_named_and_the_exit_is_1(tmp_path):
 
 
 def test_failed_samples_are_no_draws(tmp_path):
+    """A question with fewer answers because some failed is missing, and costs the others nothing."""
     rows = write(tmp_path / "rows.jsonl", tasks("ab"))
     lines = verdicts({"a": 1, "b": 1})
     lines[-1] = {"id": "b", "sample": 7, "response": "", "finish_reason": "error", "error": "HTTP 500"}
-    assert "'b' has 7 answers, most have 8" in refused(tmp_path, rows, lines)
+    samples = write(tmp_path / "s.jsonl", lines)
+    done = keychain("filter", rows, "--samples", samples, "-o", tmp_path / "kept")
+    assert done.returncode == 1 and [row["id"] for row in read(tmp_path / "kept")] == ["a"]
+    assert f"keychain-synth: 1 have no answers in {samples}: 'b'\n" in done.stderr
+    # One that never was drawn is another matter.
+    assert "'b' has 7 answers, most have 8" in refused(tmp_path, rows, lines[:-1])
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ({"input": "q", "pass_rate": -1}, "pass_rate: expected a share from 0 to 1, got -1.0"),
+        ({"input": "q", "pass_rate": 1.5}, "pass_rate: expected a share from 0 to 1, got 1.5"),
+        ({"input": "q", "pass_rate": "half"}, "pass_rate: expected float | null, got str"),
+        ({"input": "q", "pass_rate": 0.3}, "pass_rate: 0.3 is no number of 8 answers; give their number, -n"),
+        ({"input": "q", "trajectories": 3}, "trajectories: expected array | null, got int"),
+        ({"input": "q", "trajectories": ["x"]}, "trajectories[0]: expected object, got str"),
+        ({"input": "q", "trajectories": [{}]}, "trajectories: expected objects with text and is_correct"),
+    ],
+)
+def test_bad_trajectories(tmp_path, line, told):
+    rows = write(tmp_path / "rows.jsonl", tasks("a"))
+    assert refused(tmp_path, rows, [line]) == f"keychain-synth: s.jsonl:1: {told}\n"
+
+
+def test_one_answer_a_question_is_too_few(tmp_path):
+    rows = write(tmp_path / "rows.jsonl", tasks("a"))
+    lines = [line for line in verdicts({"a": 1}) if line["sample"] == 0]
+    assert "with 1 answers a question none is right at least 1 times and wrong at least once; draw more" in (
+        refused(tmp_path, rows, lines)
+    )
+
+
+def test_samples_from_a_pipe(tmp_path):
+    """They are read and hashed: a pipe would be empty the second time, and its run the same as any other."""
+    import subprocess
+
+    rows = write(tmp_path / "rows.jsonl", tasks("a"))
+    samples = write(tmp_path / "s.jsonl", verdicts({"a": 1}))
+    done = subprocess.run(["bash", "-c", f"{BIN} filter {rows} --samples <(cat {samples})"],
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 2 and "is a pipe, which can be read only once; write it to a file first" in done.stderr
 
 
 def test_options_that_do_not_go_together(tmp_path):

@@ -24,8 +24,7 @@ from keychain_synth.reward import (
     one_way,
     reward,
     reward_for,
-    string_match_all,
-    string_match_part,
+    string_match,
     trl_reward,
     two_way,
     two_way_guarded,
@@ -370,13 +369,12 @@ def test_a_judge_of_the_users_own():
 def test_needle_rewards_agree_with_rulers_metric():
     golds = [[str(rng) for rng in range(start, start + 4)] for start in (1_000_000, 2_000_000, 3_000_000)]
     full, half, empty = [", ".join(one) for one in golds], [", ".join(one[:2]) for one in golds], ["", "", ""]
-    assert [string_match_all(said, golds) for said in (full, half, empty)] == [100, 50, 0]
-    assert [string_match_part(said, golds) for said in (full, half, empty)] == [100, 100, 0]
-    assert string_match_all(["ABC", "x"], [["abc", "b", "z"], ["y"]]) == 33.33  # no words, no normal form, two digits
-    with pytest.raises(ValueError, match="predictions: expected at least one"):
-        string_match_part([], [])
-    with pytest.raises(ValueError, match="argument 2 is"):
-        string_match_all(["a", "b"], [["a"]])
+    for said, share, found in ((full, 1, 1), (half, 0.5, 1), (empty, 0, 0)):
+        assert {string_match(text, gold, "all") for text, gold in zip(said, golds, strict=True)} == {share}
+        assert {string_match(text, gold, "any") for text, gold in zip(said, golds, strict=True)} == {found}
+    assert string_match("ABC", ["abc", "b", "z"], "all") == pytest.approx(
+        2 / 3
+    )  # without case; no words, no normal form
     for said, wanted in ((full, 1), (half, 0), (empty, 0)):
         for text, gold in zip(said, golds, strict=True):
             assert compute_score("custom_rulerniah_multivalue", f"</think>\\boxed{{{text}}}", gold) == wanted
@@ -484,3 +482,45 @@ def test_trl_judge_gets_the_question():
     judged = trl_reward("judge", require_think=None, judge=judge)
     assert judged(completions=[r"\boxed{x}", r"\boxed{y}"], answer=["g", "h"], prompts=prompts) == [1.0, 1.0]
     assert asked == [("Where?", "g", "x"), ("When?", "h", "y")]
+
+
+# ---- what is no gold, and long responses
+
+
+@pytest.mark.parametrize("gold", [{"answer": "x"}, ["x", {"y": 1}], [["x"]]])
+def test_a_gold_that_is_no_text_is_refused(gold):
+    with pytest.raises(TypeError, match="gold answer: expected text, a number or a list of them, got"):
+        compute_score("custom_longcontextqa_x", "</think>\\boxed{answer x}", gold)
+
+
+@pytest.mark.parametrize(
+    ("text", "folded"),
+    [
+        (r"\text{New York}", "new york"),
+        (r"\textbf{\mathrm{New} \emph{York}}", "new york"),
+        (r"{\text{a}{b}", "{a{b}"),
+        (r"\text{New", r"\text{new"),
+        (r"a} b", "a} b"),
+    ],
+)
+def test_fold_opens_text_commands(text, folded):
+    """Each to the same normal form as its expected plain text."""
+    assert fold(text) == fold(folded)
+
+
+def test_deeply_nested_commands_cost_one_pass(monkeypatch):
+    """Work is counted: each sign is looked at once, however deep commands are nested."""
+    from keychain_synth import reward
+
+    class Counted:
+        def __init__(self, pattern):
+            self.pattern, self.looked = pattern, 0
+
+        def finditer(self, text):
+            for found in self.pattern.finditer(text):
+                self.looked += 1
+                yield found
+
+    counted = Counted(reward._STYLED)
+    monkeypatch.setattr(reward, "_STYLED", counted)
+    assert fold("\\text{" * 5000 + "Rome" + "}" * 5000) == "rome" and counted.looked == 10_000

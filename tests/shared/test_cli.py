@@ -128,7 +128,7 @@ def test_config_value_of_the_wrong_type_is_refused(tmp_path):
         ("seed = true", "seed: expected a value, got true"),
         ("[verb.seed]\nx = 1", "seed: expected a value, got a table"),
         ("seed = [1, 2]", "seed: expected one value, got a list"),
-        ("json = 3", "json: expected true or false, got 3"),
+        ("quiet = 3", "quiet: expected true or false, got 3"),
     ],
 )
 def test_config_values_are_of_the_options_own_kind(tmp_path, text, message):

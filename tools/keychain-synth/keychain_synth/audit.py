@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from keychain_synth.fields import checked
 from keychain_synth.resolver import (
     Chain,
     Found,
@@ -83,13 +84,7 @@ class Meta(msgspec.Struct, frozen=True):
 
 def meta_of(record: Record) -> Meta:
     """Raises ValueError with the field and what was expected of it."""
-    try:
-        return msgspec.convert(record.get("meta"), Meta)
-    except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `$")
-        missing = what.partition("missing required field ")[2].strip("`")
-        field = ".".join(part for part in ("meta" + where.rstrip("`"), missing) if part)
-        raise ValueError(f"{field}: {'expected, is not there' if missing else what[0].lower() + what[1:]}") from None
+    return checked(record.get("meta"), Meta, "meta")
 
 
 def check(record: Record) -> list[str]:
@@ -97,7 +92,7 @@ def check(record: Record) -> list[str]:
     try:
         meta = meta_of(record)
     except ValueError as why:
-        return [str(why).replace("`", "")]
+        return [str(why)]
     text = prompt_text(record)
     pairs = pairs_in(text)
     wrong = list(_passages(text, meta))

@@ -25,10 +25,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from string import Template
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+import msgspec
 
 import keychain_synth
 from keychain_synth import items
+from keychain_synth.fields import checked
+from keychain_synth.reward import with_reasoning
 from keychain_synth.row import CHAIN, PLAIN, SYSTEM, TREE
 from tenfold_shared import BadInput, Missing
 from tenfold_shared import records as shapes
@@ -37,6 +41,7 @@ from tenfold_shared.jsonl import Located, Output, Source, decode_line, read_line
 from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
+T = TypeVar("T")
 
 # What a form cannot hold; of the first group, only without `task`.
 LOSES = {
@@ -105,6 +110,39 @@ class Settings(NamedTuple):
     carry: bool = True
     model: str = "model"
     sampling: Mapping[str, Any] = MappingProxyType({})
+
+
+class _Pair(msgspec.Struct):
+    key: str
+    value: str | list[str]
+    offset: int
+    length: int
+
+
+class _Needle(msgspec.Struct):
+    token: int
+
+
+class _Meta(msgspec.Struct):
+    """What the writers read of a row's meta."""
+
+    question: str | None = None
+    source: str | None = None
+    data_source: str | None = None
+    kind: str | None = None
+    match: str | None = None
+    head: str | None = None
+    tokens: int | None = None
+    reserve: int | None = None
+    pairs: list[_Pair] | None = None
+    needles: list[_Needle] | None = None
+    anchor: int | None = None
+    gold_tokens: list[int] | None = None
+
+
+class _Row(msgspec.Struct):
+    meta: _Meta | None = None
+    answer: str | list[str] | None = None
 
 
 # ---------------------------------------------------------------- a record and its long text
@@ -255,15 +293,12 @@ def _messages(where: str, index: int, record: Record, settings: Settings) -> Rec
     turns = list(shapes.messages_of(record))
     line: Record = {"messages": turns, "answers": answers_of(record)}
     if "response" in record:
-        line["messages"] = [*turns, {"role": "assistant", "content": _said(record)}]
+        line["messages"] = [
+            *turns,
+            {"role": "assistant", "content": with_reasoning(record["response"], record.get("reasoning"))},
+        ]
     bare = {name: value for name, value in record.items() if name not in ("response", "reasoning")}
     return {**line, "task": shell(bare)} if settings.carry else line
-
-
-def _said(sample: Record) -> str:
-    return (
-        f"<think>{sample['reasoning']}</think>{sample['response']}" if sample.get("reasoning") else sample["response"]
-    )
 
 
 def _openai_batch(where: str, index: int, record: Record, settings: Settings) -> Record:
@@ -277,7 +312,6 @@ def _openai_batch(where: str, index: int, record: Record, settings: Settings) ->
 def _ruler(where: str, index: int, record: Record, settings: Settings) -> Record:
     """`others` is handed on by RULER's own pred/call_api.py, so that `task` comes back with the predictions too."""
     meta = record.get("meta") or {}
-    needles, gold = meta.get("needles"), meta.get("gold_tokens")
     line = {
         "index": index,
         "input": text_of(where, record),
@@ -285,9 +319,18 @@ def _ruler(where: str, index: int, record: Record, settings: Settings) -> Record
         "length": _length(record),
         "length_w_model_temp": _length(record),
         "answer_prefix": "",
-        "token_position_answer": needles[meta["anchor"]]["token"] if needles else gold[0] if gold else -1,
+        "token_position_answer": _anchor(where, meta),
     }
     return {**line, "others": {"id": record["id"], "task": shell(record)}} if settings.carry else line
+
+
+def _anchor(where: str, meta: Record) -> int:
+    needles, anchor, gold = meta.get("needles"), meta.get("anchor"), meta.get("gold_tokens")
+    if not needles:
+        return gold[0] if gold else -1
+    if anchor is None or not 0 <= anchor < len(needles):
+        raise BadInput(f"{where}: meta.anchor: expected the number of one of its {len(needles)} needles")
+    return needles[anchor]["token"]
 
 
 def _longbench(where: str, index: int, record: Record, settings: Settings) -> Record:
@@ -368,77 +411,150 @@ def _task(identity: Any, turns: list[Record], answer: list[str] | None, **meta: 
     return {"schema": shapes.schema("task"), "id": str(identity), "messages": turns, "answer": answer, "meta": known}
 
 
+class _Turn(msgspec.Struct):
+    role: str
+    content: Any = None
+
+
+class _Rule(msgspec.Struct):
+    ground_truth: str | float | list[str | float | None] | None
+
+
+class _Extra(msgspec.Struct):
+    index: Any = None
+    input_question: str | None = None
+    match: str | None = None
+    task: str | None = None
+
+
+class _Verl(msgspec.Struct):
+    prompt: Annotated[list[_Turn], msgspec.Meta(min_length=1)]
+    reward_model: _Rule
+    extra_info: _Extra | None = None
+    data_source: str = "verl"
+
+
+class _Chat(msgspec.Struct):
+    messages: Annotated[list[_Turn], msgspec.Meta(min_length=1)]
+    answers: list[str] | None = None
+    id: str | int | None = None
+    task: str | None = None
+
+
+class _Body(msgspec.Struct):
+    messages: list[_Turn] | None = None
+    prompt: str | None = None
+
+
+class _Batched(msgspec.Struct):
+    custom_id: str | int
+    body: _Body
+
+
+class _Others(msgspec.Struct):
+    id: str | int | None = None
+    task: str | None = None
+
+
+class _Ruler(msgspec.Struct):
+    input: str
+    outputs: list[str | float]
+    index: int | None = None
+    length: int | None = None
+    answer_prefix: str | None = None
+    others: _Others | None = None
+
+
+class _Context(msgspec.Struct):
+    """LongBench's lines and KeyChain's."""
+
+    input: str
+    context: str
+    answers: list[str] | None = None
+    distractor_context: str | None = None
+    chain_head_with_question: str | None = None
+    dataset: str | None = None
+    id: str | int | None = None
+    index: int | None = None
+    task: str | None = None
+    frame: tuple[str, str] | None = None
+
+
+def _line(where: str, line: Record, kind: type[T]) -> T:
+    try:
+        return checked(line, kind)
+    except ValueError as why:
+        raise BadInput(f"{where}: {why}") from None
+
+
 def _from_verl(where: str, number: int, line: Record) -> Record:
-    extra, rule, turns = line.get("extra_info") or {}, line["reward_model"], line["prompt"]
-    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
-        raise BadInput(f"{where}: prompt: expected a list of messages")
-    if not isinstance(rule, dict) or "ground_truth" not in rule:
-        raise BadInput(f"{where}: reward_model.ground_truth: required field is missing")
-    if extra.get("task"):
-        return filled(where, extra["task"], _last_user(turns).get("content"))
-    gold, name = rule["ground_truth"], line.get("data_source", "verl")
-    answer = [str(each) for each in gold] if isinstance(gold, list) else None if gold is None else [str(gold)]
-    several = "all" if str(name).startswith("custom_rulerniah_") and len(answer or ()) > 1 else extra.get("match")
-    question = extra.get("input_question")
-    return _task(
-        f"{name}-{extra.get('index', number)}", turns, answer, data_source=name, question=question, match=several
-    )
+    told = _line(where, line, _Verl)
+    extra, gold, name = told.extra_info or _Extra(), told.reward_model.ground_truth, told.data_source
+    if extra.task:
+        return filled(where, extra.task, _last_user(line["prompt"]).get("content"))
+    answer = None if gold is None else _texts(gold if isinstance(gold, list) else [gold])
+    several = "all" if name.startswith("custom_rulerniah_") and len(answer or ()) > 1 else extra.match
+    identity = f"{name}-{number if extra.index is None else extra.index}"
+    return _task(identity, line["prompt"], answer, data_source=name, question=extra.input_question, match=several)
+
+
+def _texts(values: Sequence[str | float | None]) -> list[str]:
+    """Answers as text; a whole number that came as a float as it is written."""
+    return [str(int(each)) if isinstance(each, float) and each.is_integer() else str(each) for each in values]
 
 
 def _from_messages(where: str, number: int, line: Record) -> Record:
     """A line that ends in an assistant's turn is a sample; it is number 0 of its task, as nothing counts them."""
-    turns = line["messages"]
+    told, turns = _line(where, line, _Chat), line["messages"]
     response: Record = {}
-    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) and "role" in turn for turn in turns):
-        raise BadInput(f"{where}: messages: expected a list of turns, each with role and content")
     if turns[-1]["role"] == "assistant":
         turns, response = turns[:-1], {"sample": 0, "response": turns[-1].get("content") or ""}
-    if line.get("task"):
-        record = filled(where, line["task"], _last_user(turns).get("content"))
+    if told.task:
+        record = filled(where, told.task, _last_user(turns).get("content"))
         return {**record, "response": response["response"]} if response else record
-    record = _task(line.get("id", number), turns, line.get("answers"))
+    record = _task(number if told.id is None else told.id, turns, told.answers)
     return {**record, "schema": shapes.schema("sample"), **response} if response else record
 
 
 def _from_openai_batch(where: str, number: int, line: Record) -> Record:
-    body = line["body"]
-    if not isinstance(body, dict) or not ("messages" in body or "prompt" in body):
+    body = _line(where, line, _Batched).body
+    if body.messages is None and body.prompt is None:
         raise BadInput(f"{where}: body: expected messages or prompt in it; results of a batch are for `score`")
-    prompt = {name: body[name] for name in ("messages", "prompt") if name in body}
+    prompt = {name: line["body"][name] for name in ("messages", "prompt") if name in line["body"]}
     return {"schema": shapes.schema("task"), "id": str(line["custom_id"]), **prompt}
 
 
 def _from_ruler(where: str, number: int, line: Record) -> Record:
-    others = line.get("others") or {}
-    if not isinstance(others, dict):
-        raise BadInput(f"{where}: others: expected an object")
-    if others.get("task"):
-        return filled(where, others["task"], line["input"])
-    if not isinstance(line["outputs"], list):
-        raise BadInput(f"{where}: outputs: expected a list of answers")
-    answer = [str(each) for each in line["outputs"]]
-    return _task(
-        others.get("id", line.get("index", number)), [{"role": "user", "content": line["input"]}], answer,
-        match="all" if len(answer) > 1 else None, length=line.get("length"),
-        answer_prefix=line.get("answer_prefix") or None,
+    """RULER's `input` is the prompt as the model sees it, its chat template included: a raw prompt."""
+    told = _line(where, line, _Ruler)
+    others = told.others or _Others()
+    if others.task:
+        return filled(where, others.task, told.input)
+    answer = _texts(told.outputs)
+    names = (others.id, told.index, number)
+    made = _task(
+        next(each for each in names if each is not None), [], answer, match="all" if len(answer) > 1 else None,
+        length=told.length, answer_prefix=told.answer_prefix or None,
     )  # fmt: skip
+    return {"prompt": told.input, **{name: value for name, value in made.items() if name != "messages"}}
 
 
 def _from_context(where: str, number: int, line: Record) -> Record:
     """LongBench and KeyChain: a text and a question, put into our template; the file has no instruction of its own."""
-    head = line.get("chain_head_with_question")
-    context = line["distractor_context"] if head else line["context"]
-    if not isinstance(context, str) or not isinstance(line["input"], str):
-        raise BadInput(f"{where}: expected text in input and in {'distractor_context' if head else 'context'}")
-    if line.get("task"):
-        before, after = line.get("frame") or ("", "")
-        return filled(where, line["task"], before + context + after)
-    template = CHAIN if head else PLAIN
-    text = Template(template).substitute(context=context, head=head, question=line["input"])
+    told = _line(where, line, _Context)
+    head = told.chain_head_with_question
+    context = told.distractor_context if head else told.context
+    if context is None:
+        raise BadInput(f"{where}: distractor_context: expected, is not there")
+    if told.task:
+        before, after = told.frame or ("", "")
+        return filled(where, told.task, before + context + after)
+    text = Template(CHAIN if head else PLAIN).substitute(context=context, head=head, question=told.input)
     turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
+    names = (told.id, line.get("_id"), told.index, number)
     return _task(
-        line.get("id", line.get("_id", line.get("index", number))), turns, line.get("answers"), question=line["input"],
-        source=line.get("dataset"), head=head,
+        next(each for each in names if each is not None), turns, told.answers, question=told.input,
+        source=told.dataset, head=head,
     )  # fmt: skip
 
 
@@ -465,6 +581,7 @@ def read(where: str, number: int, line: Record, form: str = "auto") -> Record:
         shapes.validate(record, "sample" if "response" in record else "task")
     except shapes.RecordProblem as problem:
         raise BadInput(f"{where}: {problem}") from None
+    _line(where, record, _Row)
     return record
 
 
@@ -560,6 +677,8 @@ def run(
         carry, request_model, {name: value for name, value in sampling.items() if value is not None},
     )  # fmt: skip
     parquet = None
+    if output is not None and re.search(r"\.parquet\.(gz|zst)$", output):
+        raise BadInput(f"{output}: parquet is packed inside; leave the last suffix out")
     if output is not None and output.endswith(".parquet"):
         if to != "verl":
             raise BadInput(f"{output}: only --to verl is written as parquet; give {to} a name that ends in .jsonl")
@@ -581,6 +700,8 @@ def run(
         "sample": sample, "seed": None if sample is None else seed,
     }  # fmt: skip
     lines = 0
+    seen: set[tuple[str, int | None]] = set()
+    twice = 0
     with (
         _Binary(output, tool="keychain-synth", version=keychain_synth.__version__, verb="convert", options=decides,
                 source=source, overwrite=overwrite) as out,
@@ -592,9 +713,17 @@ def run(
         numbered = enumerate(source) if sample is None else _drawn(source, sample, seed)
         with closing(parquet.open(out.stream)) if parquet else nullcontext(out) as sink:
             for index, (where, record) in progress.over(numbered):
+                name = (record["id"], record.get("sample"))
+                twice += name in seen
+                seen.add(name)
                 sink.write(WRITERS[to](where, index, record, settings))
                 lines += 1
+        if not lines:
+            raise BadInput(f"{', '.join(files) or '<stdin>'}: expected rows, got none")
         out.finish({"read": lines, "written": lines, "skipped_bad": source.bad})
+    if twice:
+        print(f"keychain-synth: {twice} rows have the id of another one, by which trainers and `mine` tell them apart; "
+              "`mix` gives rows ids of their own", file=sys.stderr)  # fmt: skip
     if not quiet:
         held = carry and to not in ("rows", "openai-batch")
         told = "`task` holds what it has no field for" if held else f"it does not hold: {LOSES[to]}"

@@ -47,19 +47,11 @@ def reward_of(record: Record, rule: str | None, require_think: bool | None) -> f
     golds = rewards.as_golds(record.get("answer"))
     if (rule or (RULER if "needles" in meta else "two-way")) == RULER:
         answer = rewards.after_thinking(record["response"], require_think=False) or ""
-        return ruler(answer, golds, meta.get("match", "any"))
+        return rewards.string_match(answer, golds, meta.get("match", "any"))
     text = rewards.with_reasoning(record["response"], record.get("reasoning"))
     return rewards.reward_for(
         text, golds, rule or "two-way", match=meta.get("match", "any"), require_think=require_think
     )
-
-
-def ruler(response: str, golds: Sequence[str], match: str) -> float:
-    """How many of the golds stand in the response, without case: a share (RULER's string_match_all), or for `any` 1
-    from one on (its string_match_part)."""
-    folded = response.lower()
-    found = sum(gold.lower() in folded for gold in golds)
-    return found / len(golds) if match == "all" else float(found > 0)
 
 
 # ---------------------------------------------------------------- what comes out of many

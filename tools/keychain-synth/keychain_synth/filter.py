@@ -27,6 +27,7 @@ import msgspec
 import keychain_synth
 from keychain_synth import evaluate, reward
 from keychain_synth.convert import Records
+from keychain_synth.fields import checked
 from keychain_synth.items import Dropped, Item, read_items
 from keychain_synth.row import PLAIN, SYSTEM
 from keychain_synth.score import Settings as Scoring
@@ -34,7 +35,7 @@ from tenfold_shared import BadInput
 from tenfold_shared import records as shapes
 from tenfold_shared.cli import Backend, Selection, read_template, sha256_of
 from tenfold_shared.generate import Sampling
-from tenfold_shared.jsonl import Located, Output, Source, flow
+from tenfold_shared.jsonl import Located, Output, Source, flow, is_pipe
 from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
@@ -117,6 +118,17 @@ class Tally(msgspec.Struct):
 
     right: int = 0
     drawn: int = 0
+    failed: int = 0
+
+
+class _Trajectory(msgspec.Struct):
+    text: str | None = None
+    is_correct: float | bool | None = None
+
+
+class _Trajectories(msgspec.Struct):
+    trajectories: list[_Trajectory] | None = None
+    pass_rate: float | None = None
 
 
 class Tallies:
@@ -156,6 +168,7 @@ class Tallies:
         self._seen.add(key)
         tally = self.by_id.setdefault(record["id"], Tally())
         if record.get("error") or record.get("finish_reason") == "error":
+            tally.failed += 1
             return
         tally.drawn += 1
         tally.right += self._verdict(where, record)
@@ -175,21 +188,26 @@ class Tallies:
         name, question = record.get("id", record.get("source_id")), record.get("input")
         if name is None and not isinstance(question, str):
             raise BadInput(f"{where}: expected id or input, to know which question this is")
+        try:
+            told = checked(record, _Trajectories)
+        except ValueError as why:
+            raise BadInput(f"{where}: {why}") from None
         tally = Tally()
-        if "trajectories" in record:
-            for each in record["trajectories"]:
-                if not isinstance(each, dict) or ("is_correct" not in each and "text" not in each):
+        if told.trajectories is not None:
+            for each in told.trajectories:
+                if each.text is None and each.is_correct is None:
                     raise BadInput(f"{where}: trajectories: expected objects with text and is_correct")
-                sample = {"id": name or question, "response": each.get("text") or "", "answer": record.get("answers")}
-                told = each.get("is_correct")
-                tally.right += self._verdict(where, sample | ({} if told is None else {"reward": float(told)}))
+                sample = {"id": name or question, "response": each.text or "", "answer": record.get("answers")}
+                known = {} if each.is_correct is None else {"reward": float(each.is_correct)}
+                tally.right += self._verdict(where, sample | known)
                 tally.drawn += 1
         else:
-            right = record["pass_rate"] * n
+            rate = told.pass_rate if told.pass_rate is not None else -1.0
+            right = rate * n
+            if not 0 <= rate <= 1:
+                raise BadInput(f"{where}: pass_rate: expected a share from 0 to 1, got {told.pass_rate}")
             if abs(right - round(right)) > 1e-6:
-                raise BadInput(
-                    f"{where}: pass_rate: {record['pass_rate']} is no number of {n} answers; give their number, -n"
-                )
+                raise BadInput(f"{where}: pass_rate: {rate} is no number of {n} answers; give their number, -n")
             tally = Tally(round(right), n)
         table, key = (self.by_id, str(name)) if name is not None else (self.by_text, _key(str(question)))
         if key in table:
@@ -205,6 +223,8 @@ class Tallies:
         wanted = n or drawn.most_common(1)[0][0]
         for table in (self.by_id, self.by_text):
             for name, tally in table.items():
+                if tally.drawn < wanted and tally.failed:
+                    continue  # its other answers failed: nobody knows how often it is right
                 if tally.drawn != wanted:
                     raise BadInput(
                         f"{self.path}: {name!r} has {tally.drawn} answers, "
@@ -300,6 +320,11 @@ def table(summary: Record) -> str:
 
 def bounds(n: int, low: int, high: int | None, names: tuple[str, str]) -> tuple[int, int]:
     """(low, high) of n; high defaults to one less than n. Raises BadInput."""
+    if high is None and low > n - 1:
+        raise BadInput(
+            f"{names[0]} {low}: with {n} answers a question none is right at least {low} times and wrong at least once; "
+            f"draw more (-n), or give {names[1]}"
+        )
     top = n - 1 if high is None else high
     if top > n or low > top:
         raise BadInput(
@@ -339,6 +364,8 @@ def run(
     model = backend if backend is not None and backend.model else None
     if (samples is None) == (model is None):
         raise BadInput("expected either --samples FILE, answers that are there, or --model URI, to ask for them")
+    if samples is not None and is_pipe(samples):
+        raise BadInput(f"--samples {samples}: is a pipe, which can be read only once; write it to a file first")
     source = Questions(
         files, form, quiet, ids=selection.ids, limit=selection.limit, shard=selection.shard, skip_bad=selection.skip_bad
     )
@@ -383,7 +410,8 @@ def run(
                 assert found is not None
                 for key, (where, record) in requests:
                     tally = found.of(where, record)
-                    yield key, {"error": "no answers"} if tally is None else {"right": tally.right}
+                    whole = tally is not None and tally.drawn == found.n
+                    yield key, {"right": tally.right} if tally is not None and whole else {"error": "no answers"}
 
             def decided(record: Record, results: list[Record]) -> list[Record]:
                 if not results or any(result.get("error") for result in results):

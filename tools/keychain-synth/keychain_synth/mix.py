@@ -218,6 +218,8 @@ class Choices:
         if not record.get("messages"):
             return {**made, "prompt": asked}
         turns = [dict(turn) for turn in record["messages"]]
+        if not any(turn["role"] == "user" for turn in turns):
+            raise BadInput(f"id {record['id']!r}: messages: expected a user turn, to make choices of")
         next(turn for turn in reversed(turns) if turn["role"] == "user")["content"] = asked
         return {**made, "messages": turns}
 

@@ -40,6 +40,8 @@ def check_target(path: str | Path) -> None:
     """BadInput for a suffix that cannot be drawn, Missing where matplotlib is not installed."""
     if Path(path).suffix.lower() not in SUFFIXES:
         raise BadInput(f"--plot {path}: expected a name that ends in .png or .svg")
+    if not Path(path).absolute().parent.is_dir():
+        raise BadInput(f"--plot {path}: the folder {Path(path).parent} does not exist; create it first")
     if importlib.util.find_spec("matplotlib") is None:
         raise Missing("--plot draws with matplotlib, which is not installed: pip install 'keychain-synth[plot]'")
 

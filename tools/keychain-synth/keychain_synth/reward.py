@@ -15,7 +15,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 Judge = Callable[[str, str, str], float]  # (question, gold, prediction) -> reward between 0 and 1
@@ -79,7 +79,7 @@ def normalize(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_ASCII_PUNCTUATION)).split())
 
 
-_STYLED = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox|emph)\s*\{([^{}]*)\}")
+_STYLED = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox|emph)\s*\{|[{}]")
 _LETTERS = str.maketrans(
     {"ø": "o", "Ø": "o", "ł": "l", "Ł": "l", "đ": "d", "Đ": "d", "æ": "ae", "Æ": "ae", "œ": "oe", "Œ": "oe", "ı": "i"}
     | {"−": "-"}
@@ -88,11 +88,30 @@ _MARKS = re.compile("[\u0300-\u036f]")  # of the Latin, Greek and Cyrillic scrip
 _POINT, _MINUS = re.compile(r"(?<=\d)\.(?=\d)"), re.compile(r"(?<!\S)-(?=\d)")
 
 
+def _opened(text: str) -> str:
+    r"""TEXT without `\text{` and its like and the brace that closes it, in one pass; other braces stay."""
+    kept: list[str] = []
+    open_braces: list[int] = []  # places in `kept`
+    done = 0
+    for found in _STYLED.finditer(text):
+        sign = found[0]
+        kept.append(text[done : found.start()])
+        done = found.end()
+        if sign == "}":
+            begins = open_braces.pop() if open_braces else None
+            kept.append("" if begins is not None and kept[begins] == "" else sign)
+            continue
+        open_braces.append(len(kept))
+        kept.append("{" if sign == "{" else "")
+    for at in open_braces:  # never closed: it is no box
+        kept[at] = kept[at] or "\\text{"
+    return "".join([*kept, text[done:]])
+
+
 def fold(text: str) -> str:
     r"""`normalize`, and before it: `\text{}` opened, compatible characters, diacritics and other scripts' punctuation
     folded. The point of a decimal and the sign of a number stay, so that 3.5 is not 35."""
-    while (bare := _STYLED.sub(r"\1", text)) != text:
-        text = bare
+    text = _opened(text)
     text = _MARKS.sub("", unicodedata.normalize("NFKD", text).translate(_LETTERS))
     text = unicodedata.normalize("NFKC", text).casefold()
     # Kept signs wait as private characters while punctuation goes.
@@ -179,7 +198,7 @@ def choice(prediction: str, gold: str) -> float:
 
 
 def _options(text: str) -> set[str]:
-    bare = _STYLED.sub(r"\1", text)
+    bare = _opened(text)
     found = re.findall(r"\(([A-Za-z])\)", bare)
     if not found and (alone := re.fullmatch(r"\W*([A-Za-z])(?:[.):].*|\W*)", bare, re.DOTALL)):
         found = [alone[1]]
@@ -287,38 +306,29 @@ def _ruled(text: str, prediction: str, golds: Sequence[str], rule: str, match: s
 
 
 def as_golds(answer: Any) -> list[str]:
-    """A gold answer as a list: text, a number, a list of them, or the array a parquet reader makes of a list."""
+    """A gold answer as a list: text, a number, a list of them, or the array a parquet reader makes of a list.
+
+    Raises TypeError for anything else: as text it would match answers by chance.
+    """
     if hasattr(answer, "tolist"):
         answer = answer.tolist()
     if not isinstance(answer, (list, tuple)):
         answer = [answer]
+    for one in answer:
+        if not isinstance(one, str | int | float | None):
+            raise TypeError(f"gold answer: expected text, a number or a list of them, got {type(one).__name__}")
     return [str(one) for one in answer if one is not None and str(one).strip()]
 
 
 # ---------------------------------------------------------------- RULER
 
 
-def string_match_all(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """RULER's metric of needle tasks: the mean share of references inside the prediction, without case, in percent."""
-    return _percent(
-        sum(reference.lower() in said.lower() for reference in wanted) / len(wanted)
-        for said, wanted in zip(predictions, references, strict=True)
-    )
-
-
-def string_match_part(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """RULER's metric of question answering: the share of predictions with any of their references, in percent."""
-    return _percent(
-        float(any(reference.lower() in said.lower() for reference in wanted))
-        for said, wanted in zip(predictions, references, strict=True)
-    )
-
-
-def _percent(shares: Iterable[float]) -> float:
-    found = list(shares)
-    if not found:
-        raise ValueError("predictions: expected at least one")
-    return round(100 * sum(found) / len(found), 2)
+def string_match(response: str, golds: Sequence[str], match: str) -> float:
+    """How many of the golds stand in the response, without case: a share (RULER's string_match_all), or for `any` 1
+    from one on (its string_match_part)."""
+    folded = response.lower()
+    found = sum(gold.lower() in folded for gold in golds)
+    return found / len(golds) if match == "all" else float(found > 0)
 
 
 # ---------------------------------------------------------------- verl

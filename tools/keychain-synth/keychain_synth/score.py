@@ -24,7 +24,7 @@ from keychain_synth.reward import after_thinking, as_golds, extract, reward_for,
 from tenfold_shared import BadInput
 from tenfold_shared import records as shapes
 from tenfold_shared.cli import Selection, print_table, sha256_of
-from tenfold_shared.jsonl import Located, Output, Source, flow
+from tenfold_shared.jsonl import Located, Output, Source, flow, is_pipe
 from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
@@ -240,11 +240,15 @@ class Reader:
 
 def read_gold(path: str) -> dict[str, Record]:
     """Task records of a --gold file by id. Raises BadInput."""
+    if is_pipe(path):
+        raise BadInput(f"--gold {path}: is a pipe, which can be read only once; write it to a file first")
     found: dict[str, Record] = {}
     for where, record in Source([path], None):
         identity = record.get("id", record.get("custom_id"))
         if not isinstance(identity, str) or not isinstance(record.get("answer"), (str, list)):
             raise BadInput(f"{where}: expected a gold record with `id` and `answer`")
+        if not isinstance(record.get("meta") or {}, dict):
+            raise BadInput(f"{where}: meta: expected an object")
         if identity in found:
             raise BadInput(f"{where}: id {identity!r} appears twice in the gold file")
         found[identity] = record

@@ -421,7 +421,6 @@ def test_rows_of_one_id_are_told(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("x.jsonl", "", "expected rows, got none"),
         ("x.jsonl", '{"id": "a", "prompt": "x", "meta": {"needles": [{"token": 1}], "anchor": 4}}\n',
          "x.jsonl:1: meta.anchor: expected the number of one of its 1 needles"),
     ],

@@ -414,3 +414,20 @@ def test_the_command(tmp_path):
     again = keychain("eval", "-", "--reward", "two-way", "--json", stdin=out.read_text())
     assert again.returncode == 0 and len(again.stdout.splitlines()) == 8
     assert json.loads(again.stderr.splitlines()[-1])["mean"] == 0
+
+
+def test_a_picture_that_has_no_place_is_told_before_the_model_is_asked(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": "a", "prompt": "x", "answer": "y"}\n')
+    done = keychain("eval", rows, "--model", "no-such-model", "--plot", tmp_path / "none" / "x.png")
+    assert (
+        done.returncode == 2 and "x.png: the folder" in done.stderr and "does not exist; create it first" in done.stderr
+    )
+
+
+def test_rows_whose_length_is_no_number_are_in_no_map(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": "a", "prompt": "x", "answer": "y", "sample": 0, "response": "y", "finish_reason": "stop", '
+                    '"meta": {"length": "x", "depth": 5}}\n')  # fmt: skip
+    done = keychain("eval", rows, "--reward", "ruler", "--json", "-q", "-o", tmp_path / "out")
+    assert done.returncode == 0 and json.loads(done.stdout)["grids"] == [] and json.loads(done.stdout)["mean"] == 1

@@ -340,6 +340,43 @@ def _value(text):
         return text
 
 
+def test_choices_look_at_few_answers_however_many_there_are():
+    """Work is counted: a task of 20,000 looks at as many of the pool as its options need."""
+
+    class Counted(list):
+        looked = 0
+
+        def __getitem__(self, at):
+            Counted.looked += 1
+            return super().__getitem__(at)
+
+        def __iter__(self):
+            raise AssertionError("the whole pool was read")
+
+    maker = Choices([str(at) for at in range(20_000)], 4, 0)
+    maker.pool = {kind: Counted(found) for kind, found in maker.pool.items()}
+    for number in range(50):
+        maker.make({"id": f"t{number}", "prompt": "What?", "answer": [str(number)]})
+    assert Counted.looked == 50 * 4
+
+
+def test_every_wrong_option_is_as_likely(tmp_path):
+    """Of 9 others 3 are drawn: each stands there in a third of the tasks."""
+    maker = Choices([str(at) for at in range(10)], 4, 0)
+    drawn = Counter()
+    for number in range(3000):
+        made = maker.make({"id": f"t{number}", "prompt": "What?", "answer": ["0"]})
+        drawn.update(made["meta"]["choices"])
+    assert drawn.pop("0") == 3000 and len(drawn) == 9
+    assert all(abs(count - 1000) < 4 * (3000 * 2 / 9) ** 0.5 for count in drawn.values())
+
+
+def test_chats_without_a_user_turn_make_no_choices():
+    maker = Choices(["1", "2", "3", "4"], 4, 0)
+    with pytest.raises(BadInput, match="id 't': messages: expected a user turn, to make choices of"):
+        maker.make({"id": "t", "messages": [{"role": "system", "content": "s"}], "answer": ["1"]})
+
+
 def test_choices_depend_on_seed_id_and_answers_alone():
     task = {"id": "t", "prompt": "What?", "answer": ["7"]}
     answers = [str(at) for at in range(20)]

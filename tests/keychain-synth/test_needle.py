@@ -4,6 +4,7 @@ Nothing here calls what made a row to check it; `meta` is held against what the 
 """
 
 import collections
+import gzip
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rows import keychain
+from rows import BIN, keychain
 
 from keychain_synth import book, needle
 from keychain_synth.tokens import Tokenizer
@@ -499,3 +500,48 @@ def test_the_command(tmp_path):
     assert (wrong.returncode, wrong.stderr) == (
         2, "keychain-synth: --depths 120: expected percents from 0 to 100, such as 0,25,50,75,100\n"
     )  # fmt: skip
+
+
+def test_shards_and_limits_are_parts_of_the_whole(tmp_path):
+    def run(*args):
+        done = keychain("needle", "--tokenizer", "smollm2", "--lengths", "400,500", "--depths", "0,50,100", "--samples",
+                        "2", "-q", *args)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    whole = run()
+    assert len(whole.splitlines()) == 12
+    assert "".join(run("--shard", f"{part}/5") for part in range(1, 6)) == whole
+    assert run("--limit", "7") == "".join(whole.splitlines(keepends=True)[:7])
+    assert "".join(run("--limit", "7", "--shard", f"{part}/2") for part in (1, 2)) == run("--limit", "7")
+
+
+def test_a_grid_of_any_size_begins_at_once(tmp_path):
+    """Nothing is laid out before the first row: --max-time ends it with rows made."""
+    done = keychain("needle", "--tokenizer", "smollm2", "--lengths", "400", "--samples", "1000000000", "--max-time",
+                    "1s", "-q")  # fmt: skip
+    assert done.returncode == 1 and "--max-time: 1 s are over" in done.stderr and done.stdout.count("\n") > 3
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--lengths", "99999999999"), "--lengths 99999999999: expected at most 16777216"),
+        (("--kind", "multivalue", "--values", "99999999"), "--values"),
+        (("--haystack", "{folder}/cut.gz"), "is the file complete?"),
+        (("--haystack", "{folder}/latin"), "expected UTF-8: invalid start byte at byte 1"),
+    ],
+)
+def test_what_needles_cannot_be_made_of(tmp_path, args, message):
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(b"A sentence here. " * 500)[:40])
+    (tmp_path / "latin").write_bytes(b"z\xfcrich. ")
+    done = keychain("needle", "--tokenizer", "smollm2", *(each.format(folder=tmp_path) for each in args))
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_haystack_from_a_pipe(tmp_path):
+    text = tmp_path / "text"
+    text.write_text("A sentence stands here. " * 900)
+    command = f"{BIN} needle --tokenizer smollm2 --lengths 400 --haystack <(cat {text}) -q"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 2 and "is no regular file, and is read more than once" in done.stderr

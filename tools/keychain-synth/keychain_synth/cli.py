@@ -136,9 +136,9 @@ def score(files: tuple[str, ...], **given: Any) -> int:
 @click.option("--lengths", type=Numbers(), show_default="the paper's 15, from 1000 to 128000", help="Tokens a row may have, template and reserve included.")  # fmt: skip
 @click.option("--depths", metavar="N,N,...", show_default="the paper's 10, from 0 to 100", help="Where the asked needle stands, in percent of the haystack's tokens.")  # fmt: skip
 @click.option("--kind", type=click.Choice(["single", "multikey", "multivalue", "multiquery", "variable-tracking"]), default="single", show_default=True, help="What is hidden and asked for.")  # fmt: skip
-@click.option("--keys", type=click.IntRange(min=1), help="Keys in the text, those not asked for included; chains of variables. RULER's number by default, as for the next three.")  # fmt: skip
-@click.option("--values", type=click.IntRange(min=1), help="Values of each key (multivalue).")
-@click.option("--queries", type=click.IntRange(min=1), help="Keys asked for (multiquery).")
+@click.option("--keys", type=click.IntRange(min=1, max=65536), help="Keys in the text, those not asked for included; chains of variables. RULER's number by default, as for the next three.")  # fmt: skip
+@click.option("--values", type=click.IntRange(min=1, max=65536), help="Values of each key (multivalue).")
+@click.option("--queries", type=click.IntRange(min=1, max=65536), help="Keys asked for (multiquery).")
 @click.option("--hops", type=click.IntRange(min=1, max=64), help="Steps from a chain's first variable to its last (variable-tracking).")  # fmt: skip
 @click.option("--key-type", type=click.Choice(["words", "numbers", "uuids"]), default="words", show_default=True, help="What keys are.")  # fmt: skip
 @click.option("--value-type", type=click.Choice(["words", "numbers", "uuids"]), default="numbers", show_default=True, help="What values are.")  # fmt: skip
@@ -147,7 +147,7 @@ def score(files: tuple[str, ...], **given: Any) -> int:
 @click.option("--reserve", type=click.IntRange(min=0), default=128, show_default=True, help="Tokens of the length that are left for the answer.")  # fmt: skip
 @click.option("--messages/--prompt", "messages", default=True, show_default=True, help="Rows as chat messages, or as one raw prompt that begins the answer.")  # fmt: skip
 @click.option("--to", type=click.Choice(["task", "ruler"]), default="task", show_default=True, help="Our task records, or RULER's validation.jsonl for its own predict and evaluate scripts.")  # fmt: skip
-@options("seed", "output", "max_time", "common")
+@options("seed", "output", "limit", "shard", "max_time", "common")
 def needle(**given: Any) -> int:
     """The needle stress test: a row for each length, sample and depth, exactly as long as it says.
 
@@ -250,7 +250,7 @@ def mine(files: tuple[str, ...], **given: Any) -> int:
 @click.option("--stage", type=click.Choice(["warmup", "1", "2", "all"]), default="1", show_default=True, help="Which file to write; `all` writes a folder of them.")  # fmt: skip
 @click.option("--warmup", type=click.Choice(["drop", "replace"]), default="drop", show_default=True, help="In the warm-up rows with chains are left out, or as many plain questions stand in for them.")  # fmt: skip
 @click.option("--mined", metavar="FILE", help="For stage 2: what `mine` kept of stage 1's rows.")
-@click.option("--scale", type=Share(min=0, min_open=True), default=1.0, show_default=True, help="So many times the preset's rows.")  # fmt: skip
+@click.option("--scale", type=Share(min=0, max=1e6, min_open=True), default=1.0, show_default=True, help="So many times the preset's rows.")  # fmt: skip
 @click.option("--system", metavar="FILE", help="System prompt for chats that have none, in place of the built-in one; `none` for none.")  # fmt: skip
 @click.option("--allow-short", is_flag=True, help="Go on where a part has too few rows.")
 @options("skip_bad", "seed", "output", "json", "common")

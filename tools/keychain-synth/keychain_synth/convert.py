@@ -718,8 +718,6 @@ def run(
                 seen.add(name)
                 sink.write(WRITERS[to](where, index, record, settings))
                 lines += 1
-        if not lines:
-            raise BadInput(f"{', '.join(files) or '<stdin>'}: expected rows, got none")
         out.finish({"read": lines, "written": lines, "skipped_bad": source.bad})
     if twice:
         print(f"keychain-synth: {twice} rows have the id of another one, by which trainers and `mine` tell them apart; "

@@ -74,7 +74,7 @@ class Tally:
         places = [self.total]
         meta = record.get("meta") or {}
         axis = "depth" if "depth" in meta else "hops"
-        if "length" in meta and axis in meta:
+        if isinstance(meta.get("length"), int) and isinstance(meta.get(axis), int | float):
             kind = meta.get("kind", "synth") if axis == "depth" else "synth"
             places.append(self.cells[kind, axis].setdefault((meta["length"], meta[axis]), [0.0, 0, 0]))
         if record.get("error"):

@@ -365,7 +365,7 @@ def run(
     if (samples is None) == (model is None):
         raise BadInput("expected either --samples FILE, answers that are there, or --model URI, to ask for them")
     if samples is not None and is_pipe(samples):
-        raise BadInput(f"--samples {samples}: is a pipe, which can be read only once; write it to a file first")
+        raise BadInput(f"--samples {samples}: is no regular file, and is read more than once; write it to a file first")
     source = Questions(
         files, form, quiet, ids=selection.ids, limit=selection.limit, shard=selection.shard, skip_bad=selection.skip_bad
     )

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import random
 import re
 import sys
 import tempfile
@@ -197,19 +198,17 @@ class Choices:
             seen.setdefault(answer_key(answer), answer)
         for value, answer in seen.items():
             self.pool.setdefault(_kind(answer), []).append((value, answer))
+        self.others = {kind: [each for other, found in self.pool.items() if other != kind for each in found]
+                       for kind in self.pool}  # fmt: skip
         if len(seen) < options:
             raise BadInput(f"{options} choices need as many different answers among the tasks, found {len(seen)}")
 
     def make(self, record: Record) -> Record:
         [gold] = answers_of(record)
         own, kind = answer_key(gold), _kind(gold)
-
-        def order(option: tuple[str, str]) -> bytes:
-            return _rank(self.seed, "choice", record["id"], option[0])
-
-        near = sorted((each for each in self.pool[kind] if each[0] != own), key=order)
-        far = sorted((each for other, found in self.pool.items() if other != kind for each in found), key=order)
-        wrong = [answer for _, answer in [*near, *far][: self.options - 1]]
+        draw = random.Random(_rank(self.seed, "choice", record["id"]))
+        wrong = self._drawn(draw, self.pool[kind], own, self.options - 1)
+        wrong += self._drawn(draw, self.others[kind], own, self.options - 1 - len(wrong))
         at = int.from_bytes(_rank(self.seed, "place", record["id"]), "little") % self.options
         texts = [*wrong[:at], gold, *wrong[at:]]
         lettered = [f"({letter}) {text}" for letter, text in zip(_LETTERS, texts, strict=False)]
@@ -222,6 +221,12 @@ class Choices:
             raise BadInput(f"id {record['id']!r}: messages: expected a user turn, to make choices of")
         next(turn for turn in reversed(turns) if turn["role"] == "user")["content"] = asked
         return {**made, "messages": turns}
+
+    @staticmethod
+    def _drawn(draw: random.Random, pool: Sequence[tuple[str, str]], own: str, count: int) -> list[str]:
+        """COUNT different answers of a pool, or all it has, but for the task's own."""
+        found = (pool[at] for at in draw.sample(range(len(pool)), min(len(pool), count + 1)))
+        return [answer for value, answer in found if value != own][:count]
 
 
 def _kind(answer: str) -> str:

@@ -40,7 +40,7 @@ from keychain_synth import book, chains
 from keychain_synth.tokens import Tokenizer
 from tenfold_shared import BadInput
 from tenfold_shared.cli import sha256_of
-from tenfold_shared.jsonl import Output, flow, open_read
+from tenfold_shared.jsonl import Output, flow, is_pipe, read_text
 from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
@@ -63,6 +63,7 @@ BUILT_IN = (book.NAME, "noise", "repeat", "needle")  # haystacks; repeat is the 
 _NOISE = "The field is wide. The wind is low. The rain is over. On we walk. Home is near."
 _WORDS = 100  # a haystack's sentence has at most so many; a longer one is cut
 _TRIES = 1000
+_LONGEST = 1 << 24  # tokens
 
 _ADJECTIVES = """able agile amber ample ancient arctic autumn azure bitter blank bold brave brief bright brisk broad
 bronze calm candid careful cheap clean clear clever cloudy coastal cold copper crisp crooked curious damp daring dark
@@ -215,9 +216,11 @@ def haystack_of(name: str, tokenizer: Tokenizer) -> Haystack | None:
         return None
     if name in ("noise", "repeat"):
         return Haystack(name, [_NOISE], "\n")
+    if name != book.NAME and is_pipe(name):
+        raise BadInput(f"--haystack {name}: is no regular file, and is read more than once; write it to a file first")
     if name != book.NAME and not Path(name).is_file():
         raise BadInput(f"--haystack {name}: no such file; expected one of text, or {', '.join(BUILT_IN)}")
-    text = book.text() if name == book.NAME else _text_of(name)
+    text = book.text() if name == book.NAME else read_text(name, f"--haystack {name}")
     # A file may hold the tokens that end a turn; they must not.
     text = tokenizer.defuse(" ".join(text.split()))
     ends = chains.points(text)
@@ -226,14 +229,6 @@ def haystack_of(name: str, tokenizer: Tokenizer) -> Haystack | None:
     if not sentences:
         raise BadInput(f"--haystack {name}: expected text, found none")
     return Haystack(name, sentences, " ")
-
-
-def _text_of(path: str) -> str:
-    with open_read(path) as file:
-        try:
-            return file.read().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise BadInput(f"--haystack {path}: expected UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def _cut(sentence: str) -> Iterator[str]:
@@ -421,7 +416,7 @@ class Maker:
         encoding: Any,
     ) -> Record:  # fmt: skip
         test = self.test
-        into = rendered.index(content)
+        into = self.tokenizer.place_of(content, rendered) if test.messages else 0
         begins = [begin for begin, _ in encoding.offsets]
         for span in spans:
             span["offset"] += len(asked.before)
@@ -491,17 +486,24 @@ class Cells:
     bad = 0
 
     def __init__(
-        self, test: Test, lengths: Sequence[int], depths: Sequence[float], samples: int, haystack: str
-    ) -> None:
+        self, test: Test, lengths: Sequence[int], depths: Sequence[float], samples: int, haystack: str,
+        limit: int | None = None, shard: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
         self.test, self.lengths, self.depths, self.samples, self.haystack = test, lengths, depths, samples, haystack
+        total = len(lengths) * samples * len(depths)
+        total = total if limit is None else min(limit, total)
+        part, parts = shard or (1, 1)
+        self.chosen = range((part - 1) * total // parts, part * total // parts)
 
     def identity(self) -> list[dict[str, str]]:
         path = self.haystack
         return [] if path in BUILT_IN else [{"path": path, "sha256": sha256_of(path)}]
 
     def __iter__(self) -> Iterator[tuple[str, Record]]:
-        grid = itertools.product(self.lengths, range(self.samples), self.depths)
-        for index, (length, sample, depth) in enumerate(grid):
+        for index in self.chosen:
+            row, at = divmod(index, len(self.depths))
+            length, sample = self.lengths[row // self.samples], row % self.samples
+            depth = self.depths[at]
             name = f"needle-{self.test.kind}-{length}-{depth}-{sample}"
             yield name, {"id": name, "index": index, "length": length, "depth": depth, "sample": sample}
 
@@ -518,10 +520,14 @@ def run(
     overwrite: bool,
     max_time: float | None,
     quiet: bool,
+    limit: int | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> int:
     """The verb; returns the exit code."""
     lengths = lengths or LENGTHS
-    cells = Cells(test, lengths, percents(depths), samples, haystack)
+    if max(lengths) > _LONGEST:
+        raise BadInput(f"--lengths {max(lengths)}: expected at most {_LONGEST}")
+    cells = Cells(test, lengths, percents(depths), samples, haystack, limit, shard)
     words = Tokenizer(tokenizer)
     if test.messages and not words.chats:
         raise BadInput(f"--tokenizer {tokenizer}: has no chat template; --prompt writes raw prompts instead")
@@ -531,7 +537,8 @@ def run(
     maker = Maker(test, words, haystack_of(haystack, words))
     decides = {
         **msgspec.to_builtins(test), "lengths": list(lengths), "depths": list(cells.depths), "samples": samples,
-        "haystack": haystack, "tokenizer": words.digest,
+        "haystack": haystack, "tokenizer": words.digest, "limit": limit, "shard": list(shard) if shard else None,
+        "chat_template": words.template_digest if test.messages else None,
     }  # fmt: skip
 
     def execute(requests: Iterator[tuple[str, Record]]) -> Iterator[tuple[str, Record]]:
@@ -542,7 +549,7 @@ def run(
     with (
         Output(output, tool="keychain-synth", version=keychain_synth.__version__, verb="needle", options=decides,
                source=source, overwrite=overwrite) as out,
-        Progress("needle", len(lengths) * samples * len(cells.depths), "rows", quiet) as progress,
+        Progress("needle", len(cells.chosen), "rows", quiet) as progress,
     ):  # fmt: skip
         if out.finished:
             print(f"keychain-synth: {output}: complete already; nothing to do", file=sys.stderr)

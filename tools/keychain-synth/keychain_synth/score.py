@@ -241,7 +241,7 @@ class Reader:
 def read_gold(path: str) -> dict[str, Record]:
     """Task records of a --gold file by id. Raises BadInput."""
     if is_pipe(path):
-        raise BadInput(f"--gold {path}: is a pipe, which can be read only once; write it to a file first")
+        raise BadInput(f"--gold {path}: is no regular file, and is read more than once; write it to a file first")
     found: dict[str, Record] = {}
     for where, record in Source([path], None):
         identity = record.get("id", record.get("custom_id"))

@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from keychain_synth.audit import Meta, meta_of
-from keychain_synth.resolver import Found, Unresolved, headers, pairs_in, prompt_text, resolve
+from keychain_synth.check import Meta, meta_of, text_of
+from keychain_synth.resolver import Found, Unresolved, headers, pairs_in, resolve
 from tenfold_shared import BadInput
 from tenfold_shared.cli import Selection, print_table
 
@@ -20,16 +20,15 @@ Record = dict[str, Any]
 _AROUND = 60  # characters shown on either side of a pair
 
 
-def describe(record: Record) -> Record:
+def describe(record: Record, where: str) -> Record:
     """The object of `--json`: what the row is and each step of its chain, in the order it must be followed.
 
     `steps`: {key, value, depth (0 to 1 of the prompt), passage, offset, around}; `gold`: {slot, title, depth}.
     """
     try:
-        meta = meta_of(record)
+        meta, (text, _) = meta_of(record), text_of(record)
     except ValueError as why:
-        raise BadInput(f"id {record['id']!r}: {why}; expected a row made by `keychain-synth synth`") from None
-    text = prompt_text(record)
+        raise BadInput(f"{where}: {why}; expected a row made by `keychain-synth synth`") from None
     passages = headers(text)
     told = {
         name: record["meta"].get(name)
@@ -38,14 +37,14 @@ def describe(record: Record) -> Record:
     }  # fmt: skip
     told["id"], told["answer"] = record["id"], record.get("answer")
     told["gold"] = [
-        {"slot": slot, "title": title, "depth": round(start / len(text), 4)}
-        for start, number, title in passages
+        {"slot": slot, "title": each.title, "depth": round(each.begin / len(text), 4)}
+        for each in passages
         for slot in meta.gold_slots
-        if number == slot + 1
+        if each.number == slot + 1
     ]
     told["steps"] = [
         {"key": pair.key, "value": pair.value, "depth": round(pair.begin / len(text), 4), "offset": pair.begin,
-         "passage": max((number for start, number, _ in passages if start <= pair.begin), default=None),
+         "passage": max((each.number for each in passages if each.begin <= pair.begin), default=None),
          "around": text[max(0, pair.begin - _AROUND) : pair.end + _AROUND]}
         for pair in _way(text, meta)
     ]  # fmt: skip
@@ -54,7 +53,7 @@ def describe(record: Record) -> Record:
     told["resolved"] = None
     if meta.hops:
         try:
-            told["resolved"] = resolve(text).question == meta.question
+            told["resolved"] = resolve(text).question == meta.question or "the chain ends in another question"
         except Unresolved as why:
             told["resolved"] = str(why)
     return told
@@ -74,19 +73,19 @@ def _way(text: str, meta: Meta) -> list[Found]:
     return way[::-1]
 
 
-def coloured(record: Record, whole: bool) -> Any:
+def coloured(record: Record, where: str, whole: bool) -> Any:
     """A rich object: the facts, the steps, and with `whole` the prompt with pairs and gold headers marked."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    told = describe(record)
+    told = describe(record, where)
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
     for name in ("id", "source", "question", "answer", "head"):
         value = told[name]
-        facts.add_row(name, Text(", ".join(value) if isinstance(value, list) else str(value)))
+        facts.add_row(name, Text(", ".join(map(str, value)) if isinstance(value, list) else str(value)))
     facts.add_row("tokens", f"{told['tokens']} of {told['length']}, {told['reserve']} of them kept for the answer")
     facts.add_row("documents", f"{told['documents']}, gold at " + (", ".join(
         f"{each['slot'] + 1} ({each['depth']:.0%}) {each['title']}" for each in told["gold"]) or "none"))  # fmt: skip
@@ -104,7 +103,7 @@ def coloured(record: Record, whole: bool) -> Any:
     if told["steps"]:
         parts.append(steps)
     if whole:
-        text = Text(prompt_text(record))
+        text = Text(text_of(record)[0])
         for pair in record["meta"]["pairs"]:
             style = "bold green" if pair["chain"] == 0 else "dim cyan"
             text.stylize(style, pair["offset"], pair["offset"] + pair["length"])
@@ -118,11 +117,11 @@ def coloured(record: Record, whole: bool) -> Any:
 
 def run(files: Sequence[str], selection: Selection, *, row: str | None, whole: bool, as_json: bool) -> int:
     """The verb: the row called `row`, or the first."""
-    for _, record in selection.source(files, "task"):
+    for where, record in selection.source(files, "task"):
         if row is None or record["id"] == row:
             if as_json:
-                print(json.dumps(describe(record), ensure_ascii=False))
+                print(json.dumps(describe(record, where), ensure_ascii=False))
             else:
-                print_table(coloured(record, whole))
+                print_table(coloured(record, where, whole))
             return 0
     raise BadInput(f"--row {row}: no such id in these rows" if row else "expected rows, got none")

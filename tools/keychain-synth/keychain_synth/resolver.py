@@ -1,6 +1,6 @@
 """A prompt read as a model would have to read it: its passages, its pairs, the key to begin with, and where that leads.
 
-Sits under audit.py and inspect.py. Works on the text alone and imports nothing of the code that made the row.
+Sits under check.py and inspect.py. Works on the text alone and imports nothing of the code that made the row.
 """
 
 from __future__ import annotations
@@ -9,19 +9,15 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import msgspec
 
-from tenfold_shared.records import messages_of
-
-Record = dict[str, Any]
 Value = str | list[str]
 
 _OPEN = re.compile(r'\{\s*"')
 KEY = re.compile(r"[0-9a-f]{8}(?:[0-9a-f]{24})?|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_QUOTED = re.compile(rf'"({KEY.pattern})"|\b({KEY.pattern})\b')
-_HEADER = re.compile(r"^Passage (\d+):\n(.*)$", re.MULTILINE)
+_NAMED = re.compile(rf'"({KEY.pattern})"|\b({KEY.pattern})\b')
+_HEADER = re.compile(r"^Passage ([1-9][0-9]{0,8}):\n(.*)$", re.MULTILINE)
 
 
 class Unresolved(ValueError):
@@ -50,14 +46,17 @@ class Chain(msgspec.Struct, frozen=True):
     keys: tuple[str, ...]
 
 
-def prompt_text(record: Record) -> str:
-    """What the user says, all turns joined; a raw prompt as it is."""
-    return "\n\n".join(str(turn["content"]) for turn in messages_of(record) if turn.get("role") == "user")
+class Header(msgspec.Struct, frozen=True):
+    """A passage's header: TEXT[begin:end] are its line and its title's."""
+
+    begin: int
+    end: int
+    number: int
+    title: str
 
 
-def headers(text: str) -> list[tuple[int, int, str]]:
-    """(offset, number, title) of each passage."""
-    return [(found.start(), int(found[1]), found[2]) for found in _HEADER.finditer(text)]
+def headers(text: str) -> list[Header]:
+    return [Header(found.start(), found.end(), int(found[1]), found[2]) for found in _HEADER.finditer(text)]
 
 
 def pairs_in(text: str) -> list[Found]:
@@ -80,21 +79,30 @@ def pairs_in(text: str) -> list[Found]:
 
 
 def outside(text: str, pairs: Sequence[Found]) -> Iterator[str]:
-    """What stands between the pairs."""
+    """What stands between the pairs, their full stops and one space left out."""
     done = 0
     for pair in pairs:
         yield text[done : pair.begin]
-        done = pair.end
+        done = pair.end + text.startswith(".", pair.end)
+        done += text.startswith(" ", done)
     yield text[done:]
 
 
 def head_of(text: str, pairs: Sequence[Found]) -> str:
-    """The key to begin with: the last one named behind the pairs, or else in front of the passages."""
-    passages = headers(text)
-    for part in (text[pairs[-1].end :], text[: passages[0][0] if passages else pairs[0].begin]):
-        named = [one or other for one, other in _QUOTED.findall(part)]
-        if named:
-            return named[-1]
+    """The key to begin with: the one named behind the pairs, or else in front of the passages. Other words that look
+    like keys count only where none is a key of the text. Raises Unresolved."""
+    keys, passages = {pair.key for pair in pairs}, headers(text)
+    named: list[str] = []
+    for part in (text[pairs[-1].end :], text[: passages[0].begin if passages else pairs[0].begin]):
+        words = [one or other for one, other in _NAMED.findall(part)]
+        found = dict.fromkeys(word for word in words if word in keys)
+        if len(found) > 1:
+            raise Unresolved(f"{len(found)} keys to begin with are named: {', '.join(found)}")
+        if found:
+            return next(iter(found))
+        named += words
+    if named:
+        raise Unresolved(f"the key to begin with, {named[-1]}, has no pair")
     raise Unresolved("no key to begin with is named behind the text")
 
 

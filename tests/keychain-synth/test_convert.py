@@ -436,3 +436,42 @@ def test_parquet_is_packed_inside(tmp_path):
     path = write(tmp_path / "r.jsonl", [{"id": "a", "prompt": "x"}])
     done = convert(path, "--to", "verl", "-o", tmp_path / "out.parquet.gz", code=2)
     assert "out.parquet.gz: parquet is packed inside; leave the last suffix out" in done.stderr
+
+
+def test_what_would_be_lost_is_told(tmp_path):
+    rows = [{"id": "a", "prompt": "x", "meta": {"data_source": "custom_math_x"}, "answer": None},
+            {"id": "b", "prompt": "x", "meta": {"data_source": "custom_math_x"}, "answer": "1"}]  # fmt: skip
+    assert "1 rows have no answer" in convert(write(tmp_path / "r.jsonl", rows), "--to", "verl").stderr
+    both = [{"id": "a", "prompt": "x", "sample": at, "response": "y", "finish_reason": "stop"} for at in (0, 1)]
+    path = write(tmp_path / "s.jsonl", both)
+    assert "1 rows have the id of another one" in convert(path, "--to", "openai-batch").stderr
+    assert "id of another" not in convert(path, "--to", "rows").stderr
+    nulls = {"prompt": USER, "reward_model": {"ground_truth": ["a", None, 3.0]}}
+    assert read_line("f:1", 0, nulls)["answer"] == ["a", "3"]
+
+
+@pytest.mark.parametrize(
+    ("meta", "to", "told"),
+    [
+        ({"tokens": None, "reserve": None}, "ruler", None),
+        ({"pairs": [{"key": "k", "value": "v", "offset": 0, "length": 1}]}, "keychain", "meta.head: expected the key"),
+        ({"needles": None, "pairs": None}, "verl", "meta.data_source: nothing says which reward this row has"),
+    ],
+)
+def test_nulls_in_meta(tmp_path, meta, to, told):
+    """A row that cannot be written counts as a bad one."""
+    text = PLAIN.replace("$context", "c").replace("$question", "q")
+    row = {"id": "a", "prompt": text, "answer": "x", "meta": {**meta, "question": "q"}}
+    good = {"id": "b", "prompt": text, "answer": "x", "meta": {"question": "q", "data_source": "custom_math_x"}}
+    path = write(tmp_path / "r.jsonl", [row, good])
+    done = convert(path, "--to", to, code=2 if told else 0)
+    assert "Traceback" not in done.stderr and (told is None or f"r.jsonl:1: {told}" in done.stderr)
+    assert len(convert(path, "--to", to, "--skip-bad", "1").stdout.splitlines()) == (1 if told else 2)
+
+
+def test_the_beginning_of_an_answer_comes_back(tmp_path):
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "It is"}]
+    row = {"id": "a", "messages": turns, "answer": "y"}
+    there = convert(write(tmp_path / "r.jsonl", [row]), "--to", "messages").stdout
+    back = json.loads(convert("-", "--to", "rows", stdin=there).stdout)
+    assert back["messages"] == turns and "response" not in back

@@ -497,3 +497,38 @@ def test_help_is_quick():
         "print(sorted(set(sys.modules) & {'torch', 'transformers', 'pyarrow', 'numpy', 'matplotlib'}))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_a_run_that_lacks_answers_is_over_all_the_same(tmp_path):
+    """The file will not say more: nothing waits to be continued, and other samples are another run."""
+    rows = write(tmp_path / "rows.jsonl", tasks("ab"))
+    samples = write(tmp_path / "s.jsonl", verdicts({"a": 1}))
+    assert keychain("mine", rows, "--samples", samples, "-o", tmp_path / "out").returncode == 1
+    assert not (tmp_path / ".out.journal").exists() and (tmp_path / "out").exists()
+    write(samples, verdicts({"a": 1, "b": 2}))
+    done = keychain("mine", rows, "--samples", samples, "-o", tmp_path / "out")
+    assert done.returncode == 2 and "was made with --samples" in done.stderr
+    assert keychain("mine", rows, "--samples", samples, "-o", tmp_path / "out", "--overwrite").returncode == 0
+
+
+def test_rates_may_come_rounded(tmp_path):
+    rows = write(tmp_path / "rows.jsonl", tasks("a"))
+    samples = write(tmp_path / "s.jsonl", [{"id": "a", "pass_rate": 0.4286}])
+    done = keychain("mine", rows, "--samples", samples, "-n", "7", "-q", "--json")
+    assert done.returncode == 0 and json.loads(done.stderr)["right"] == [0, 0, 0, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("meta", [{"part": [1]}, {"source": 5}, {"data_source": 5}, {"question": None}])
+def test_odd_meta_is_no_matter(tmp_path, meta):
+    made = [{**task, "meta": meta} if at else task for at, task in enumerate(tasks("ab"))]
+    done = keychain("mine", write(tmp_path / "rows.jsonl", made), "--samples",
+                    write(tmp_path / "s.jsonl", verdicts({"a": 1, "b": 1})), "-q")  # fmt: skip
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+
+
+def test_questions_left_out_are_counted_also_when_quiet(tmp_path):
+    one = {"id": "a", "question": "Where?", "answers": ["Rome"],
+           "paragraphs": [{"title": "T", "text": "In Rome.", "is_supporting": True}]}  # fmt: skip
+    qa = write(tmp_path / "qa.jsonl", [one, {**one, "id": "b", "answers": []}])
+    done = keychain("filter", qa, "--samples", write(tmp_path / "s.jsonl", verdicts({"a": 1})), "-q")
+    assert done.returncode == 0 and "questions left out: 1 empty-answer" in done.stderr

@@ -373,7 +373,7 @@ def test_every_wrong_option_is_as_likely(tmp_path):
 
 def test_chats_without_a_user_turn_make_no_choices():
     maker = Choices(["1", "2", "3", "4"], 4, 0)
-    with pytest.raises(BadInput, match="id 't': messages: expected a user turn, to make choices of"):
+    with pytest.raises(BadInput, match="id 't': messages: expected a user turn of text alone, to make choices of"):
         maker.make({"id": "t", "messages": [{"role": "system", "content": "s"}], "answer": ["1"]})
 
 
@@ -398,3 +398,29 @@ def test_the_part_for_choices_is_multiple_choice_and_what_is_already_stays(tmp_p
     found = {row["id"]: row for row in map(json.loads, lines)}
     assert found["math-choice/own"]["prompt"] == "? (A) 1 (B) 2" and found["math-choice/own"]["answer"] == "B"
     assert all(len(options_of(found[f"math-choice/{at}"]["prompt"])) == 4 for at in range(5))
+
+
+def test_outputs_that_cannot_be(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": "a", "prompt": "x", "answer": "y"}\n')
+    options = ("--part", f"math={rows}", "--allow-short")
+    done = keychain("mix", *options, "-o", tmp_path / "x.parquet")
+    assert done.returncode == 2 and "mix writes JSON Lines; `convert --to verl -o" in done.stderr
+    done = keychain("mix", *options, "--stage", "all", "-o", tmp_path / "no" / "folder")
+    assert done.returncode == 2 and "does not exist; create it first" in done.stderr
+    done = keychain("mix", *options, "--stage", "all", "-o", rows)
+    assert done.returncode == 2 and "is a file; --stage all wants a folder there" in done.stderr
+
+
+def test_rows_without_an_answer_are_told(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": "a", "prompt": "x", "answer": null}\n')
+    done = keychain("mix", "--part", f"math={rows}", "--allow-short", "-o", tmp_path / "out")
+    assert done.returncode == 0 and "1 rows have no answer: their reward is 0 whatever is said" in done.stderr
+
+
+def test_mined_rows_that_come_twice(tmp_path):
+    mined = tmp_path / "mined.jsonl"
+    mined.write_text('{"id": "math/a", "prompt": "x", "answer": "y", "meta": {"part": "math"}}\n' * 2)
+    done = keychain("mix", "--stage", "2", "--mined", mined, "-o", tmp_path / "out")
+    assert done.returncode == 2 and "mined.jsonl:2: id 'math/a': comes twice" in done.stderr

@@ -112,7 +112,7 @@ def test_normalize(text, form):
         ("Strømsgodset, Łódź, Straße, Æsop", "stromsgodset lodz strasse aesop"),
         ("\\text{The \\textbf{Beatles}}", "beatles"),
         ("ﬁlm １９６９", "film 1969"),
-        ("1914–1918", "19141918"),
+        ("1914–1918", "1914 1918"),
         ("3.5 and −2 and -7, well-known", "3.5 and -2 and -7 wellknown"),
         ("«Paris»…", "paris"),
         ("हिन्दी", "हिन्दी"),
@@ -524,3 +524,20 @@ def test_deeply_nested_commands_cost_one_pass(monkeypatch):
     counted = Counted(reward._STYLED)
     monkeypatch.setattr(reward, "_STYLED", counted)
     assert fold("\\text{" * 5000 + "Rome" + "}" * 5000) == "rome" and counted.looked == 10_000
+
+
+@pytest.mark.parametrize(
+    ("said", "gold"),
+    [("1/2", "12"), ("3/5", "35"), ("1:0", "10"), ("10-12", "1012"), ("7-3", "73"), ("can't be Paris", "Paris"),
+     ("It didn't happen in Paris", "Paris"), ("anything but Paris", "Paris"), ("no, Paris", "Paris"),
+     ("without Paris", "Paris"), ("1999-2003", "1999")],
+)  # fmt: skip
+def test_guarded_is_not_taken_in(said, gold):
+    assert two_way_guarded(said, gold) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "gold"), [("1/2", "1/2"), ("3:2", "3:2"), ("1999–2003", "1999-2003"), ("1,000", "1000"), ("−5", "-5")]
+)
+def test_guarded_knows_one_number_written_in_two_ways(said, gold):
+    assert two_way_guarded(said, gold) == 1

@@ -295,7 +295,7 @@ def test_output_file_shards_and_continuation(tmp_path):
     assert manifest["verb"] == "score" and manifest["counts"]["n"] == 160 and manifest["counts"]["failed"] == 0
     assert keychain("score", path, "-o", out, "--reward", "two-way-guarded").stderr.endswith("nothing to do\n")
     other = keychain("score", path, "-o", out)
-    assert other.returncode == 2 and 'was made with --reward "two-way-guarded", this one has "two-way"' in other.stderr
+    assert other.returncode == 2 and 'was made with --reward "two-way-guarded", this one has unset' in other.stderr
     parts = [
         keychain("score", path, "--reward", "two-way-guarded", "-q", "--shard", f"{i}/3").stdout for i in (1, 2, 3)
     ]
@@ -381,3 +381,65 @@ def test_stress(tmp_path):
 def test_bad_options(tmp_path, args, message):
     done = keychain("score", data(tmp_path), *args)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1 and done.stdout == ""
+
+
+# ---- rows that say which reward they get
+
+
+def told(name, gold, said, **meta):
+    return {"id": name, "prompt": "Q?", "answer": gold, "sample": 0, "response": f"\\boxed{{{said}}}",
+            "finish_reason": "stop", "meta": meta}  # fmt: skip
+
+
+def test_a_rows_data_source_tells_its_reward(tmp_path):
+    """As for a trainer: the option A is no article, 1/2 is 0.5, several values are wanted together."""
+    made = [
+        told("wrong-choice", ["A"], "(D)", data_source="custom_mathqa_choice_x"),
+        told("right-choice", ["A"], "(A)", data_source="custom_mathqa_choice_x"),
+        told("math", ["1/2"], "0.5", data_source="custom_math_x"),
+        told("values", ["12", "34"], "12", data_source="custom_rulerniah_multivalue"),
+        told("plain", ["Rome"], "Rome, Italy"),
+        told("odd", ["Rome"], "Rome", data_source=5),
+    ]
+    done = keychain("score", write(tmp_path / "s.jsonl", made), "-o", tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    rewards = {row["id"]: row["reward"] for row in read(tmp_path / "out")}
+    assert rewards == {"wrong-choice": 0, "right-choice": 1, "math": 1, "values": 0, "plain": 1, "odd": 1}
+    found = json.loads(done.stdout)
+    assert found["reward"] == "choice, math, multi-value, two-way" and found["mean_reward"] == pytest.approx(4 / 6)
+    done = keychain("eval", tmp_path / "s.jsonl", "-o", tmp_path / "eval", "-q")
+    assert {row["id"]: row["reward"] for row in read(tmp_path / "eval")} == rewards
+    done = keychain("score", tmp_path / "s.jsonl", "--reward", "choice", "-q")
+    assert [json.loads(line)["reward"] for line in done.stdout.splitlines()] == [0, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"doc_id": 1, "resps": [["x"]], "target": {"a": "x"}}, "target: gold answer: expected text"),
+        ({"index": 1, "trajectories": [], "answers": {"a": 1}}, None),
+        ({"index": 1, "trajectories": [{"text": "x"}], "answers": {"a": 1}}, "answers: gold answer: expected text"),
+        ({"index": 1, "trajectories": [{"text": 5}], "answers": ["a"]}, "trajectories[0].text: expected text"),
+    ],
+)
+def test_objects_of_others_that_are_malformed(tmp_path, line, message):
+    path = write(tmp_path / "s.jsonl", [line, told("good", ["a"], "a")])
+    done = keychain("score", path, "-q")
+    assert "Traceback" not in done.stderr
+    if message is None:
+        assert done.returncode == 0
+        return
+    assert done.returncode == 2 and f"s.jsonl:1: {message}" in done.stderr
+    done = keychain("score", path, "-q", "--skip-bad", "1")
+    assert done.returncode == 0 and [json.loads(each)["id"] for each in done.stdout.splitlines()] == ["good"]
+
+
+def test_a_gold_file_that_is_malformed_is_named(tmp_path):
+    gold = write(tmp_path / "gold.jsonl", [{"id": "a", "answer": [{"x": 1}]}])
+    done = keychain("score", write(tmp_path / "s.jsonl", [told("a", None, "x")]), "--gold", gold)
+    assert done.returncode == 2 and "gold.jsonl:1: answer: gold answer: expected text" in done.stderr
+
+
+def test_a_limit_may_part_a_task(tmp_path):
+    done = keychain("score", write(tmp_path / "s.jsonl", [told("a", "x", "x")]), "--to", "keychain", "--limit", "1")
+    assert done.returncode == 2 and "--limit: --to keychain writes one line a task" in done.stderr

@@ -76,7 +76,7 @@ def synth(files: tuple[str, ...], **given: Any) -> int:
 def audit(files: tuple[str, ...], **given: Any) -> int:
     """Resolve each row from its prompt text alone and hold what comes out against its `meta`.
 
-    Exit 1 where a row fails or is over its length.
+    Exit 1 where a row fails, as one of --fit strict over its length does.
 
     \b
     Example:
@@ -107,7 +107,7 @@ def inspect(files: tuple[str, ...], **given: Any) -> int:
 
 @main.command(short_help="A reward for each sample's final answer.")
 @files_argument(metavar="[SAMPLES]...")
-@click.option("--reward", type=click.Choice(["two-way", "two-way-guarded", "exact", "f1", "one-way", "one-way-guarded"]), default="two-way", show_default=True, help="two-way is the paper's: gold in answer or answer in gold; guarded closes what exploits it.")  # fmt: skip
+@click.option("--reward", type=click.Choice(["two-way", "two-way-guarded", "exact", "f1", "one-way", "one-way-guarded", "choice", "multi-value", "math"]), show_default="what rows of their data_source get, two-way for others", help="two-way is the paper's: gold in answer or answer in gold; guarded closes what exploits it.")  # fmt: skip
 @click.option("--f1-threshold", type=Share(min=0, max=1, min_open=True), default=0.5, show_default=True, help="F1 from which on a sample is `correct`; other rewards are at 1.")  # fmt: skip
 @click.option("--require-think/--no-require-think", default=None, help="No reward without a closing think tag, or its absence is no matter. Default: it is wanted where the response opens one.")  # fmt: skip
 @click.option("--gold", metavar="FILE", help="Task records with `id` and `answer`, for sample files that carry no gold.")  # fmt: skip
@@ -168,7 +168,7 @@ def needle(**given: Any) -> int:
 
 @main.command("eval", short_help="Rows to a model, responses to rewards, and a heat map of them.")
 @files_argument(metavar="[ROWS]...")
-@click.option("--reward", "rule", type=click.Choice(["ruler", "two-way", "two-way-guarded", "exact", "f1", "one-way", "one-way-guarded", "choice", "multi-value", "math"]), show_default="ruler for needle rows, two-way for others", help="ruler: share of the answers that the response holds; the others judge its last \\boxed{}.")  # fmt: skip
+@click.option("--reward", "rule", type=click.Choice(["ruler", "two-way", "two-way-guarded", "exact", "f1", "one-way", "one-way-guarded", "choice", "multi-value", "math"]), show_default="ruler for needle rows, for others what rows of their data_source get, else two-way", help="ruler: share of the answers that the response holds; the others judge its last \\boxed{}.")  # fmt: skip
 @click.option("--require-think/--no-require-think", default=None, help="No reward without a closing think tag, or its absence is no matter. Default: it is wanted where the response opens one. Not for ruler.")  # fmt: skip
 @click.option("-n", "--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Responses a row.")
 @click.option("--patterns", is_flag=True, help="How many responses plan, retrieve, reason and recheck, by phrases they use.")  # fmt: skip

@@ -209,10 +209,10 @@ def data_source(where: str, record: Record, given: str | None = None) -> str:
     found = given or meta.get("data_source")
     if found:
         return found
-    if "needles" in meta:
-        return f"custom_rulerniah_{meta.get('kind', 'needle')}"
-    if "pairs" in meta:
-        return f"custom_longcontext{'_needle_qa' if meta['pairs'] else 'qa'}_{meta.get('source', 'qa')}"
+    if meta.get("needles") is not None:
+        return f"custom_rulerniah_{meta.get('kind') or 'needle'}"
+    if meta.get("pairs") is not None:
+        return f"custom_longcontext{'_needle_qa' if meta['pairs'] else 'qa'}_{meta.get('source') or 'qa'}"
     raise BadInput(
         f"{where}: meta.data_source: nothing says which reward this row has; give --data-source, such as custom_math_x"
     )
@@ -259,7 +259,7 @@ def without_pairs(record: Record, found: Frame) -> str:
 def _length(record: Record) -> int:
     """Tokens with the reserve, as RULER and KeyChain count them; -1 where nobody counted."""
     meta = record.get("meta") or {}
-    return meta["tokens"] + meta.get("reserve", 0) if "tokens" in meta else -1
+    return -1 if meta.get("tokens") is None else meta["tokens"] + (meta.get("reserve") or 0)
 
 
 # ---------------------------------------------------------------- writers: (where, index, record, settings) -> line
@@ -363,6 +363,8 @@ def _keychain(where: str, index: int, record: Record, settings: Settings) -> Rec
         values = (pair["value"] for pair in meta["pairs"])
         line["distract_questions"] = [each for each in values if isinstance(each, str) and each not in known]
         line["distractor_context"] = found.context
+        if meta.get("head") is None:
+            raise BadInput(f"{where}: meta.head: expected the key to begin with, is not there")
         line["chain_head_with_question"] = meta["head"]
     return {**line, **_framed(record, found)} if settings.carry else line
 
@@ -500,7 +502,8 @@ def _from_verl(where: str, number: int, line: Record) -> Record:
 
 def _texts(values: Sequence[str | float | None]) -> list[str]:
     """Answers as text; a whole number that came as a float as it is written."""
-    return [str(int(each)) if isinstance(each, float) and each.is_integer() else str(each) for each in values]
+    return [str(int(each)) if isinstance(each, float) and each.is_integer() else str(each) for each in values
+            if each is not None]  # fmt: skip
 
 
 def _from_messages(where: str, number: int, line: Record) -> Record:
@@ -511,6 +514,9 @@ def _from_messages(where: str, number: int, line: Record) -> Record:
         turns, response = turns[:-1], {"sample": 0, "response": turns[-1].get("content") or ""}
     if told.task:
         record = filled(where, told.task, _last_user(turns).get("content"))
+        # A task's own last turn may be the assistant's, too: the beginning of an answer.
+        if response and "sample" not in record:
+            return {**record, "messages": line["messages"]}
         return {**record, "response": response["response"]} if response else record
     record = _task(number if told.id is None else told.id, turns, told.answers)
     return {**record, "schema": shapes.schema("sample"), **response} if response else record
@@ -679,7 +685,7 @@ def run(
     parquet = None
     if output is not None and re.search(r"\.parquet\.(gz|zst)$", output):
         raise BadInput(f"{output}: parquet is packed inside; leave the last suffix out")
-    if output is not None and output.endswith(".parquet"):
+    if output is not None and output.lower().endswith(".parquet"):
         if to != "verl":
             raise BadInput(f"{output}: only --to verl is written as parquet; give {to} a name that ends in .jsonl")
         parquet = Parquet(output)
@@ -701,7 +707,7 @@ def run(
     }  # fmt: skip
     lines = 0
     seen: set[tuple[str, int | None]] = set()
-    twice = 0
+    twice = unanswered = 0
     with (
         _Binary(output, tool="keychain-synth", version=keychain_synth.__version__, verb="convert", options=decides,
                 source=source, overwrite=overwrite) as out,
@@ -713,15 +719,23 @@ def run(
         numbered = enumerate(source) if sample is None else _drawn(source, sample, seed)
         with closing(parquet.open(out.stream)) if parquet else nullcontext(out) as sink:
             for index, (where, record) in progress.over(numbered):
-                name = (record["id"], record.get("sample"))
+                try:
+                    line = WRITERS[to](where, index, record, settings)
+                except BadInput as error:
+                    source._tolerate(error)
+                    continue
+                name = (record["id"], record.get("sample") if to in ("rows", "messages") else None)
                 twice += name in seen
                 seen.add(name)
-                sink.write(WRITERS[to](where, index, record, settings))
+                unanswered += to == "verl" and not answers_of(record)
+                sink.write(line)
                 lines += 1
         out.finish({"read": lines, "written": lines, "skipped_bad": source.bad})
     if twice:
         print(f"keychain-synth: {twice} rows have the id of another one, by which trainers and `mine` tell them apart; "
               "`mix` gives rows ids of their own", file=sys.stderr)  # fmt: skip
+    if unanswered:
+        print(f"keychain-synth: {unanswered} rows have no answer: their reward is 0 whatever is said", file=sys.stderr)
     if not quiet:
         held = carry and to not in ("rows", "openai-batch")
         told = "`task` holds what it has no field for" if held else f"it does not hold: {LOSES[to]}"

@@ -42,15 +42,15 @@ REWARDS = (RULER, *(name for name in rewards.REWARDS if name != "judge"))
 
 
 def reward_of(record: Record, rule: str | None, require_think: bool | None) -> float:
-    """The reward of a sample record; rule None: RULER's for needle rows, two-way for others."""
+    """The reward of a sample record; rule None: RULER's for needle rows, for others what their data_source gets."""
     meta = record.get("meta") or {}
     golds = rewards.as_golds(record.get("answer"))
-    if (rule or (RULER if "needles" in meta else "two-way")) == RULER:
+    if rule == RULER or (rule is None and "needles" in meta):
         answer = rewards.after_thinking(record["response"], require_think=False) or ""
-        return rewards.string_match(answer, golds, meta.get("match", "any"))
+        return rewards.string_match(answer, golds, meta.get("match") or "any")
     text = rewards.with_reasoning(record["response"], record.get("reasoning"))
     return rewards.reward_for(
-        text, golds, rule or "two-way", match=meta.get("match", "any"), require_think=require_think
+        text, golds, rewards.rule_for(meta, rule), match=meta.get("match") or "any", require_think=require_think
     )
 
 
@@ -75,7 +75,7 @@ class Tally:
         meta = record.get("meta") or {}
         axis = "depth" if "depth" in meta else "hops"
         if isinstance(meta.get("length"), int) and isinstance(meta.get(axis), int | float):
-            kind = meta.get("kind", "synth") if axis == "depth" else "synth"
+            kind = str(meta.get("kind") or "synth") if axis == "depth" else "synth"
             places.append(self.cells[kind, axis].setdefault((meta["length"], meta[axis]), [0.0, 0, 0]))
         if record.get("error"):
             for place in places:
@@ -123,7 +123,8 @@ def _mean(cell: Sequence[float]) -> float | None:
 
 def headline(summary: Record) -> str:
     """One line that says which model got how much of what."""
-    what = "needles" if all(grid["axis"] == "depth" for grid in summary["grids"]) else "rows"
+    grids = summary["grids"]
+    what = "needles" if grids and all(grid["axis"] == "depth" for grid in grids) else "rows"
     told = "no sample has a reward" if summary["mean"] is None else f"mean reward {100 * summary['mean']:.1f} %"
     samples = f"{summary['samples']} samples" + (f", {summary['errors']} failed" if summary["errors"] else "")
     return " · ".join(part for part in (f"{what}, {summary['model']}".rstrip(", "), told, samples) if part)
@@ -241,7 +242,8 @@ def estimate(source: Any, samples: int, sampling: Sampling) -> str:
         text = "\n".join(f"[{turn['role']}] {turn['content']}" for turn in shapes.messages_of(record))
         first = first or text
         calls += samples
-        tokens += samples * ((record.get("meta") or {}).get("tokens") or len(text) // 4)
+        told = (record.get("meta") or {}).get("tokens")
+        tokens += samples * (told if isinstance(told, int) else len(text) // 4)
     most = calls * sampling.max_tokens
     return f"calls: {calls}\nprompt tokens: {tokens}\ncompletion tokens: at most {most}\nfirst prompt:\n{first}"
 

@@ -95,7 +95,7 @@ def neutral(item: Item) -> Record:
 
 def asked(record: Record) -> str:
     """The short question of a neutral record or a row."""
-    return record["question"] if "paragraphs" in record else (record.get("meta") or {}).get("question", "")
+    return record["question"] if "paragraphs" in record else str((record.get("meta") or {}).get("question") or "")
 
 
 # ---------------------------------------------------------------- how often an answer was right
@@ -105,9 +105,7 @@ def is_right(sample: Record, rule: str | None) -> bool:
     """By the rule; without one by what LoongRL gives rows of `meta.data_source`, two-way where there is none."""
     meta = sample.get("meta") or {}
     text = reward.with_reasoning(sample["response"], sample.get("reasoning"))
-    if rule is None:
-        source = meta.get("data_source") or ""
-        rule = reward.rule_of(source) if source.startswith(tuple(reward.SOURCES)) else "two-way"
+    rule = reward.rule_for(meta, rule)
     golds = reward.as_golds(sample.get("answer"))
     value = reward.reward_for(text, golds, rule, match=meta.get("match") or "any", require_think=None)
     return Scoring().right(rule, value)
@@ -178,7 +176,11 @@ class Tallies:
             return record["correct"]
         if self.rule is None and record.get("reward") is not None:
             return record["reward"] >= 1
-        if not reward.as_golds(record.get("answer")):
+        try:
+            golds = reward.as_golds(record.get("answer"))
+        except TypeError as why:
+            raise BadInput(f"{where}: {why}") from None
+        if not golds:
             raise BadInput(
                 f"{where}: id {record['id']!r}: answer: needed to score the response; `score` it first, or give it"
             )
@@ -206,7 +208,7 @@ class Tallies:
             right = rate * n
             if not 0 <= rate <= 1:
                 raise BadInput(f"{where}: pass_rate: expected a share from 0 to 1, got {told.pass_rate}")
-            if abs(right - round(right)) > 1e-6:
+            if abs(right - round(right)) > 5e-5 * n + 1e-6:  # rates come rounded to four places
                 raise BadInput(f"{where}: pass_rate: {rate} is no number of {n} answers; give their number, -n")
             tally = Tally(round(right), n)
         table, key = (self.by_id, str(name)) if name is not None else (self.by_text, _key(str(question)))
@@ -288,7 +290,7 @@ class Report:
 
     def take(self, record: Record, right: int) -> list[Record]:
         about = record if "paragraphs" in record else record.get("meta") or {}
-        source = about.get("part") or about.get("source") or "other"
+        source = str(about.get("part") or about.get("source") or "other")
         self.right.setdefault(source, [0] * (self.n + 1))[right] += 1
         return [record] if self.low <= right <= self.high else []
 
@@ -411,10 +413,11 @@ def run(
                 for key, (where, record) in requests:
                     tally = found.of(where, record)
                     whole = tally is not None and tally.drawn == found.n
-                    yield key, {"right": tally.right} if tally is not None and whole else {"error": "no answers"}
+                    # Not an `error`, which would be tried again: the file will not say more.
+                    yield key, {"right": tally.right} if tally is not None and whole else {"missing": True}
 
             def decided(record: Record, results: list[Record]) -> list[Record]:
-                if not results or any(result.get("error") for result in results):
+                if not results or any(result.get("error") or result.get("missing") for result in results):
                     report.missing.append(record["id"])
                     return []
                 if found is not None:
@@ -464,6 +467,9 @@ def _tell(
     if tallies and whole and not quiet and (unknown := tallies.unused()):
         print(f"keychain-synth: {samples}: {len(unknown)} answered questions are not in the input: {some(unknown)}",
               file=sys.stderr)  # fmt: skip
+    if quiet and summary["dropped"]:
+        told = ", ".join(f"{count} {reason}" for reason, count in summary["dropped"].items())
+        print(f"keychain-synth: questions left out: {told}", file=sys.stderr)
     _show(summary, output, as_json)
 
 

@@ -217,8 +217,9 @@ class Choices:
         if not record.get("messages"):
             return {**made, "prompt": asked}
         turns = [dict(turn) for turn in record["messages"]]
-        if not any(turn["role"] == "user" for turn in turns):
-            raise BadInput(f"id {record['id']!r}: messages: expected a user turn, to make choices of")
+        user = next((turn for turn in reversed(turns) if turn["role"] == "user"), {})
+        if not isinstance(user.get("content"), str):
+            raise BadInput(f"id {record['id']!r}: messages: expected a user turn of text alone, to make choices of")
         next(turn for turn in reversed(turns) if turn["role"] == "user")["content"] = asked
         return {**made, "messages": turns}
 
@@ -417,8 +418,15 @@ def run(
     }  # fmt: skip
     store: Store | None = None
     told = []
+    if output is not None and output.lower().endswith(".parquet"):
+        raise BadInput(f"{output}: mix writes JSON Lines; `convert --to verl -o {output}` makes parquet of them")
     if stage == "all":
-        Path(str(output)).mkdir(exist_ok=True)
+        folder = Path(str(output))
+        if not folder.absolute().parent.is_dir():
+            raise BadInput(f"{output}: the folder {folder.parent} does not exist; create it first")
+        if folder.exists() and not folder.is_dir():
+            raise BadInput(f"{output}: is a file; --stage all wants a folder there")
+        folder.mkdir(exist_ok=True)
     try:
         for each in stages:
             target = f"{output}/{_FILES[each]}" if stage == "all" else output
@@ -458,16 +466,24 @@ def _write(
         if part.choices
         and (answers := [row.answer for row in store.parts.get(part.name, ()) if row.answer is not None])
     }
+    unanswered = 0
     for part, row in rows:
         record = store.get(row)
+        unanswered += not answers_of(record)
         out.write(makers[part].make(record) if row.answer is not None else record)
+    if unanswered:
+        print(f"keychain-synth: {unanswered} rows have no answer: their reward is 0 whatever is said", file=sys.stderr)
     return have
 
 
 def _write_mined(source: Source, out: Output, seed: int) -> dict[str, int]:
     store, have = Store(), Counter[str]()
     try:
-        for _, record in source:
+        seen: set[str] = set()
+        for where, record in source:
+            if record["id"] in seen:
+                raise BadInput(f"{where}: id {record['id']!r}: comes twice; was a file joined with itself?")
+            seen.add(record["id"])
             store.put("2", record, None)
             have[record["meta"]["part"]] += 1
         for row in sorted(store.parts.get("2", ()), key=lambda row: _rank(seed, "order", "2", row.id)):

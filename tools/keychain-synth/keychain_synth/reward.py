@@ -85,7 +85,10 @@ _LETTERS = str.maketrans(
     | {"−": "-"}
 )
 _MARKS = re.compile("[\u0300-\u036f]")  # of the Latin, Greek and Cyrillic scripts; vowel signs of others stay
-_POINT, _MINUS = re.compile(r"(?<=\d)\.(?=\d)"), re.compile(r"(?<!\S)-(?=\d)")
+_MINUS = re.compile(r"(?<!\S)-(?=\d)")
+_INSIDE = re.compile(r"(?<=\d)[./:](?=\d)")  # of decimals, fractions, scores and times
+_RANGE = re.compile(r"(?<=\d)[-\u2010-\u2015](?=\d)")
+_KEPT = {".": "\ue000", "-": "\ue001", "/": "\ue002", ":": "\ue003"}
 
 
 def _opened(text: str) -> str:
@@ -110,14 +113,16 @@ def _opened(text: str) -> str:
 
 def fold(text: str) -> str:
     r"""`normalize`, and before it: `\text{}` opened, compatible characters, diacritics and other scripts' punctuation
-    folded. The point of a decimal and the sign of a number stay, so that 3.5 is not 35."""
+    folded. A number's sign and the point, stroke or colon inside one stay, so that 3.5 is not 35, nor 1/2 is 12; of a
+    range's two numbers both stay words."""
     text = _opened(text)
     text = _MARKS.sub("", unicodedata.normalize("NFKD", text).translate(_LETTERS))
     text = unicodedata.normalize("NFKC", text).casefold()
     # Kept signs wait as private characters while punctuation goes.
-    text = _MINUS.sub("\ue001", _POINT.sub("\ue000", text))
+    text = _INSIDE.sub(lambda sign: _KEPT[sign[0]], _RANGE.sub(" ", _MINUS.sub(_KEPT["-"], text)))
     text = "".join(char for char in text if not _is_invisible_or_punctuation(char)).translate(_ASCII_PUNCTUATION)
-    return " ".join(_ARTICLES.sub(" ", text.replace("\ue000", ".").replace("\ue001", "-")).split())
+    text = _ARTICLES.sub(" ", text)
+    return " ".join(text.translate({ord(kept): sign for sign, kept in _KEPT.items()}).split())
 
 
 def _is_invisible_or_punctuation(char: str) -> bool:
@@ -128,8 +133,12 @@ def _is_invisible_or_punctuation(char: str) -> bool:
 # ---------------------------------------------------------------- rules: (prediction, gold) -> reward
 
 _CLOSED = frozenset({"yes", "no", "noanswer"})  # answers that are right only when equal
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)*")
-_HEDGES = frozenset("not never neither nor or either isnt wasnt arent werent".split())
+_NUMBER = re.compile(r"-?\d+(?:[./:]\d+)*(?: \d+(?:[./:]\d+)*)*")
+# Words that take back what stands beside them, without their apostrophes.
+_HEDGES = frozenset(
+    "no not never neither nor or either without except excluding but cant cannot couldnt wouldnt shouldnt dont doesnt "
+    "didnt wont hasnt havent hadnt isnt wasnt arent werent aint".split()
+)
 _EXTRA_TOKENS = 8
 
 
@@ -352,6 +361,14 @@ def rule_of(data_source: str) -> str:
         f"data_source {data_source!r}: expected one that begins with {', '.join(SOURCES)}; or name the reward in "
         "extra_info['reward']"
     )
+
+
+def rule_for(meta: dict[str, Any], rule: str | None) -> str:
+    """The rule as given; without one LoongRL's for rows of `meta.data_source`, two-way where there is none of its."""
+    source = meta.get("data_source")
+    if rule is None and isinstance(source, str) and source.startswith(tuple(SOURCES)):
+        return rule_of(source)
+    return rule or "two-way"
 
 
 def compute_score(

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 import keychain_synth
-from keychain_synth.reward import after_thinking, as_golds, extract, reward_for, with_reasoning
+from keychain_synth.reward import after_thinking, as_golds, extract, reward_for, rule_for, with_reasoning
 from tenfold_shared import BadInput
 from tenfold_shared import records as shapes
 from tenfold_shared.cli import Selection, print_table, sha256_of
@@ -36,7 +36,7 @@ class Settings(msgspec.Struct, frozen=True):
     """reward: whose value becomes `reward`. f1_threshold: from it on an F1 counts as `correct`; other rules are right
     at 1. require_think: see `reward.extract`; None is: where the response opens a think tag."""
 
-    reward: str = "two-way"
+    reward: str | None = None
     f1_threshold: float = 0.5
     require_think: bool | None = None
 
@@ -52,13 +52,15 @@ def evaluate(record: Record, settings: Settings) -> Record:
     if not golds:
         return {"skipped": "no_gold", "error": "no gold answer"}
     text = with_reasoning(record["response"], record.get("reasoning"))
-    match = (record.get("meta") or {}).get("match", "any")
+    match = (record.get("meta") or {}).get("match") or "any"
     think = settings.require_think
     rewards = {rule: reward_for(text, golds, rule, match=match, require_think=think) for rule in COMPARED}
-    value = rewards[settings.reward]
+    rule = rule_for(record.get("meta") or {}, settings.reward)
+    value = rewards[rule] if rule in rewards else reward_for(text, golds, rule, match=match, require_think=think)
     return {
         "reward": value,
-        "correct": settings.right(settings.reward, value),
+        "rule": rule,
+        "correct": settings.right(rule, value),
         "answer": extract(text, think),
         "thought": after_thinking(text, think) is not None,
         "rewards": rewards,
@@ -73,12 +75,16 @@ class Summary:
         self.n = self.correct = self.no_box = self.no_think = 0
         self.skipped: Counter[str] = Counter()
         self.totals: Counter[str] = Counter()
+        self.rules: Counter[str] = Counter()
+        self.total = 0.0
 
     def take(self, found: Record) -> None:
         if "skipped" in found:
             self.skipped[found["skipped"]] += 1
             return
         self.n += 1
+        self.rules[found["rule"]] += 1
+        self.total += found["reward"]
         self.correct += found["correct"]
         self.no_think += not found["thought"]
         self.no_box += found["thought"] and found["answer"] is None
@@ -89,8 +95,8 @@ class Summary:
         means = {rule: self.totals[rule] / self.n if self.n else None for rule in COMPARED}
         return {
             "n": self.n,
-            "reward": self.settings.reward,
-            "mean_reward": means[self.settings.reward],
+            "reward": ", ".join(sorted(self.rules)) or self.settings.reward or "two-way",
+            "mean_reward": self.total / self.n if self.n else None,
             "correct": self.correct,
             "no_box": self.no_box,
             "no_think": self.no_think,
@@ -122,7 +128,7 @@ def _trajectories(where: str, record: Record) -> Iterator[Record]:
         yield {
             "id": str(identity),
             "prompt": str(record.get("input", "")),
-            "answer": None if answer is None else as_golds(answer),
+            "answer": None if answer is None else _golds(where, "answers", answer),
             "meta": {"source": "keychain", "row": row},
             "sample": number,
             "response": text,
@@ -164,6 +170,13 @@ def _object(where: str, field: str, value: Any) -> Record:
     return value or {}
 
 
+def _golds(where: str, field: str, value: Any) -> list[str]:
+    try:
+        return as_golds(value)
+    except TypeError as why:
+        raise BadInput(f"{where}: {field}: {why}") from None
+
+
 _TASK_OF_FILE = re.compile(r"samples_(.+?)_\d{4}-\d{2}-\d{2}T[^/]*\.jsonl")
 
 
@@ -175,7 +188,11 @@ def _lm_eval(where: str, record: Record) -> Iterator[Record]:
     for response in _flat(record["resps"]):
         if not isinstance(response, str):
             raise BadInput(f"{where}: resps: expected generated text; this looks like a log-likelihood task")
-        yield {"id": identity, "answer": None if target is None else as_golds(target), "response": response}
+        yield {
+            "id": identity,
+            "answer": None if target is None else _golds(where, "target", target),
+            "response": response,
+        }
 
 
 def _flat(value: Any) -> Iterator[Any]:
@@ -193,6 +210,10 @@ _READERS: dict[str, tuple[Callable[[Record], bool], Callable[[str, Record], Iter
 }
 
 
+def _raise(error: BadInput) -> None:
+    raise error
+
+
 class Reader:
     """Located objects of any known form as located sample records.
 
@@ -205,27 +226,36 @@ class Reader:
         self._used: Counter[str] = Counter()
         self._filters: dict[str, str] = {}
 
-    def samples(self, located: Iterable[Located]) -> Iterator[Located]:
+    def samples(self, located: Iterable[Located], tolerate: Callable[[BadInput], None] = _raise) -> Iterator[Located]:
+        """tolerate: takes what is wrong with an object; it raises where no more is tolerated."""
         for where, record in located:
-            if "sample" in record and "response" in record:
-                yield where, self._with_gold(where, record)
+            try:
+                found = list(self._read(where, record))
+            except BadInput as error:
+                tolerate(error)
                 continue
-            name = next((name for name, (looks_like, _) in _READERS.items() if looks_like(record)), None)
-            if name is None:
-                raise BadInput(
-                    f"{where}: no known sample format; expected our records (id, sample, response) or one of "
-                    f"{', '.join(_READERS)}; found the fields {', '.join(sorted(record)[:8]) or 'none'}"
-                )
-            for sample in _READERS[name][1](where, record):
-                # lm-eval repeats a document's responses for each of its filters: those of the first one count.
-                filtered = str(record.get("filter"))
-                if name == "lm-eval" and self._filters.setdefault(sample["id"], filtered) != filtered:
-                    break
-                if "sample" not in sample:  # a batch may have several lines for one id
-                    sample["sample"] = self._used[sample["id"]]
-                    self._used[sample["id"]] += 1
-                sample.setdefault("meta", {"source": name})
-                yield where, self._with_gold(where, {"schema": shapes.schema("sample"), **sample})
+            yield from ((where, sample) for sample in found)
+
+    def _read(self, where: str, record: Record) -> Iterator[Record]:
+        if "sample" in record and "response" in record:
+            yield self._with_gold(where, record)
+            return
+        name = next((name for name, (looks_like, _) in _READERS.items() if looks_like(record)), None)
+        if name is None:
+            raise BadInput(
+                f"{where}: no known sample format; expected our records (id, sample, response) or one of "
+                f"{', '.join(_READERS)}; found the fields {', '.join(sorted(record)[:8]) or 'none'}"
+            )
+        for sample in _READERS[name][1](where, record):
+            # lm-eval repeats a document's responses for each of its filters: those of the first one count.
+            filtered = str(record.get("filter"))
+            if name == "lm-eval" and self._filters.setdefault(sample["id"], filtered) != filtered:
+                break
+            if "sample" not in sample:  # a batch may have several lines for one id
+                sample["sample"] = self._used[sample["id"]]
+                self._used[sample["id"]] += 1
+            sample.setdefault("meta", {"source": name})
+            yield self._with_gold(where, {"schema": shapes.schema("sample"), **sample})
 
     def _with_gold(self, where: str, record: Record) -> Record:
         identity, meta = record.get("id"), record.get("meta") or {}
@@ -247,6 +277,7 @@ def read_gold(path: str) -> dict[str, Record]:
         identity = record.get("id", record.get("custom_id"))
         if not isinstance(identity, str) or not isinstance(record.get("answer"), (str, list)):
             raise BadInput(f"{where}: expected a gold record with `id` and `answer`")
+        _golds(where, "answer", record["answer"])
         if not isinstance(record.get("meta") or {}, dict):
             raise BadInput(f"{where}: meta: expected an object")
         if identity in found:
@@ -326,7 +357,7 @@ def run(
     files: Sequence[str],
     selection: Selection,
     *,
-    reward: str,
+    reward: str | None,
     f1_threshold: float,
     require_think: bool | None,
     gold: str | None,
@@ -350,12 +381,15 @@ def run(
             for table in stress_tables(report):
                 print_table(table)
         return 0
-    if to == "keychain" and selection.shard:
-        raise BadInput("--shard: --to keychain writes one line a task, whose samples a shard may part; leave it out")
+    for name, part in (("shard", selection.shard), ("limit", selection.limit)):
+        if to == "keychain" and part is not None:
+            raise BadInput(f"--{name}: --to keychain writes one line a task, whose samples it may part; leave it out")
     golds = read_gold(gold) if gold else None
-    source = selection.source(
-        files, "sample", expand=lambda located: Reader(golds).samples(located), keep=output is not None
-    )
+
+    def samples(located: Iterable[Located]) -> Iterator[Located]:
+        return Reader(golds).samples(located, source._tolerate)
+
+    source: Source = selection.source(files, "sample", expand=samples, keep=output is not None)
     decides = {
         **msgspec.to_builtins(settings), "to": to, **selection.identity(), "gold": sha256_of(gold) if gold else None
     }  # fmt: skip
@@ -399,7 +433,7 @@ def run(
     elif not quiet:
         mean = "none" if result["mean_reward"] is None else f"{result['mean_reward']:.3f}"
         print(
-            f"keychain-synth: {result['n']} samples, mean {reward} reward {mean}, {result['correct']} correct, "
+            f"keychain-synth: {result['n']} samples, mean {result['reward']} reward {mean}, {result['correct']} correct, "
             f"{result['no_box']} without a final answer, {result['no_think']} with open thinking",
             file=sys.stderr,
         )

@@ -174,7 +174,7 @@ class Shard(click.ParamType):
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
         if isinstance(value, tuple):
             return value
-        found = re.fullmatch(r"(\d+)/(\d+)", str(value))
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(value))
         if not found or not 1 <= int(found[1]) <= int(found[2]):
             self.fail(f"{value!r}: expected I/N with 1 <= I <= N, such as 2/8", param, ctx)
         return int(found[1]), int(found[2])
@@ -189,7 +189,7 @@ class Numbers(click.ParamType):
         if isinstance(value, (tuple, list)):  # of --config
             value = ",".join(map(str, value))
         parts = [part.strip() for part in str(value).split(",")]
-        if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        if not all(part.isdecimal() and len(part) < 20 and int(part) > 0 for part in parts):
             self.fail(f"{value!r}: expected positive whole numbers such as 1,2,4,8", param, ctx)
         return tuple(sorted({int(part) for part in parts}))
 

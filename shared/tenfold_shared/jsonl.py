@@ -441,6 +441,8 @@ def redact(text: str) -> str:
 def _own_stdout() -> BinaryIO:
     """A stream on a copy of stdout's descriptor: data keeps its way when an engine that prints has
     descriptor 1 sent to stderr (generate.py)."""
+    if sys.stdout is None:
+        raise BadInput("stdout is closed; give a file, -o FILE")
     sys.stdout.flush()
     try:
         return os.fdopen(os.dup(sys.stdout.fileno()), "wb")

@@ -545,3 +545,29 @@ def test_a_haystack_from_a_pipe(tmp_path):
     command = f"{BIN} needle --tokenizer smollm2 --lengths 400 --haystack <(cat {text}) -q"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.returncode == 2 and "is no regular file, and is read more than once" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["blob", "chinese"])
+def test_text_without_spaces_fills_rows(tmp_path, kind):
+    sentences = [f"The road to town {at} is long and dry." for at in range(200)]
+    sentences.insert(100, "x7Qz" * 5000)
+    text = " ".join(sentences) if kind == "blob" else "".join(f"第{at}条路通往城镇很长很干。" for at in range(900))
+    path = tmp_path / "text"
+    path.write_text(text)
+    done = keychain("needle", "--tokenizer", "smollm2", "--haystack", path, "--lengths", "4096", "--depths", "0,50,100",
+                    "--samples", "3", "-q")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        assert json.loads(line)["meta"]["tokens"] > 4096 - 128 - 250
+
+
+def test_a_haystack_without_a_token_ends(tmp_path):
+    from tokenizers import Tokenizer as Raw
+    from tokenizers.models import BPE
+
+    folder, path = tmp_path / "tk", tmp_path / "text"
+    folder.mkdir()
+    Raw(BPE({"a": 0, "b": 1}, [])).save(str(folder / "tokenizer.json"))
+    path.write_text("zz zz. " * 50)
+    done = keychain("needle", "--tokenizer", folder, "--haystack", path, "--lengths", "64", "--prompt")
+    assert done.returncode == 2 and "has no token of this tokenizer" in done.stderr

@@ -412,3 +412,133 @@ def test_a_damaged_cache_is_named(tmp_path):
     (folder / "docs.npy").write_bytes(b"no array")
     done = keychain("synth", made, *SMALL, "-q", env=env)
     assert done.returncode == 2 and f"{folder}: this folder of the cache is damaged, delete it" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["hex8", "hex32", "uuid"])
+def test_a_head_that_is_not_quoted(tmp_path, kind):
+    template = tmp_path / "t.txt"
+    template.write_text("$context\n\nBegin with $head and go on.")
+    done = synth(tmp_path, items(), "--id-format", kind, "--template", template)
+    assert done.returncode == 0
+    assert keychain("audit", tmp_path / "rows", "-q").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("Context: $context\n$head", "expected $context at the beginning of a line"),
+        ("> $context\n$head", "expected $context at the beginning of a line"),
+        ("$context\n$context\n$head", "expected $context once, found it 2 times"),
+        ('As {"0000aaaa": "1111bbbb"}.\n$context\n$head', "holds a pair of its own"),
+        ("Passage 1:\nMine\n\n$context\n$head", "holds a passage's header of its own"),
+        ("$context\nkey_$head", "expected $head to stand alone"),
+    ],
+)
+def test_templates_of_which_no_row_could_be_resolved(tmp_path, content, message):
+    template = tmp_path / "t.txt"
+    template.write_text(content)
+    done = synth(tmp_path, items(), "--template", template)
+    assert done.returncode == 2 and message in done.stderr and not (tmp_path / "rows").exists()
+
+
+@pytest.mark.parametrize(
+    ("question", "reason"),
+    [
+        ("Begin with the key", "question-in-template"),
+        ("Passage 1", "id-like"),
+        ('What is {"deadbeef": "x"}?', "pair-like"),
+    ],
+)
+def test_questions_that_the_prompt_would_hold_twice(tmp_path, question, reason):
+    made = items(30)
+    made[2]["question"] = question
+    done = synth(tmp_path, made)
+    counts = manifest(tmp_path)
+    assert done.returncode == 0 and {**counts["dropped"], **counts["unfit_reasons"]} == {reason: 1}
+    assert keychain("audit", tmp_path / "rows", "-q").returncode == 0
+
+
+@pytest.mark.parametrize("change", [{"hops": 2**70}, {"hops": -1}, {"hops": "two"}])
+def test_numbers_out_of_range_cost_one_question(tmp_path, change):
+    made = items(30)
+    made[2].update(change)
+    assert synth(tmp_path, made).returncode == 0 and manifest(tmp_path)["dropped"] == {"bad-field": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", b'{"a": "\xff"}', "tokenizer.json: expected UTF-8"),
+        ("chat_template.jinja", b"\xff", "chat_template.jinja: expected UTF-8"),
+        ("tokenizer_config.json", b'{"chat_template": ["x"]}', "has no chat template"),
+        ("tokenizer_config.json", b'{"chat_template": [{"name": "default"}]}', "has no chat template"),
+    ],
+)
+def test_tokenizer_folders_that_are_damaged(tmp_path, tokenizer, name, content, message):
+    place = tokenizer(None)
+    (place / name).write_bytes(content)
+    path = questions(tmp_path / "qa.jsonl", 12)
+    done = keychain("synth", path, *SMALL, "--tokenizer", place, "-o", tmp_path / "rows")
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_stdout_that_is_closed(tmp_path):
+    path = write(tmp_path / "qa.jsonl", items())
+    command = f"{BIN} synth {path} {' '.join(SMALL)} -q >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 2 and "stdout is closed" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_pool_without_titles_fills_rows(tmp_path):
+    pool = write(tmp_path / "pool", [{"title": "", "text": f"It is number {i}, they say."} for i in range(400)])
+    assert synth(tmp_path, items(), "--pool", pool, "--length", "4096").returncode == 0
+    assert all(row["meta"]["tokens"] > 3800 for row in read(tmp_path / "rows"))
+
+
+def test_passages_with_pairs_are_counted(tmp_path):
+    pool = write(tmp_path / "pool", [{"title": f"P{i}", "text": 'See {"name": "x"}.'} for i in range(7)])
+    done = synth(tmp_path, items(), "--pool", pool)
+    assert done.returncode == 0 and f"{pool}: dropped: 7 passages hold what looks like a pair" in done.stderr
+    assert manifest(tmp_path)["dropped"] == {"passage-pair-like": 1}
+
+
+def test_the_rate_itself_is_within_the_rate(tmp_path):
+    made = items(20)
+    made[3]["answers"] = []
+    assert synth(tmp_path, made, "--limit", "1").returncode == 0  # 1 of 20 is 5 %
+
+
+def test_a_summary_is_never_among_the_rows(tmp_path):
+    path = write(tmp_path / "qa.jsonl", items())
+    done = keychain("synth", path, *SMALL, "-o", "-", "--json", "--limit", "2")
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["q0", "q1"]
+    first = keychain("synth", path, *SMALL, "-o", tmp_path / "rows", "--json", "-q")
+    again = keychain("synth", path, *SMALL, "-o", tmp_path / "rows", "--json", "-q")
+    assert json.loads(again.stdout)["rows"] == json.loads(first.stdout)["rows"] == 12
+
+
+def test_an_empty_ids_file_and_outputs_that_are_read(tmp_path):
+    (tmp_path / "ids").write_text("\n")
+    done = synth(tmp_path, items(), "--ids", tmp_path / "ids")
+    assert done.returncode == 2 and "ids: is empty" in done.stderr
+    template = tmp_path / "rows"
+    template.write_text("$context\n$head")
+    done = synth(tmp_path, items(), "--template", template, "--overwrite")
+    assert done.returncode == 2 and "is one of the input files" in done.stderr
+    assert template.read_text() == "$context\n$head"
+
+
+def test_one_endless_question_costs_no_other_row(tmp_path):
+    made = items(40)
+    made[7]["question"] = "Which " + "river and stone " * 600 + "?"
+    done = synth(tmp_path, made, "--chains", "12", "--length", "1536")
+    assert manifest(tmp_path)["rows"] == 39, done.stderr
+    assert "q7: no row at 1536" in done.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_template_that_changes_quotes_is_told_before_any_row(tmp_path, tokenizer, workers):
+    place = tokenizer("{% for m in messages %}{{ m.content | replace('\"', \"'\") }}{% endfor %}")
+    path = questions(tmp_path / "qa.jsonl", 12)
+    done = keychain("synth", path, *SMALL, "--tokenizer", place, "--workers", workers, "-o", tmp_path / "rows")
+    assert done.returncode == 2 and "its chat template changes the messages' text" in done.stderr

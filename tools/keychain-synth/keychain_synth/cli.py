@@ -61,8 +61,9 @@ def synth(files: tuple[str, ...], **given: Any) -> int:
     Example:
       keychain-synth synth musique.jsonl --tokenizer smollm2 --length 16384 -o rows.jsonl
     """
-    from keychain_synth.synth import run, settings
+    from keychain_synth.synth import refuse_overwriting, run, settings
 
+    refuse_overwriting(given["output"], (given["template"], given["system"], given["ids"]))
     of_shape = {name: given.pop(name) for name in (
         "reserve", "chains_per_k", "chains", "hops", "id_format", "structure", "order", "decoys", "fit", "plain",
         "messages", "system", "leak_guard", "template", "seed")}  # fmt: skip

@@ -43,13 +43,13 @@ from tenfold_shared.cli import cache_dir, sha256_of
 from tenfold_shared.jsonl import write_atomic
 from tenfold_shared.progress import Progress
 
-VERSION = 4  # of the folder's layout
+VERSION = 5  # of the folder's layout
 _BATCH = 4096  # texts tokenised at once
 PAIR_LIKE = re.compile(r'\{\s*"[^"{}]*"\s*:')
-_ID_LIKE = re.compile(r"[0-9a-f-]{8,36}")
+_ID_LIKE = re.compile(r"[0-9a-f-]{8,36}|passage [0-9]+:?", re.IGNORECASE)
 _HEADER_LIKE = re.compile(r"^(Passage \d+):$", re.MULTILINE)
 # Not questions that make no row: twins by design, and documents of a pool.
-UNCOUNTED = ("unanswerable", "passage")
+UNCOUNTED = ("unanswerable", "passage", "passage-pair-like")
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -81,6 +81,9 @@ class Corpus:
         self._docs = _mapped(folder / "docs.bin")
         self._items = _mapped(folder / "items.bin")
         self._decoder = msgspec.msgpack.Decoder(Entry)
+        whole = self._offsets[-1] == self._docs.size and self._entries[-1] == self._items.size
+        if not whole or self.about.keys() < {"documents", "items", "questions", "dropped", "drops"}:
+            raise ValueError("its files do not belong together")
 
     @property
     def n_docs(self) -> int:
@@ -158,7 +161,7 @@ def build(
             os.replace(aside, folder)
     try:
         return Corpus(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, IndexError) as error:
         raise BadInput(f"{folder}: this folder of the cache is damaged, delete it: {error}") from None
 
 
@@ -193,12 +196,17 @@ class _Builder:
                 self.put(waiting)
             with Progress("read", None, "documents", self.quiet) as progress:
                 for self.file, path in enumerate(pools, len(questions)):
+                    held = 0
                     for passage in book.passages() if path == book.NAME else read_passages(path):
                         progress.update()
                         if isinstance(passage, Dropped):
                             self.drop(passage)
                         else:
+                            held += bool(PAIR_LIKE.search("\n".join(passage)))
                             self.add(*passage)
+                    if held:
+                        self.drop(Dropped(path, None, "passage-pair-like", f"{held} passages hold what looks like a pair; "
+                                          "they fill no row"))  # fmt: skip
         if len(self.entries) == 1:
             why = (
                 ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common()) or "the files are empty"
@@ -230,12 +238,14 @@ class _Builder:
         at = f"id {item.id!r}"
         question = " ".join(item.question.split())
         texts = [f"{' '.join(each.title.split())}\n{each.text}" for each in item.paragraphs]
-        if any(PAIR_LIKE.search(text) for text in texts):
-            return Dropped(where, item.id, "pair-like", f"{at}: a paragraph holds what looks like a pair")
+        if any(PAIR_LIKE.search(text) for text in (*texts, question)):
+            return Dropped(
+                where, item.id, "pair-like", f"{at}: a paragraph, or the question, holds what looks like a pair"
+            )
         if any(question.casefold() in text.casefold() for text in texts):
             return Dropped(where, item.id, "question-in-text", f"{at}: a paragraph of its own holds the question")
         if _ID_LIKE.fullmatch(question):
-            return Dropped(where, item.id, "id-like", f"{at}: the question {question!r} looks like a key")
+            return Dropped(where, item.id, "id-like", f"{at}: the question {question!r} looks like a key or a header")
         name = _hash(item.id)
         if name in self.ids:
             return Dropped(where, item.id, "duplicate-id", f"{at}: stands in more than one file")
@@ -263,7 +273,7 @@ class _Builder:
         questions = [item.question for item, _ in batch]
         for (item, docs), question, tokens in zip(batch, questions, self.tokenizer.counts(questions), strict=True):
             gold = tuple(each.supporting for each in item.paragraphs)
-            raw = msgspec.msgpack.encode(Entry(item.id, question, item.answers, tuple(docs), gold, item.hops,
+            raw = msgspec.msgpack.encode(Entry(item.id, question, tuple(map(self.tokenizer.defuse, item.answers)), tuple(docs), gold, item.hops,
                                                item.source, item.type, tokens))  # fmt: skip
             self.items.write(raw)
             self.entries.append(self.entries[-1] + len(raw))

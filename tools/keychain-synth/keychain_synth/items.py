@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import BufferedReader
-from typing import Any, BinaryIO, cast
+from typing import Annotated, Any, BinaryIO, cast
 
 import msgspec
 
@@ -221,7 +221,7 @@ class _GenericParagraph(msgspec.Struct):
 class _Generic(msgspec.Struct):
     question: str
     answers: list[str]
-    hops: int | None = None
+    hops: Annotated[int, msgspec.Meta(ge=0, le=1000)] | None = None
     type: str | None = None
 
 
@@ -300,6 +300,8 @@ def _item(where: str, record: Any, form: str) -> Item | Dropped:
         return _hotpot(record, name, paragraphs, form, drop)
     except msgspec.DecodeError as error:
         return drop("bad-field", f"id {name!r}: {_plain(error)}")
+    except RecursionError:
+        return drop("bad-field", f"id {name!r}: JSON nested too deeply")
 
 
 def _hotpot(
@@ -321,7 +323,7 @@ def _musique(record: dict[str, Any], name: str, paragraphs: list[Paragraph], dro
         return drop("unanswerable", f"id {name!r}: the unanswerable twin")
     indices = {each.get("idx") for each in record["paragraphs"]}
     wanted = {each.paragraph_support_idx for each in asked.question_decomposition} - {None} - indices
-    kind = re.match(r"(\d+)hop\d*", name)
+    kind = re.match(r"([0-9]{1,3})hop[0-9]{0,3}", name)
     hops = int(kind[1]) if kind else len(asked.question_decomposition) or None
     answers = (asked.answer or "", *asked.answer_aliases)
     found = Item(name, asked.question, answers, tuple(paragraphs), hops, "musique", kind and kind[0])

@@ -62,6 +62,7 @@ BUILT_IN = (book.NAME, "noise", "repeat", "needle")  # haystacks; repeat is the 
 
 _NOISE = "The field is wide. The wind is low. The rain is over. On we walk. Home is near."
 _WORDS = 100  # a haystack's sentence has at most so many; a longer one is cut
+_CHARACTERS = 120  # of a word; a longer one is no word
 _TRIES = 1000
 _LONGEST = 1 << 24  # tokens
 
@@ -198,13 +199,16 @@ class Pile(msgspec.Struct):
 
 def gathered(haystack: Haystack, start: int, room: int, tokenizer: Tokenizer) -> Pile:
     """Sentences from `start` on, `room` tokens and a quarter more: parts may have more tokens than the whole."""
-    sentences, ends = [], [0]
+    sentences: list[str] = []
+    ends = [0]
     room += room // 4
     for index in itertools.chain(
         range(start, len(haystack.sentences)), itertools.cycle(range(len(haystack.sentences)))
     ):
         if ends[-1] > room:
             break
+        if len(sentences) > len(haystack.sentences) and ends[-1] == 0:
+            raise BadInput(f"--haystack {haystack.name}: has no token of this tokenizer")
         sentences.append(haystack.sentences[index])
         ends.append(ends[-1] + haystack.tokens(index, tokenizer))
     return Pile(start, haystack.joint, sentences, ends, haystack.joint.join(sentences).casefold())
@@ -232,8 +236,14 @@ def haystack_of(name: str, tokenizer: Tokenizer) -> Haystack | None:
 
 
 def _cut(sentence: str) -> Iterator[str]:
-    """A sentence of more than _WORDS words in pieces, cut behind a comma or the like where its later half has one."""
-    words = sentence.split()
+    """A sentence of more than _WORDS words in pieces, cut behind a comma or the like where its later half has one.
+
+    Text without spaces, as Chinese is written, comes in pieces of _CHARACTERS.
+    """
+    words = [word[at : at + _CHARACTERS] for word in sentence.split() for at in range(0, len(word), _CHARACTERS)]
+    if len(sentence) > _WORDS * 10 and len(sentence) > 30 * len(words):
+        yield from words
+        return
     while len(words) > _WORDS:
         marks = (at for at in range(_WORDS, _WORDS // 2, -1) if words[at - 1][-1] in ",;:")
         end = next(marks, _WORDS)

@@ -15,8 +15,8 @@ import msgspec
 Value = str | list[str]
 
 _OPEN = re.compile(r'\{\s*"')
-KEY = re.compile(r"[0-9a-f]{8}(?:[0-9a-f]{24})?|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_NAMED = re.compile(rf'"({KEY.pattern})"|\b({KEY.pattern})\b')
+KEY = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{8}(?:[0-9a-f]{24})?")
+_NAMED = re.compile(rf'"({KEY.pattern})"|(?<![\w-])({KEY.pattern})(?![\w-])')
 _HEADER = re.compile(r"^Passage ([1-9][0-9]{0,8}):\n(.*)$", re.MULTILINE)
 
 

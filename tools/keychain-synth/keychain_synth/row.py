@@ -61,6 +61,7 @@ Answer this question from the text: $question"""
 _SIGMA, _CLAMP, _TRIES = 0.30, 0.95, 50  # of the order core-gaussian
 _MARGIN = 0.002  # of L, left free of estimates
 _DRAWS = 60  # fillers looked at for what is left in the end
+_LONG_QUESTION = 256  # tokens; longer ones are no decoys
 _SHORT = 0.05  # of L: where more is left than this, all documents are looked at
 
 
@@ -131,6 +132,8 @@ class RowMaker:
     def make(self, index: int, length: int) -> Row:
         """The task record of one question. Raises Unfit."""
         entry, shape = self.corpus.entry(index), self.shape
+        if shape.template and entry.question.casefold() in self.own_text:
+            raise Unfit("question-in-template", "the prompt's own text holds the question")
         rng = self.stream(entry.id, length)
         own = list(dict.fromkeys(entry.docs))  # a paragraph that stands there twice is one document
         decoys = self.decoys(rng, entry, index, shape.n_chains(length) - 1) if not shape.plain else []
@@ -158,6 +161,12 @@ class RowMaker:
         fillers = self.fill(rng, entry, own, room, costs.document, length)
         return self.fitted(rng, Draft(entry, length, own, fillers, head, pairs, decoys))
 
+    @cached_property
+    def own_text(self) -> str:
+        """What every prompt says besides its context, case-folded."""
+        fields = dict.fromkeys(("context", "head", "question"), "\0")
+        return f"{self.shape.system or ''}\n{Template(self.shape.template).safe_substitute(fields)}".casefold()
+
     def stream(self, *name: Any) -> random.Random:
         digest = hashlib.blake2b(repr((self.shape.seed, *name)).encode(errors="replace"), digest_size=16).digest()
         return random.Random(int.from_bytes(digest, "little"))
@@ -176,7 +185,8 @@ class RowMaker:
                 break
             candidate = self.corpus.entry(other)
             folded = candidate.question.casefold()
-            if folded in asked or question in folded:  # the row's question would stand in the text twice
+            # The row's question would stand in the text twice; or one decoy would take the place of many documents.
+            if folded in asked or question in folded or candidate.tokens > _LONG_QUESTION:
                 continue
             asked.add(folded)
             wanted = len(chosen) < self.shape.answerable
@@ -256,7 +266,7 @@ class RowMaker:
             if doc in taken or needed > room or not corpus.filler[doc]:
                 return False
             title, text = corpus.document(doc)
-            if title.casefold() in titles or self.gives_away(entry, title, text):
+            if (title and title.casefold() in titles) or self.gives_away(entry, title, text):
                 return False
             taken.add(doc)
             titles.add(title.casefold())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -23,8 +24,9 @@ import msgspec
 
 import keychain_synth
 from keychain_synth import cluster
-from keychain_synth.corpus import UNCOUNTED, Corpus, build, identity
+from keychain_synth.corpus import PAIR_LIKE, UNCOUNTED, Corpus, build, identity
 from keychain_synth.mix import read_system
+from keychain_synth.resolver import KEY
 from keychain_synth.row import CHAIN, PLAIN, SYSTEM, TREE, RowMaker, Shape, Unfit
 from keychain_synth.tokens import Tokenizer
 from tenfold_shared import BadInput
@@ -134,18 +136,42 @@ def settings(structure: str, plain: bool, decoys: str, template: str | None, sys
     kind, _, number = decoys.partition(":")
     if kind not in ("plain", "near", "answerable") or (kind == "answerable") != bool(number):
         raise BadInput(f"--decoys {decoys}: expected plain, near or answerable:M")
-    if number and not (number.isascii() and number.isdigit() and int(number) > 0):
+    if number and not (number.isascii() and number.isdigit() and len(number) < 10 and int(number) > 0):
         raise BadInput(f"--decoys {decoys}: expected a number of decoys of at least 1 behind the colon")
     if structure == "tree" and more["hops"] > 10:
         raise BadInput(f"--hops {more['hops']}: a tree of more than 10 levels has more than 512 pairs; lower it")
     built_in = PLAIN if plain else TREE if structure == "tree" else CHAIN
     needed = "question" if plain else "head"
     text = read_template(template, built_in, {"context", needed}, "context")
-    if needed not in Template(text).get_identifiers():
-        raise BadInput(f"--template {template}: expected ${needed} in it; without it no prompt would ask for anything")
+    _check_template(template, text, needed)
     told = SYSTEM if system is None else read_system(system)
     return Shape(structure=structure, plain=plain, decoys=kind, answerable=int(number or 0), template=text, system=told,
                  **more)  # fmt: skip
+
+
+def _check_template(name: str | None, text: str, needed: str) -> None:
+    """Raises BadInput for a template of which no row could be told apart from its documents."""
+    places = [found for found in Template.pattern.finditer(text) if found["named"] or found["braced"]]
+    fields = [found["named"] or found["braced"] for found in places]
+    if needed not in fields:
+        raise BadInput(f"--template {name}: expected ${needed} in it; without it no prompt would ask for anything")
+    if fields.count("context") > 1:
+        raise BadInput(f"--template {name}: expected $context once, found it {fields.count('context')} times")
+    own = Template(text).substitute(context="\x00", **{needed: "\x01"})
+    if not re.search(r"(?:^|\n)\x00", own):
+        raise BadInput(f"--template {name}: expected $context at the beginning of a line, as passages have headers")
+    if needed == "head" and not re.search(r"(?<![\w-])\x01(?![\w-])", own):
+        raise BadInput(f"--template {name}: expected $head to stand alone, as a word or in quotes")
+    if PAIR_LIKE.search(own) and re.search(rf'\{{\s*"(?:{KEY.pattern})"', own):
+        raise BadInput(f"--template {name}: holds a pair of its own, which would pass for one of the text's")
+    if re.search(r"^Passage \d+:$", own, re.MULTILINE):
+        raise BadInput(f"--template {name}: holds a passage's header of its own")
+
+
+def refuse_overwriting(output: str | None, paths: Sequence[str | None]) -> None:
+    """Raises BadInput where the output is one of the files that are read."""
+    if output is not None and any(path is not None and _same(path, output) for path in paths):
+        raise BadInput(f"-o {output}: is one of the input files; choose another output")
 
 
 def _spooled(path: str, folder: Path, at: int) -> str:
@@ -189,10 +215,11 @@ def run(
         if not words.chats:
             raise BadInput(f"--tokenizer {tokenizer}: has no chat template; --prompt writes raw prompts instead")
         system = [{"role": "system", "content": shape.system}] if shape.system else []
-        sample = "Which question is it?\n" * 9  # what the template refuses is told before anything is read
+        sample = (
+            'Which "question" is it, {"00000000": "x"}?\n' * 9
+        )  # what the template refuses is told before anything is read
         words.place_of(sample, words.render([*system, {"role": "user", "content": sample}]))
-    if output is not None and any(_same(path, output) for path in (*files, *pools)):
-        raise BadInput(f"-o {output}: is one of the input files; choose another output")
+    refuse_overwriting(output, (*files, *pools))
     if words.longest and max(lengths) > words.longest:
         print(f"keychain-synth: --length {max(lengths)}: the tokenizer says that its model takes {words.longest} tokens; "
               f"rows are made all the same", file=sys.stderr)  # fmt: skip
@@ -210,7 +237,10 @@ def run(
                     source=source, overwrite=overwrite) as out:  # fmt: skip
             if out.finished:
                 print(f"keychain-synth: {output}: complete already; nothing to do", file=sys.stderr)
-                return _verdict(json.loads(out.manifest_path.read_bytes())["counts"], max_drop_rate)
+                summary = json.loads(out.manifest_path.read_bytes())["counts"]
+                if as_json:
+                    print(json.dumps(summary))
+                return _verdict(summary, max_drop_rate)
 
             def named(text: str) -> str:
                 for path, copy in zip(given, real, strict=True):
@@ -254,18 +284,18 @@ def run(
             summary = report.summary()
             code = out.complete(done, source, seed=shape.seed, **summary)
     if as_json:
-        print(json.dumps(summary), file=sys.stderr if output is None else sys.stdout)
+        print(json.dumps(summary), file=sys.stderr if output in (None, "-") else sys.stdout)
     if not quiet:
         print(f"keychain-synth: {summary['rows']} rows, {summary['unfit']} questions made none", file=sys.stderr)
     if summary["short"]:
         print(f"keychain-synth: {summary['short']} rows fill less than nine tenths of their length: no other document "
-              f"fits into them; --pool adds more", file=sys.stderr)  # fmt: skip
+              f"fits into them (a title stands in a row once); --pool adds more", file=sys.stderr)  # fmt: skip
     return _verdict(summary, max_drop_rate) or code
 
 
 def _verdict(summary: Record, max_drop_rate: float) -> int:
     """The exit code for what a run, or its manifest, says was dropped."""
-    if summary["drop_rate"] <= max_drop_rate:
+    if summary["drop_rate"] <= max_drop_rate + 1e-9:  # a share of counts: 1 of 20 is 0.05
         return 0
     print(f"keychain-synth: {summary['drop_rate']:.1%} of the questions made no row, more than --max-drop-rate "
           f"{max_drop_rate:.1%}", file=sys.stderr)  # fmt: skip
@@ -279,6 +309,8 @@ def _same(path: str, output: str) -> bool:
 def _unknown(corpus: Corpus, path: str) -> None:
     """Say which ids of --ids no question has. Raises BadInput where none has any."""
     wanted = read_ids(path)
+    if not wanted:
+        raise BadInput(f"--ids {path}: is empty")
     missing = wanted - {corpus.entry(index).id for index in range(corpus.n_items)}
     if missing and missing == wanted:
         raise BadInput(f"--ids {path}: none of its {len(wanted)} ids is one of the questions', such as {min(wanted)!r}")
@@ -291,7 +323,7 @@ def _check(corpus: Corpus, shape: Shape, lengths: Sequence[int]) -> None:
     most = max(shape.n_chains(length) for length in lengths)
     if most > corpus.about["questions"]:
         raise BadInput(
-            f"--chains-per-k: {most} chains at {max(lengths)} tokens need as many different questions, the files have "
+            f"--chains: {most} chains at {max(lengths)} tokens need as many different questions, the files have "
             f"{corpus.about['questions']}; lower it (--chains-per-k, --chains) or add question files"
         )
     if not shape.plain and shape.answerable >= min(shape.n_chains(length) for length in lengths):

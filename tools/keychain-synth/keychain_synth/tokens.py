@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold_shared import BadInput, Missing
+from tenfold_shared.jsonl import read_text
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _MARK = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|<</?SYS>>|\[/?[A-Z][A-Z_]{2,30}\]|<(?:start|end)_of_\w{1,20}>")
@@ -33,7 +34,7 @@ class Tokenizer:
 
         self.name = uri
         self.folder = folder(uri)
-        raw = (self.folder / "tokenizer.json").read_text(encoding="utf-8")
+        raw = read_text(str(self.folder / "tokenizer.json"))
         try:
             self._inner = tokenizers.Tokenizer.from_str(raw)
         except Exception as error:  # the library raises bare Exceptions
@@ -44,7 +45,7 @@ class Tokenizer:
         self.digest = hashlib.sha256(raw.encode()).hexdigest()
         config = _json(self.folder / "tokenizer_config.json")
         found = config.get("model_max_length")
-        self.longest = int(found) if isinstance(found, int | float) and found < 1e9 else None
+        self.longest = int(found) if isinstance(found, int | float) and 0 < found < 1e9 else None
         self._variables = {name: _text(config[name]) for name in _SPECIAL if config.get(name)}
         self._template_source = _template(self.folder, config)
         self._template: Any = None
@@ -78,7 +79,8 @@ class Tokenizer:
                 messages=messages, add_generation_prompt=True, tools=None, documents=None, **self._variables
             )
         except Exception as error:  # a template is the model's own code
-            hint = "; is it the system prompt? --system none leaves it out" if messages[0]["role"] == "system" else ""
+            refused = type(error).__name__ == "TemplateError" and messages[0]["role"] == "system"
+            hint = "; is it the system prompt? --system none leaves it out" if refused else ""
             raise BadInput(f"{self.name}: its chat template refuses the messages: {error}{hint}") from None
 
     def place_of(self, content: str, rendered: str) -> int:
@@ -102,11 +104,17 @@ class Tokenizer:
 
     def counts(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, alone and without special tokens."""
-        return [len(found) for found in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+        try:
+            return [len(found) for found in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+        except Exception as error:  # the library raises bare Exceptions, for an unknown word without an unknown token
+            raise BadInput(f"{self.name}: its tokenizer fails on a text: {error}") from None
 
     def encode(self, text: str, special: bool) -> Any:
         """`tokenizers.Encoding` of a finished prompt; special: what the tokenizer itself puts around a raw prompt."""
-        return self._inner.encode(text, add_special_tokens=special)
+        try:
+            return self._inner.encode(text, add_special_tokens=special)
+        except Exception as error:
+            raise BadInput(f"{self.name}: its tokenizer fails on a text: {error}") from None
 
 
 def folder(uri: str) -> Path:
@@ -162,13 +170,11 @@ def _text(token: Any) -> str:
 
 
 def _template(place: Path, config: dict[str, Any]) -> str | None:
-    try:
-        return (place / "chat_template.jinja").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        pass
+    if (place / "chat_template.jinja").is_file():
+        return read_text(str(place / "chat_template.jinja"))
     found = config.get("chat_template")
     if isinstance(found, list):  # several by name
-        found = next((each["template"] for each in found if each.get("name") == "default"), None)
+        found = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}.get("default")
     return found if isinstance(found, str) else None
 
 

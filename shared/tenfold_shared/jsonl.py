@@ -114,12 +114,20 @@ def read_text(path: str, name: str | None = None) -> str:
             return stream.read().removeprefix(BOM).decode()
     except UnicodeDecodeError as error:
         raise BadInput(f"{name}: expected UTF-8: {error.reason} at byte {error.start}") from None
-    except (EOFError, OSError, zlib.error) as error:
-        raise BadInput(f"{name}: cannot be read: {error}; is the file complete?") from None
     except Exception as error:
-        if type(error).__name__ != "ZstdError":  # a class that needs its import to be named
+        if (told := unreadable(error, name)) is None:
             raise
-        raise BadInput(f"{name}: cannot be unpacked: {error}") from None
+        raise told from None
+
+
+def unreadable(error: Exception, name: str) -> BadInput | None:
+    """What went wrong while NAME was read or unpacked, as BadInput; None for an error of another kind."""
+    if isinstance(error, BrokenPipeError):
+        return None
+    if isinstance(error, (EOFError, OSError, zlib.error)):
+        return BadInput(f"{name}: cannot be read: {error}; is the file complete?")
+    # zstandard raises an exception class of its own, which needs its import to be named.
+    return BadInput(f"{name}: cannot be unpacked: {error}") if type(error).__name__ == "ZstdError" else None
 
 
 def _open_write(path: Path, final_name: str) -> BinaryIO:
@@ -148,15 +156,10 @@ def read_lines(path: str) -> Iterator[tuple[int, bytes]]:
                 line = line.removeprefix(BOM)
             if line and not line.isspace():
                 yield number, line
-    except (EOFError, OSError, zlib.error) as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise BadInput(f"{name}:{number + 1}: cannot be read: {error}; is the file complete?") from None
     except Exception as error:
-        # zstandard raises an exception class of its own, which needs its import to be named.
-        if type(error).__name__ != "ZstdError":
+        if (told := unreadable(error, f"{name}:{number + 1}")) is None:
             raise
-        raise BadInput(f"{name}:{number + 1}: cannot be unpacked: {error}") from None
+        raise told from None
     finally:
         if path != "-":
             stream.close()

@@ -40,6 +40,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
 _ID_LENGTHS = {"hex8": 8, "hex32": 32, "uuid": 36}
 # What reads as an entry of a JSON object: a key and the beginning of a value.
 _ENTRY = re.compile(rf"""["']({KEY.pattern})["']\s*:\s*(?:["'{{\[\d-]|null|true|false)""")
+# Its own, like `_words`: nothing here is of the code that made the row.
 _NO_TEXT_ANSWERS = {"yes", "no", "noanswer"}  # and comparisons: chosen by the question's wording
 _COMPARISONS = {"comparison", "bridge_comparison"}
 

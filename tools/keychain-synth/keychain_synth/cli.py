@@ -63,7 +63,7 @@ def synth(files: tuple[str, ...], **given: Any) -> int:
     """
     from keychain_synth.synth import refuse_overwriting, run, settings
 
-    refuse_overwriting(given["output"], (given["template"], given["system"], given["ids"]))
+    refuse_overwriting(given["output"], (*files, *given["pools"], given["template"], given["system"], given["ids"]))
     of_shape = {name: given.pop(name) for name in (
         "reserve", "chains_per_k", "chains", "hops", "id_format", "structure", "order", "decoys", "fit", "plain",
         "messages", "system", "leak_guard", "template", "seed")}  # fmt: skip

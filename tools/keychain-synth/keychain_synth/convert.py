@@ -408,9 +408,9 @@ def sniff(where: str, line: Record) -> str:
     return found
 
 
-def _task(identity: Any, turns: list[Record], answer: list[str] | None, **meta: Any) -> Record:
+def _task(identity: Any, prompt: Record, answer: list[str] | None, **meta: Any) -> Record:
     known = {name: value for name, value in meta.items() if value is not None}
-    return {"schema": shapes.schema("task"), "id": str(identity), "messages": turns, "answer": answer, "meta": known}
+    return {"schema": shapes.schema("task"), "id": str(identity), **prompt, "answer": answer, "meta": known}
 
 
 class _Turn(msgspec.Struct):
@@ -497,7 +497,8 @@ def _from_verl(where: str, number: int, line: Record) -> Record:
     answer = None if gold is None else _texts(gold if isinstance(gold, list) else [gold])
     several = "all" if name.startswith("custom_rulerniah_") and len(answer or ()) > 1 else extra.match
     identity = f"{name}-{number if extra.index is None else extra.index}"
-    return _task(identity, line["prompt"], answer, data_source=name, question=extra.input_question, match=several)
+    prompt = {"messages": line["prompt"]}
+    return _task(identity, prompt, answer, data_source=name, question=extra.input_question, match=several)
 
 
 def _texts(values: Sequence[str | float | None]) -> list[str]:
@@ -518,7 +519,7 @@ def _from_messages(where: str, number: int, line: Record) -> Record:
         if response and "sample" not in record:
             return {**record, "messages": line["messages"]}
         return {**record, "response": response["response"]} if response else record
-    record = _task(number if told.id is None else told.id, turns, told.answers)
+    record = _task(number if told.id is None else told.id, {"messages": turns}, told.answers)
     return {**record, "schema": shapes.schema("sample"), **response} if response else record
 
 
@@ -538,11 +539,10 @@ def _from_ruler(where: str, number: int, line: Record) -> Record:
         return filled(where, others.task, told.input)
     answer = _texts(told.outputs)
     names = (others.id, told.index, number)
-    made = _task(
-        next(each for each in names if each is not None), [], answer, match="all" if len(answer) > 1 else None,
+    return _task(
+        next(each for each in names if each is not None), {"prompt": told.input}, answer, match="all" if len(answer) > 1 else None,
         length=told.length, answer_prefix=told.answer_prefix or None,
     )  # fmt: skip
-    return {"prompt": told.input, **{name: value for name, value in made.items() if name != "messages"}}
 
 
 def _from_context(where: str, number: int, line: Record) -> Record:
@@ -559,7 +559,7 @@ def _from_context(where: str, number: int, line: Record) -> Record:
     turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
     names = (told.id, line.get("_id"), told.index, number)
     return _task(
-        next(each for each in names if each is not None), turns, told.answers, question=told.input,
+        next(each for each in names if each is not None), {"messages": turns}, told.answers, question=told.input,
         source=told.dataset, head=head,
     )  # fmt: skip
 

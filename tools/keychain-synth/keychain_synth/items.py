@@ -20,7 +20,6 @@ import json
 import os
 import re
 import unicodedata
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -30,7 +29,7 @@ from typing import Annotated, Any, BinaryIO, cast
 import msgspec
 
 from tenfold_shared import BadInput, Missing
-from tenfold_shared.jsonl import BOM, decode_line, open_read, read_lines
+from tenfold_shared.jsonl import BOM, decode_line, open_read, read_lines, unreadable
 
 FORMATS = ("hotpotqa", "musique", "2wiki", "generic")
 # Their answer is chosen by the question's wording, not read off a paragraph.
@@ -385,13 +384,10 @@ def _opened(path: str) -> Iterator[BinaryIO]:
     stream = open_read(path)
     try:
         yield stream
-    except (EOFError, OSError, zlib.error) as error:
-        raise BadInput(f"{_name(path)}: cannot be read: {error}; is the file complete?") from None
     except Exception as error:
-        # zstandard raises an exception class of its own, which needs its import to be named.
-        if type(error).__name__ != "ZstdError":
+        if (told := unreadable(error, _name(path))) is None:
             raise
-        raise BadInput(f"{_name(path)}: cannot be unpacked: {error}") from None
+        raise told from None
     finally:
         if path != "-":
             stream.close()

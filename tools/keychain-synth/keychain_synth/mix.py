@@ -33,7 +33,7 @@ import msgspec
 
 import keychain_synth
 from keychain_synth.convert import answers_of
-from keychain_synth.row import SYSTEM
+from keychain_synth.row import read_system
 from tenfold_shared import BadInput
 from tenfold_shared import records as shapes
 from tenfold_shared.answers import key as answer_key
@@ -286,13 +286,6 @@ def parts_of(words: Sequence[str], preset: Preset) -> dict[str, str]:
 def _place_of(where: str) -> str:
     path = where.rsplit(":", 1)[0]
     return "-" if path == "<stdin>" else path
-
-
-def read_system(given: str | None) -> str | None:
-    """--system: the built-in prompt, that of a file, or none. Raises BadInput."""
-    if given is None or given == "none":
-        return None if given else SYSTEM
-    return read_text(given, f"--system {given}")
 
 
 def stored(source: Source, owner: Mapping[str, str], preset: Preset, system: str | None, progress: Progress) -> Store:

@@ -33,6 +33,7 @@ from keychain_synth.corpus import Corpus, Entry, content_words
 from keychain_synth.items import YES_NO
 from keychain_synth.reward import two_way
 from keychain_synth.tokens import Tokenizer
+from tenfold_shared.jsonl import read_text
 
 Row = dict[str, Any]
 
@@ -63,6 +64,13 @@ _MARGIN = 0.002  # of L, left free of estimates
 _DRAWS = 60  # fillers looked at for what is left in the end
 _LONG_QUESTION = 256  # tokens; longer ones are no decoys
 _SHORT = 0.05  # of L: where more is left than this, all documents are looked at
+
+
+def read_system(given: str | None) -> str | None:
+    """--system: the built-in prompt, that of a file, or none. Raises BadInput."""
+    if given is None or given == "none":
+        return None if given else SYSTEM
+    return read_text(given, f"--system {given}")
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -132,7 +140,7 @@ class RowMaker:
     def make(self, index: int, length: int) -> Row:
         """The task record of one question. Raises Unfit."""
         entry, shape = self.corpus.entry(index), self.shape
-        if shape.template and entry.question.casefold() in self.own_text:
+        if entry.question.casefold() in self.own_text:
             raise Unfit("question-in-template", "the prompt's own text holds the question")
         rng = self.stream(entry.id, length)
         own = list(dict.fromkeys(entry.docs))  # a paragraph that stands there twice is one document

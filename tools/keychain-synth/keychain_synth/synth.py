@@ -25,9 +25,8 @@ import msgspec
 import keychain_synth
 from keychain_synth import cluster
 from keychain_synth.corpus import PAIR_LIKE, UNCOUNTED, Corpus, build, identity
-from keychain_synth.mix import read_system
 from keychain_synth.resolver import KEY
-from keychain_synth.row import CHAIN, PLAIN, SYSTEM, TREE, RowMaker, Shape, Unfit
+from keychain_synth.row import CHAIN, PLAIN, TREE, RowMaker, Shape, Unfit, read_system
 from keychain_synth.tokens import Tokenizer
 from tenfold_shared import BadInput
 from tenfold_shared.cli import Selection, read_template
@@ -144,8 +143,8 @@ def settings(structure: str, plain: bool, decoys: str, template: str | None, sys
     needed = "question" if plain else "head"
     text = read_template(template, built_in, {"context", needed}, "context")
     _check_template(template, text, needed)
-    told = SYSTEM if system is None else read_system(system)
-    return Shape(structure=structure, plain=plain, decoys=kind, answerable=int(number or 0), template=text, system=told,
+    return Shape(structure=structure, plain=plain, decoys=kind, answerable=int(number or 0), template=text,
+                 system=read_system(system),
                  **more)  # fmt: skip
 
 
@@ -215,11 +214,9 @@ def run(
         if not words.chats:
             raise BadInput(f"--tokenizer {tokenizer}: has no chat template; --prompt writes raw prompts instead")
         system = [{"role": "system", "content": shape.system}] if shape.system else []
-        sample = (
-            'Which "question" is it, {"00000000": "x"}?\n' * 9
-        )  # what the template refuses is told before anything is read
+        # What the template refuses, or changes, is told before anything is read.
+        sample = 'Which "question" is it, {"00000000": "x"}?\n' * 9
         words.place_of(sample, words.render([*system, {"role": "user", "content": sample}]))
-    refuse_overwriting(output, (*files, *pools))
     if words.longest and max(lengths) > words.longest:
         print(f"keychain-synth: --length {max(lengths)}: the tokenizer says that its model takes {words.longest} tokens; "
               f"rows are made all the same", file=sys.stderr)  # fmt: skip

@@ -5,7 +5,8 @@ Sits between the verbs of the tools, which know only `Request`, `Sampling` and `
 
 Every `generate` is lazy: it pulls requests as it has room and yields completions as they finish.
 Closing the iterator cancels what is in flight; `generate` may be called again afterwards. Keys of
-the requests in flight must differ.
+the requests in flight must differ. Where a request hangs on an earlier completion, its source yields
+None for "nothing ready before another completion": the backend then goes on with what it has.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ class Request(msgspec.Struct):
             raise ValueError(f"{self.key}: expected exactly one of messages, prompt and prompt_ids")
 
 
+_NO_MORE = object()  # what a source gives when it is over; None is "not yet"
+
+
 class Sampling(msgspec.Struct, frozen=True):
     """How tokens are drawn. temperature 0 is greedy; top_p 1 and top_k 0 are off; top_k cuts first.
 
@@ -102,8 +106,9 @@ class Generator(Protocol):
 
     model: str
     batch_size: int | None
+    context: int | None  # longest prompt and completion together, where it is known here
 
-    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]: ...
+    def generate(self, requests: Iterable[Request | None], sampling: Sampling) -> Iterator[Completion]: ...
 
     def count_tokens(self, request: Request) -> int | None:
         """Prompt tokens the request would use; None where only the server knows."""
@@ -340,7 +345,7 @@ class TransformersGenerator:
         self.batch_size: int | None = batch_size
         text = lm.config.get_text_config()
         self._vocab: int = lm.get_input_embeddings().num_embeddings
-        self._context: int | None = getattr(text, "max_position_embeddings", None)
+        self.context: int | None = getattr(text, "max_position_embeddings", None)
         named = lm.generation_config.eos_token_id if lm.generation_config is not None else None
         ends = named if isinstance(named, list) else [named]
         self._ends = {int(end) for end in [*ends, tokenizer.eos_token_id] if end is not None}
@@ -360,13 +365,20 @@ class TransformersGenerator:
     def close(self) -> None:
         self._lm = None
 
-    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
-        source = iter(requests)
-        while batch := list(itertools.islice(source, self.batch_size)):
+    def generate(self, requests: Iterable[Request | None], sampling: Sampling) -> Iterator[Completion]:
+        source, more = iter(requests), True
+        while more:
+            batch: list[Request] = []
+            while len(batch) < (self.batch_size or 1):
+                request = next(source, _NO_MORE)
+                if not isinstance(request, Request):
+                    more = request is None
+                    break
+                batch.append(request)
             rows, done = [], []
             for request in batch:
                 try:
-                    ids = _admit(self._tokenizer, request, sampling, self.model, self._vocab, self._context)
+                    ids = _admit(self._tokenizer, request, sampling, self.model, self._vocab, self.context)
                     rows.append((request, ids))
                 except _Refused as error:
                     done.append(_failed(request.key, self.model, str(error)))
@@ -474,12 +486,13 @@ class VllmGenerator:
     """
 
     batch_size: int | None = None
+    context: int | None = None
     PULL_AT_ONCE = 16  # pulled between two steps, so that a slow source does not hold finished text back
 
     def __init__(self, engine: Any, model: str, *, seeds: bool, lora: Any = None, tokenizer: Any = None) -> None:
         self._engine, self.model, self._seeds, self._lora = engine, model, seeds, lora
         self._tokenizer = tokenizer if tokenizer is not None else engine.get_tokenizer()
-        self._context: int = engine.vllm_config.model_config.max_model_len
+        self.context = engine.vllm_config.model_config.max_model_len
         self._vocab: int = engine.vllm_config.model_config.get_vocab_size()
         self._room: int = 2 * engine.vllm_config.scheduler_config.max_num_seqs
         self._serial = itertools.count()
@@ -495,17 +508,17 @@ class VllmGenerator:
             self._engine.engine_core.shutdown()
             self._engine = None
 
-    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
+    def generate(self, requests: Iterable[Request | None], sampling: Sampling) -> Iterator[Completion]:
         from vllm import SamplingParams
 
         source, more = iter(requests), True
         under_way: dict[str, str] = {}  # the engine's id of a request: our key
         try:
             while more or under_way:
-                for _ in range(min(self.PULL_AT_ONCE, self._room - len(under_way))):
-                    request = next(source, None)
-                    if request is None:
-                        more = False
+                for _ in range(min(self.PULL_AT_ONCE, self._room - len(under_way)) if more else 0):
+                    request = next(source, _NO_MORE)
+                    if not isinstance(request, Request):
+                        more = request is None
                         break
                     params = SamplingParams(
                         temperature=sampling.temperature,
@@ -518,7 +531,7 @@ class VllmGenerator:
                     )
                     name = str(next(self._serial))
                     try:
-                        ids = _admit(self._tokenizer, request, sampling, self.model, self._vocab, self._context)
+                        ids = _admit(self._tokenizer, request, sampling, self.model, self._vocab, self.context)
                         self._engine.add_request(name, {"prompt_token_ids": ids}, params, lora_request=self._lora)
                     except (_Refused, ValueError) as error:
                         yield _failed(request.key, self.model, one_line(error))
@@ -619,6 +632,7 @@ class ServerGenerator:
     """
 
     batch_size: int | None = None
+    context: int | None = None
 
     def __init__(
         self,
@@ -677,16 +691,16 @@ class ServerGenerator:
             raise BadInput(f"--model: the servers serve different models: {one_line(', '.join(served))}")
         return next(iter(served))
 
-    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
+    def generate(self, requests: Iterable[Request | None], sampling: Sampling) -> Iterator[Completion]:
         source, more = iter(requests), True
         finished: queue.SimpleQueue[Future[Completion]] = queue.SimpleQueue()
         in_flight = 0
         with self._courier() as courier:
             while True:
                 while more and in_flight < self._concurrency:
-                    request = next(source, None)
-                    if request is None:
-                        more = False
+                    request = next(source, _NO_MORE)
+                    if not isinstance(request, Request):
+                        more = request is None
                         break
                     courier.submit(self._answer(courier.client, request, sampling)).add_done_callback(finished.put)
                     in_flight += 1
@@ -881,7 +895,7 @@ class Recorder:
     """
 
     def __init__(self, inner: Generator, path: str) -> None:
-        self._inner, self.model, self.batch_size = inner, inner.model, inner.batch_size
+        self._inner, self.model, self.batch_size, self.context = inner, inner.model, inner.batch_size, inner.context
         self._path = path
         try:
             self._file = open(path, "a+b")
@@ -907,12 +921,13 @@ class Recorder:
             pass  # what could not be written was reported by generate
         self._inner.close()
 
-    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
+    def generate(self, requests: Iterable[Request | None], sampling: Sampling) -> Iterator[Completion]:
         pulled: dict[str, Request] = {}
 
-        def noted() -> Iterator[Request]:
+        def noted() -> Iterator[Request | None]:
             for request in requests:
-                pulled[request.key] = request
+                if request is not None:
+                    pulled[request.key] = request
                 yield request
 
         # Every backend's iterator is a generator with close(), which the type Iterator does not say.
@@ -950,6 +965,7 @@ class ReplayGenerator:
     """
 
     batch_size: int | None = None
+    context: int | None = None
     COMPARED, COMPARED_CHARS = 2000, 400  # bounds of the search for the nearest prompt
 
     def __init__(self, path: str) -> None:
@@ -980,8 +996,10 @@ class ReplayGenerator:
     def close(self) -> None:
         self._file.close()
 
-    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
+    def generate(self, requests: Iterable[Request | None], sampling: Sampling) -> Iterator[Completion]:
         for request in requests:
+            if request is None:
+                continue
             asked = _asked(request, sampling)
             offset = self._at.get(_key_hash(asked))
             if offset is None:

@@ -441,7 +441,7 @@ def redact(text: str) -> str:
     return _USERINFO.sub("", text)
 
 
-def _own_stdout() -> BinaryIO:
+def own_stdout() -> BinaryIO:
     """A stream on a copy of stdout's descriptor: data keeps its way when an engine that prints has
     descriptor 1 sent to stderr (generate.py)."""
     if sys.stdout is None:
@@ -488,7 +488,7 @@ class Output:
 
     def __enter__(self) -> Self:
         if self.path is None:
-            self._stream = _own_stdout()
+            self._stream = own_stdout()
             return self
         if not self.path.parent.is_dir():
             raise BadInput(f"{self.path}: the folder {self.path.parent} does not exist; create it first")
@@ -524,10 +524,10 @@ class Output:
         journal = self._beside("journal")
         header = Journal.header(journal)
         # A journal is the newest truth: it exists while a run is unfinished, --overwrite or not.
-        if header is not None and self._overwrite and _difference(header, self._identity):
+        if header is not None and self._overwrite and difference(header, self._identity):
             header = None
         if header is not None:
-            difference = _difference(header, self._identity)
+            difference = difference(header, self._identity)
             if difference:
                 raise BadInput(f"{self.path}: an unfinished run has {difference}; repeat it or add --overwrite")
         elif self.path.exists() and not self._overwrite:
@@ -537,7 +537,7 @@ class Output:
                 raise BadInput(
                     f"{self.path}: exists, and no manifest says what made it; --overwrite replaces it"
                 ) from None
-            difference = _difference(manifest, self._identity)
+            difference = difference(manifest, self._identity)
             if difference:
                 raise BadInput(f"{self.path}: was made with {difference}; choose another output or add --overwrite")
             self.finished = True
@@ -621,7 +621,7 @@ class Output:
             ) from error
 
 
-def _difference(old: Record, new: Record) -> str | None:
+def difference(old: Record, new: Record) -> str | None:
     """The first difference between two run identities, in words; None when they are the same run."""
     for field in ("tool", "verb"):
         if old.get(field) != new[field]:

@@ -1,0 +1,240 @@
+"""Estimates from logged chains: proportions, transition chances, π_C and model checks, each with what it is worth.
+
+Counts of transitions are 2 × 2 tables (…, from, to) with C = 1 and I = 0. Everything here is a pure function of
+arrays; problems are the unit that is resampled (chains of one problem share its difficulty). Reference section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Array = npt.NDArray[np.float64]
+Z95 = 1.959963984540054
+PRIOR = 0.5  # Jeffreys' pseudo-count of each outcome
+
+
+def wilson(k: float, n: float, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval of k successes in n; (0, 1) without any trial."""
+    if n <= 0:
+        return 0.0, 1.0
+    p, z2 = k / n, z * z
+    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def jeffreys(k: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Equal-tailed interval of Beta(k + ½, n − k + ½), reaching 0 or 1 where k is 0 or n."""
+    tail = (1 - level) / 2
+    low = 0.0 if k <= 0 else float(stats.beta.ppf(tail, k + 0.5, n - k + 0.5))
+    high = 1.0 if k >= n else float(stats.beta.ppf(1 - tail, k + 0.5, n - k + 0.5))
+    return low, high
+
+
+class Stationary(NamedTuple):
+    value: float
+    stderr: float
+
+
+def stationary_delta(k_ic: float, n_i: float, k_ci: float, n_c: float) -> Stationary | None:
+    """π̂_C and its standard error by the delta method; None where p_IC and p_CI are both estimated 0 or unknown.
+
+    ∂π/∂p_IC = p_CI/s², ∂π/∂p_CI = −p_IC/s² with s = p_IC + p_CI.
+    """
+    if n_i <= 0 or n_c <= 0 or k_ic + k_ci == 0:
+        return None
+    a, b = k_ic / n_i, k_ci / n_c
+    s = a + b
+    variance = (b / s**2) ** 2 * a * (1 - a) / n_i + (a / s**2) ** 2 * b * (1 - b) / n_c
+    return Stationary(a / s, math.sqrt(variance))
+
+
+def transitions(states: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """(..., 2, 2) counts from chains of states (..., K, T) in {0, 1}; -1 is no state, and no transition."""
+    s = np.asarray(states)
+    before, after = s[..., :-1], s[..., 1:]
+    out = np.zeros((*s.shape[:-2], 2, 2), dtype=np.int64)
+    for i in (0, 1):
+        for j in (0, 1):
+            out[..., i, j] = ((before == i) & (after == j)).sum((-1, -2))
+    return out
+
+
+def rates(counts: npt.NDArray[Any]) -> tuple[Array, Array]:
+    """(p_IC, p_CI) of counts (..., 2, 2); NaN where the state was never left from."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return counts[..., 0, 1] / counts[..., 0, :].sum(-1), counts[..., 1, 0] / counts[..., 1, :].sum(-1)
+
+
+def shrunk(counts: npt.NDArray[Any], strength: float | None = None) -> tuple[Array, Array]:
+    """Per-problem (p_IC, p_CI) of counts (P, 2, 2), drawn to the pooled rates as by a Beta prior.
+
+    strength: pseudo-transitions of the prior; None fits it by moments to the spread between problems (between 1 and
+    50), so that problems with many transitions keep their own rates.
+    """
+    out = []
+    for i, j in ((0, 1), (1, 0)):
+        k, n = counts[:, i, j].astype(float), counts[:, i, :].sum(1).astype(float)
+        pooled = (k.sum() + PRIOR) / (n.sum() + 2 * PRIOR)
+        m = strength if strength is not None else _strength(k, n, pooled)
+        out.append((k + m * pooled) / (n + m))
+    return out[0], out[1]
+
+
+def _strength(k: Array, n: Array, pooled: float) -> float:
+    seen = n > 0
+    if seen.sum() < 2 or pooled in (0, 1):
+        return 50.0
+    k, n = k[seen], n[seen]
+    # Moments of the beta-binomial: the spread beyond p(1 − p)/n is between problems.
+    total = n.sum()
+    excess = (n * (k / n - pooled) ** 2).sum() - (len(n) - 1) * pooled * (1 - pooled)
+    scale = total - (n**2).sum() / total
+    between = max(excess / scale, 0.0) if scale > 0 else 0.0
+    if between == 0:
+        return 50.0
+    return float(np.clip(pooled * (1 - pooled) / between - 1, 1.0, 50.0))
+
+
+def per_problem_stationary(counts: npt.NDArray[Any]) -> Array:
+    """π_C of each problem (P,) from shrunk rates of counts (P, 2, 2)."""
+    a, b = shrunk(counts)
+    return a / (a + b)
+
+
+# ---------------------------------------------------------------- resampling problems
+
+
+class Interval(NamedTuple):
+    value: float
+    low: float
+    high: float
+
+
+def problem_weights(problems: int, replicates: int, seed: int) -> Array:
+    """(replicates, P) counts of a bootstrap over problems."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(problems, np.full(problems, 1 / problems), size=replicates).astype(np.float64)
+
+
+def mean_interval(values: npt.ArrayLike, seed: int = 0, replicates: int = 4000) -> Interval | None:
+    """Mean over problems with its 95 % bootstrap interval, NaN left out. A single problem has the interval (0, 1)-less
+    form (value, NaN, NaN): there is nothing to resample."""
+    x = np.asarray(values, dtype=np.float64)
+    x = x[~np.isnan(x)]
+    if not len(x):
+        return None
+    if len(x) == 1:
+        return Interval(float(x[0]), math.nan, math.nan)
+    means = problem_weights(len(x), replicates, seed) @ x / len(x)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(float(x.mean()), float(low), float(high))
+
+
+def ratio_interval(k: npt.ArrayLike, n: npt.ArrayLike, seed: int = 0, replicates: int = 4000) -> Interval | None:
+    """Σk/Σn with its 95 % bootstrap interval over problems; one problem falls back on Wilson's interval.
+
+    Also Wilson's where every trial went one way: no resampling can leave the edge then.
+    """
+    ks, ns = np.asarray(k, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    seen = ns > 0
+    ks, ns = ks[seen], ns[seen]
+    if not len(ns):
+        return None
+    value = ks.sum() / ns.sum()
+    if len(ns) == 1 or value in (0, 1):
+        return Interval(float(value), *wilson(ks.sum(), ns.sum()))
+    weights = problem_weights(len(ns), replicates, seed)
+    low, high = np.quantile((weights @ ks) / (weights @ ns), [0.025, 0.975])
+    return Interval(float(value), float(low), float(high))
+
+
+# ---------------------------------------------------------------- is it such a chain?
+
+
+class Test(NamedTuple):
+    """A likelihood-ratio test: statistic, degrees of freedom, chance of one as large under the null."""
+
+    statistic: float
+    df: int
+    p: float
+
+
+def log_likelihood(counts: npt.NDArray[Any], p_ic: float, p_ci: float) -> float:
+    """Σ n_ij log p_ij of a 2 × 2 table; −∞ where a seen transition has chance 0."""
+    chances = np.array([[1 - p_ic, p_ic], [p_ci, 1 - p_ci]])
+    seen = counts > 0
+    if (chances[seen] <= 0).any():
+        return -math.inf
+    return float((counts[seen] * np.log(chances[seen])).sum())
+
+
+def _maximum(table: npt.NDArray[Any]) -> Array:
+    """Largest log-likelihood of multinomial rows (..., from, to)."""
+    t = table.astype(np.float64)
+    n = t.sum(-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(t > 0, t * np.log(t / n), 0.0)
+    return terms.sum((-1, -2))
+
+
+def order_table(states: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """(2, 2, 2) counts of (two before, one before, now) from chains (K, T)."""
+    s = np.asarray(states)
+    a, b, c = s[..., :-2], s[..., 1:-1], s[..., 2:]
+    out = np.zeros((2, 2, 2), dtype=np.int64)
+    for index in np.ndindex(2, 2, 2):
+        out[index] = ((a == index[0]) & (b == index[1]) & (c == index[2])).sum()
+    return out
+
+
+def _test(statistic: float, tables: npt.NDArray[Any]) -> Test:
+    """df: one a state of which both strata were left (2, at most): an empty row has no parameter to test."""
+    df = sum(bool((tables[:, state].sum(-1) > 0).all()) for state in (0, 1))
+    statistic = max(0.0, statistic)
+    return Test(statistic, df, float(stats.chi2.sf(statistic, df)) if df else 1.0)
+
+
+def order_test(states: npt.ArrayLike) -> Test:
+    """First against second order: does the state before last matter once the last is known? (2 d.f.)"""
+    table = order_table(states)  # (earlier, from, to)
+    return _test(2 * float(_maximum(table).sum() - _maximum(table.sum(0))), table)
+
+
+def homogeneity_test(states: npt.ArrayLike) -> Test:
+    """Are the transition chances of the first half of the iterations those of the second? (2 d.f.)"""
+    s = np.asarray(states)
+    half = s.shape[-1] // 2
+    halves = np.stack([transitions(s[..., : half + 1]), transitions(s[..., half:])])
+    if halves.ndim > 3:
+        halves = halves.sum(tuple(range(1, halves.ndim - 2)))
+    return _test(2 * float(_maximum(halves).sum() - _maximum(halves.sum(0))), halves)
+
+
+def autocorrelation(states: npt.ArrayLike) -> float | None:
+    """Lag-1 correlation of the states within chains (K, T), about the mean of all; None where nothing varies."""
+    s = np.asarray(states, dtype=np.float64)
+    known = (s[..., :-1] >= 0) & (s[..., 1:] >= 0)
+    x, y = s[..., :-1][known], s[..., 1:][known]
+    if len(x) < 2 or x.std() == 0 or y.std() == 0:
+        return None
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def simulate(p_ic: Any, p_ci: Any, p_0: Any, chains: int, steps: int, rng: np.random.Generator) -> npt.NDArray[np.int8]:
+    """(..., chains, steps + 1) states of two-state chains; the chances broadcast (one set a problem)."""
+    a, b, start = np.broadcast_arrays(*(np.asarray(p, dtype=np.float64) for p in (p_ic, p_ci, p_0)))
+    out = np.empty((*a.shape, chains, steps + 1), dtype=np.int8)
+    a, b = a[..., None], b[..., None]
+    now = rng.random((*start.shape, chains)) < start[..., None]
+    out[..., 0] = now
+    for step in range(1, steps + 1):
+        u = rng.random(now.shape)
+        now = np.where(now, u >= b, u < a)
+        out[..., step] = now
+    return out

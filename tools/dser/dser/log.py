@@ -1,0 +1,308 @@
+"""The run folder: steps.jsonl (append-only), its replay into chains, chains.jsonl, answers.jsonl and manifest.json.
+
+steps.jsonl alone holds all: each chain's first step carries the task and the settings of the run. Reading it keeps
+answers and verdicts, never texts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+import dser
+from dser.chain import Chain, Procedure, Step
+from tenfold_shared import BadInput, Missing
+from tenfold_shared.jsonl import Lock, Source, difference, open_read, redact, write_atomic
+
+Record = dict[str, Any]
+STEPS = "steps.jsonl"
+_encode = msgspec.json.Encoder().encode
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What of a run decides its answers once the calls are made; carried in the first step of each chain.
+
+    early_stop: 0 for none."""
+
+    procedure: Procedure = Procedure()
+    chains: int = 16
+    window: int = 10
+    rule: str = "plurality"
+    early_stop: float = 0.0
+
+
+class Problem:
+    """A problem's chains as read or run; chains[k] is chain k's, None where nothing of it is there.
+
+    generated, prompted: tokens by role. calls, truncated, looped, trimmed, unknown: counts by role.
+    """
+
+    def __init__(self, name: str, settings: Settings, task: Record | None = None) -> None:
+        self.name, self.settings, self.task = name, settings, task
+        self.chains: dict[int, Chain] = {}
+        self.model = ""
+        self.generated: dict[str, int] = {}
+        self.prompted: dict[str, int] = {}
+        self.counts: dict[str, dict[str, int]] = {}
+
+    @property
+    def gold(self) -> Any:
+        return (self.task or {}).get("answer")
+
+    def chain(self, index: int) -> Chain:
+        if index not in self.chains:
+            self.chains[index] = Chain(self.settings.procedure)
+        return self.chains[index]
+
+    def note(self, step: Step | _Light) -> None:
+        """Count a step's tokens and mishaps."""
+        role = step.role
+        counts = self.counts.get(role)
+        if counts is None:
+            counts = self.counts[role] = dict.fromkeys(("calls", "truncated", "looped", "trimmed", "kept", "unknown"), 0)
+            self.generated[role] = self.prompted[role] = 0
+        counts["calls"] += 1
+        self.generated[role] += step.completion_tokens
+        self.prompted[role] += step.prompt_tokens
+        if step.truncated:
+            counts["truncated"] += 1
+        if step.looped:
+            counts["looped"] += 1
+        if step.kept:
+            counts["kept"] += 1
+        if step.trimmed:
+            counts["trimmed"] += 1
+        if step.verdict == "unknown":
+            counts["unknown"] += 1
+
+
+class _Light(msgspec.Struct):
+    """A step without its text: decoding skips what is not named here."""
+
+    id: str
+    chain: int
+    iteration: int
+    role: str
+    answer: str | None = None
+    verdict: str | None = None
+    kept: bool = False
+    truncated: bool = False
+    looped: bool = False
+    trimmed: dict[str, int] | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    model: str = ""
+    task: Record | None = None
+    run: Settings | None = None
+    schema: str = ""
+    text: str = ""
+    trace: str | None = None
+
+
+class _Lean(_Light, kw_only=True):
+    """The same, texts left out."""
+
+    text: msgspec.Raw = msgspec.Raw(b"")  # type: ignore[assignment]
+    trace: msgspec.Raw = msgspec.Raw(b"")  # type: ignore[assignment]
+
+
+def steps_path(path: str) -> Path:
+    """DIR or DIR/steps.jsonl as the path of the steps."""
+    found = Path(path)
+    return found / STEPS if found.is_dir() else found
+
+
+def read_log(path: str) -> Iterator[Problem]:
+    """The problems of a run folder or a steps.jsonl, in the order of their first step, each replayed through `Chain`.
+
+    Memory holds an answer and a verdict an iteration, no text. A torn last line is left out. Raises BadInput.
+    """
+    return iter(_replay(steps_path(path)).values())
+
+
+def _replay(path: Path) -> dict[str, Problem]:
+    problems: dict[str, Problem] = {}
+    seen: dict[str | None, str | None] = {None: None}  # one object an answer
+    decode = msgspec.json.Decoder(_Lean).decode
+    stream = open_read(str(path))
+    with stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                step = decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                if not line.endswith(b"\n"):
+                    break  # torn
+                raise BadInput(f"{path}:{number}: expected a step of dser solve: {error}") from None
+            problem = problems.get(step.id)
+            if problem is None:
+                if step.run is None:
+                    raise BadInput(
+                        f"{path}:{number}: {step.id}: expected the problem's first step here, with `task` and `run`"
+                    )
+                problem = problems[step.id] = Problem(step.id, step.run, step.task)
+                problem.model = step.model
+            problem.note(step)
+            step.answer = seen.setdefault(step.answer, step.answer)
+            chain = problem.chains.get(step.chain)
+            if chain is None:
+                chain = problem.chain(step.chain)
+            try:
+                chain.take(step)  # type: ignore[arg-type]
+            except BadInput as error:
+                raise BadInput(f"{path}:{number}: {error}") from None
+    return problems
+
+
+class RunFolder:
+    """DIR of a run being made: lock, manifest, the steps so far and those to come.
+
+    known(key) is where a finished step lies; `read` gets it back. options: what decides the outcome; a rerun with
+    others is refused with the first difference. Raises Busy, BadInput, Missing (disk full).
+    """
+
+    def __init__(self, path: str, options: Record, source: Source, seed: int, overwrite: bool) -> None:
+        self.path = Path(path)
+        self._identity: Record = {
+            "tool": "dser",
+            "verb": "solve",
+            "options": msgspec.json.decode(redact(_encode(options).decode())),
+            "inputs": source.identity(),
+        }
+        self._seed, self._overwrite = seed, overwrite
+        self._started, self._clock = datetime.now(UTC), time.monotonic()
+        self._at: dict[str, tuple[int, int]] = {}
+        self._decode = msgspec.json.Decoder(Step).decode
+        self._step = msgspec.json.Encoder().encode
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            raise BadInput(f"{self.path}: the folder {self.path.parent} does not exist; create it first") from None
+        except FileExistsError:
+            raise BadInput(f"{self.path}: is a file; -o wants a folder here") from None
+        self._lock = Lock(self.path / ".lock", self.path)
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def _open(self) -> None:
+        manifest, steps = self.path / "manifest.json", self.path / STEPS
+        if manifest.exists() and not self._overwrite:
+            try:
+                before = msgspec.json.decode(manifest.read_bytes())
+            except msgspec.DecodeError:
+                raise BadInput(f"{manifest}: is damaged; --overwrite starts anew") from None
+            if found := difference(before, self._identity):
+                raise BadInput(f"{self.path}: was made with {found}; choose another folder or add --overwrite")
+        elif not self._overwrite and any(entry.name != ".lock" for entry in self.path.iterdir()):
+            raise BadInput(f"{self.path}: holds files, and no manifest says what made them; --overwrite replaces them")
+        else:
+            for name in (STEPS, "chains.jsonl", "answers.jsonl"):
+                (self.path / name).unlink(missing_ok=True)
+        self._write_manifest({}, "running")
+        self._cells = open(self.path / ".chains.jsonl.tmp", "wb")
+        self._file = open(steps, "a+b")
+        self._file.seek(0)
+        end = 0
+        head = msgspec.json.Decoder(_Head).decode
+        for number, line in enumerate(self._file, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                step = head(line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise BadInput(f"{steps}:{number}: damaged ({error}); --overwrite starts anew") from None
+            self._at[key_of(step.id, step.chain, step.iteration, step.role)] = (end, len(line))
+            end += len(line)
+        self._file.truncate(end)
+        self._file.seek(0, os.SEEK_END)
+        self._end = end
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._at
+
+    def read(self, key: str) -> Step:
+        offset, length = self._at[key]
+        return self._decode(os.pread(self._file.fileno(), length, offset))
+
+    def append(self, key: str, step: Step) -> None:
+        if key in self._at:
+            return
+        line = self._step(step) + b"\n"
+        try:
+            self._file.write(line)
+            self._file.flush()  # to the kernel: survives our own death
+        except OSError as error:
+            raise Missing(
+                f"{self.path}: cannot be written ({error.strerror}); free some space and run the same command again"
+            ) from error
+        self._at[key] = (self._end, len(line))
+        self._end += len(line)
+
+    def _write_manifest(self, counts: Record, status: str) -> None:
+        manifest = {
+            "schema": "manifest/1",
+            **self._identity,
+            "version": dser.__version__,
+            "argv": [redact(word) for word in sys.argv],
+            "seed": self._seed,
+            "counts": counts,
+            "status": status,
+            "started": self._started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self._clock, 3),
+        }
+        write_atomic(self.path / "manifest.json", msgspec.json.format(_encode(manifest), indent=2) + b"\n")
+
+    def put_cells(self, records: list[Record]) -> None:
+        """Lines for chains.jsonl, which appears when the run is over."""
+        self._cells.write(b"".join(_encode(record) + b"\n" for record in records))
+
+    def finish(self, answers: list[Record], counts: Record, status: str) -> None:
+        os.fsync(self._file.fileno())
+        self._cells.flush()
+        os.fsync(self._cells.fileno())
+        os.replace(self.path / ".chains.jsonl.tmp", self.path / "chains.jsonl")
+        write_lines(self.path / "answers.jsonl", iter(answers))
+        self._write_manifest(counts, status)
+
+    def __exit__(self, *exc: object) -> None:
+        for file in (self._file, self._cells):
+            try:
+                file.close()
+            except OSError:
+                pass  # what could not be written was told by append
+        (self.path / ".chains.jsonl.tmp").unlink(missing_ok=True)
+        self._lock.release()
+
+
+class _Head(msgspec.Struct):
+    id: str
+    chain: int
+    iteration: int
+    role: str
+
+
+def key_of(name: str, chain: int, iteration: int, role: str) -> str:
+    return f"{name}\x1f{chain}\x1f{iteration}\x1f{role}"
+
+
+def write_lines(path: Path, records: Iterator[Record]) -> None:
+    """Beside itself, fsynced, renamed."""
+    aside = path.with_name(f".{path.name}.tmp")
+    with open(aside, "wb") as out:
+        for record in records:
+            out.write(_encode(record) + b"\n")
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(aside, path)

@@ -1,0 +1,693 @@
+"""`dser solve`: chains over a model, scheduled call by call (reference 2.1, 8, 9).
+
+Any chain that has a call to make may make it: the least advanced first, so that a slow one holds nobody up and the
+last ones end together. A backend in static batches gets blocks of chains that go in step, and a block that a kill cut
+is run again batch by batch, so that it computes the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import itertools
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
+from typing import Any
+
+import msgspec
+
+from dser import prompts as asked
+from dser.chain import Call, Procedure, Step, policy_of
+from dser.log import Problem, RunFolder, Settings, key_of
+from dser.problems import Files, as_tasks
+from dser.prompts import Prompts, Reading
+from dser.vote import Ballot, Grader, answer_record, status_of, stop_iteration, vote
+from tenfold_shared import BadInput, OutOfTime
+from tenfold_shared import records as shapes
+from tenfold_shared.cli import Backend, Selection
+from tenfold_shared.generate import Completion, Generator, Request, Sampling
+from tenfold_shared.jsonl import Located, own_stdout
+from tenfold_shared.progress import Progress
+
+Record = dict[str, Any]
+AHEAD = 2  # chains under way for each request in flight
+SHRINKS = 2  # times a prompt that overflows the context is cut and sent again
+IDENTICAL_CHARS = 200  # identical first solutions of this length are no chance
+
+PRESETS: dict[str, Record] = {
+    "dser": {"chains": 16, "iterations": 10, "window": 10, "policy": "always", "rule": "plurality"},
+    "self-consistency": {"chains": 16, "iterations": 0, "window": 1, "policy": "always", "rule": "plurality"},
+    "self-refine": {"chains": 1, "iterations": 4, "window": 1, "policy": "stop-on-pass:1", "rule": "plurality"},
+    "imo25": {"chains": 10, "iterations": 30, "window": 1, "policy": "stop-on-pass:5", "rule": "accepted"},
+}
+
+
+def call_seed(seed: int, name: str, chain: int, iteration: int, role: str) -> int:
+    """63 bits of hash(run seed, problem, chain, iteration, role): a call's own random stream."""
+    digest = hashlib.blake2b(key_of(f"{seed}\x1f{name}", chain, iteration, role).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class _Line:
+    """A chain under way. texts: the last solutions by iteration, as many as the window."""
+
+    __slots__ = ("calls", "chain", "failed", "index", "running", "shrink", "texts", "work")
+
+    def __init__(self, work: _Work, index: int) -> None:
+        self.work, self.index = work, index
+        self.chain = work.problem.chain(index)
+        self.calls = self.shrink = 0
+        self.running = False
+        self.failed: str | None = None
+        self.texts: deque[tuple[int, str]] = deque(maxlen=work.problem.settings.window + 1)
+
+    @property
+    def call(self) -> Call | None:
+        return None if self.failed is not None or self.work.stopped is not None else self.chain.next
+
+
+class _Work:
+    """A problem under way. stopped: the iteration at which --early-stop ended it. level: next iteration to look at."""
+
+    def __init__(self, problem: Problem, task: Record, serial: int) -> None:
+        self.problem, self.task, self.serial = problem, task, serial
+        self.lines = [_Line(self, index) for index in range(problem.settings.chains)]
+        self.stopped: int | None = None
+        self.level = problem.settings.window
+
+    @property
+    def over(self) -> bool:
+        return all(line.call is None and not line.running for line in self.lines)
+
+
+class Outcome(msgspec.Struct):
+    """What became of a problem: the sample for stdout, the line of answers.jsonl, those of chains.jsonl."""
+
+    sample: Record
+    answer: Record
+    chains: list[Record]
+    failed: bool
+
+
+class Runner:
+    """Chains for a stream of tasks. static: the batch size of a backend in static batches, None for any other.
+
+    budget: tokens, prompt and generated, after which no call is begun; calls read from the log count. Deterministic
+    results: each call's prompt and seed come from its own chain alone.
+    """
+
+    def __init__(
+        self,
+        tasks: Iterable[Located],
+        settings: Settings,
+        prompts: Prompts,
+        reading: Reading,
+        sampling: Sampling,
+        *,
+        seed: int = 0,
+        log: RunFolder | None = None,
+        static: int | None = None,
+        concurrency: int = 1,
+        budget: int | None = None,
+        deadline: float | None = None,
+        context: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._tasks, self.settings, self.prompts, self.reading = iter(tasks), settings, prompts, reading
+        self.sampling, self.seed, self.log, self.static = sampling, seed, log, static
+        self._ahead = AHEAD * concurrency
+        self.budget, self.deadline, self.context, self._progress = budget, deadline, context, progress
+        self._order: deque[_Work] = deque()
+        self._ready: list[tuple[int, int, int, _Line]] = []
+        self._flying: dict[str, _Line] = {}
+        self._trimmed: dict[str, dict[str, int]] = {}
+        self._open = 0  # chains that have calls left
+        self._serial = itertools.count()
+        self._more = True
+        self._fresh: dict[str, Step] = {}
+        self._grader = Grader()
+        self.tokens = self.calls = 0
+        self.status = "done"
+        self.identical = 0
+        self.generator: Any = None
+        self.tell: Callable[[Record], None] | None = None
+
+    # ------------------------------------------------------------ calls out
+
+    def stopping(self) -> bool:
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            self.status = "time"
+        elif self.budget is not None and self.tokens >= self.budget:
+            self.status = "budget"
+        return self.status != "done"
+
+    def requests(self) -> Iterator[Request | None]:
+        """The calls as the backend asks for them; None where all that is left hangs on calls in flight."""
+        return self._blocks() if self.static else self._free()
+
+    def _free(self) -> Iterator[Request | None]:
+        while not self.stopping():
+            if self._more and (self._open < self._ahead or self.budget is not None or not self._ready):
+                self._admit()
+            elif self._ready:
+                line = heapq.heappop(self._ready)[3]
+                if line.call is not None:
+                    yield self._request(line)
+            elif self._flying:
+                yield None
+            else:
+                return
+
+    def _admit(self) -> None:
+        found = next(self._tasks, None)
+        if found is None:
+            self._more = False
+            return
+        work = self._begin(found[1])
+        for line in work.lines:
+            self._open += 1
+            self._forward(line)
+
+    def _begin(self, task: Record) -> _Work:
+        work = _Work(Problem(task["id"], self.settings, task), task, next(self._serial))
+        self._order.append(work)
+        if self.tell is not None:
+            self.tell(task)
+        return work
+
+    def _forward(self, line: _Line) -> None:
+        """Take what the log has of this chain, then put its next call up."""
+        while (call := line.call) is not None and self.log is not None:
+            key = key_of(line.work.task["id"], line.index, call.iteration, call.role)
+            if key not in self.log:
+                break
+            self._count(step := self.log.read(key))
+            self._advance(line, step)
+        if line.call is not None:
+            heapq.heappush(self._ready, (line.calls, line.work.serial, line.index, line))
+        else:
+            self._open -= 1
+
+    def _blocks(self) -> Iterator[Request | None]:
+        """Blocks of `static` chains in step: a round is one call of each chain that has one left."""
+        assert self.static
+        while not self.stopping():
+            block = list(itertools.islice(self._lines(), self.static))
+            if not block:
+                return
+            while due := [line for line in block if line.call is not None]:
+                if self.stopping():
+                    return
+                keys = [self._key(line) for line in due]
+                if self.log is not None and all(key in self.log for key in keys):
+                    for line, key in zip(due, keys, strict=True):
+                        self._count(step := self.log.read(key))
+                        self._advance(line, step)
+                    continue
+                for line in due:
+                    yield self._request(line)
+                yield None
+
+    def _lines(self) -> Iterator[_Line]:
+        if not hasattr(self, "_left"):
+            self._left: Iterator[_Line] = (line for _, task in self._tasks for line in self._begin(task).lines)
+        return self._left
+
+    def _key(self, line: _Line) -> str:
+        call = line.call
+        assert call is not None
+        return key_of(line.work.task["id"], line.index, call.iteration, call.role)
+
+    def _request(self, line: _Line) -> Request:
+        call = line.call
+        assert call is not None
+        name, chain, task = line.work.task["id"], line.chain, line.work.task
+        key = self._key(line)
+
+        def build(solution: str, review: str) -> list[Record]:
+            return self.prompts.messages(call.role, task, chain, solution, review)
+
+        solution, review = chain.solution or "", chain.review if call.role in ("refine", "check") else ""
+        seed = call_seed(self.seed, name, line.index, call.iteration, call.role)
+        messages, trimmed = asked.fitted(build, solution, review, self._room(key, seed, line))
+        if trimmed is not None:
+            self._trimmed[key] = trimmed
+        line.running = True
+        self._flying[key] = line
+        return Request(key=key, messages=messages, seed=seed)
+
+    def _room(self, key: str, seed: int, line: _Line) -> Callable[[list[Record]], bool]:
+        """Whether messages leave room for max_tokens in the context; by the model's tokenizer where it is here.
+
+        A server's context is what --context says, at 3 characters a token; after a refusal, half of what was sent.
+        """
+        known = self.context or getattr(self.generator, "context", None)
+        scale = 0.5**line.shrink
+        start = sum(len(str(m["content"])) for m in self.prompts.messages("solve", line.work.task, line.chain, "", ""))
+
+        def fits(messages: list[Record]) -> bool:
+            text = sum(len(str(message["content"]).encode()) for message in messages)
+            if scale < 1 and text - start > scale * self._sent.get(key, 0):
+                return False
+            if line.shrink == 0:
+                self._sent[key] = max(self._sent.get(key, 0), text - start)
+            if known is None:
+                return True
+            room = known - self.sampling.max_tokens
+            if text + 64 * len(messages) <= room:
+                return True  # a token is at least a byte
+            count = self.generator.count_tokens(Request(key=key, messages=messages, seed=seed)) if self.generator else None
+            return (count if count is not None else text // 3) <= room
+
+        return fits
+
+    @property
+    def _sent(self) -> dict[str, int]:
+        if not hasattr(self, "_sizes"):
+            self._sizes: dict[str, int] = {}
+        return self._sizes
+
+    # ------------------------------------------------------------ replies in
+
+    def take(self, done: Completion) -> None:
+        """The reply to one call."""
+        line = self._flying.pop(done.key)
+        line.running = False
+        trimmed = self._trimmed.pop(done.key, None)
+        if done.finish_reason == "error":
+            if asked.OVERFLOW.search(done.error or "") and line.shrink < SHRINKS and line.chain.solution:
+                line.shrink += 1
+            else:
+                line.failed = done.error or "no reply"
+            if not self.static:
+                self._again(line)
+            return
+        self._sent.pop(done.key, None)
+        line.shrink = 0
+        call = line.chain.next
+        if call is None:
+            return
+        step = self._step(line, call, done, trimmed)
+        if self.log is not None:
+            self.log.append(done.key, step)
+        self._count(step)
+        self.calls += 1
+        if self._progress is not None:
+            self._progress.update()
+        self._advance(line, step)
+        if not self.static:
+            self._again(line)
+
+    def _again(self, line: _Line) -> None:
+        if line.call is not None:
+            heapq.heappush(self._ready, (line.calls, line.work.serial, line.index, line))
+        else:
+            self._open -= 1
+
+    def _count(self, step: Step) -> None:
+        self.tokens += step.prompt_tokens + step.completion_tokens
+
+    def _step(self, line: _Line, call: Call, done: Completion, trimmed: dict[str, int] | None) -> Step:
+        step = Step(
+            schema="step/1",
+            id=line.work.task["id"],
+            chain=line.index,
+            iteration=call.iteration,
+            role=call.role,
+            finish_reason=done.finish_reason,
+            prompt_tokens=done.prompt_tokens,
+            completion_tokens=done.completion_tokens,
+            model=done.model,
+            trimmed=trimmed,
+        )
+        text, step.truncated = asked.solution_text(done, self.reading.thinking)
+        step.looped = asked.loops(done.text)
+        if call.role in ("verify", "check"):
+            step.text, step.verdict = text or "", asked.verdict_of(text, self.reading)  # type: ignore[assignment]
+        else:
+            answer = asked.answer_of(text, self.reading) if text is not None else None
+            lost = text is None or (answer is None and (step.truncated or call.role == "force"))
+            step.kept = lost or (answer is None and self.settings.procedure.keep_without_answer)
+            if not step.kept:
+                step.text, step.answer = text or "", answer
+            elif self.settings.procedure.force_answer and step.truncated:
+                step.trace = done.text.removeprefix("<think>") or done.reasoning or ""
+        if call.role == "solve" and call.iteration == 0:
+            step.task, step.run = line.work.task, msgspec.to_builtins(self.settings)
+        return step
+
+    def _advance(self, line: _Line, step: Step) -> None:
+        line.calls += 1
+        line.work.problem.note(step)
+        line.work.problem.model = step.model
+        before = len(line.chain.cells)
+        line.chain.take(step)
+        if step.role not in ("verify", "check") and line.chain.solution is not None:
+            line.texts.append((step.iteration, line.chain.solution))
+        if len(line.chain.cells) > before and self.settings.early_stop > 0:
+            self._look(line.work)
+
+    def _look(self, work: _Work) -> None:
+        """Whether --early-stop ends the problem, iteration by iteration, once all its chains are that far."""
+        last = self.settings.procedure.iterations
+        while work.stopped is None and work.level < last:
+            for line in work.lines:
+                if len(line.chain.cells) <= work.level and not line.chain.ended and line.failed is None:
+                    return
+            if stop_iteration(work.problem, self.settings.early_stop, work.level):
+                work.stopped = work.level
+            work.level += 1
+
+    # ------------------------------------------------------------ problems out
+
+    def finished(self, final: bool = False) -> Iterator[Outcome]:
+        """Problems that are over, in input order; `final`: whatever there is of all that were begun."""
+        while self._order and (final or self._order[0].over):
+            yield self._outcome(self._order.popleft())
+
+    def _outcome(self, work: _Work) -> Outcome:
+        problem = work.problem
+        failures = [line.failed for line in work.lines if line.failed is not None]
+        ballot = vote(problem, upto=work.stopped)
+        cut = any(line.call is not None for line in work.lines)
+        status = status_of(problem, ballot, work.stopped, bool(failures), cut)
+        first = {line.texts[0][1] for line in work.lines if line.texts and line.texts[0][0] == 0}
+        if len(work.lines) > 1 and len(first) == 1 and len(next(iter(first))) >= IDENTICAL_CHARS and not failures:
+            self.identical += 1
+        correct = self._grader.correct(work.task, ballot.answer)
+        record = answer_record(problem, ballot, status, correct, work.stopped)
+        if failures:
+            record |= {"failed_chains": len(failures), "error": failures[0]}
+        return Outcome(
+            self._sample(work, ballot, status, failures),
+            record,
+            list(self._cells(problem, work.stopped)),
+            bool(failures) or (ballot.answer is None and not cut),
+        )
+
+    def _sample(self, work: _Work, ballot: Ballot, status: str, failures: Sequence[str]) -> Record:
+        text = ""
+        if ballot.chain is not None:
+            own = [text for n, text in work.lines[ballot.chain].texts if n <= (ballot.iteration or 0)]
+            text = own[-1] if own else ""
+        problem, task = work.problem, work.task
+        told = {
+            "answer": ballot.answer,
+            "votes": [{"answer": one["answer"], "votes": one["votes"]} for one in ballot.counts],
+            "effective_votes": ballot.effective_votes,
+            "status": status,
+        }
+        sample = {
+            **task,
+            "schema": shapes.schema("sample"),
+            "sample": 0,
+            "response": text if ballot.answer is not None else "",
+            "finish_reason": "stop" if ballot.answer is not None else "error",
+            "usage": {
+                "prompt_tokens": sum(problem.prompted.values()),
+                "completion_tokens": sum(problem.generated.values()),
+            },
+            "model": problem.model,
+            "meta": {**(task.get("meta") or {}), "dser": told},
+        }
+        if ballot.answer is None:
+            sample["error"] = failures[0] if failures else "no chain has an answer"
+        return sample
+
+    def _cells(self, problem: Problem, stopped: int | None) -> Iterator[Record]:
+        """Lines of chains.jsonl: one an iteration of each chain, as far as it counts."""
+        last = self.settings.procedure.iterations if stopped is None else stopped
+        for index, chain in sorted(problem.chains.items()):
+            rows = zip(chain.cells, chain.verdicts, chain.carried, strict=True)
+            for n, (answer, verdict, carried) in enumerate(itertools.islice(rows, last + 1)):
+                # A verdict at the stop may or may not be there yet, and counts for nothing.
+                shown = verdict if n < last else None
+                record = {"id": problem.name, "chain": index, "iteration": n, "answer": answer, "verdict": shown}
+                if problem.gold is not None:
+                    record["correct"] = self._grader.correct(problem.task, answer)
+                yield {**record, "kept": carried}
+
+
+def run_chains(
+    generator: Generator,
+    tasks: Iterable[Record],
+    settings: Settings | None = None,
+    sampling: Sampling | None = None,
+    *,
+    prompts: Prompts | None = None,
+    reading: Reading | None = None,
+    seed: int = 0,
+    concurrency: int = 32,
+) -> Iterator[Outcome]:
+    """Chains for `tasks` on an open generator, without files: an Outcome a task, in order. Raises what it raises."""
+    located = ((f"task {number}", task) for number, task in enumerate(tasks, 1))
+    runner = Runner(
+        located,
+        settings or Settings(),
+        prompts or Prompts(),
+        reading or Reading(),
+        sampling or Sampling(temperature=0.6, top_p=0.95, max_tokens=4096),
+        seed=seed,
+        static=generator.batch_size,
+        concurrency=concurrency,
+    )
+    yield from drive(runner, lambda: generator)
+
+
+def drive(runner: Runner, open_model: Callable[[], Any]) -> Iterator[Outcome]:
+    """Run a runner's calls on the model, which is opened only if there is one to make."""
+    calls = runner.requests()
+    first = next(calls, None)
+    yield from runner.finished()
+    if first is None:
+        return
+    runner.generator = open_model()
+    source = itertools.chain([first], calls)
+    with closing(runner.generator.generate(source, runner.sampling)) as completions:
+        for done in completions:
+            runner.take(done)
+            yield from runner.finished()
+            if runner.deadline is not None and runner.stopping() and runner.status == "time":
+                break
+    yield from runner.finished()
+
+
+def run(
+    files: Sequence[str],
+    backend: Backend,
+    selection: Selection,
+    sampling: Sampling,
+    *,
+    preset: str,
+    chains: int | None,
+    iterations: int | None,
+    window: int | None,
+    policy: str | None,
+    rule: str | None,
+    early_stop: float | None,
+    template: Sequence[str],
+    system: str | None,
+    box: str,
+    require_box: bool,
+    answer: str | None,
+    verdict_pass: str | None,
+    verdict_fail: str | None,
+    unknown: str,
+    thinking: str,
+    no_answer: str,
+    force_answer: bool,
+    context: int | None,
+    seed: int,
+    output: str | None,
+    overwrite: bool,
+    budget_tokens: int | None,
+    max_time: float | None,
+    dry_run: bool,
+    quiet: bool,
+) -> int:
+    """The verb; returns the exit code."""
+    base = PRESETS[preset]
+    given = {"chains": chains, "iterations": iterations, "window": window, "policy": policy, "rule": rule}
+    chosen = {name: base[name] if value is None else value for name, value in given.items()}
+    name, needed = policy_of(chosen["policy"])
+    procedure = Procedure(
+        iterations=chosen["iterations"],
+        policy=name,
+        needed=needed,
+        improve=preset == "imo25",
+        check=preset == "imo25",
+        give_up=10 if preset == "imo25" else 0,
+        keep_without_answer=no_answer == "keep",
+        force_answer=force_answer,
+        unknown_passes=unknown == "pass",
+    )
+    if chosen["rule"] == "accepted" and name != "stop-on-pass":
+        raise BadInput("--vote accepted: only chains of --policy stop-on-pass:M are ever accepted")
+    settings = Settings(procedure, chosen["chains"], chosen["window"], chosen["rule"], early_stop or 0.0)
+    for option, rule_text in (
+        ("--answer-pattern", answer),
+        ("--verdict-pass", verdict_pass),
+        ("--verdict-fail", verdict_fail),
+    ):
+        try:
+            re.compile(rule_text or "")
+        except re.error as error:
+            raise BadInput(f"{option} {rule_text}: not a regular expression: {error}") from None
+    reading = Reading(box, require_box, answer, verdict_pass or asked.PASS, verdict_fail or asked.FAIL, thinking)
+    prompts = Prompts(template, system, imo25=preset == "imo25")
+    if not backend.model:
+        backend = msgspec.structs.replace(backend, model=("smollm2",))
+    tables = Files(files)
+    source = selection.source(tables.paths, "task", expand=as_tasks, keep=output is not None)
+    if dry_run:
+        print(described(source, settings, prompts, sampling))
+        return 0
+    if settings.chains > 1 and sampling.temperature == 0:
+        print("dser: --temperature 0: all chains of a problem will be the same; --chains 1 says as much", file=sys.stderr)
+    decides = {
+        **backend.identity(),
+        **selection.identity(),
+        **msgspec.to_builtins(sampling),
+        **msgspec.to_builtins(procedure),
+        "chains": settings.chains,
+        "window": settings.window,
+        "vote": settings.rule,
+        "early_stop": settings.early_stop,
+        "preset": preset,
+        **msgspec.to_builtins(reading),
+        "template": prompts.hashes,
+        "system": system,
+        "context": context,
+        "seed": seed,
+    }
+    simulated = backend.model[0].startswith("sim:")
+    static = None
+    if not backend.model[0].startswith(("http:", "https:", "replay:", "vllm:", "sim:")):
+        static = backend.batch_size
+    folder = RunFolder(output, decides, source, seed, overwrite) if output else nullcontext()
+    with folder as log:
+        total = source.count()
+        calls = None if total is None else total * settings.chains * (1 + 2 * procedure.iterations)
+        opened: list[Any] = []
+        with Progress("solve", calls, "calls", quiet) as progress:
+            runner = Runner(
+                source,
+                settings,
+                prompts,
+                reading,
+                sampling,
+                seed=seed,
+                log=log,
+                static=static,
+                concurrency=1024 if backend.model[0].startswith("vllm:") else 1 if simulated else backend.concurrency,
+                budget=budget_tokens,
+                deadline=None if max_time is None else time.monotonic() + max_time,
+                context=context,
+                progress=progress,
+            )
+
+            def open_model() -> Any:
+                if simulated:
+                    from dser.simulate import SimGenerator
+
+                    if len(backend.model) > 1 or backend.record:
+                        raise BadInput("--model sim:FILE: stands alone, and is not recorded: its file says it all")
+                    found: Any = SimGenerator(backend.model[0].removeprefix("sim:"))
+                    for work in runner._order:
+                        found.tell(work.task)
+                    runner.tell = found.tell
+                else:
+                    found = backend.open(seed)
+                opened.append(found)
+                return found
+
+            try:
+                done = _write(drive(runner, open_model), runner, log)
+            finally:
+                for model in opened:
+                    model.close()
+        if log is not None:
+            counts = {"problems": done.problems, "failed": done.failed, "calls": runner.calls, "tokens": runner.tokens}
+            log.finish(done.answers, done.right_and_wrong() | counts, runner.status)
+    if runner.identical:
+        print(
+            f"dser: {runner.identical} problems: all chains began with the same solution; does the server heed seeds?",
+            file=sys.stderr,
+        )
+    if not quiet:
+        graded = done.right_and_wrong()
+        told = f", {graded['correct']} of {graded['graded']} right" if graded["graded"] else ""
+        status = "" if runner.status == "done" else f", status: {runner.status}"
+        print(
+            f"dser: {done.problems} problems, {runner.calls} calls, {runner.tokens} tokens{told}, {done.failed} failed{status}"
+            + (" (simulated, no model)" if simulated else ""),
+            file=sys.stderr,
+        )
+    return 1 if done.failed else 0
+
+
+class _Done:
+    """What was written."""
+
+    def __init__(self) -> None:
+        self.problems = self.failed = 0
+        self.answers: list[Record] = []
+
+    def right_and_wrong(self) -> Record:
+        graded = [one["correct"] for one in self.answers if one.get("correct") is not None]
+        return {"graded": len(graded), "correct": sum(graded)}
+
+
+def _write(outcomes: Iterator[Outcome], runner: Runner, log: RunFolder | None) -> _Done:
+    done = _Done()
+    encode = msgspec.json.Encoder().encode
+    with own_stdout() as out:
+
+        def put(outcome: Outcome) -> None:
+            out.write(encode(outcome.sample) + b"\n")
+            out.flush()
+            if log is not None:
+                log.put_cells(outcome.chains)
+            done.answers.append(outcome.answer)
+            done.problems += 1
+            done.failed += outcome.failed
+
+        for outcome in outcomes:
+            put(outcome)
+        if runner.status == "time":
+            saved = "the finished calls are saved; run the same command again to continue" if log else "nothing is saved"
+            raise OutOfTime(f"--max-time is over; {saved}")
+        for outcome in runner.finished(final=True):
+            put(outcome)
+    return done
+
+
+def described(source: Iterable[Located], settings: Settings, prompts: Prompts, sampling: Sampling) -> str:
+    """The text of --dry-run: calls, tokens, and the prompts of the first problem's first iteration."""
+    from dser.chain import Chain
+
+    problems = 0
+    first: Record | None = None
+    characters = 0
+    for _, task in source:
+        problems += 1
+        first = first or task
+        characters += len(shapes.question_of(task))
+    calls = problems * settings.chains * (1 + 2 * settings.procedure.iterations)
+    lines = [
+        f"problems: {problems}",
+        f"calls: at most {calls} ({settings.chains} chains of 1 + 2 x {settings.procedure.iterations})",
+        f"completion tokens: at most {calls * sampling.max_tokens}",
+        f"prompt tokens: about {characters // 4 * settings.chains * (1 + 2 * settings.procedure.iterations)} for the "
+        "problems, and the solutions and reviews again in each call (4 characters a token)",
+    ]
+    if first is not None:
+        for role in ("solve", "verify", "refine"):
+            lines.append(f"--- {role}")
+            turns = prompts.messages(role, first, Chain(settings.procedure), "<SOLUTION>", "<REVIEW>")  # type: ignore[arg-type]
+            lines += [f"[{turn['role']}] {turn['content']}" for turn in turns]
+    return "\n".join(lines)

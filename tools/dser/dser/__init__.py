@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 
 from dser.chain import Call, Chain, Procedure, Step
 from dser.log import read_log
-pass  # report
+from dser.report import report_of
 from dser.solve import run_chains
 from dser.vote import Ballot, vote
 

@@ -86,6 +86,25 @@ def vote(folder: str, **given: Any) -> int:
     return run(folder, **given)
 
 
+@main.command(short_help="What the chains say of the model: advice, transitions, verifier, vote.")
+@_folder
+@click.option("--self-consistency", metavar="SAMPLES", help="Samples or run folder of the same model, to compare at equal tokens; else iteration 0 is resampled.")  # fmt: skip
+@click.option("--reference", metavar="SAMPLES", help="Another model's single-turn samples, or run folder.")
+@click.option("--replicates", type=click.IntRange(min=100), default=2000, show_default=True, help="Bootstrap replicates, over problems.")  # fmt: skip
+@options("seed", "json", "plot", "common")
+def report(folder: str, **given: Any) -> int:
+    """Diagnose the model from DIR/steps.jsonl; if its own transitions say that iterating hurts, that comes first.
+
+    \b
+    Example:
+      dser report run --json --plot report.png --reference teacher.jsonl
+    """
+    from dser.report import run
+
+    given.pop("quiet")
+    return run(folder, **given)
+
+
 @main.command(short_help="Theory: where chains with given chances end up, and what K of them vote.")
 @click.option("--p-ic", type=_CHANCE, help="P(correct next | incorrect).")
 @click.option("--p-ci", type=_CHANCE, help="P(incorrect next | correct).")

@@ -105,6 +105,58 @@ def report(folder: str, **given: Any) -> int:
     return run(folder, **given)
 
 
+@main.command(short_help="The chains and iterations that a budget of tokens is best spent on.")
+@_folder
+@click.option("--budget-tokens", type=click.IntRange(min=1), required=True, metavar="T", help="Generated tokens, over all problems.")  # fmt: skip
+@click.option("--problems", type=click.IntRange(min=1), help="Plan for so many problems like these.  [as many as DIR has]")  # fmt: skip
+@options("seed", "json", "common")
+def plan(folder: str, **given: Any) -> int:
+    """Simulate each problem's own answer-level chain, as DIR shows it, for the K and N that T tokens buy.
+
+    \b
+    Example:
+      dser plan run --budget-tokens 2000000 --json
+    """
+    from dser.plan import run
+
+    given.pop("quiet")
+    return run(folder, **given)
+
+
+@main.command(short_help="A run as samples, lm-eval samples, or training triples.")
+@_folder
+@click.option("--to", "form", type=click.Choice(["samples", "lm-eval", "triples"]), required=True, help="samples: each chain's last solution. triples: solution, review and refinement, labelled.")  # fmt: skip
+@click.option("-o", "--output", metavar="FILE", help="Write here; without it, to stdout.")
+@options("common")
+def export(folder: str, **given: Any) -> int:
+    """Write DIR's texts for other tools: graders and metrics, lm-evaluation-harness, or training.
+
+    \b
+    Example:
+      dser export run --to samples | cotpass grade -
+    """
+    from dser.export import run
+
+    given.pop("quiet")
+    return run(folder, **given)
+
+
+@main.command(short_help="Join the runs of shards.")
+@click.argument("folders", nargs=-1, metavar="DIR...", type=click.Path())
+@click.option("-o", "--output", metavar="DIR", required=True, help="The folder of the joined run.")
+@options("overwrite", "common")
+def merge(folders: tuple[str, ...], **given: Any) -> int:
+    """Join the runs of `dser solve --shard 1/N` … `--shard N/N` into one.
+
+    \b
+    Example:
+      dser merge run-1 run-2 -o run
+    """
+    from dser.merge import run
+
+    return run(folders, **given)
+
+
 @main.command(short_help="Theory: where chains with given chances end up, and what K of them vote.")
 @click.option("--p-ic", type=_CHANCE, help="P(correct next | incorrect).")
 @click.option("--p-ci", type=_CHANCE, help="P(incorrect next | correct).")

@@ -345,9 +345,23 @@ def answer_matrix(trace: Trace, most: int = 12) -> tuple[Any, int] | None:
 
     All right classes are one state, the first; None where the right answer was never given.
     """
-    codes = trace.codes
     if not trace.right_class.any():
         return None
+    codes = trace.codes
+    mapped, share = answer_states(trace, most)
+    size = len(share)
+    there = codes != -2
+    both = there[:, :-1] & there[:, 1:]
+    table = np.zeros((size, size))
+    np.add.at(table, (mapped[:, :-1][both], mapped[:, 1:][both]), 1)
+    table += 0.5 * share / share.sum()
+    return table / table.sum(1, keepdims=True), 0
+
+
+def answer_states(trace: Trace, most: int = 12) -> tuple[Any, Any]:
+    """((K, N+1) states, weight of each state over all cells with half a cell of prior): 0 the right classes, then the
+    commonest wrong ones, last everything else, no answer with it."""
+    codes = trace.codes
     seen = np.bincount(codes[codes >= 0].ravel(), minlength=trace.classes)
     wrong = [c for c in np.argsort(-seen, kind="stable") if not trace.right_class[c] and seen[c]][: most - 1]
     states = np.full(trace.classes + 2, len(wrong) + 1)  # codes -1 and -2 index from the end
@@ -355,14 +369,7 @@ def answer_matrix(trace: Trace, most: int = 12) -> tuple[Any, int] | None:
     for at, c in enumerate(wrong):
         states[c] = at + 1
     mapped = states[codes]
-    size = len(wrong) + 2
-    there = codes != -2
-    both = there[:, :-1] & there[:, 1:]
-    table = np.zeros((size, size))
-    np.add.at(table, (mapped[:, :-1][both], mapped[:, 1:][both]), 1)
-    share = np.bincount(mapped[there].ravel(), minlength=size) + 0.5
-    table += 0.5 * share / share.sum()
-    return table / table.sum(1, keepdims=True), 0
+    return mapped, np.bincount(mapped[codes != -2].ravel(), minlength=len(wrong) + 2) + 0.5
 
 
 def _counterfactual(graded: list[Trace], verdicts: Any, moves: Any, seed: int) -> Record:

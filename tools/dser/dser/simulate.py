@@ -166,8 +166,13 @@ class SimGenerator:
 # ---------------------------------------------------------------- the verb
 
 
-def run_windows(matrix: Any, initial: Any, chains: int, iterations: int, window: int, runs: int, seed: int) -> np.ndarray:
-    """(runs,) of 1, 0 or a tie's share: whether state 0 has the most votes in the windows of simulated chains."""
+def run_windows(
+    matrix: Any, initial: Any, chains: int, iterations: int, window: int, runs: int, seed: int, mute: int | None = None
+) -> Any:
+    """(runs,) of 1, 0 or a tie's share: whether state 0 has the most votes in the windows of simulated chains.
+
+    mute: a state that stands for many answers and none, which never wins.
+    """
     m = markov.checked(matrix).cumsum(1)
     m[:, -1] = 1.0
     start = np.asarray(initial, dtype=float).cumsum()
@@ -187,6 +192,8 @@ def run_windows(matrix: Any, initial: Any, chains: int, iterations: int, window:
             if step > iterations - window:
                 for state in range(size):
                     votes[:, state] += (now == state).sum(1)
+        if mute is not None:
+            votes[:, mute] = -1
         best = votes.max(1)
         ties = (votes == best[:, None]).sum(1)
         won[at : at + count] = np.where(votes[:, 0] == best, 1 / ties, 0.0)

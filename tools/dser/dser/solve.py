@@ -85,8 +85,10 @@ class _Work:
 
 
 class Outcome(msgspec.Struct):
-    """What became of a problem: the sample for stdout, the line of answers.jsonl, those of chains.jsonl."""
+    """What became of a problem: its chains (what `report_of` takes), the sample for stdout, the line of answers.jsonl,
+    those of chains.jsonl."""
 
+    problem: Problem
     sample: Record
     answer: Record
     chains: list[Record]
@@ -383,6 +385,7 @@ class Runner:
         if failures:
             record |= {"failed_chains": len(failures), "error": failures[0]}
         return Outcome(
+            problem,
             self._sample(work, ballot, status, failures),
             record,
             list(self._cells(problem, work.stopped)),

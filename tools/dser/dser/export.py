@@ -1,0 +1,160 @@
+"""`dser export`: a run as samples, as lm-evaluation-harness samples, or as training triples (reference 7).
+
+Reads the steps with their texts, chain by chain as they come; memory holds the solutions that are current.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dser.chain import Chain, Step
+from dser.log import Settings, steps_path, write_lines
+from dser.prompts import Prompts
+from dser.vote import Grader
+from tenfold_shared import BadInput
+from tenfold_shared import records as shapes
+from tenfold_shared.jsonl import open_read
+
+Record = dict[str, Any]
+FORMS = ("samples", "lm-eval", "triples")
+
+
+class _Line:
+    def __init__(self, settings: Settings) -> None:
+        self.chain = Chain(settings.procedure)
+        self.review: Step | None = None
+        self.before: tuple[str, str | None] | None = None
+        self.answer: str | None = None
+        self.tokens = [0, 0]
+        self.model = ""
+        self.finish = "stop"
+
+
+class _Problem:
+    def __init__(self, task: Record, settings: Settings) -> None:
+        self.task, self.settings = task, settings
+        self.lines: dict[int, _Line] = {}
+
+
+def replay(path: str, on_refined: Any = None) -> dict[str, _Problem]:
+    """The chains with their last solutions; on_refined(problem, chain number, line, step) at each refinement."""
+    found: dict[str, _Problem] = {}
+    steps = steps_path(path)
+    decode = msgspec.json.Decoder(Step).decode
+    to_settings = msgspec.convert
+    with closing(open_read(str(steps))) as stream:
+        for number, raw in enumerate(stream, 1):
+            try:
+                step = decode(raw)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                if not raw.endswith(b"\n"):
+                    break
+                raise BadInput(f"{steps}:{number}: expected a step of dser solve: {error}") from None
+            problem = found.get(step.id)
+            if problem is None:
+                if step.run is None or step.task is None:
+                    raise BadInput(f"{steps}:{number}: {step.id}: expected the problem's first step here")
+                problem = found[step.id] = _Problem(step.task, to_settings(step.run, Settings))
+            line = problem.lines.get(step.chain)
+            if line is None:
+                line = problem.lines[step.chain] = _Line(problem.settings)
+            if step.role == "refine" and not step.kept and on_refined is not None:
+                on_refined(problem, step.chain, line, step)
+            line.chain.take(step)
+            line.tokens[0] += step.prompt_tokens
+            line.tokens[1] += step.completion_tokens
+            line.model = step.model
+            if step.role == "verify":
+                line.review = step
+    return found
+
+
+def samples(path: str) -> Iterator[Record]:
+    """Every chain's last solution as sample 0 … K − 1; a chain without one is a sample with an error."""
+    for problem in replay(path).values():
+        for index, line in sorted(problem.lines.items()):
+            text = line.chain.solution
+            record = {
+                **problem.task,
+                "schema": shapes.schema("sample"),
+                "sample": index,
+                "response": text or "",
+                "finish_reason": "stop" if text is not None else "error",
+                "usage": {"prompt_tokens": line.tokens[0], "completion_tokens": line.tokens[1]},
+                "model": line.model,
+            }
+            if text is None:
+                record["error"] = "the chain has no solution"
+            yield record
+
+
+def lm_eval(path: str) -> Iterator[Record]:
+    """As --log_samples writes: doc_id, doc, target, resps (one list, a repeat each), filtered_resps."""
+    for number, problem in enumerate(replay(path).values()):
+        lines = [line for _, line in sorted(problem.lines.items())]
+        gold = problem.task.get("answer")
+        yield {
+            "doc_id": number,
+            "doc": problem.task,
+            "target": gold[0] if isinstance(gold, list) and gold else gold,
+            "arguments": [[shapes.question_of(problem.task), {}]],
+            "resps": [[line.chain.solution or "" for line in lines]],
+            "filtered_resps": [line.chain.cells[-1] or "" if line.chain.cells else "" for line in lines],
+        }
+
+
+def triples(path: str) -> Iterator[Record]:
+    """(solution, review, refined solution) with what is known of each, as chats to train a verifier or refiner on.
+
+    labels: solution_correct, verdict_right (None for an unreadable verdict), refined_correct; None without gold.
+    """
+    grader, prompts = Grader(), Prompts()
+    rows: list[Record] = []
+
+    def note(problem: _Problem, index: int, line: _Line, step: Step) -> None:
+        review, solution, task = line.review, line.chain.solution, problem.task
+        if review is None or solution is None:
+            return
+        before = grader.correct(task, line.chain.cells[-1]) if line.chain.cells else None
+        after = grader.correct(task, step.answer)
+        told = None if before is None or review.verdict not in ("pass", "fail") else (review.verdict == "pass") == before
+        chats = {
+            role: [*prompts.messages(role, task, line.chain, solution, text), {"role": "assistant", "content": said}]  # type: ignore[arg-type]
+            for role, text, said in (("verify", "", review.text), ("refine", review.text, step.text))
+        }
+        rows.append(
+            {
+                "id": task["id"],
+                "chain": index,
+                "iteration": step.iteration,
+                "solution": solution,
+                "review": review.text,
+                "verdict": review.verdict,
+                "refined": step.text,
+                "labels": {"solution_correct": before, "verdict_right": told, "refined_correct": after},
+                "verify": {"messages": chats["verify"]},
+                "refine": {"messages": chats["refine"]},
+            }
+        )
+
+    replay(path, note)
+    yield from rows
+
+
+def run(folder: str, *, form: str, output: str | None) -> int:
+    """The verb `export`."""
+    made = {"samples": samples, "lm-eval": lm_eval, "triples": triples}[form](folder)
+    if output:
+        write_lines(Path(output), made)
+        return 0
+    out = sys.stdout.buffer
+    for record in made:
+        out.write(msgspec.json.encode(record) + b"\n")
+    out.flush()
+    return 0

@@ -1,0 +1,114 @@
+"""`dser merge`: the runs of shards as one run folder, byte for byte what an unsharded run writes in the end.
+
+Shards need the same options (the shard aside) and problems of their own. steps.jsonl is theirs, one after the other;
+answers.jsonl and chains.jsonl likewise.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import dser
+from dser.log import STEPS
+from tenfold_shared import BadInput
+from tenfold_shared.jsonl import Lock, difference, write_atomic
+
+Record = dict[str, Any]
+FILES = (STEPS, "chains.jsonl", "answers.jsonl")
+
+
+def run(folders: Sequence[str], *, output: str, overwrite: bool, quiet: bool) -> int:
+    """The verb; returns the exit code: 1 where a shard is not complete."""
+    if len(folders) < 2:
+        raise BadInput("merge: expected two run folders or more")
+    found = sorted((_manifest(folder) for folder in folders), key=lambda pair: pair[0].get("shard") or [0, 0])
+    first = found[0][1]
+    for _, manifest, folder in found[1:]:
+        if told := difference(_unsharded(first), _unsharded(manifest)):
+            raise BadInput(f"{folder}: was made with other settings than {found[0][2]}: {told}")
+    shards = [tuple(options.get("shard") or ()) for options, _, _ in found]
+    if all(shards):
+        if len({total for _, total in shards}) > 1 or len(set(shards)) < len(shards):
+            raise BadInput(f"merge: expected different shards of one split, got {', '.join('/'.join(map(str, s)) for s in shards)}")
+    target = Path(output)
+    if target.exists() and any(entry.name != ".lock" for entry in target.iterdir()) and not overwrite:
+        raise BadInput(f"{output}: exists; choose another folder or add --overwrite")
+    if any(Path(folder).resolve() == target.resolve() for folder in folders):
+        raise BadInput(f"{output}: is one of the runs to merge; choose another folder")
+    target.mkdir(exist_ok=True)
+    lock = Lock(target / ".lock", target)
+    try:
+        _distinct([folder for _, _, folder in found])
+        for name in FILES:
+            aside = target / f".{name}.tmp"
+            with open(aside, "wb") as out:
+                for _, _, folder in found:
+                    with open(Path(folder) / name, "rb") as part:
+                        shutil.copyfileobj(part, out, 1 << 20)
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(aside, target / name)
+        counts: Record = {}
+        for _, manifest, _ in found:
+            for key, value in manifest.get("counts", {}).items():
+                counts[key] = counts.get(key, 0) + value
+        statuses = {manifest["status"] for _, manifest, _ in found}
+        missing = shards[0][1] - len(shards) if all(shards) else 0
+        merged = {
+            **{key: first[key] for key in ("schema", "tool", "verb")},
+            "options": _unsharded(first)["options"],
+            "inputs": first["inputs"],
+            "version": dser.__version__,
+            "merged": [{"shard": options.get("shard"), "status": manifest["status"]} for options, manifest, _ in found],
+            "seed": first.get("seed"),
+            "counts": counts,
+            "status": "done" if statuses == {"done"} and not missing else "partial",
+        }
+        write_atomic(target / "manifest.json", msgspec.json.format(msgspec.json.encode(merged), indent=2) + b"\n")
+    finally:
+        lock.release()
+    if not quiet:
+        import sys
+
+        told = f"; {missing} shards are missing" if missing else ""
+        print(f"dser: {counts.get('problems', 0)} problems of {len(found)} runs in {output}{told}", file=sys.stderr)
+    return 1 if counts.get("failed") or missing or statuses != {"done"} else 0
+
+
+def _manifest(folder: str) -> tuple[Record, Record, str]:
+    path = Path(folder) / "manifest.json"
+    try:
+        manifest = msgspec.json.decode(path.read_bytes())
+    except FileNotFoundError:
+        raise BadInput(f"{folder}: expected a run folder of dser solve, with manifest.json") from None
+    except (msgspec.DecodeError, OSError) as error:
+        raise BadInput(f"{path}: cannot be read: {error}") from None
+    for name in FILES:
+        if not (Path(folder) / name).is_file():
+            raise BadInput(f"{folder}: {name} is missing; is the run over? Run its command again first")
+    return manifest["options"], manifest, folder
+
+
+def _unsharded(manifest: Record) -> Record:
+    return {**manifest, "options": {**manifest["options"], "shard": None}}
+
+
+def _distinct(folders: Sequence[str]) -> None:
+    class Named(msgspec.Struct):
+        id: str
+
+    seen: dict[str, str] = {}
+    decode = msgspec.json.Decoder(Named).decode
+    for folder in folders:
+        with open(Path(folder) / "answers.jsonl", "rb") as lines:
+            for line in lines:
+                name = decode(line).id
+                if name in seen:
+                    raise BadInput(f"{folder}: {name}: is also in {seen[name]}; a problem may be in one run only")
+                seen[name] = folder

@@ -1,0 +1,116 @@
+"""`dser plan`: how many chains of how many iterations a budget buys, and which split of it is most often right.
+
+From a run's logs: each problem's answer-level chain (report.answer_matrix) is simulated with the K chains of N
+iterations that the tokens allow, for a ladder of N; the best is told. Reference 2.2, 3 and 9.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from dser.log import Problem, read_log
+from dser.report import Trace, answer_matrix, answer_states
+from dser.simulate import run_windows
+from dser.vote import Grader
+from tenfold_shared import BadInput
+
+Record = dict[str, Any]
+LADDER = (0, 1, 2, 3, 5, 8, 10, 15, 20, 30, 40, 60, 80)
+MOST_CHAINS = 512
+DRAWS = 200_000  # chain-iterations a problem and rung
+
+
+def plan_of(problems: Iterable[Problem], budget: int, seed: int = 0, count: int | None = None) -> Record:
+    """`{chains, iterations, tokens, p_correct, ladder}` for `budget` generated tokens over `count` problems (by default
+    as many as the log holds). Raises BadInput without gold answers, iterations, or money for one chain."""
+    grader = Grader()
+    traces = [trace for trace in (Trace(problem, grader) for problem in problems) if trace.graded]
+    if not traces:
+        raise BadInput("plan: the run has no gold answers, so that nothing is known of right and wrong")
+    settings = traces[0].settings
+    if not settings.procedure.iterations:
+        raise BadInput("plan: the run has no iterations, so that nothing is known of transitions")
+    calls, tokens = {}, {}
+    for role in ("solve", "verify", "refine"):
+        calls[role] = sum(trace.counts[role]["calls"] for trace in traces if role in trace.counts)
+        tokens[role] = sum(trace.generated[role] for trace in traces if role in trace.generated)
+    cost = {role: tokens[role] / calls[role] if calls[role] else 0.0 for role in calls}
+    if not cost["solve"]:
+        raise BadInput("plan: the run tells no token counts; the server gave no usage")
+    each = budget / (count or len(traces))
+    rungs = []
+    for n in LADDER:
+        chain = cost["solve"] + n * (cost["verify"] + cost["refine"])
+        chains = min(MOST_CHAINS, int(each / chain))
+        if chains < 1:
+            continue
+        window = min(settings.window, n + 1)
+        right = [_right(trace, chains, n, window, seed) for trace in traces]
+        rungs.append(
+            {
+                "iterations": n,
+                "chains": chains,
+                "tokens": round(chains * chain * (count or len(traces))),
+                "p_correct": round(float(np.mean([p for p, _ in right])), 5),
+                "stderr": round(math.sqrt(sum(e * e for _, e in right)) / len(right), 5),
+            }
+        )
+    if not rungs:
+        raise BadInput(
+            f"--budget-tokens {budget}: does not buy one solution for each problem; {math.ceil(cost['solve'])} tokens each are needed"
+        )
+    best = max(rungs, key=lambda rung: (rung["p_correct"], -rung["tokens"]))
+    return {
+        **{key: best[key] for key in ("chains", "iterations", "tokens", "p_correct")},
+        "window": min(settings.window, best["iterations"] + 1),
+        "budget": budget,
+        "problems": count or len(traces),
+        "tokens_per_call": {role: round(value, 2) for role, value in cost.items()},
+        "longest_seen": settings.procedure.iterations,
+        "ladder": rungs,
+        "simulated": traces[0].model.startswith("sim:"),
+    }
+
+
+def _right(trace: Trace, chains: int, iterations: int, window: int, seed: int) -> tuple[float, float]:
+    """(P(the vote is right), its Monte Carlo error) of a problem. 0 where the right answer was never given."""
+    table = answer_matrix(trace)
+    if table is None:
+        return 0.0, 0.0
+    matrix, _ = table
+    first = trace.codes[:, 0]
+    share = np.full(len(matrix), 0.0)
+    # As answer_matrix maps classes; the first iteration's shares with half a cell of prior spread as all cells are.
+    mapped, weight = answer_states(trace)
+    np.add.at(share, mapped[:, 0][first != -2], 1)
+    share += 0.5 * weight / weight.sum()
+    runs = int(np.clip(DRAWS // (chains * (iterations + 1)), 24, 400))
+    won = run_windows(matrix, share / share.sum(), chains, iterations, window, runs, seed, mute=len(matrix) - 1)
+    return float(won.mean()), float(won.std(ddof=1) / math.sqrt(runs))
+
+
+def run(folder: str, *, budget_tokens: int, problems: int | None, seed: int, as_json: bool) -> int:
+    """The verb `plan`."""
+    found = plan_of(read_log(folder), budget_tokens, seed, problems)
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+        return 0
+    from rich.table import Table
+
+    from tenfold_shared.cli import print_table
+
+    table = Table("iterations", "chains", "tokens", "P(vote right)", title=f"{budget_tokens} tokens, {found['problems']} problems")
+    for rung in found["ladder"]:
+        best = rung["iterations"] == found["iterations"]
+        row = [rung["iterations"], rung["chains"], rung["tokens"], f"{rung['p_correct']:.4f} ± {rung['stderr']:.4f}"]
+        table.add_row(*map(str, row), style="bold" if best else None)
+    print_table(table)
+    told = "" if found["iterations"] <= found["longest_seen"] else " (longer than what was run: it assumes that nothing changes)"
+    sys.stdout.write(f"best: --chains {found['chains']} --iterations {found['iterations']}{told}\n")
+    return 0

@@ -25,7 +25,7 @@ def wilson(k: float, n: float, z: float = Z95) -> tuple[float, float]:
     p, z2 = k / n, z * z
     middle = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return (0.0 if k <= 0 else max(0.0, middle - half)), (1.0 if k >= n else min(1.0, middle + half))
 
 
 def jeffreys(k: float, n: float, level: float = 0.95) -> tuple[float, float]:

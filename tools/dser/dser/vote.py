@@ -183,9 +183,10 @@ def _effective(
 ) -> float:
     """Independent votes in the windows, from how often the problem's chains leave the leader and come to it.
 
-    λ = 1 − (p to the leader) − (p from it), each with half a pseudo-transition of either kind.
+    λ = 1 − (p to the leader) − (p from it), each with one pseudo-transition that mostly stays: what was never seen to
+    move is taken to move seldom, and its window to be few votes.
     """
-    moved = np.array([[0.5, 0.5], [0.5, 0.5]])
+    moved = np.array([[0.9, 0.1], [0.1, 0.9]])
     for index in cells:
         row = problem.chains[index].cells[: end + 1]
         led = [answer is not None and classes.of.get(answer, -1) == winner for answer in row]
@@ -283,7 +284,7 @@ def stop_iteration(problem: Problem, threshold: float, level: int) -> bool:
     if now.answer is None or now.tie or now.confidence < threshold:
         return False
     half = vote(problem, window=max(1, window // 2), upto=level - window // 2)
-    return half.answer is not None and answers.key(half.answer) == answers.key(now.answer)
+    return half.answer is not None and not half.tie and answers.key(half.answer) == answers.key(now.answer)
 
 
 def stopped_at(problem: Problem) -> int | None:

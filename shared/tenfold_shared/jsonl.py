@@ -527,9 +527,8 @@ class Output:
         if header is not None and self._overwrite and difference(header, self._identity):
             header = None
         if header is not None:
-            difference = difference(header, self._identity)
-            if difference:
-                raise BadInput(f"{self.path}: an unfinished run has {difference}; repeat it or add --overwrite")
+            if found := difference(header, self._identity):
+                raise BadInput(f"{self.path}: an unfinished run has {found}; repeat it or add --overwrite")
         elif self.path.exists() and not self._overwrite:
             try:
                 manifest = _decode(self.manifest_path.read_bytes())
@@ -537,9 +536,8 @@ class Output:
                 raise BadInput(
                     f"{self.path}: exists, and no manifest says what made it; --overwrite replaces it"
                 ) from None
-            difference = difference(manifest, self._identity)
-            if difference:
-                raise BadInput(f"{self.path}: was made with {difference}; choose another output or add --overwrite")
+            if found := difference(manifest, self._identity):
+                raise BadInput(f"{self.path}: was made with {found}; choose another output or add --overwrite")
             self.finished = True
             return
         if header is None:

@@ -103,7 +103,9 @@ def test_another_steps_result_is_refused():
         chain.take(Step(id="a", chain=0, iteration=3, role="refine"))
 
 
-@pytest.mark.parametrize("text", ["never", "always:2", "stop-on-pass:0", "stop-on-pass:x", "keep-on-pass:1", "stop-on-pass:"])
+@pytest.mark.parametrize(
+    "text", ["never", "always:2", "stop-on-pass:0", "stop-on-pass:x", "keep-on-pass:1", "stop-on-pass:"]
+)
 def test_bad_policies(text):
     with pytest.raises(BadInput, match="--policy"):
         policy_of(text)

@@ -72,7 +72,6 @@ def test_coverage_of_problem_intervals():
     """Problems of different difficulty, 40 a run: the bootstrap over problems holds the population's mean π_C."""
     rng = np.random.default_rng(3)
     held, runs = 0, 400
-    truth = None
     big = rng.beta(4, 12, 200_000), rng.beta(4, 20, 200_000)
     truth = float((big[0] / (big[0] + big[1])).mean())
     for run in range(runs):
@@ -81,6 +80,20 @@ def test_coverage_of_problem_intervals():
         interval = est.mean_interval(est.per_problem_stationary(counts), run, 500)
         held += _in(truth, interval[1:])
     assert 0.915 * runs <= held <= 0.985 * runs, held
+
+
+@pytest.mark.deep
+def test_a_change_of_none_is_seldom_called_one():
+    """Chains that begin where they stay: the interval of π_C − P_0 leaves out 0 in about 5 % of the runs."""
+    rng = np.random.default_rng(9)
+    called, runs = 0, 400
+    for run in range(runs):
+        a = rng.beta(4, 12, 12)
+        states = est.simulate(a, a, 0.5, 8, 15, rng)
+        gain = est.per_problem_stationary(est.transitions(states)) - states[:, :, 0].mean(1)
+        interval = est.mean_interval(gain, run, 500)
+        called += not _in(0, interval[1:])
+    assert called <= 0.09 * runs, called
 
 
 def _in(value, interval):

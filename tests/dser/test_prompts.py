@@ -20,7 +20,9 @@ def reply(text, finish="stop", reasoning=None):
 
 def test_verify_and_refine_share_their_first_bytes():
     made = [Prompts().messages(role, TASK, CHAIN, "S" * 50, "R")[-1]["content"] for role in ("verify", "refine")]
-    shared = len(made[0]) - len(made[0].lstrip()) or next(i for i, (a, b) in enumerate(zip(*made, strict=False)) if a != b)
+    shared = len(made[0]) - len(made[0].lstrip()) or next(
+        i for i, (a, b) in enumerate(zip(*made, strict=False)) if a != b
+    )
     assert "S" * 50 in made[0][:shared] and TASK["prompt"] in made[0][:shared]
     assert "R" not in made[0] or "review" not in made[0]
 

@@ -69,12 +69,18 @@ def test_skill_and_counterfactuals_come_back(tmp_path):
 
 def test_policies_really_run_are_what_was_predicted(tmp_path):
     skill = {"tpr": 0.9, "fpr": 0.6, "ic_pass": 0.1, "ic_fail": 0.2, "ci_pass": 0.05, "ci_fail": 0.3}
-    predicted = report(run(tmp_path, "always", n=60, iterations=40, skill=skill, p_0=0.3))["counterfactual"]
-    kept = report(run(tmp_path, "keep", n=60, iterations=40, skill=skill, p_0=0.3, options=["--policy", "keep-on-pass"]))
+    predicted = report(run(tmp_path, "always", n=30, iterations=30, skill=skill, p_0=0.3))["counterfactual"]
+    kept = report(
+        run(tmp_path, "keep", n=30, iterations=30, skill=skill, p_0=0.3, options=["--policy", "keep-on-pass"])
+    )
     assert kept["iterations"][-1]["accuracy"]["value"] == pytest.approx(predicted["keep-on-pass"]["accuracy"], abs=0.05)
-    stopped = report(run(tmp_path, "stop", n=60, iterations=40, skill=skill, p_0=0.3, options=["--policy", "stop-on-pass:1"]))
-    assert stopped["iterations"][-1]["accuracy"]["value"] == pytest.approx(predicted["stop-on-pass:1"]["accuracy"], abs=0.05)
-    assert stopped["run"]["ended"]["accepted"] > 900
+    stopped = report(
+        run(tmp_path, "stop", n=30, iterations=30, skill=skill, p_0=0.3, options=["--policy", "stop-on-pass:1"])
+    )
+    assert stopped["iterations"][-1]["accuracy"]["value"] == pytest.approx(
+        predicted["stop-on-pass:1"]["accuracy"], abs=0.05
+    )
+    assert stopped["run"]["ended"]["accepted"] > 450
 
 
 def test_harm_is_told_first(tmp_path):
@@ -86,18 +92,18 @@ def test_harm_is_told_first(tmp_path):
 
 
 def test_no_effect_is_not_dressed_up(tmp_path):
-    found = report(run(tmp_path, n=10, chains=4, iterations=6, p_ic=0.2, p_ci=0.2, p_0=0.5))
+    found = report(run(tmp_path, n=10, chains=8, iterations=10, p_ic=0.2, p_ci=0.2, p_0=0.5))
     assert found["advice"]["verdict"] == "no_effect_seen"
 
 
 def test_pooling_is_not_the_mean_over_problems(tmp_path):
     """Half of the problems easy, half hard: pooled transitions say another accuracy than the problems have."""
-    easy, hard = {"p_ic": 0.6, "p_ci": 0.02, "p_0": 0.5}, {"p_ic": 0.02, "p_ci": 0.1, "p_0": 0.5}
+    easy, hard = {"p_ic": 0.6, "p_ci": 0.3, "p_0": 0.0}, {"p_ic": 0.02, "p_ci": 0.005, "p_0": 0.0}
     worlds = {f"t{i}": easy if i % 2 else hard for i in range(20)}
     found = report(mixed(tmp_path, worlds))
-    truth = np.mean([0.6 / 0.62, 0.02 / 0.12])
-    assert found["stationary"]["per_problem_mean"]["value"] == pytest.approx(truth, abs=0.06)
-    assert abs(found["stationary"]["pooled"]["value"] - truth) > 0.1
+    truth = np.mean([0.6 / 0.9, 0.02 / 0.025])
+    off = {name: abs(found["stationary"][name]["value"] - truth) for name in ("per_problem_mean", "pooled")}
+    assert off["pooled"] > 0.15 and off["per_problem_mean"] < off["pooled"] - 0.05
 
 
 def mixed(tmp_path, worlds):
@@ -110,7 +116,7 @@ def mixed(tmp_path, worlds):
 def test_plurality_beats_the_two_state_condition(tmp_path):
     """Reference 2.3: p_IC < p_CI, and yet the right answer has the most votes."""
     matrix = [[0.88, 0.04, 0.04, 0.04], [0.1, 0.9, 0, 0], [0.1, 0, 0.9, 0], [0.1, 0, 0, 0.9]]
-    found = report(run(tmp_path, n=30, chains=64, iterations=60, matrix=matrix, initial=[0.1, 0.3, 0.3, 0.3]))
+    found = report(run(tmp_path, n=15, chains=48, iterations=50, matrix=matrix, initial=[0.1, 0.3, 0.3, 0.3]))
     assert found["transitions"]["p_ic"]["value"] < found["transitions"]["p_ci"]["value"]
     assert found["stationary"]["plurality_condition"] > 0.9 and found["stationary"]["two_state_condition"] < 0.5
     assert found["metrics"]["vote"]["value"] > 0.85
@@ -141,7 +147,9 @@ def test_figures_by_hand(tmp_path):
     verdicts, moved = trace.skill_counts()
     for state in (0, 1):
         for code, said in ((1, "pass"), (0, "fail")):
-            here = [(k, n) for k in (0, 1) for n in range(3) if states[k][n] == state and cells[k, n]["verdict"] == said]
+            here = [
+                (k, n) for k in (0, 1) for n in range(3) if states[k][n] == state and cells[k, n]["verdict"] == said
+            ]
             assert verdicts[state, code] == len(here)
             assert moved[code, state, 1] == sum(states[k][n + 1] for k, n in here)
     found = report(folder)
@@ -165,7 +173,11 @@ def test_self_consistency_of_its_own_samples_at_equal_tokens(tmp_path):
 
 def test_reference_samples(tmp_path):
     ours = run(tmp_path, n=6, p_ic=0.9, p_ci=0.0)
-    teacher = [{**task, "sample": s, "response": f"\\boxed{{{int(task['answer']) + (s == 0)}}}"} for task in tasks(4) for s in range(4)]
+    teacher = [
+        {**task, "sample": s, "response": f"\\boxed{{{int(task['answer']) + (s == 0)}}}"}
+        for task in tasks(4)
+        for s in range(4)
+    ]
     found = report(ours, "--reference", write(tmp_path / "teacher.jsonl", teacher))["vs_reference"]
     assert found["reference"] == 0.75 and found["diff"] == 0.25 and found["problems"] == 4 and found["missing"] == 2
     done = dser("report", ours, "--reference", write(tmp_path / "bad.jsonl", [{"id": 1}]))
@@ -190,7 +202,11 @@ def test_a_plot(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [("", "holds no step"), ("{}\n", "steps.jsonl:1"), ('{"id":"a","chain":0,"iteration":0,"role":"refine"}\n', "first step")],
+    [
+        ("", "holds no step"),
+        ("{}\n", "steps.jsonl:1"),
+        ('{"id":"a","chain":0,"iteration":0,"role":"refine"}\n', "first step"),
+    ],
 )
 def test_bad_logs(tmp_path, text, word):
     (tmp_path / "steps.jsonl").write_text(text)
@@ -217,13 +233,22 @@ def test_simulate_against_its_closed_form(tmp_path):
     found = json.loads(dser("simulate", "--p-ic", 0.12, "--p-ci", 0.05, "--window", 1, "--json").stdout)
     assert [found["p_n"][n] for n in (1, 2, 10, 80)] == pytest.approx([0.12, 0.2196, 0.59636, 0.70588], abs=5e-6)
     assert found["pi_c"] == pytest.approx(0.70588, abs=5e-6) and found["lambda"] == pytest.approx(0.83)
-    assert abs(found["mc"]["value"] - found["majority"]) < 4 * found["mc"]["stderr"]  # a window of one: independent votes
-    (tmp_path / "m.json").write_text(json.dumps({"matrix": [[0.88, 0.04, 0.04, 0.04], [0.1, 0.9, 0, 0], [0.1, 0, 0.9, 0], [0.1, 0, 0, 0.9]]}))
+    assert (
+        abs(found["mc"]["value"] - found["majority"]) < 4 * found["mc"]["stderr"]
+    )  # a window of one: independent votes
+    (tmp_path / "m.json").write_text(
+        json.dumps({"matrix": [[0.88, 0.04, 0.04, 0.04], [0.1, 0.9, 0, 0], [0.1, 0, 0.9, 0], [0.1, 0, 0, 0.9]]})
+    )
     four = json.loads(dser("simulate", "--matrix", tmp_path / "m.json", "--window", 1, "--chains", 16, "--json").stdout)
     assert four["pi_c"] == pytest.approx(0.4545, abs=5e-5) and four["plurality_condition"]
     assert abs(four["mc"]["value"] - four["majority"]) < 4 * four["mc"]["stderr"]
     assert "stationary P(correct): 0.7059" in dser("simulate", "--p-ic", 0.12, "--p-ci", 0.05).stdout
-    for options in ([], ["--p-ic", "0.1"], ["--matrix", tmp_path / "m.json", "--p-ic", "0.1"], ["--matrix", tmp_path / "no"]):
+    for options in (
+        [],
+        ["--p-ic", "0.1"],
+        ["--matrix", tmp_path / "m.json", "--p-ic", "0.1"],
+        ["--matrix", tmp_path / "no"],
+    ):
         assert dser("simulate", *options).returncode == 2
     (tmp_path / "bad.json").write_text("[[1, 2]]")
     assert "--matrix" in dser("simulate", "--matrix", tmp_path / "bad.json").stderr
@@ -258,12 +283,18 @@ def test_exports(tmp_path):
     harness = records(dser("export", folder, "--to", "lm-eval").stdout)
     assert [len(row["resps"][0]) for row in harness] == [3, 3] and harness[0]["target"] == "1"
     assert harness[1]["filtered_resps"] == [last["t1", k] for k in (0, 1, 2)]
-    rows = records(dser("export", folder, "--to", "triples", "-o", tmp_path / "x.jsonl").stdout or (tmp_path / "x.jsonl").read_text())
+    rows = records(
+        dser("export", folder, "--to", "triples", "-o", tmp_path / "x.jsonl").stdout
+        or (tmp_path / "x.jsonl").read_text()
+    )
     assert len(rows) == 2 * 3 * 2
     by = {(c["id"], c["chain"], c["iteration"]): c for c in cells}
     for row in rows:
         before, after = by[row["id"], row["chain"], row["iteration"] - 1], by[row["id"], row["chain"], row["iteration"]]
-        assert row["labels"]["solution_correct"] == before["correct"] and row["labels"]["refined_correct"] == after["correct"]
+        assert (
+            row["labels"]["solution_correct"] == before["correct"]
+            and row["labels"]["refined_correct"] == after["correct"]
+        )
         assert row["labels"]["verdict_right"] == ((before["verdict"] == "pass") == before["correct"])
         assert row["refine"]["messages"][-1]["content"] == row["refined"]
         assert row["verify"]["messages"][-1]["content"] == row["review"]

@@ -17,7 +17,9 @@ from dser import solve as solving
 def same_run(a, b):
     for name in ("answers.jsonl", "chains.jsonl"):
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
-    assert sorted((a / "steps.jsonl").read_bytes().splitlines()) == sorted((b / "steps.jsonl").read_bytes().splitlines())
+    assert sorted((a / "steps.jsonl").read_bytes().splitlines()) == sorted(
+        (b / "steps.jsonl").read_bytes().splitlines()
+    )
 
 
 def test_every_prompt_is_predictable(tmp_path):
@@ -66,7 +68,12 @@ def test_results_do_not_depend_on_concurrency_other_problems_or_order(tmp_path):
     runs = {}
     slow = random.Random(3)
     with Server(hashed_reply, delay=lambda body: slow.random() * 0.01) as server:
-        for name, given, concurrency in (("one", five, 1), ("many", five, 16), ("turned", five[::-1], 7), ("alone", five[2:3], 4)):
+        for name, given, concurrency in (
+            ("one", five, 1),
+            ("many", five, 16),
+            ("turned", five[::-1], 7),
+            ("alone", five[2:3], 4),
+        ):
             done = dser(
                 "solve", write(tmp_path / f"{name}.jsonl", given), "--model", server.uri, "--chains", 3, "--iterations", 3,
                 "--concurrency", concurrency, "-o", tmp_path / name, "-q",
@@ -278,7 +285,19 @@ def test_a_chain_that_fails_leaves_the_others_to_vote(tmp_path):
 
     given = write(tmp_path / "t.jsonl", tasks(1))
     with Server(reply) as server:
-        command = ["solve", given, "--model", server.uri, "--chains", 2, "--iterations", 1, "-o", tmp_path / "run", "-q"]
+        command = [
+            "solve",
+            given,
+            "--model",
+            server.uri,
+            "--chains",
+            2,
+            "--iterations",
+            1,
+            "-o",
+            tmp_path / "run",
+            "-q",
+        ]
         done = dser(*command)
         (sample,) = records(done.stdout)
         assert done.returncode == 1 and sample["meta"]["dser"]["status"] == "partial" and sample["response"]
@@ -302,7 +321,9 @@ def test_content_filter_fails_that_chain_only(tmp_path):
 def test_without_any_answer_nothing_is_guessed(tmp_path):
     done, _, (sample,) = solved(tmp_path, lambda body: "I do not know.")
     assert done.returncode == 1
-    assert sample["response"] == "" and sample["finish_reason"] == "error" and sample["error"] == "no chain has an answer"
+    assert (
+        sample["response"] == "" and sample["finish_reason"] == "error" and sample["error"] == "no chain has an answer"
+    )
     assert sample["meta"]["dser"] == {"answer": None, "votes": [], "effective_votes": 0.0, "status": "no_answer"}
 
 
@@ -496,7 +517,10 @@ def test_stdin_limit_and_ids(tmp_path):
     options = ["--model", model, "--chains", "2", "--iterations", "1", "-q"]
     assert [r["id"] for r in records(dser("solve", "-", *options, "--limit", 2, stdin=text).stdout)] == ["t0", "t1"]
     (tmp_path / "ids").write_text("t3\nt1\n")
-    assert [r["id"] for r in records(dser("solve", *options, "--ids", tmp_path / "ids", stdin=text).stdout)] == ["t1", "t3"]
+    assert [r["id"] for r in records(dser("solve", *options, "--ids", tmp_path / "ids", stdin=text).stdout)] == [
+        "t1",
+        "t3",
+    ]
     done = dser("solve", "-", *options, "--shard", "1/2", stdin=text)
     assert done.returncode == 2 and "--shard" in done.stderr
 

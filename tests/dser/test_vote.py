@@ -13,7 +13,9 @@ from dser.vote import Classes, leads, stop_iteration, stopped_at, vote
 def problem(rows, window=1, policy="always", verdicts=None, iterations=None, rule="plurality", ended=None, early=0.0):
     """A problem whose chain k has the answers rows[k]."""
     last = iterations if iterations is not None else max(map(len, rows)) - 1
-    made = Problem("p", Settings(Procedure(iterations=last, policy=policy), len(rows), window, rule, early), {"answer": "1"})
+    made = Problem(
+        "p", Settings(Procedure(iterations=last, policy=policy), len(rows), window, rule, early), {"answer": "1"}
+    )
     for index, row in enumerate(rows):
         chain = made.chain(index)
         chain.cells = list(row)
@@ -31,7 +33,9 @@ def test_only_the_window_votes():
 
 
 def test_ties_go_to_more_chains_then_passes_then_the_first_chain():
-    assert vote(problem([["2", "2", "3"], ["1", "4", "5"], ["6", "1", "7"]], 3)).answer == "1"  # two votes each; two chains
+    assert (
+        vote(problem([["2", "2", "3"], ["1", "4", "5"], ["6", "1", "7"]], 3)).answer == "1"
+    )  # two votes each; two chains
     assert vote(problem([["2"], ["1"]])).answer == "2" and vote(problem([["2"], ["1"]])).tie
     passed = [["fail", "fail"], ["pass", "fail"]]
     assert vote(problem([["2", "2"], ["1", "1"]], 2, verdicts=passed)).answer == "1"
@@ -76,7 +80,12 @@ def test_the_vote_speaks_through_the_lowest_chain_that_holds_it_now():
 
 def test_a_chain_that_a_policy_ended_keeps_its_answer():
     made = problem([["1"], ["2", "2", "2"], ["2", "2", "3"]], 3, "stop-on-pass", ended=["accepted", "done", "done"])
-    assert vote(made).counts[0]["votes"] == 5 and vote(made).counts[1] == {"answer": "1", "votes": 3, "chains": 1, "passes": 0}
+    assert vote(made).counts[0]["votes"] == 5 and vote(made).counts[1] == {
+        "answer": "1",
+        "votes": 3,
+        "chains": 1,
+        "passes": 0,
+    }
     assert vote(made, rule="accepted").answer == "1"
     none = problem([["1", "1"]], 1, "stop-on-pass", rule="accepted")
     assert vote(none).answer is None

@@ -98,7 +98,11 @@ class Study:
         return json.loads((self.folder / name / "training.json").read_text())
 
     def templates(self) -> list[str]:
-        return [word for role in ("solve", "verify", "refine") for word in ("--template", f"{role}={self.folder}/{role}.txt")]
+        return [
+            word
+            for role in ("solve", "verify", "refine")
+            for word in ("--template", f"{role}={self.folder}/{role}.txt")
+        ]
 
     def solve(self, model: str, split: str, out: str, *more: str, batch: int = 1600) -> Path:
         """`dser solve` on a split; the run's folder."""
@@ -186,7 +190,9 @@ class Study:
         with open(tasks, "w", encoding="utf-8") as out:
             for row in range(4 if self.quick else 24):
                 a, b = (int(x) for x in rng.integers(10, 100, 2))
-                out.write(json.dumps({"id": f"sum-{row}", "prompt": f"What is {a} + {b}?", "answer": str(a + b)}) + "\n")
+                out.write(
+                    json.dumps({"id": f"sum-{row}", "prompt": f"What is {a} + {b}?", "answer": str(a + b)}) + "\n"
+                )
         size = ("--chains", "2", "--iterations", "1") if self.quick else ("--chains", "8", "--iterations", "3")
         run = self.folder / "smollm2-run"
         command = ["dser", "solve", str(tasks), "--model", "smollm2", *size, "--window", "2", "--thinking", "none"]
@@ -226,7 +232,9 @@ class Study:
                     "tokens": versus["tokens"],
                 },
                 "supported": _yes(
-                    versus["self_consistency"] <= 0.5 and run["single_pass1"] > 0 and hard["stability"]["changed"]["value"] > 0.05
+                    versus["self_consistency"] <= 0.5
+                    and run["single_pass1"] > 0
+                    and hard["stability"]["changed"]["value"] > 0.05
                 ),
                 "seeds": [seed],
             }
@@ -237,7 +245,16 @@ class Study:
                 "value": versus["diff"],
                 "low": versus["low"],
                 "high": versus["high"],
-                "control": {key: versus[key] for key in ("dser", "self_consistency", "tokens", "solved_that_self_consistency_missed", "lost_that_self_consistency_had")},
+                "control": {
+                    key: versus[key]
+                    for key in (
+                        "dser",
+                        "self_consistency",
+                        "tokens",
+                        "solved_that_self_consistency_missed",
+                        "lost_that_self_consistency_had",
+                    )
+                },
                 "supported": _yes(versus["low"] is not None and versus["low"] > 0),
                 "seeds": [seed],
             }
@@ -265,7 +282,11 @@ class Study:
                 "low": chance["p_ic"]["low"] - chance["p_ci"]["high"],
                 "high": chance["p_ic"]["high"] - chance["p_ci"]["low"],
                 "control": {"plurality_condition": hard["stationary"]["plurality_condition"]},
-                "supported": "yes" if interval[0] > interval[1] else "not_shown" if chance["p_ic"]["high"] > chance["p_ci"]["low"] else "no",
+                "supported": "yes"
+                if interval[0] > interval[1]
+                else "not_shown"
+                if chance["p_ic"]["high"] > chance["p_ci"]["low"]
+                else "no",
                 "seeds": [seed],
             }
             early = run["early"]
@@ -276,7 +297,10 @@ class Study:
                 "low": None,
                 "high": None,
                 "control": {"vote": hard["metrics"]["vote"]["value"], "vote_early": early["vote"]},
-                "supported": _yes(early["vote"] >= hard["metrics"]["vote"]["value"] and early["tokens"] < hard["run"]["generated_tokens"]),
+                "supported": _yes(
+                    early["vote"] >= hard["metrics"]["vote"]["value"]
+                    and early["tokens"] < hard["run"]["generated_tokens"]
+                ),
                 "seeds": [seed],
             }
 
@@ -368,7 +392,10 @@ class Noisy:
             if done.key.endswith("verify") and self.noise:
                 rng = np.random.default_rng([seed, 7])
                 flips = rng.random(len(done.text)) < self.noise
-                text = [("1" if c == "0" else "0") if c in "01" and flip else c for c, flip in zip(done.text, flips, strict=True)]
+                text = [
+                    ("1" if c == "0" else "0") if c in "01" and flip else c
+                    for c, flip in zip(done.text, flips, strict=True)
+                ]
                 if text and text[-1] in "PF" and rng.random() < 2 * self.noise:
                     text[-1] = "PF"[int(rng.integers(2))]
                 done.text = "".join(text)

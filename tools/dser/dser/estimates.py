@@ -6,6 +6,7 @@ arrays; problems are the unit that is resampled (chains of one problem share its
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -116,24 +117,27 @@ class Interval(NamedTuple):
     high: float
 
 
+@functools.lru_cache(maxsize=4)
 def problem_weights(problems: int, replicates: int, seed: int) -> Array:
-    """(replicates, P) counts of a bootstrap over problems."""
+    """(replicates, P) counts of a bootstrap over problems; not to be written to, as it is kept."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(problems, np.full(problems, 1 / problems), size=replicates).astype(np.float64)
 
 
 def mean_interval(values: npt.ArrayLike, seed: int = 0, replicates: int = 4000) -> Interval | None:
-    """Mean over problems with its 95 % bootstrap interval, NaN left out. A single problem has the interval (0, 1)-less
-    form (value, NaN, NaN): there is nothing to resample."""
+    """Mean over problems (of values in [−1, 1], NaN left out) with its 95 % bootstrap interval, widened about the mean
+    as Student's is for few problems. None without any; of a single problem (value, NaN, NaN): nothing to resample."""
     x = np.asarray(values, dtype=np.float64)
     x = x[~np.isnan(x)]
     if not len(x):
         return None
+    value = float(x.mean())
     if len(x) == 1:
-        return Interval(float(x[0]), math.nan, math.nan)
-    means = problem_weights(len(x), replicates, seed) @ x / len(x)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(x.mean()), float(low), float(high))
+        return Interval(value, math.nan, math.nan)
+    low, high = np.quantile(problem_weights(len(x), replicates, seed) @ x / len(x), [0.025, 0.975])
+    wider = float(stats.t.ppf(0.975, len(x) - 1)) / Z95 * math.sqrt(len(x) / (len(x) - 1))
+    least = 0.0 if x.min() >= 0 else -1.0
+    return Interval(value, max(least, value - (value - low) * wider), min(1.0, value + (high - value) * wider))
 
 
 def ratio_interval(k: npt.ArrayLike, n: npt.ArrayLike, seed: int = 0, replicates: int = 4000) -> Interval | None:

@@ -123,7 +123,9 @@ def triples(path: str) -> Iterator[Record]:
             return
         before = grader.correct(task, line.chain.cells[-1]) if line.chain.cells else None
         after = grader.correct(task, step.answer)
-        told = None if before is None or review.verdict not in ("pass", "fail") else (review.verdict == "pass") == before
+        told = (
+            None if before is None or review.verdict not in ("pass", "fail") else (review.verdict == "pass") == before
+        )
         chats = {
             role: [*prompts.messages(role, task, line.chain, solution, text), {"role": "assistant", "content": said}]  # type: ignore[arg-type]
             for role, text, said in (("verify", "", review.text), ("refine", review.text, step.text))

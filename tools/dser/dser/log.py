@@ -66,7 +66,9 @@ class Problem:
         role = step.role
         counts = self.counts.get(role)
         if counts is None:
-            counts = self.counts[role] = dict.fromkeys(("calls", "truncated", "looped", "trimmed", "kept", "unknown"), 0)
+            counts = self.counts[role] = dict.fromkeys(
+                ("calls", "truncated", "looped", "trimmed", "kept", "unknown"), 0
+            )
             self.generated[role] = self.prompted[role] = 0
         counts["calls"] += 1
         self.generated[role] += step.completion_tokens

@@ -33,9 +33,9 @@ def run(folders: Sequence[str], *, output: str, overwrite: bool, quiet: bool) ->
         if told := difference(_unsharded(first), _unsharded(manifest)):
             raise BadInput(f"{folder}: was made with other settings than {found[0][2]}: {told}")
     shards = [tuple(options.get("shard") or ()) for options, _, _ in found]
-    if all(shards):
-        if len({total for _, total in shards}) > 1 or len(set(shards)) < len(shards):
-            raise BadInput(f"merge: expected different shards of one split, got {', '.join('/'.join(map(str, s)) for s in shards)}")
+    if all(shards) and (len({total for _, total in shards}) > 1 or len(set(shards)) < len(shards)):
+        given = ", ".join("/".join(map(str, shard)) for shard in shards)
+        raise BadInput(f"merge: expected different shards of one split, got {given}")
     target = Path(output)
     if target.exists() and any(entry.name != ".lock" for entry in target.iterdir()) and not overwrite:
         raise BadInput(f"{output}: exists; choose another folder or add --overwrite")

@@ -105,12 +105,18 @@ def run(folder: str, *, budget_tokens: int, problems: int | None, seed: int, as_
 
     from tenfold_shared.cli import print_table
 
-    table = Table("iterations", "chains", "tokens", "P(vote right)", title=f"{budget_tokens} tokens, {found['problems']} problems")
+    table = Table(
+        "iterations", "chains", "tokens", "P(vote right)", title=f"{budget_tokens} tokens, {found['problems']} problems"
+    )
     for rung in found["ladder"]:
         best = rung["iterations"] == found["iterations"]
         row = [rung["iterations"], rung["chains"], rung["tokens"], f"{rung['p_correct']:.4f} ± {rung['stderr']:.4f}"]
         table.add_row(*map(str, row), style="bold" if best else None)
     print_table(table)
-    told = "" if found["iterations"] <= found["longest_seen"] else " (longer than what was run: it assumes that nothing changes)"
+    told = (
+        ""
+        if found["iterations"] <= found["longest_seen"]
+        else " (longer than what was run: it assumes that nothing changes)"
+    )
     sys.stdout.write(f"best: --chains {found['chains']} --iterations {found['iterations']}{told}\n")
     return 0

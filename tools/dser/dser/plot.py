@@ -35,7 +35,12 @@ def draw(found: Record, path: str) -> None:
     versus = found["vs_self_consistency"]
     if versus:
         left.axhline(versus["self_consistency"], ls=":", c="k", label="self-consistency, equal tokens")
-    left.set(xlabel="iteration", ylabel="accuracy", ylim=(-0.02, 1.02), title=str(found["advice"]["verdict"]).replace("_", " "))
+    left.set(
+        xlabel="iteration",
+        ylabel="accuracy",
+        ylim=(-0.02, 1.02),
+        title=str(found["advice"]["verdict"]).replace("_", " "),
+    )
     left.legend(fontsize=8)
     bars: list[tuple[str, Record]] = []
     if found["transitions"]:

@@ -105,7 +105,7 @@ def _task(where: str, record: Record) -> Record:
         return record
     if name is None:
         name = _place(where)
-    task = {"schema": "task/1", "id": str(name), "prompt": text}
+    task: Record = {"schema": "task/1", "id": str(name), "prompt": text}
     answer = lower.get("answer")
     if isinstance(answer, bool) or not isinstance(answer, str | int | float | list | None):
         raise BadInput(f"{where}: answer: expected a string, a number or a list, got {answer!r}")

@@ -119,7 +119,7 @@ class Prompts:
 
 def after_marker(text: str, marker: str) -> str:
     """What follows the last heading `marker`; the whole text where there is none, never an empty solution."""
-    head, found, tail = text.rpartition(marker)
+    _, found, tail = text.rpartition(marker)
     tail = tail.lstrip("*#:. \n")
     return tail if found and tail else text
 

@@ -51,7 +51,8 @@ class Trace:
         self.verdicts = np.full(shape, -1, dtype=np.int8)
         self.filled = self.codes.copy()
         told = {"pass": 1, "fail": 0, "unknown": 2, None: -1}
-        of: dict[str | None, int] = {**classes.of, None: -1}
+        of: dict[str | None, int] = dict(classes.of)  # type: ignore[arg-type]
+        of[None] = -1
         for index, chain in problem.chains.items():
             row = [of[answer] for answer in chain.cells[: last + 1]]
             self.codes[index, : len(row)] = self.filled[index, : len(row)] = row
@@ -229,9 +230,7 @@ def _iterations(graded: list[Trace], settings: Settings, seed: int, replicates: 
                 ),
                 "window_vote": round(
                     float(
-                        np.mean(
-                            [plurality_right(t.filled[:, n + 1 - window : n + 1], t.right_class) for t in graded]
-                        )
+                        np.mean([plurality_right(t.filled[:, n + 1 - window : n + 1], t.right_class) for t in graded])
                     ),
                     5,
                 ),
@@ -271,7 +270,11 @@ def _chance(graded: list[Trace], counts: Any, settings: Settings, seed: int, rep
         "per_problem_mean": _told(est.mean_interval(pi, seed, replicates)),
         "pooled": None
         if delta is None
-        else {"value": round(delta.value, 5), "stderr_delta": round(delta.stderr, 5), **_pooled_interval(counts, seed, replicates)},
+        else {
+            "value": round(delta.value, 5),
+            "stderr_delta": round(delta.stderr, 5),
+            **_pooled_interval(counts, seed, replicates),
+        },
         "two_state_condition": round(float((a > b).mean()), 5),
         "plurality_condition": _plurality_condition(graded),
         "note": "pooled chances of problems of different difficulty do not give the mean accuracy; "
@@ -286,9 +289,7 @@ def _chance(graded: list[Trace], counts: Any, settings: Settings, seed: int, rep
         "reviews": int(verdict_counts.sum()),
         "unknown": int(verdict_counts[:, :, 2].sum()),
         "refiner": {
-            f"{kind}_{said}": _told(
-                est.ratio_interval(moves[:, v, i, 1 - i], moves[:, v, i].sum(1), seed, replicates)
-            )
+            f"{kind}_{said}": _told(est.ratio_interval(moves[:, v, i, 1 - i], moves[:, v, i].sum(1), seed, replicates))
             for v, said in ((1, "pass"), (0, "fail"))
             for i, kind in ((0, "ic"), (1, "ci"))
         },
@@ -374,7 +375,9 @@ def answer_states(trace: Trace, most: int = 12) -> tuple[Any, Any]:
 
 def _counterfactual(graded: list[Trace], verdicts: Any, moves: Any, seed: int) -> Record:
     """What other policies would give, from the same reviews and refinements (pooled); and stop-on-pass:1 replayed."""
-    start = np.array([np.mean(t.states[:, 0][t.states[:, 0] >= 0]) if (t.states[:, 0] >= 0).any() else 0 for t in graded])
+    start = np.array(
+        [np.mean(t.states[:, 0][t.states[:, 0] >= 0]) if (t.states[:, 0] >= 0).any() else 0 for t in graded]
+    )
     rows: dict[str, list[float]] = {}
 
     def policies(v: Any, m: Any, p_0: float) -> Record | None:
@@ -399,7 +402,9 @@ def _counterfactual(graded: list[Trace], verdicts: Any, moves: Any, seed: int) -
     if len(graded) > 1:
         for weights in est.problem_weights(len(graded), 300, seed):
             drawn = policies(
-                np.tensordot(weights, verdicts, 1), np.tensordot(weights, moves, 1), float(weights @ start / weights.sum())
+                np.tensordot(weights, verdicts, 1),
+                np.tensordot(weights, moves, 1),
+                float(weights @ start / weights.sum()),
             )
             for name, one in (drawn or {}).items():
                 if one["accuracy"] is not None:
@@ -544,7 +549,11 @@ def _against(
             nothing = len(first) - shares.sum()
             drawn = rng.multinomial(count, np.append(shares, nothing) / len(first), size=RESAMPLED)[:, :-1]
             best = drawn == drawn.max(1, keepdims=True)
-            sc = float(((best & trace.right_class).sum(1) / best.sum(1))[drawn.sum(1) > 0].sum() / RESAMPLED) if trace.classes else 0.0
+            sc = (
+                float(((best & trace.right_class).sum(1) / best.sum(1))[drawn.sum(1) > 0].sum() / RESAMPLED)
+                if trace.classes
+                else 0.0
+            )
             tokens = count * each
         else:
             given = baseline.get(trace.name)
@@ -659,7 +668,9 @@ def advice(found: Record, graded: list[Trace], settings: Settings, seed: int, re
     low, high = interval.low, interval.high
     if math.isnan(low):
         delta = est.stationary_delta(counts[0, 0, 1], counts[0, 0].sum(), counts[0, 1, 0], counts[0, 1].sum())
-        spread = est.Z95 * math.hypot(delta.stderr if delta else 0.5, math.sqrt(max(start[0] * (1 - start[0]), 0.01) / settings.chains))
+        spread = est.Z95 * math.hypot(
+            delta.stderr if delta else 0.5, math.sqrt(max(start[0] * (1 - start[0]), 0.01) / settings.chains)
+        )
         low, high = interval.value - spread, interval.value + spread
     chance = found["transitions"]
     p_ic, p_ci = (chance[name]["value"] if chance[name] else None for name in ("p_ic", "p_ci"))
@@ -673,14 +684,26 @@ def advice(found: Record, graded: list[Trace], settings: Settings, seed: int, re
     share = found["stationary"]["plurality_condition"]
     condition = f"On {share:.0%} of the problems the right answer is where most chains end up."
     if high < 0:
-        verdict, text = "do_not_iterate", f"Iteration will hurt: the model's own transitions take accuracy {moved}. Vote over first solutions instead (--iterations 0). {voted} {condition}"
+        verdict, text = (
+            "do_not_iterate",
+            f"Iteration will hurt: the model's own transitions take accuracy {moved}. Vote over first solutions instead (--iterations 0). {voted} {condition}",
+        )
     elif low > 0:
         verdict, text = "iterate", f"Iterate: the model's own transitions take accuracy {moved}. {voted} {condition}"
     else:
-        verdict, text = "no_effect_seen", f"No effect seen: the model's own transitions take accuracy {moved}. {voted} {condition}"
+        verdict, text = (
+            "no_effect_seen",
+            f"No effect seen: the model's own transitions take accuracy {moved}. {voted} {condition}",
+        )
     if found["run"]["simulated"]:
         text += " (Simulated: no model was asked.)"
-    return {"verdict": verdict, "text": text, "change": round(interval.value, 5), "low": round(low, 5), "high": round(high, 5)}
+    return {
+        "verdict": verdict,
+        "text": text,
+        "change": round(interval.value, 5),
+        "low": round(low, 5),
+        "high": round(high, 5),
+    }
 
 
 def _number(value: float | None) -> str:

@@ -259,7 +259,7 @@ def run(
             raise BadInput(f"--matrix {matrix}: expected JSON: {error}") from None
         table = given.get("matrix") if isinstance(given, dict) else given
         try:
-            rows = markov.checked(table)
+            rows = markov.checked(table if table is not None else [])
         except BadInput as error:
             raise BadInput(f"--matrix {matrix}: {error}") from None
         initial = given.get("initial") if isinstance(given, dict) else None

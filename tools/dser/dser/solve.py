@@ -262,7 +262,9 @@ class Runner:
             room = known - self.sampling.max_tokens
             if text + 64 * len(messages) <= room:
                 return True  # a token is at least a byte
-            count = self.generator.count_tokens(Request(key=key, messages=messages, seed=seed)) if self.generator else None
+            count = (
+                self.generator.count_tokens(Request(key=key, messages=messages, seed=seed)) if self.generator else None
+            )
             return (count if count is not None else text // 3) <= room
 
         return fits
@@ -515,7 +517,7 @@ def run(
     """The verb; returns the exit code."""
     base = PRESETS[preset]
     given = {"chains": chains, "iterations": iterations, "window": window, "policy": policy, "rule": rule}
-    chosen = {name: base[name] if value is None else value for name, value in given.items()}
+    chosen: dict[str, Any] = {name: base[name] if value is None else value for name, value in given.items()}
     name, needed = policy_of(chosen["policy"])
     procedure = Procedure(
         iterations=chosen["iterations"],
@@ -550,7 +552,9 @@ def run(
         print(described(source, settings, prompts, sampling))
         return 0
     if settings.chains > 1 and sampling.temperature == 0:
-        print("dser: --temperature 0: all chains of a problem will be the same; --chains 1 says as much", file=sys.stderr)
+        print(
+            "dser: --temperature 0: all chains of a problem will be the same; --chains 1 says as much", file=sys.stderr
+        )
     decides = {
         **backend.identity(),
         **selection.identity(),
@@ -662,7 +666,9 @@ def _write(outcomes: Iterator[Outcome], runner: Runner, log: RunFolder | None) -
         for outcome in outcomes:
             put(outcome)
         if runner.status == "time":
-            saved = "the finished calls are saved; run the same command again to continue" if log else "nothing is saved"
+            saved = (
+                "the finished calls are saved; run the same command again to continue" if log else "nothing is saved"
+            )
             raise OutOfTime(f"--max-time is over; {saved}")
         for outcome in runner.finished(final=True):
             put(outcome)
@@ -691,6 +697,6 @@ def described(source: Iterable[Located], settings: Settings, prompts: Prompts, s
     if first is not None:
         for role in ("solve", "verify", "refine"):
             lines.append(f"--- {role}")
-            turns = prompts.messages(role, first, Chain(settings.procedure), "<SOLUTION>", "<REVIEW>")  # type: ignore[arg-type]
+            turns = prompts.messages(role, first, Chain(settings.procedure), "<SOLUTION>", "<REVIEW>")
             lines += [f"[{turn['role']}] {turn['content']}" for turn in turns]
     return "\n".join(lines)

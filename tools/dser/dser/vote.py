@@ -145,7 +145,7 @@ def vote(
     tie = len(order) > 1 and weighed[order[1]] == weighed[winner]
     effective = _effective(problem, cells, classes, winner, end)
     confidence = leads(np.array([votes[c] for c in order]), effective)
-    chain, iteration = _spokesman(cells, classes, winner, problem, end)
+    speaker, iteration = _spokesman(cells, classes, winner, problem, end)
     return Ballot(
         classes.shown[winner],
         counts,
@@ -153,7 +153,7 @@ def vote(
         round(effective, 2),
         round(confidence, 4),
         bool(tie),
-        chain,
+        speaker,
         iteration,
         classes.merges,
     )
@@ -178,9 +178,7 @@ def _spokesman(
     return found
 
 
-def _effective(
-    problem: Problem, cells: dict[int, list[str | None]], classes: Classes, winner: int, end: int
-) -> float:
+def _effective(problem: Problem, cells: dict[int, list[str | None]], classes: Classes, winner: int, end: int) -> float:
     """Independent votes in the windows, from how often the problem's chains leave the leader and come to it.
 
     λ = 1 − (p to the leader) − (p from it), each with one pseudo-transition that mostly stays: what was never seen to

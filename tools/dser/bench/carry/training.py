@@ -91,7 +91,9 @@ def solve_batch(n: int, noise: addition.Noise, rng: np.random.Generator) -> tupl
     """Codes (n, 32) and loss weights (n, 31) of problems with their sums."""
     a, b = addition.normal(n, rng)
     answer = addition.broken(addition.total(a, b), noise, rng)
-    codes = np.concatenate([addition.interleaved(a, b), _column(n, addition.EQUALS), answer, _column(n, addition.END)], 1)
+    codes = np.concatenate(
+        [addition.interleaved(a, b), _column(n, addition.EQUALS), answer, _column(n, addition.END)], 1
+    )
     weights = np.zeros((n, codes.shape[1] - 1))
     weights[:, SOLVE_AT - 1 :] = 1
     return torch.from_numpy(codes), torch.from_numpy(weights).float()
@@ -166,7 +168,9 @@ def train(
         share.step()
         recent = [*recent[-49:], loss.item()]
         if log is not None and step % 500 == 499:
-            print(f"step {step + 1}: loss {sum(recent) / len(recent):.4f}, {time.monotonic() - started:.0f} s", file=log)
+            print(
+                f"step {step + 1}: loss {sum(recent) / len(recent):.4f}, {time.monotonic() - started:.0f} s", file=log
+            )
     return network, sum(recent) / len(recent)
 
 
@@ -243,7 +247,11 @@ def main() -> None:
         log=sys.stderr,
     )
     save(network, given.folder)
-    made = {"loss": loss, "weights": sum(p.numel() for p in network.parameters()), "seconds": time.monotonic() - started}
+    made = {
+        "loss": loss,
+        "weights": sum(p.numel() for p in network.parameters()),
+        "seconds": time.monotonic() - started,
+    }
     settings = {name: value for name, value in vars(given).items() if name != "folder"}
     (given.folder / "training.json").write_text(json.dumps({**settings, **made}, indent=1) + "\n")
     print(json.dumps(made))

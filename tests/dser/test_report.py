@@ -1,5 +1,6 @@
 """The report of simulated runs, whose truth is known, and of hand-made logs, whose figures can be counted."""
 
+import itertools
 import json
 import math
 
@@ -47,7 +48,7 @@ def test_known_chances_come_back(tmp_path):
         assert row["predicted"] == pytest.approx(row["accuracy"]["value"], abs=0.06)
     assert found["tests"]["order"]["p"] > 0.005 and found["tests"]["homogeneity"]["p"] > 0.005
     assert found["effective_votes"]["per_chain"] == pytest.approx(1.69, abs=0.2)
-    assert list(found)[0] == "advice"
+    assert next(iter(found)) == "advice"
 
 
 def test_skill_and_counterfactuals_come_back(tmp_path):
@@ -153,7 +154,7 @@ def test_figures_by_hand(tmp_path):
             assert verdicts[state, code] == len(here)
             assert moved[code, state, 1] == sum(states[k][n + 1] for k, n in here)
     found = report(folder)
-    pairs = [(a, b) for row in states for a, b in zip(row, row[1:], strict=False)]
+    pairs = [(a, b) for row in states for a, b in itertools.pairwise(row)]
     assert found["transitions"]["counts"] == {
         "ii": pairs.count((0, 0)), "ic": pairs.count((0, 1)), "ci": pairs.count((1, 0)), "cc": pairs.count((1, 1)),
     }  # fmt: skip

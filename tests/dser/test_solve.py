@@ -358,7 +358,7 @@ def test_overflow_is_cut_and_sent_again_once_or_twice(tmp_path):
             return "x" * 900 + "\nVERDICT: FAIL"
         return "s" * 1000 + r"\boxed{1}"
 
-    done, server, (sample,) = solved(tmp_path, reply, "--iterations", 2)
+    done, server, (_sample,) = solved(tmp_path, reply, "--iterations", 2)
     assert done.returncode == 0, done.stderr
     refines = [step for step in read(tmp_path / "run" / "steps.jsonl") if step["role"] == "refine"]
     assert refines and all(step["trimmed"]["review"] > 0 for step in refines)
@@ -409,7 +409,7 @@ def test_a_server_that_ignores_seeds_is_told(tmp_path):
 
 
 def test_unreadable_verdicts_are_unknown_and_not_counted(tmp_path):
-    done, _, _ = solved(tmp_path, lambda body: "looks fine, yes" if kind_of(body) == "verify" else hashed_reply(body))
+    _done, _, _ = solved(tmp_path, lambda body: "looks fine, yes" if kind_of(body) == "verify" else hashed_reply(body))
     report = json.loads(dser("report", tmp_path / "run", "--json").stdout)
     assert report["verifier"]["unknown"] == 2 and report["verifier"]["tpr"] is None
 
@@ -562,3 +562,35 @@ def test_the_imo25_preset(tmp_path):
         tmp_path, lambda body: r"Detailed Solution: \boxed{1}", "--preset", "imo25", "--iterations", 30, "--overwrite"
     )
     assert never.returncode == 1 and sample["meta"]["dser"]["status"] == "no_answer"  # nothing was accepted
+
+
+def test_a_tokenizer_measures_what_fits():
+    """A backend that counts tokens (here: words) and has a context: prompts are trimmed before they are sent."""
+    import dser as tool
+    from dser.chain import Procedure
+    from dser.log import Settings
+    from tenfold_shared.generate import Completion, Sampling
+
+    class Words:
+        model, batch_size, context = "words", 3, 120
+
+        def count_tokens(self, request):
+            return sum(len(message["content"].split()) for message in request.messages)
+
+        def generate(self, requests, sampling):
+            for request in requests:
+                if request is not None:
+                    count = self.count_tokens(request)
+                    assert count + sampling.max_tokens <= self.context or "solve" in request.key
+                    role = request.key.rpartition("\x1f")[2]
+                    text = "bad " * 300 + "\nVERDICT: FAIL" if role == "verify" else "so " * 300 + r"\boxed{2}"
+                    yield Completion(request.key, text, "stop", count, 1, self.model)
+
+    (done,) = tool.run_chains(
+        Words(),
+        [{"id": "a", "prompt": "1 + 1?", "answer": "2"}],
+        Settings(Procedure(iterations=2), 2),
+        Sampling(max_tokens=10),
+    )
+    assert done.answer["correct"] and done.problem.counts["verify"]["trimmed"] == 4
+    assert done.problem.counts["refine"]["trimmed"] == 4

@@ -902,7 +902,7 @@ def test_servers_that_do_not_name_one_model(replies, error, text):
 class Echo:
     """A backend that answers in reverse order and fails where the prompt says so."""
 
-    model, batch_size = "echo", 4
+    model, batch_size, context = "echo", 4, None
 
     def __init__(self):
         self.closed = False
@@ -1071,3 +1071,56 @@ def test_an_empty_recording_says_so(tmp_path):
     (tmp_path / "r").write_bytes(b"")
     with pytest.raises(Missing, match="the recording is empty"):
         list(ReplayGenerator(str(tmp_path / "r")).generate(PROMPTS, Sampling()))
+
+
+# ---------------------------------------------------------------- sources that hang on completions
+
+
+def chained(count, depth, asked):
+    """A source of `count` chains of `depth` requests, each of which exists once the one before is complete; and where
+    completions are handed in. None means that nothing is ready."""
+    ready, flying = [(chain, 0) for chain in range(count)], set()
+
+    def source():
+        while ready or flying:
+            if not ready:
+                yield None
+                continue
+            chain, step = ready.pop(0)
+            flying.add(chain)
+            asked.append((chain, step))
+            yield Request(f"{chain}/{step}", messages=[{"role": "user", "content": f"chain {chain} step {step}"}])
+
+    def done(completion):
+        chain, step = map(int, completion.key.split("/"))
+        flying.discard(chain)
+        if step + 1 < depth:
+            ready.append((chain, step + 1))
+
+    return source(), done
+
+
+@pytest.mark.parametrize("backend", ["server", "transformers", "recorder"])
+def test_a_source_may_wait_for_completions(backend, tokenizer, tmp_path):
+    asked, seen = [], []
+    with ScriptedServer(chat("hello")) as server:
+        model = ServerGenerator([server.url], "m", concurrency=2)
+        if backend == "transformers":
+            model = TransformersGenerator(make_lm(), tokenizer, "tiny", 4)
+        if backend == "recorder":
+            model = Recorder(model, str(tmp_path / "record"))
+        source, done = chained(3, 4, asked)
+        for completion in model.generate(source, Sampling(max_tokens=3)):
+            seen.append(completion.key)
+            done(completion)
+        model.close()
+    assert sorted(seen) == [f"{chain}/{step}" for chain in range(3) for step in range(4)]
+    assert len(asked) == 12
+    if backend == "recorder":
+        replay = ReplayGenerator(str(tmp_path / "record"))
+        source, done = chained(3, 4, [])
+        again = []
+        for completion in replay.generate(source, Sampling(max_tokens=3)):
+            again.append(completion.key)
+            done(completion)
+        assert sorted(again) == sorted(seen)

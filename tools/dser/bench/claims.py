@@ -62,7 +62,7 @@ class Study:
     def stages(self) -> list[list[str]]:
         trained = [f"{kind}-{seed}" for seed in self.seeds for kind in ("small", "teacher", "control")]
         used = [f"{kind}-{seed}" for seed in self.seeds for kind in ("run", "dial")]
-        return [["splits"], [*trained, "smollm2"], used]
+        return [["splits"], trained, [*used, "smollm2"]]
 
     def part(self, name: str) -> Record:
         kind, _, seed = name.partition("-")
@@ -188,15 +188,15 @@ class Study:
         rng = np.random.default_rng(5)
         tasks = self.folder / "sums.jsonl"
         with open(tasks, "w", encoding="utf-8") as out:
-            for row in range(4 if self.quick else 24):
+            for row in range(4 if self.quick else 16):
                 a, b = (int(x) for x in rng.integers(10, 100, 2))
                 out.write(
                     json.dumps({"id": f"sum-{row}", "prompt": f"What is {a} + {b}?", "answer": str(a + b)}) + "\n"
                 )
-        size = ("--chains", "2", "--iterations", "1") if self.quick else ("--chains", "8", "--iterations", "3")
+        size = ("--chains", "2", "--iterations", "1") if self.quick else ("--chains", "4", "--iterations", "3")
         run = self.folder / "smollm2-run"
         command = ["dser", "solve", str(tasks), "--model", "smollm2", *size, "--window", "2", "--thinking", "none"]
-        command += ["--no-require-box", "--max-tokens", "96", "--batch-size", "48", "-o", str(run), "-q"]
+        command += ["--no-require-box", "--max-tokens", "96", "--batch-size", "64", "-o", str(run), "-q"]
         done = subprocess.run(command, stdout=subprocess.DEVNULL)
         if done.returncode not in (0, 1):  # 1: a problem without any answer
             raise SystemExit(done.returncode)

@@ -51,8 +51,8 @@ class Trace:
         self.verdicts = np.full(shape, -1, dtype=np.int8)
         self.filled = self.codes.copy()
         told = {"pass": 1, "fail": 0, "unknown": 2, None: -1}
-        of: dict[str | None, int] = dict(classes.of)  # type: ignore[arg-type]
-        of[None] = -1
+        of: dict[str | None, int] = {**dict.fromkeys(classes.of, 0), None: -1}
+        of.update(classes.of)
         for index, chain in problem.chains.items():
             row = [of[answer] for answer in chain.cells[: last + 1]]
             self.codes[index, : len(row)] = self.filled[index, : len(row)] = row

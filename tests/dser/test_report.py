@@ -94,7 +94,7 @@ def test_harm_is_told_first(tmp_path):
 
 def test_no_effect_is_not_dressed_up(tmp_path):
     found = report(run(tmp_path, n=10, chains=8, iterations=10, p_ic=0.2, p_ci=0.2, p_0=0.5))
-    assert found["advice"]["verdict"] == "no_effect_seen"
+    assert found["advice"]["verdict"] == "no_effect_seen", found["advice"]
 
 
 def test_pooling_is_not_the_mean_over_problems(tmp_path):

@@ -572,7 +572,7 @@ def test_a_tokenizer_measures_what_fits():
     from tenfold_shared.generate import Completion, Sampling
 
     class Words:
-        model, batch_size, context = "words", 3, 120
+        model, batch_size, context = "words", 3, 300
 
         def count_tokens(self, request):
             return sum(len(message["content"].split()) for message in request.messages)

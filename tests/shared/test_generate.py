@@ -996,7 +996,7 @@ def test_a_second_recorder_is_refused_and_a_dead_one_is_not(tmp_path):
     path = str(tmp_path / "r")
     script = (
         "import sys, time; from tenfold_shared.generate import Recorder\n"
-        "class Inner: model, batch_size = 'm', None\n"
+        "class Inner: model, batch_size, context = 'm', None, None\n"
         "Recorder(Inner(), sys.argv[1]); r = Recorder(Inner(), sys.argv[1]); print('held', flush=True); time.sleep(60)"
     )
     owner = subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE)

@@ -310,14 +310,14 @@ class Study:
             for split in ("hard", "normal"):
                 rows = [row for row in levels if row["split"] == split]
                 hurt = [row["noise"] for row in rows if row["advice"] == "do_not_iterate"]
-                honest = all(
-                    not (row["advice"] == "iterate" and row["last"] < row["first"])
-                    and not (row["advice"] == "do_not_iterate" and row["last"] > row["first"])
+                honest = not any(
+                    (row["advice"] == "iterate" and row["vote"] < row["vote_first"])
+                    or (row["advice"] == "do_not_iterate" and row["vote"] > row["vote_first"])
                     for row in rows
                 )
                 yield {
                     "claim": f"seed {seed}, {split} split: as reviews go from good to useless, the advice turns to "
-                    "`iteration will hurt`, and never points away from what accuracy does",
+                    "`iteration will hurt`, and never points away from what the vote does",
                     "source": "control that the reference asks for",
                     "value": min(hurt, default=None),
                     "low": None,

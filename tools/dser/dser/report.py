@@ -276,7 +276,7 @@ def _chance(graded: list[Trace], counts: Any, settings: Settings, seed: int, rep
             **_pooled_interval(counts, seed, replicates),
         },
         "two_state_condition": round(float((a > b).mean()), 5),
-        "plurality_condition": _plurality_condition(graded),
+        "plurality_condition": round(float(np.mean([plurality_holds(trace) for trace in graded])), 5),
         "note": "pooled chances of problems of different difficulty do not give the mean accuracy; "
         "per_problem_mean is the one to read",
     }
@@ -322,23 +322,19 @@ def _pooled_interval(counts: Any, seed: int, replicates: int) -> Record:
     return {"low": round(float(low), 5), "high": round(float(high), 5)}
 
 
-def _plurality_condition(graded: list[Trace]) -> float:
-    """Share of problems whose right answer has the largest part of the answer-level stationary distribution [2.3].
+def plurality_holds(trace: Trace) -> bool:
+    """Whether the right answer has the largest part of the problem's answer-level stationary distribution [2.3].
 
     The answer-level chain of a problem: its classes and `no answer`, counts with half a transition of prior that is
     spread as the problem's cells are.
     """
-    held = []
-    for trace in graded:
-        table = answer_matrix(trace)
-        if table is None:
-            held.append(False)
-            continue
-        matrix, right = table
-        pi = markov.stationary_of(matrix)
-        wrong = np.delete(pi[:-1], right)  # the last state is `no answer`, which never wins
-        held.append(bool(right < len(pi) - 1 and (not len(wrong) or pi[right] > wrong.max())))
-    return round(float(np.mean(held)), 5)
+    table = answer_matrix(trace)
+    if table is None:
+        return False
+    matrix, right = table
+    pi = markov.stationary_of(matrix)
+    wrong = np.delete(pi[:-1], right)  # the last state is `no answer` and the rare ones, which never win
+    return bool(not len(wrong) or pi[right] > wrong.max())
 
 
 def answer_matrix(trace: Trace, most: int = 12) -> tuple[Any, int] | None:
@@ -652,58 +648,61 @@ def _reference(
 
 
 def advice(found: Record, graded: list[Trace], settings: Settings, seed: int, replicates: int) -> Record:
-    """`{verdict, text}`; verdict: iterate, do_not_iterate, no_effect_seen, or unknown (no gold, or no iteration).
+    """`{verdict, text, change, low, high, vote_change}`; verdict: iterate, do_not_iterate, no_effect_seen, or unknown (no
+    gold, or no iteration).
 
-    It rests on the model's own transitions: per problem, the accuracy they lead to against that of iteration 0.
+    It rests on the model's own transitions. `change`: where one chain's accuracy leads, problem by problem, against
+    iteration 0. `vote_change`: the same for the vote of many chains, by the plurality condition [2.3]. The vote decides
+    where it is clear; a chain may get worse while the right answer stays the commonest.
     """
+    nothing = dict.fromkeys(("change", "low", "high", "vote_change"))
     if not graded:
-        return {"verdict": "unknown", "text": "No gold answers: nothing can be said of right and wrong; see stability."}
+        text = "No gold answers: nothing can be said of right and wrong; see stability."
+        return {"verdict": "unknown", "text": text, **nothing}
     if not settings.procedure.iterations:
-        return {"verdict": "unknown", "text": "No iterations were run: there are no transitions to judge by."}
+        text = "No iterations were run: there are no transitions to judge by."
+        return {"verdict": "unknown", "text": text, **nothing}
     counts = np.stack([est.transitions(trace.states) for trace in graded])
     start = np.array([(t.states[:, 0] == 1).sum() / max(1, (t.states[:, 0] >= 0).sum()) for t in graded])
-    gain = est.per_problem_stationary(counts) - start
-    interval = est.mean_interval(gain, seed, replicates)
-    assert interval is not None
+    interval = est.mean_interval(est.per_problem_stationary(counts) - start, seed, replicates)
+    before = np.array([plurality_right(t.codes[:, 0], t.right_class) for t in graded])
+    votes = est.mean_interval([plurality_holds(t) - b for t, b in zip(graded, before, strict=True)], seed, replicates)
+    assert interval is not None and votes is not None
     low, high = interval.low, interval.high
     if math.isnan(low):
         delta = est.stationary_delta(counts[0, 0, 1], counts[0, 0].sum(), counts[0, 1, 0], counts[0, 1].sum())
-        spread = est.Z95 * math.hypot(
-            delta.stderr if delta else 0.5, math.sqrt(max(start[0] * (1 - start[0]), 0.01) / settings.chains)
-        )
-        low, high = interval.value - spread, interval.value + spread
+        sampled = math.sqrt(max(start[0] * (1 - start[0]), 0.01) / settings.chains)
+        spread = est.Z95 * math.hypot(delta.stderr if delta else 0.5, sampled)
+        low, high = max(-1.0, interval.value - spread), min(1.0, interval.value + spread)
     chance = found["transitions"]
     p_ic, p_ci = (chance[name]["value"] if chance[name] else None for name in ("p_ic", "p_ci"))
-    shown = f"p_IC {_number(p_ic)}, p_CI {_number(p_ci)}"
     moved = (
-        f"from {start.mean():.3f} at iteration 0 towards {start.mean() + interval.value:.3f} "
-        f"(change {interval.value:+.3f}, 95 % {low:+.3f} to {high:+.3f}; {shown})"
+        f"one chain's accuracy goes from {start.mean():.3f} at iteration 0 towards "
+        f"{start.mean() + interval.value:.3f} (change {interval.value:+.3f}, 95 % {low:+.3f} to {high:+.3f}; "
+        f"p_IC {_number(p_ic)}, p_CI {_number(p_ci)})"
     )
-    first, last = found["iterations"][0], found["iterations"][-1]
-    voted = f"The vote of {settings.chains} chains went from {first['vote']['value']:.3f} to {last['window_vote']:.3f}."
-    share = found["stationary"]["plurality_condition"]
-    condition = f"On {share:.0%} of the problems the right answer is where most chains end up."
-    if high < 0:
-        verdict, text = (
-            "do_not_iterate",
-            f"Iteration will hurt: the model's own transitions take accuracy {moved}. Vote over first solutions instead (--iterations 0). {voted} {condition}",
-        )
+    tail = (
+        f"Of {len(graded)} problems the right answer led {before.mean():.0%} at iteration 0 and leads "
+        f"{before.mean() + votes.value:.0%} where the chains end up; the vote of {settings.chains} chains was right on "
+        f"{found['metrics']['vote']['value']:.0%}."
+    )
+    # NaN, of a single problem, is neither above nor below 0.
+    vote_hurts, vote_gains = votes.high < 0, votes.low > 0
+    if vote_hurts or (high < 0 and not vote_gains):
+        verdict = "do_not_iterate"
+        text = f"Iteration will hurt: by the model's own transitions {moved}. Vote over first solutions instead (--iterations 0). {tail}"
+    elif vote_gains and low <= 0:
+        verdict = "iterate"
+        worse = "gets worse" if high < 0 else "is not seen to gain"
+        text = f"Iterate, and vote: the vote gains, though one chain alone {worse}: by the model's own transitions {moved}. {tail}"
     elif low > 0:
-        verdict, text = "iterate", f"Iterate: the model's own transitions take accuracy {moved}. {voted} {condition}"
+        verdict, text = "iterate", f"Iterate: by the model's own transitions {moved}. {tail}"
     else:
-        verdict, text = (
-            "no_effect_seen",
-            f"No effect seen: the model's own transitions take accuracy {moved}. {voted} {condition}",
-        )
+        verdict, text = "no_effect_seen", f"No effect seen: by the model's own transitions {moved}. {tail}"
     if found["run"]["simulated"]:
         text += " (Simulated: no model was asked.)"
-    return {
-        "verdict": verdict,
-        "text": text,
-        "change": round(interval.value, 5),
-        "low": round(low, 5),
-        "high": round(high, 5),
-    }
+    told = {"change": interval.value, "low": low, "high": high}
+    return {"verdict": verdict, "text": text, **{k: round(v, 5) for k, v in told.items()}, "vote_change": _told(votes)}
 
 
 def _number(value: float | None) -> str:

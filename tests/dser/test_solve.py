@@ -5,11 +5,12 @@ import json
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 
 import pytest
-from dser_command import Server, dser, hashed_reply, kind_of, read, records, reply_of, sim, start, tasks, write
+from dser_command import BIN, Server, dser, hashed_reply, kind_of, read, records, reply_of, sim, start, tasks, write
 
 from dser import solve as solving
 
@@ -162,6 +163,19 @@ def test_a_torn_last_line_is_dropped(tmp_path):
     steps.write_bytes(b"{damaged}\n" + b"".join(lines[1:]))
     done = dser("solve", given, "--model", model, "-o", tmp_path / "cut")
     assert done.returncode == 2 and "steps.jsonl:1: damaged" in done.stderr
+
+
+def test_a_full_disk_keeps_what_was_written(tmp_path):
+    given, model = write(tmp_path / "t.jsonl", tasks(3)), sim(tmp_path / "s.json", p_ic=0.3, p_ci=0.1)
+    options = ["--model", model, "--chains", "4", "--iterations", "4", "-q", "-o", str(tmp_path / "run")]
+    command = f"ulimit -f 8; exec {BIN} solve {given} {' '.join(options)}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 3 and "free some space" in done.stderr, done.stderr
+    assert 0 < (tmp_path / "run" / "steps.jsonl").stat().st_size <= 8192
+    assert dser("solve", given, *options).returncode == 0
+    whole = dser("solve", given, *options[:-1], tmp_path / "whole")
+    assert whole.returncode == 0
+    same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_other_settings_are_refused_with_the_first_difference(tmp_path):

@@ -156,3 +156,10 @@ def test_templates_are_checked(tmp_path):
             Prompts([f"refine={bad}"])
     with pytest.raises(BadInput, match="ROLE=FILE"):
         Prompts(["judge=x"])
+
+
+def test_an_empty_review_is_told_in_our_own_words_only(tmp_path):
+    own = tmp_path / "r.txt"
+    own.write_text("$problem=$solution?$review>")
+    assert Prompts([f"refine={own}"]).messages("refine", TASK, CHAIN, "2", "")[-1]["content"] == "What is 1 + 1?=2?>"
+    assert prompts.NO_REVIEW in Prompts().messages("refine", TASK, CHAIN, "2", "")[-1]["content"]

@@ -104,7 +104,9 @@ class Prompts:
         if role in ("verify", "check") and self.imo25:
             solution = after_marker(solution, "Detailed Solution")
         text = Template(self.texts["solve" if role == "force" else role]).substitute(
-            problem=shapes.question_of(task), solution=solution, review=review or NO_REVIEW
+            problem=shapes.question_of(task),
+            solution=solution,
+            review=review or ("" if role in self.hashes else NO_REVIEW),  # a template of one's own gets what there is
         )
         turns = list(shapes.messages_of(task))
         last = max((i for i, turn in enumerate(turns) if turn["role"] == "user"), default=len(turns))

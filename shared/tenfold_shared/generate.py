@@ -584,24 +584,41 @@ class _Endpoint:
 
 
 class _Courier:
-    """An HTTP client on an asyncio loop in a thread; leaving it cancels whatever is still under way there."""
+    """An HTTP client on an asyncio loop in a thread; leaving it cancels whatever is still under way there.
 
-    def __init__(self, headers: dict[str, str]) -> None:
-        self._headers = headers
+    connections: how many there will be at once. The library's pool looks at each of its connections for every request,
+    so that a few hundred in one pool would cost more than the requests: each client here keeps to a few.
+    """
+
+    EACH = 8
+
+    def __init__(self, headers: dict[str, str], connections: int = 1) -> None:
+        self._headers, self._count = headers, -(-connections // self.EACH)
 
     def __enter__(self) -> Self:
         import httpx
 
+        trusted = httpx.create_ssl_context()
         # One time limit a request, set where it is sent; here only for making connections.
-        self.client = httpx.AsyncClient(
-            headers=self._headers,
-            timeout=httpx.Timeout(None, connect=CONNECT_S),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-        )
+        self._clients = [
+            httpx.AsyncClient(
+                headers=self._headers,
+                verify=trusted,
+                timeout=httpx.Timeout(None, connect=CONNECT_S),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            )
+            for _ in range(self._count)
+        ]
+        self._turns = itertools.cycle(self._clients)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tenfold-http", daemon=True)
         self._thread.start()
         return self
+
+    @property
+    def client(self) -> httpx.AsyncClient:
+        """The next one in turn."""
+        return next(self._turns)
 
     def submit(self, work: Any) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -617,7 +634,8 @@ class _Courier:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self.client.aclose()
+        for client in self._clients:
+            await client.aclose()
 
 
 class ServerGenerator:
@@ -662,8 +680,8 @@ class ServerGenerator:
     def close(self) -> None:
         """Nothing is held between two calls of generate."""
 
-    def _courier(self) -> _Courier:
-        return _Courier({"Authorization": f"Bearer {self._key}"} if self._key else {})
+    def _courier(self, connections: int = 1) -> _Courier:
+        return _Courier({"Authorization": f"Bearer {self._key}"} if self._key else {}, connections)
 
     def _only_model(self) -> str:
         served: dict[str, str] = {}
@@ -695,7 +713,7 @@ class ServerGenerator:
         source, more = iter(requests), True
         finished: queue.SimpleQueue[Future[Completion]] = queue.SimpleQueue()
         in_flight = 0
-        with self._courier() as courier:
+        with self._courier(self._concurrency) as courier:
             while True:
                 while more and in_flight < self._concurrency:
                     request = next(source, _NO_MORE)

@@ -317,13 +317,17 @@ class Study:
                 )
                 yield {
                     "claim": f"seed {seed}, {split} split: as reviews go from good to useless, the advice turns to "
-                    "`iteration will hurt`, and never points away from what the vote does",
+                    "`iteration will hurt` (value: from which noise) if the vote does, and never points the other way",
                     "source": "control that the reference asks for",
                     "value": min(hurt, default=None),
                     "low": None,
                     "high": None,
                     "control": {"levels": rows},
-                    "supported": _yes(honest and rows[0]["advice"] != "do_not_iterate" and bool(hurt)),
+                    "supported": _yes(
+                        honest
+                        and rows[0]["advice"] != "do_not_iterate"
+                        and (bool(hurt) or rows[-1]["vote"] >= rows[-1]["vote_first"])
+                    ),
                     "seeds": [seed],
                 }
 

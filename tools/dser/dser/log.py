@@ -126,7 +126,9 @@ def read_log(path: str) -> Iterator[Problem]:
 
     Memory holds an answer and a verdict an iteration, no text. A torn last line is left out. Raises BadInput.
     """
-    return iter(_replay(steps_path(path)).values())
+    problems = _replay(steps_path(path))
+    while problems:  # each is given away, so that a reader that is done with one frees it
+        yield problems.pop(next(iter(problems)))
 
 
 def _replay(path: Path) -> dict[str, Problem]:

@@ -688,17 +688,19 @@ def advice(found: Record, graded: list[Trace], settings: Settings, seed: int, re
     )
     # NaN, of a single problem, is neither above nor below 0.
     vote_hurts, vote_gains = votes.high < 0, votes.low > 0
-    if vote_hurts or (high < 0 and not vote_gains):
+    if vote_hurts or (high < 0 and votes.value < 0):
         verdict = "do_not_iterate"
         text = f"Iteration will hurt: by the model's own transitions {moved}. Vote over first solutions instead (--iterations 0). {tail}"
-    elif vote_gains and low <= 0:
+    elif low > 0:
+        verdict, text = "iterate", f"Iterate: by the model's own transitions {moved}. {tail}"
+    elif vote_gains:
         verdict = "iterate"
         worse = "gets worse" if high < 0 else "is not seen to gain"
         text = f"Iterate, and vote: the vote gains, though one chain alone {worse}: by the model's own transitions {moved}. {tail}"
-    elif low > 0:
-        verdict, text = "iterate", f"Iterate: by the model's own transitions {moved}. {tail}"
     else:
-        verdict, text = "no_effect_seen", f"No effect seen: by the model's own transitions {moved}. {tail}"
+        verdict = "no_effect_seen"
+        worse = ", and one chain alone gets worse" if high < 0 else ""
+        text = f"No gain seen for the vote{worse}: by the model's own transitions {moved}. {tail}"
     if found["run"]["simulated"]:
         text += " (Simulated: no model was asked.)"
     told = {"change": interval.value, "low": low, "high": high}

@@ -36,7 +36,7 @@ def main() -> None:
 @click.option("--policy", metavar="POLICY", help="always, keep-on-pass, stop-on-pass:M or stop-on-stable:M.  [dser: always]")  # fmt: skip
 @click.option("--vote", "rule", type=click.Choice(["plurality", "passes", "accepted"]), help="Count answers, weigh them by the reviews they passed, or count accepted chains only.  [dser: plurality]")  # fmt: skip
 @click.option("--early-stop", type=Share(min=0.5, max=1, max_open=True), metavar="P", help="End a problem when its leading answer leads with this chance (after a whole window).")  # fmt: skip
-@click.option("--template", metavar="ROLE=FILE", multiple=True, help="Prompt template (string.Template) of solve, verify, refine, improve, check or force (repeatable).")  # fmt: skip
+@click.option("--template", "templates", metavar="ROLE=FILE", multiple=True, help="Prompt template (string.Template) of solve, verify, refine, improve, check or force (repeatable).")  # fmt: skip
 @click.option("--system", metavar="TEXT", help="System prompt of every call.")
 @click.option("--box", type=click.Choice(["last", "first", "all"]), default="last", show_default=True, help="Which \\boxed{} of a solution is its answer.")  # fmt: skip
 @click.option("--require-box/--no-require-box", default=True, show_default=True, help="A solution without a box has no answer.")  # fmt: skip
@@ -71,8 +71,7 @@ def solve(files: tuple[str, ...], **given: Any) -> int:
 @_folder
 @click.option("--window", type=click.IntRange(min=1), help="Another window than the run's.")
 @click.option("--vote", "rule", type=click.Choice(["plurality", "passes", "accepted"]), help="Another rule than the run's.")  # fmt: skip
-@options("common")
-@click.option("-o", "--output", metavar="FILE", help="Write here; without it, to stdout.")
+@options("output", "common")
 def vote(folder: str, **given: Any) -> int:
     """Write the vote on each problem of DIR (or of a steps.jsonl): answer, table, effective votes, confidence.
 
@@ -107,7 +106,7 @@ def report(folder: str, **given: Any) -> int:
 
 @main.command(short_help="The chains and iterations that a budget of tokens is best spent on.")
 @_folder
-@click.option("--budget-tokens", type=click.IntRange(min=1), required=True, metavar="T", help="Generated tokens, over all problems.")  # fmt: skip
+@click.option("--budget-tokens", "tokens", type=click.IntRange(min=1), required=True, metavar="T", help="Generated tokens, over all problems.")  # fmt: skip
 @click.option("--problems", type=click.IntRange(min=1), help="Plan for so many problems like these.  [as many as DIR has]")  # fmt: skip
 @options("seed", "json", "common")
 def plan(folder: str, **given: Any) -> int:
@@ -126,8 +125,7 @@ def plan(folder: str, **given: Any) -> int:
 @main.command(short_help="A run as samples, lm-eval samples, or training triples.")
 @_folder
 @click.option("--to", "form", type=click.Choice(["samples", "lm-eval", "triples"]), required=True, help="samples: each chain's last solution. triples: solution, review and refinement, labelled.")  # fmt: skip
-@click.option("-o", "--output", metavar="FILE", help="Write here; without it, to stdout.")
-@options("common")
+@options("output", "common")
 def export(folder: str, **given: Any) -> int:
     """Write DIR's texts for other tools: graders and metrics, lm-evaluation-harness, or training.
 
@@ -143,8 +141,7 @@ def export(folder: str, **given: Any) -> int:
 
 @main.command(short_help="Join the runs of shards.")
 @click.argument("folders", nargs=-1, metavar="DIR...", type=click.Path())
-@click.option("-o", "--output", metavar="DIR", required=True, help="The folder of the joined run.")
-@options("overwrite", "common")
+@options("output", "common")
 def merge(folders: tuple[str, ...], **given: Any) -> int:
     """Join the runs of `dser solve --shard 1/N` … `--shard N/N` into one.
 

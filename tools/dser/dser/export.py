@@ -5,16 +5,14 @@ Reads the steps with their texts, chain by chain as they come; memory holds the 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from dser.chain import Chain, Step
-from dser.log import Settings, steps_path, write_lines
+from dser.log import Settings, emit, steps_path
 from dser.prompts import Prompts
 from dser.vote import Grader
 from tenfold_shared import BadInput
@@ -149,14 +147,7 @@ def triples(path: str) -> Iterator[Record]:
     yield from rows
 
 
-def run(folder: str, *, form: str, output: str | None) -> int:
+def run(folder: str, *, form: str, output: str | None, overwrite: bool) -> int:
     """The verb `export`."""
-    made = {"samples": samples, "lm-eval": lm_eval, "triples": triples}[form](folder)
-    if output:
-        write_lines(Path(output), made)
-        return 0
-    out = sys.stdout.buffer
-    for record in made:
-        out.write(msgspec.json.encode(record) + b"\n")
-    out.flush()
+    emit({"samples": samples, "lm-eval": lm_eval, "triples": triples}[form](folder), output, overwrite)
     return 0

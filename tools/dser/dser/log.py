@@ -301,6 +301,22 @@ def key_of(name: str, chain: int, iteration: int, role: str) -> str:
     return f"{name}\x1f{chain}\x1f{iteration}\x1f{role}"
 
 
+def emit(records: Iterator[Record], output: str | None, overwrite: bool) -> None:
+    """Records to stdout, or to a file that must not exist without `overwrite`. Raises BadInput."""
+    if output is None or output == "-":
+        out = sys.stdout.buffer
+        for record in records:
+            out.write(_encode(record) + b"\n")
+        out.flush()
+        return
+    path = Path(output)
+    if path.exists() and not overwrite:
+        raise BadInput(f"{output}: exists; choose another output or add --overwrite")
+    if not path.parent.is_dir():
+        raise BadInput(f"{output}: the folder {path.parent} does not exist; create it first")
+    write_lines(path, records)
+
+
 def write_lines(path: Path, records: Iterator[Record]) -> None:
     """Beside itself, fsynced, renamed."""
     aside = path.with_name(f".{path.name}.tmp")

@@ -23,8 +23,10 @@ Record = dict[str, Any]
 FILES = (STEPS, "chains.jsonl", "answers.jsonl")
 
 
-def run(folders: Sequence[str], *, output: str, overwrite: bool, quiet: bool) -> int:
+def run(folders: Sequence[str], *, output: str | None, overwrite: bool, quiet: bool) -> int:
     """The verb; returns the exit code: 1 where a shard is not complete."""
+    if output is None:
+        raise BadInput("merge: expected -o DIR, the folder of the joined run")
     if len(folders) < 2:
         raise BadInput("merge: expected two run folders or more")
     found = sorted((_manifest(folder) for folder in folders), key=lambda pair: pair[0].get("shard") or [0, 0])

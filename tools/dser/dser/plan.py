@@ -95,9 +95,9 @@ def _right(trace: Trace, chains: int, iterations: int, window: int, seed: int) -
     return float(won.mean()), float(won.std(ddof=1) / math.sqrt(runs))
 
 
-def run(folder: str, *, budget_tokens: int, problems: int | None, seed: int, as_json: bool) -> int:
+def run(folder: str, *, tokens: int, problems: int | None, seed: int, as_json: bool) -> int:
     """The verb `plan`."""
-    found = plan_of(read_log(folder), budget_tokens, seed, problems)
+    found = plan_of(read_log(folder), tokens, seed, problems)
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
         return 0
@@ -106,7 +106,7 @@ def run(folder: str, *, budget_tokens: int, problems: int | None, seed: int, as_
     from tenfold_shared.cli import print_table
 
     table = Table(
-        "iterations", "chains", "tokens", "P(vote right)", title=f"{budget_tokens} tokens, {found['problems']} problems"
+        "iterations", "chains", "tokens", "P(vote right)", title=f"{tokens} tokens, {found['problems']} problems"
     )
     for rung in found["ladder"]:
         best = rung["iterations"] == found["iterations"]

@@ -494,7 +494,7 @@ def run(
     policy: str | None,
     rule: str | None,
     early_stop: float | None,
-    template: Sequence[str],
+    templates: Sequence[str],
     system: str | None,
     box: str,
     require_box: bool,
@@ -543,7 +543,7 @@ def run(
         except re.error as error:
             raise BadInput(f"{option} {rule_text}: not a regular expression: {error}") from None
     reading = Reading(box, require_box, answer, verdict_pass or asked.PASS, verdict_fail or asked.FAIL, thinking)
-    prompts = Prompts(template, system, imo25=preset == "imo25")
+    prompts = Prompts(templates, system, imo25=preset == "imo25")
     if not backend.model:
         backend = msgspec.structs.replace(backend, model=("smollm2",))
     tables = Files(files)

@@ -9,16 +9,14 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from dser import markov
-from dser.log import Problem, read_log
+from dser.log import Problem, emit, read_log
 from tenfold_shared import answers
 
 Record = dict[str, Any]
@@ -298,10 +296,8 @@ def stopped_at(problem: Problem) -> int | None:
     return None
 
 
-def run(folder: str, *, window: int | None, rule: str | None, output: str | None) -> int:
+def run(folder: str, *, window: int | None, rule: str | None, output: str | None, overwrite: bool) -> int:
     """The verb `vote`."""
-    from dser.log import write_lines
-
     grader, records = Grader(), []
     for problem in read_log(folder):
         stopped = stopped_at(problem)
@@ -313,11 +309,5 @@ def run(folder: str, *, window: int | None, rule: str | None, output: str | None
         if status == "budget":
             status = "unfinished"
         records.append(answer_record(problem, ballot, status, grader.correct(problem.task, ballot.answer), stopped))
-    if output:
-        write_lines(Path(output), iter(records))
-    else:
-        out = sys.stdout.buffer
-        for record in records:
-            out.write(msgspec.json.encode(record) + b"\n")
-        out.flush()
+    emit(iter(records), output, overwrite)
     return 0

@@ -6,12 +6,13 @@ was run. It calls nothing and writes nothing.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from tenfold_shared import BadInput, answers
 
+Verdict = Literal["pass", "fail", "unknown"]
 Role = Literal["solve", "improve", "verify", "check", "refine", "force"]
 POLICIES = ("always", "keep-on-pass", "stop-on-pass", "stop-on-stable")
 
@@ -33,7 +34,7 @@ class Step(msgspec.Struct, omit_defaults=True, kw_only=True):
     role: Role
     text: str = ""
     answer: str | None = None
-    verdict: Literal["pass", "fail", "unknown"] | None = None
+    verdict: Verdict | None = None
     kept: bool = False
     truncated: bool = False
     looped: bool = False
@@ -45,6 +46,31 @@ class Step(msgspec.Struct, omit_defaults=True, kw_only=True):
     model: str = ""
     task: dict[str, Any] | None = None
     run: dict[str, Any] | None = None
+
+
+class Taken(Protocol):
+    """What a chain reads of a step: a `Step`, or one whose text was left out (log.py)."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def chain(self) -> int: ...
+    @property
+    def iteration(self) -> int: ...
+    @property
+    def role(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def answer(self) -> str | None: ...
+    @property
+    def verdict(self) -> str | None: ...
+    @property
+    def kept(self) -> bool: ...
+    @property
+    def truncated(self) -> bool: ...
+    @property
+    def trace(self) -> str | None: ...
 
 
 class Procedure(msgspec.Struct, frozen=True):
@@ -117,7 +143,7 @@ class Chain:
         """The call to make now; None once the chain has ended."""
         return self._next
 
-    def take(self, step: Step) -> None:
+    def take(self, step: Taken) -> None:
         """Go on with the result of the call `next` named. Raises BadInput where it is another call's."""
         call = self._next
         if call is None or step.role != call[0] or step.iteration != call[1]:
@@ -138,7 +164,7 @@ class Chain:
         else:
             self._solved(role, n, step)
 
-    def _solved(self, role: Role, n: int, step: Step) -> None:
+    def _solved(self, role: Role, n: int, step: Taken) -> None:
         if not step.kept:
             self.solution, self._answer = step.text, step.answer
         elif role != "force" and step.truncated and self.procedure.force_answer:

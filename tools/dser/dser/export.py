@@ -6,32 +6,27 @@ Reads the steps with their texts, chain by chain as they come; memory holds the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import msgspec
 
-from dser.chain import Chain, Step
-from dser.log import Settings, emit, steps_path
+from dser.chain import Chain, Role, Step
+from dser.log import Settings, emit, no_first_step, read_steps, steps_path
 from dser.prompts import Prompts
 from dser.vote import Grader
-from tenfold_shared import BadInput
 from tenfold_shared import records as shapes
-from tenfold_shared.jsonl import open_read
 
 Record = dict[str, Any]
-FORMS = ("samples", "lm-eval", "triples")
 
 
 class _Line:
+    """A chain as it is replayed, with its last review and the tokens it took."""
+
     def __init__(self, settings: Settings) -> None:
         self.chain = Chain(settings.procedure)
         self.review: Step | None = None
-        self.before: tuple[str, str | None] | None = None
-        self.answer: str | None = None
         self.tokens = [0, 0]
         self.model = ""
-        self.finish = "stop"
 
 
 class _Problem:
@@ -43,33 +38,23 @@ class _Problem:
 def replay(path: str, on_refined: Any = None) -> dict[str, _Problem]:
     """The chains with their last solutions; on_refined(problem, chain number, line, step) at each refinement."""
     found: dict[str, _Problem] = {}
-    steps = steps_path(path)
-    decode = msgspec.json.Decoder(Step).decode
-    to_settings = msgspec.convert
-    with closing(open_read(str(steps))) as stream:
-        for number, raw in enumerate(stream, 1):
-            try:
-                step = decode(raw)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                if not raw.endswith(b"\n"):
-                    break
-                raise BadInput(f"{steps}:{number}: expected a step of dser solve: {error}") from None
-            problem = found.get(step.id)
-            if problem is None:
-                if step.run is None or step.task is None:
-                    raise BadInput(f"{steps}:{number}: {step.id}: expected the problem's first step here")
-                problem = found[step.id] = _Problem(step.task, to_settings(step.run, Settings))
-            line = problem.lines.get(step.chain)
-            if line is None:
-                line = problem.lines[step.chain] = _Line(problem.settings)
-            if step.role == "refine" and not step.kept and on_refined is not None:
-                on_refined(problem, step.chain, line, step)
-            line.chain.take(step)
-            line.tokens[0] += step.prompt_tokens
-            line.tokens[1] += step.completion_tokens
-            line.model = step.model
-            if step.role == "verify":
-                line.review = step
+    for where, step in read_steps(steps_path(path), Step):
+        problem = found.get(step.id)
+        if problem is None:
+            if step.run is None or step.task is None:
+                raise no_first_step(where, step.id)
+            problem = found[step.id] = _Problem(step.task, msgspec.convert(step.run, Settings))
+        line = problem.lines.get(step.chain)
+        if line is None:
+            line = problem.lines[step.chain] = _Line(problem.settings)
+        if step.role == "refine" and not step.kept and on_refined is not None:
+            on_refined(problem, step.chain, line, step)
+        line.chain.take(step)
+        line.tokens[0] += step.prompt_tokens
+        line.tokens[1] += step.completion_tokens
+        line.model = step.model
+        if step.role == "verify":
+            line.review = step
     return found
 
 
@@ -124,9 +109,10 @@ def triples(path: str) -> Iterator[Record]:
         told = (
             None if before is None or review.verdict not in ("pass", "fail") else (review.verdict == "pass") == before
         )
+        parts: list[tuple[Role, str, str]] = [("verify", "", review.text), ("refine", review.text, step.text)]
         chats = {
-            role: [*prompts.messages(role, task, line.chain, solution, text), {"role": "assistant", "content": said}]  # type: ignore[arg-type]
-            for role, text, said in (("verify", "", review.text), ("refine", review.text, step.text))
+            role: [*prompts.messages(role, task, line.chain, solution, text), {"role": "assistant", "content": said}]
+            for role, text, said in parts
         }
         rows.append(
             {

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -86,7 +86,7 @@ class Problem:
 
 
 class _Light(msgspec.Struct):
-    """A step without its text: decoding skips what is not named here."""
+    """A step without its texts, which decoding skips: `Chain` needs to know only that there was one."""
 
     id: str
     chain: int
@@ -103,16 +103,14 @@ class _Light(msgspec.Struct):
     model: str = ""
     task: Record | None = None
     run: Settings | None = None
-    schema: str = ""
-    text: str = ""
-    trace: str | None = None
 
+    @property
+    def text(self) -> str:
+        return ""
 
-class _Lean(_Light, kw_only=True):
-    """The same, texts left out."""
-
-    text: msgspec.Raw = msgspec.Raw(b"")  # type: ignore[assignment]
-    trace: msgspec.Raw = msgspec.Raw(b"")  # type: ignore[assignment]
+    @property
+    def trace(self) -> None:
+        return None
 
 
 def steps_path(path: str) -> Path:
@@ -131,43 +129,50 @@ def read_log(path: str) -> Iterator[Problem]:
         yield problems.pop(next(iter(problems)))
 
 
-def _replay(path: Path) -> dict[str, Problem]:
-    problems: dict[str, Problem] = {}
-    seen: dict[str | None, str | None] = {None: None}  # one object an answer
-    decode = msgspec.json.Decoder(_Lean).decode
-    stream = open_read(str(path))
-    with stream:
+Kind = TypeVar("Kind", Step, _Light)
+
+
+def read_steps(path: Path, kind: type[Kind]) -> Iterator[tuple[str, Kind]]:
+    """(file:line, step) of a log; a torn last line is left out. Raises BadInput."""
+    decode = msgspec.json.Decoder(kind).decode
+    with open_read(str(path)) as stream:
         for number, line in enumerate(stream, 1):
             try:
                 step = decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 if not line.endswith(b"\n"):
-                    break  # torn
+                    return
                 raise BadInput(f"{path}:{number}: expected a step of dser solve: {error}") from None
-            problem = problems.get(step.id)
-            if problem is None:
-                if step.run is None:
-                    raise BadInput(
-                        f"{path}:{number}: {step.id}: expected the problem's first step here, with `task` and `run`"
-                    )
-                problem = problems[step.id] = Problem(step.id, step.run, step.task)
-                problem.model = step.model
-            problem.note(step)
-            step.answer = seen.setdefault(step.answer, step.answer)
-            chain = problem.chains.get(step.chain)
-            if chain is None:
-                chain = problem.chain(step.chain)
-            try:
-                chain.take(step)  # type: ignore[arg-type]
-            except BadInput as error:
-                raise BadInput(f"{path}:{number}: {error}") from None
+            yield f"{path}:{number}", step
+
+
+def no_first_step(where: str, name: str) -> BadInput:
+    return BadInput(f"{where}: {name}: expected the problem's first step here, with `task` and `run`")
+
+
+def _replay(path: Path) -> dict[str, Problem]:
+    problems: dict[str, Problem] = {}
+    seen: dict[str | None, str | None] = {None: None}  # one object an answer
+    for where, step in read_steps(path, _Light):
+        problem = problems.get(step.id)
+        if problem is None:
+            if step.run is None:
+                raise no_first_step(where, step.id)
+            problem = problems[step.id] = Problem(step.id, step.run, step.task)
+            problem.model = step.model
+        problem.note(step)
+        step.answer = seen.setdefault(step.answer, step.answer)
+        try:
+            problem.chain(step.chain).take(step)
+        except BadInput as error:
+            raise BadInput(f"{where}: {error}") from None
     return problems
 
 
 class RunFolder:
     """DIR of a run being made: lock, manifest, the steps so far and those to come.
 
-    known(key) is where a finished step lies; `read` gets it back. options: what decides the outcome; a rerun with
+    `key in folder` says whether a step is there; `read` gets it back. options: what decides the outcome; a rerun with
     others is refused with the first difference. Raises Busy, BadInput, Missing (disk full).
     """
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from string import Template
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from dser.chain import Chain, Role
+from dser.chain import Chain, Role, Verdict
 from tenfold_shared import BadInput, answers
 from tenfold_shared import records as shapes
 from tenfold_shared.cli import read_template, sha256_of
@@ -76,7 +76,7 @@ class Reading(msgspec.Struct, frozen=True):
     token limit with no closing tag is no solution; `none` for models that never do. answer: what an answer must match
     in full, None for anything."""
 
-    box: str = "last"
+    box: Literal["last", "first", "all"] = "last"
     require_box: bool = True
     answer: str | None = None
     passes: str = PASS
@@ -144,18 +144,20 @@ def solution_text(done: Completion, thinking: str) -> tuple[str | None, bool]:
 
 def answer_of(text: str, how: Reading) -> str | None:
     """The answer in a solution text; None where there is none, or not one that `how.answer` allows."""
-    found = answers.extract(text, box=how.box, require_box=how.require_box)  # type: ignore[arg-type]
+    found = answers.extract(text, box=how.box, require_box=how.require_box)
     if found is None or not found.strip() or (how.answer is not None and not re.fullmatch(how.answer, found.strip())):
         return None
     return found
 
 
-def verdict_of(text: str | None, how: Reading) -> str:
+def verdict_of(text: str | None, how: Reading) -> Verdict:
     """pass, fail, or unknown; the later of two verdicts holds."""
     if not text:
         return "unknown"
     at = [max((match.end() for match in re.finditer(rule, text)), default=-1) for rule in (how.passes, how.fails)]
-    return "unknown" if at[0] == at[1] else ("pass" if at[0] > at[1] else "fail")
+    if at[0] == at[1]:
+        return "unknown"
+    return "pass" if at[0] > at[1] else "fail"
 
 
 def loops(text: str, most: int = 200) -> bool:

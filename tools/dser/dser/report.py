@@ -77,8 +77,8 @@ class Trace:
     def tokens(self) -> int:
         return sum(self.generated.values())
 
-    def skill_counts(self) -> Any:
-        """(8, 2): rows passed/refined counts for `Skill`: see `skill_of`."""
+    def skill_counts(self) -> tuple[Any, Any]:
+        """Reviews (2, 3): state x (fail, pass, unknown); refinements (2, 2, 2): passed x from x to, unknown as a fail."""
         s, v = self.states[:, :-1], self.verdicts[:, :-1]
         after = self.states[:, 1:]
         out = np.zeros((2, 3), dtype=np.int64)  # state x (fail, pass, unknown)
@@ -714,7 +714,7 @@ def _number(value: float | None) -> str:
 # ---------------------------------------------------------------- the verb
 
 
-def read_samples(path: str, settings: Any = None) -> dict[str, list[Record]]:
+def read_samples(path: str) -> dict[str, list[Record]]:
     """Samples by id: sample records with `id` and `response` (graded ones keep their `correct`), or a run folder, whose
     first solutions they are."""
     from dser.log import STEPS, steps_path
@@ -750,7 +750,7 @@ def run(
     as_json: bool,
     plot: str | None,
 ) -> int:
-    """The verb `report`; also writes report.json and report.md into a run folder."""
+    """The verb `report`; returns the exit code."""
     baseline = read_samples(self_consistency) if self_consistency else None
     other = read_samples(reference) if reference else None
     found = report_of(read_log(folder), baseline=baseline, reference=other, seed=seed, replicates=replicates)

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -127,10 +127,10 @@ class Runner:
         self._ready: list[tuple[int, int, int, _Line]] = []
         self._flying: dict[str, _Line] = {}
         self._trimmed: dict[str, dict[str, int]] = {}
+        self._sent: dict[str, int] = {}  # characters of solution and review as first sent
         self._open = 0  # chains that have calls left
         self._serial = itertools.count()
         self._more = True
-        self._fresh: dict[str, Step] = {}
         self._grader = Grader()
         self.tokens = self.calls = 0
         self.status = "done"
@@ -197,8 +197,9 @@ class Runner:
     def _blocks(self) -> Iterator[Request | None]:
         """Blocks of `static` chains in step: a round is one call of each chain that has one left."""
         assert self.static
+        lines = self._lines()
         while not self.stopping():
-            block = list(itertools.islice(self._lines(), self.static))
+            block = list(itertools.islice(lines, self.static))
             if not block:
                 return
             while due := [line for line in block if line.call is not None]:
@@ -215,9 +216,8 @@ class Runner:
                 yield None
 
     def _lines(self) -> Iterator[_Line]:
-        if not hasattr(self, "_left"):
-            self._left: Iterator[_Line] = (line for _, task in self._tasks for line in self._begin(task).lines)
-        return self._left
+        for _, task in self._tasks:
+            yield from self._begin(task).lines
 
     def _key(self, line: _Line) -> str:
         call = line.call
@@ -268,12 +268,6 @@ class Runner:
             return (count if count is not None else text // 3) <= room
 
         return fits
-
-    @property
-    def _sent(self) -> dict[str, int]:
-        if not hasattr(self, "_sizes"):
-            self._sizes: dict[str, int] = {}
-        return self._sizes
 
     # ------------------------------------------------------------ replies in
 
@@ -331,7 +325,7 @@ class Runner:
         text, step.truncated = asked.solution_text(done, self.reading.thinking)
         step.looped = asked.loops(done.text)
         if call.role in ("verify", "check"):
-            step.text, step.verdict = text or "", asked.verdict_of(text, self.reading)  # type: ignore[assignment]
+            step.text, step.verdict = text or "", asked.verdict_of(text, self.reading)
         else:
             answer = asked.answer_of(text, self.reading) if text is not None else None
             lost = text is None or (answer is None and (step.truncated or call.role == "force"))
@@ -496,7 +490,7 @@ def run(
     early_stop: float | None,
     templates: Sequence[str],
     system: str | None,
-    box: str,
+    box: Literal["last", "first", "all"],
     require_box: bool,
     answer: str | None,
     verdict_pass: str | None,

@@ -49,7 +49,11 @@ class Classes:
         spelled: dict[int, Counter[str]] = {}
         for answer, count in counted.items():
             spelled.setdefault(self.of[answer], Counter())[answer] += count
-        self.shown = [min(spelled[c], key=lambda a, c=c: (-spelled[c][a], len(a), a)) for c in range(len(roots))]  # type: ignore[misc]
+        self.shown = [_commonest(spelled[number]) for number in range(len(roots))]
+
+
+def _commonest(spellings: Counter[str]) -> str:
+    return min(spellings, key=lambda answer: (-spellings[answer], len(answer), answer))
 
 
 _PLAIN = re.compile(r"-?\d+")

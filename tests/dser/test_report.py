@@ -11,7 +11,8 @@ from dser_command import dser, read, records, sim, tasks, write
 from dser import markov
 from dser.log import read_log
 from dser.plan import plan_of
-from dser.report import Trace, report_of
+from dser.report import report_of
+from dser.trace import Trace
 from dser.vote import Grader
 
 

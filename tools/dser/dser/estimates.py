@@ -16,6 +16,8 @@ from scipy import stats
 
 Array = npt.NDArray[np.float64]
 Z95 = 1.959963984540054
+MOST_RESAMPLED = 4096  # problems; of more, blocks are
+_AT_ONCE = 64  # replicates
 PRIOR = 0.5  # Jeffreys' pseudo-count of each outcome
 
 
@@ -118,10 +120,36 @@ class Interval(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4)
-def problem_weights(problems: int, replicates: int, seed: int) -> Array:
+def problem_weights(problems: int, replicates: int, seed: int) -> npt.NDArray[np.uint8]:
     """(replicates, P) counts of a bootstrap over problems; not to be written to, as it is kept."""
     rng = np.random.default_rng(seed)
-    return rng.multinomial(problems, np.full(problems, 1 / problems), size=replicates).astype(np.float64)
+    chances = np.full(problems, 1 / problems)
+    out = np.empty((replicates, problems), dtype=np.uint8)
+    for at in range(0, replicates, _AT_ONCE):
+        some = out[at : at + _AT_ONCE]
+        some[:] = rng.multinomial(problems, chances, size=len(some))
+    return out
+
+
+def resampled_sums(values: npt.ArrayLike, replicates: int, seed: int) -> Array:
+    """(replicates, M) sums of values (P, M) over resampled problems."""
+    x = np.asarray(values, dtype=np.float64)
+    weights = problem_weights(len(x), replicates, seed)
+    return np.concatenate([weights[at : at + _AT_ONCE] @ x for at in range(0, replicates, _AT_ONCE)])
+
+
+def blocks(values: npt.ArrayLike, seed: int) -> Array:
+    """Sums of values (P, ...) over at most MOST_RESAMPLED random blocks of problems, of even sizes.
+
+    Problems are independent, and so are their blocks: intervals from resampling blocks are as wide, at a bounded cost.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if len(x) <= MOST_RESAMPLED:
+        return x
+    block = np.random.default_rng([seed, len(x)]).permutation(len(x)) % MOST_RESAMPLED
+    out = np.zeros((MOST_RESAMPLED, *x.shape[1:]))
+    np.add.at(out, block, x)
+    return out
 
 
 def mean_interval(values: npt.ArrayLike, seed: int = 0, replicates: int = 4000) -> Interval | None:
@@ -134,7 +162,8 @@ def mean_interval(values: npt.ArrayLike, seed: int = 0, replicates: int = 4000) 
     value = float(x.mean())
     if len(x) == 1:
         return Interval(value, math.nan, math.nan)
-    low, high = np.quantile(problem_weights(len(x), replicates, seed) @ x / len(x), [0.025, 0.975])
+    sums = resampled_sums(blocks(np.stack([x, np.ones_like(x)], 1), seed), replicates, seed)
+    low, high = np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975])
     wider = float(stats.t.ppf(0.975, len(x) - 1)) / Z95 * math.sqrt(len(x) / (len(x) - 1))
     least = 0.0 if x.min() >= 0 else -1.0
     return Interval(value, max(least, value - (value - low) * wider), min(1.0, value + (high - value) * wider))
@@ -153,8 +182,8 @@ def ratio_interval(k: npt.ArrayLike, n: npt.ArrayLike, seed: int = 0, replicates
     value = ks.sum() / ns.sum()
     if len(ns) == 1 or value in (0, 1):
         return Interval(float(value), *wilson(ks.sum(), ns.sum()))
-    weights = problem_weights(len(ns), replicates, seed)
-    low, high = np.quantile((weights @ ks) / (weights @ ns), [0.025, 0.975])
+    sums = resampled_sums(blocks(np.stack([ks, ns], 1), seed), replicates, seed)
+    low, high = np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975])
     return Interval(float(value), float(low), float(high))
 
 

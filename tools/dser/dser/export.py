@@ -14,6 +14,7 @@ from dser.chain import Chain, Role, Step
 from dser.log import Settings, emit, no_first_step, read_steps, steps_path
 from dser.prompts import Prompts
 from dser.vote import Grader
+from tenfold_shared import BadInput
 from tenfold_shared import records as shapes
 
 Record = dict[str, Any]
@@ -38,18 +39,22 @@ class _Problem:
 def replay(path: str, on_refined: Any = None) -> dict[str, _Problem]:
     """The chains with their last solutions; on_refined(problem, chain number, line, step) at each refinement."""
     found: dict[str, _Problem] = {}
-    for where, step in read_steps(steps_path(path), Step):
+    file = steps_path(path)
+    for number, step in read_steps(file, Step):
         problem = found.get(step.id)
         if problem is None:
             if step.run is None or step.task is None:
-                raise no_first_step(where, step.id)
+                raise no_first_step(f"{file}:{number}", step.id)
             problem = found[step.id] = _Problem(step.task, msgspec.convert(step.run, Settings))
         line = problem.lines.get(step.chain)
         if line is None:
             line = problem.lines[step.chain] = _Line(problem.settings)
         if step.role == "refine" and not step.kept and on_refined is not None:
             on_refined(problem, step.chain, line, step)
-        line.chain.take(step)
+        try:
+            line.chain.take(step)
+        except BadInput as error:
+            raise BadInput(f"{file}:{number}: {error}") from None
         line.tokens[0] += step.prompt_tokens
         line.tokens[1] += step.completion_tokens
         line.model = step.model

@@ -18,6 +18,7 @@ import msgspec
 
 import dser
 from dser.chain import Chain, Procedure, Step
+from dser.groups import Groups
 from tenfold_shared import BadInput, Missing
 from tenfold_shared.jsonl import Lock, Source, difference, open_read, redact, write_atomic
 
@@ -73,19 +74,16 @@ class Problem:
         counts["calls"] += 1
         self.generated[role] += step.completion_tokens
         self.prompted[role] += step.prompt_tokens
-        if step.truncated:
-            counts["truncated"] += 1
-        if step.looped:
-            counts["looped"] += 1
-        if step.kept:
-            counts["kept"] += 1
-        if step.trimmed:
-            counts["trimmed"] += 1
         if step.verdict == "unknown":
             counts["unknown"] += 1
+        if step.truncated or step.looped or step.kept or step.trimmed:  # seldom, and a million steps pass here
+            counts["truncated"] += step.truncated
+            counts["looped"] += step.looped
+            counts["kept"] += step.kept
+            counts["trimmed"] += bool(step.trimmed)
 
 
-class _Light(msgspec.Struct):
+class _Light(msgspec.Struct, gc=False, omit_defaults=True):
     """A step without its texts, which decoding skips: `Chain` needs to know only that there was one."""
 
     id: str
@@ -103,6 +101,7 @@ class _Light(msgspec.Struct):
     model: str = ""
     task: Record | None = None
     run: Settings | None = None
+    line: int = 0  # where it was read
 
     @property
     def text(self) -> str:
@@ -122,18 +121,34 @@ def steps_path(path: str) -> Path:
 def read_log(path: str) -> Iterator[Problem]:
     """The problems of a run folder or a steps.jsonl, in the order of their first step, each replayed through `Chain`.
 
-    Memory holds an answer and a verdict an iteration, no text. A torn last line is left out. Raises BadInput.
+    Memory holds one problem, an answer and a verdict an iteration, whatever the length of the log. A torn last line is
+    left out. Raises BadInput.
     """
-    problems = _replay(steps_path(path))
-    while problems:  # each is given away, so that a reader that is done with one frees it
-        yield problems.pop(next(iter(problems)))
+    file = steps_path(path)
+    groups = Groups(_Light)
+    for line, step in read_steps(file, _Light):
+        step.line = line
+        if groups.add(step.id, step) and step.run is None:
+            raise no_first_step(f"{file}:{line}", step.id)
+    for name, steps in groups:
+        first = steps[0]
+        assert first.run is not None
+        problem = Problem(name, first.run, first.task)
+        problem.model = first.model
+        for step in steps:
+            problem.note(step)
+            try:
+                problem.chain(step.chain).take(step)
+            except BadInput as error:
+                raise BadInput(f"{file}:{step.line}: {error}") from None
+        yield problem
 
 
 Kind = TypeVar("Kind", Step, _Light)
 
 
-def read_steps(path: Path, kind: type[Kind]) -> Iterator[tuple[str, Kind]]:
-    """(file:line, step) of a log; a torn last line is left out. Raises BadInput."""
+def read_steps(path: Path, kind: type[Kind]) -> Iterator[tuple[int, Kind]]:
+    """(line number, step) of a log; a torn last line is left out. Raises BadInput."""
     decode = msgspec.json.Decoder(kind).decode
     with open_read(str(path)) as stream:
         for number, line in enumerate(stream, 1):
@@ -143,30 +158,11 @@ def read_steps(path: Path, kind: type[Kind]) -> Iterator[tuple[str, Kind]]:
                 if not line.endswith(b"\n"):
                     return
                 raise BadInput(f"{path}:{number}: expected a step of dser solve: {error}") from None
-            yield f"{path}:{number}", step
+            yield number, step
 
 
 def no_first_step(where: str, name: str) -> BadInput:
     return BadInput(f"{where}: {name}: expected the problem's first step here, with `task` and `run`")
-
-
-def _replay(path: Path) -> dict[str, Problem]:
-    problems: dict[str, Problem] = {}
-    seen: dict[str | None, str | None] = {None: None}  # one object an answer
-    for where, step in read_steps(path, _Light):
-        problem = problems.get(step.id)
-        if problem is None:
-            if step.run is None:
-                raise no_first_step(where, step.id)
-            problem = problems[step.id] = Problem(step.id, step.run, step.task)
-            problem.model = step.model
-        problem.note(step)
-        step.answer = seen.setdefault(step.answer, step.answer)
-        try:
-            problem.chain(step.chain).take(step)
-        except BadInput as error:
-            raise BadInput(f"{where}: {error}") from None
-    return problems
 
 
 class RunFolder:

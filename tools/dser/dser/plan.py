@@ -1,6 +1,6 @@
 """`dser plan`: how many chains of how many iterations a budget buys, and which split of it is most often right.
 
-From a run's logs: each problem's answer-level chain (report.answer_matrix) is simulated with the K chains of N
+From a run's logs: each problem's answer-level chain (trace.answer_chain) is simulated with the K chains of N
 iterations that the tokens allow, for a ladder of N; the best is told. Reference 2.2, 3 and 9.
 """
 
@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from dser.log import Problem, read_log
-from dser.report import Trace, answer_matrix, answer_states
 from dser.simulate import run_windows
+from dser.trace import AnswerChain, Trace, answer_chain
 from dser.vote import Grader
 from tenfold_shared import BadInput
 
 Record = dict[str, Any]
 LADDER = (0, 1, 2, 3, 5, 8, 10, 15, 20, 30, 40, 60, 80)
+ROLES = ("solve", "verify", "refine")
 MOST_CHAINS = 512
 DRAWS = 200_000  # chain-iterations a problem and rung
 
@@ -30,33 +31,42 @@ def plan_of(problems: Iterable[Problem], budget: int, seed: int = 0, count: int 
     """`{chains, iterations, tokens, p_correct, ladder}` for `budget` generated tokens over `count` problems (by default
     as many as the log holds). Raises BadInput without gold answers, iterations, or money for one chain."""
     grader = Grader()
-    traces = [trace for trace in (Trace(problem, grader) for problem in problems) if trace.graded]
-    if not traces:
+    settings, model = None, ""
+    chains_of: list[AnswerChain | None] = []
+    calls, tokens = dict.fromkeys(ROLES, 0), dict.fromkeys(ROLES, 0)
+    for problem in problems:
+        trace = Trace(problem, grader)
+        if not trace.graded:
+            continue
+        settings, model = settings or trace.settings, model or trace.model
+        if trace.settings != settings:
+            raise BadInput("plan: the log holds runs of different settings; plan from one at a time")
+        chains_of.append(answer_chain(trace))
+        for role in ROLES:
+            if role in trace.counts:
+                calls[role] += trace.counts[role]["calls"]
+                tokens[role] += trace.generated[role]
+    if settings is None:
         raise BadInput("plan: the run has no gold answers, so that nothing is known of right and wrong")
-    settings = traces[0].settings
     if not settings.procedure.iterations:
         raise BadInput("plan: the run has no iterations, so that nothing is known of transitions")
-    calls, tokens = {}, {}
-    for role in ("solve", "verify", "refine"):
-        calls[role] = sum(trace.counts[role]["calls"] for trace in traces if role in trace.counts)
-        tokens[role] = sum(trace.generated[role] for trace in traces if role in trace.generated)
     cost = {role: tokens[role] / calls[role] if calls[role] else 0.0 for role in calls}
     if not cost["solve"]:
         raise BadInput("plan: the run tells no token counts; the server gave no usage")
-    each = budget / (count or len(traces))
+    each = budget / (count or len(chains_of))
     rungs = []
     for n in LADDER:
-        chain = cost["solve"] + n * (cost["verify"] + cost["refine"])
-        chains = min(MOST_CHAINS, int(each / chain))
+        price = cost["solve"] + n * (cost["verify"] + cost["refine"])
+        chains = min(MOST_CHAINS, int(each / price))
         if chains < 1:
             continue
         window = min(settings.window, n + 1)
-        right = [_right(trace, chains, n, window, seed) for trace in traces]
+        right = [_right(chain, chains, n, window, seed) for chain in chains_of]
         rungs.append(
             {
                 "iterations": n,
                 "chains": chains,
-                "tokens": round(chains * chain * (count or len(traces))),
+                "tokens": round(chains * price * (count or len(chains_of))),
                 "p_correct": round(float(np.mean([p for p, _ in right])), 5),
                 "stderr": round(math.sqrt(sum(e * e for _, e in right)) / len(right), 5),
             }
@@ -70,28 +80,21 @@ def plan_of(problems: Iterable[Problem], budget: int, seed: int = 0, count: int 
         **{key: best[key] for key in ("chains", "iterations", "tokens", "p_correct")},
         "window": min(settings.window, best["iterations"] + 1),
         "budget": budget,
-        "problems": count or len(traces),
+        "problems": count or len(chains_of),
         "tokens_per_call": {role: round(value, 2) for role, value in cost.items()},
         "longest_seen": settings.procedure.iterations,
         "ladder": rungs,
-        "simulated": traces[0].model.startswith("sim:"),
+        "simulated": model.startswith("sim:"),
     }
 
 
-def _right(trace: Trace, chains: int, iterations: int, window: int, seed: int) -> tuple[float, float]:
+def _right(chain: AnswerChain | None, chains: int, iterations: int, window: int, seed: int) -> tuple[float, float]:
     """(P(the vote is right), its Monte Carlo error) of a problem. 0 where the right answer was never given."""
-    table = answer_matrix(trace)
-    if table is None:
+    if chain is None:
         return 0.0, 0.0
-    matrix, _ = table
-    first = trace.codes[:, 0]
-    share = np.full(len(matrix), 0.0)
-    # As answer_matrix maps classes; the first iteration's shares with half a cell of prior spread as all cells are.
-    mapped, weight = answer_states(trace)
-    np.add.at(share, mapped[:, 0][first != -2], 1)
-    share += 0.5 * weight / weight.sum()
     runs = int(np.clip(DRAWS // (chains * (iterations + 1)), 24, 400))
-    won = run_windows(matrix, share / share.sum(), chains, iterations, window, runs, seed, mute=len(matrix) - 1)
+    mute = len(chain.matrix) - 1
+    won = run_windows(chain.matrix, chain.start, chains, iterations, window, runs, seed, mute=mute)
     return float(won.mean()), float(won.std(ddof=1) / math.sqrt(runs))
 
 

@@ -239,10 +239,12 @@ def answer_record(problem: Problem, ballot: Ballot, status: str, correct: bool |
 
 
 class Grader:
-    """correct(gold, answer) by tenfold_shared.answers, each distinct pair once. None: there is no gold to hold it to."""
+    """correct(task, answer) by tenfold_shared.answers, each distinct answer to the last gold once. None: there is no gold
+    to hold it to."""
 
     def __init__(self, deadline: float = 2.0) -> None:
-        self._known: dict[tuple[str, str], bool | None] = {}
+        self._last: tuple[str, str] | None = None
+        self._known: dict[str, bool] = {}
         self.deadline = deadline
 
     def correct(self, task: Record | None, answer: str | None) -> bool | None:
@@ -251,13 +253,13 @@ class Grader:
             return None
         if answer is None:
             return False
-        pair = (json.dumps(gold), answer)
-        if pair not in self._known:
-            match = ((task or {}).get("meta") or {}).get("match", "any")
-            boxed = f"\\boxed{{{answer}}}"
-            found = answers.grade(gold, boxed, deadline=self.deadline, match=match)
-            self._known[pair] = found.grade == "correct"
-        return self._known[pair]
+        match = ((task or {}).get("meta") or {}).get("match", "any")
+        if self._last != (this := (json.dumps(gold), match)):
+            self._last, self._known = this, {}
+        if answer not in self._known:
+            found = answers.grade(gold, f"\\boxed{{{answer}}}", deadline=self.deadline, match=match)
+            self._known[answer] = found.grade == "correct"
+        return self._known[answer]
 
 
 def status_of(problem: Problem, ballot: Ballot, stopped: int | None, failed: bool, cut: bool) -> str:

@@ -50,6 +50,13 @@ def _on_sigterm(signum: int, frame: object) -> None:
     raise Terminated
 
 
+def _on_sigint(signum: int, frame: object) -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # a second Ctrl-C, while the first is cleaned up after, ends it at once
+    raise KeyboardInterrupt
+
+
 class Tool(click.Group):
     """A click group that maps every error to one stderr line and the exit codes of the README.
 
@@ -82,8 +89,13 @@ class Tool(click.Group):
     def _guarded(self, args: Any, prog_name: Any, complete_var: Any, **extra: Any) -> int:
         try:
             signal.signal(signal.SIGTERM, _on_sigterm)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, _on_sigint)
         except ValueError:
             pass  # not the main thread (a tool called from a program): the program keeps its handlers
+        if sys.stdout is None:
+            self._say("stdout is closed; send it to a file, or to /dev/null")
+            return 2
         try:
             code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
@@ -210,6 +222,10 @@ def _load_config(ctx: click.Context, param: click.Parameter, value: str | None) 
     except OSError as error:
         raise BadInput(f"{value}: cannot be read: {error.strerror}") from None
     flat = {name: setting for name, setting in table.items() if not isinstance(setting, dict)}
+    verbs = getattr(ctx.parent.command, "commands", {}) if ctx.parent is not None else {}
+    for name, setting in table.items():
+        if isinstance(setting, dict) and verbs and name not in verbs:
+            raise BadInput(f"{value}: [{name}]: no such verb; expected a table named after one of {', '.join(verbs)}")
     own = table.get(ctx.info_name or "", {})
     options = {name for p in ctx.command.params if isinstance(p, click.Option) for name in _names(p)}
     settings = {}

@@ -239,13 +239,17 @@ class Source:
             found.append({"path": path, "sha256": self._hashes[path]})
         return found
 
+    def bounds(self) -> tuple[int, int] | None:
+        """Where this part begins and ends among the records of all parts, which are counted for it; None for the whole."""
+        if self.shard is None:
+            return None
+        index, parts = self.shard
+        total = sum(1 for _ in self._limited())
+        self.bad = 0
+        return ((index - 1) * total // parts, index * total // parts)
+
     def __iter__(self) -> Iterator[Located]:
-        bounds = None
-        if self.shard:
-            index, parts = self.shard
-            total = sum(1 for _ in self._limited())
-            bounds = ((index - 1) * total // parts, index * total // parts)
-            self.bad = 0
+        bounds = self.bounds()
         for position, located in enumerate(self._limited()):
             if bounds is None or bounds[0] <= position < bounds[1]:
                 yield located

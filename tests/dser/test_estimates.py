@@ -67,19 +67,43 @@ def test_coverage_of_a_single_problem_intervals():
     assert (held >= 930).all() and (held <= 970).all(), held
 
 
+def _two_kinds(rng, n):
+    easy = rng.random(n) < 0.5
+    return np.where(easy, 0.6, 0.02), np.where(easy, 0.3, 0.005)
+
+
+PROBLEMS = {  # chances of a problem, problems, chains, iterations, start
+    "alike": (lambda rng, n: (rng.beta(4, 12, n), rng.beta(4, 20, n)), 40, 16, 40, 0.3),
+    "two kinds": (_two_kinds, 20, 16, 40, 0.0),
+    "short": (lambda rng, n: (rng.beta(4, 12, n), rng.beta(4, 20, n)), 40, 4, 3, 0.3),
+    "wild": (lambda rng, n: (rng.beta(0.5, 2, n), rng.beta(0.5, 2, n)), 60, 16, 20, 0.2),
+}
+
+
 @pytest.mark.deep
-def test_coverage_of_problem_intervals():
-    """Problems of different difficulty, 40 a run: the bootstrap over problems holds the population's mean π_C."""
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_coverage_of_problem_intervals(kind):
+    """The interval of the mean π_C holds the population's, for problems of many kinds and logs short and long."""
+    draw, count, chains, steps, start = PROBLEMS[kind]
     rng = np.random.default_rng(3)
     held, runs = 0, 400
-    big = rng.beta(4, 12, 200_000), rng.beta(4, 20, 200_000)
+    big = draw(rng, 200_000)
     truth = float((big[0] / (big[0] + big[1])).mean())
     for run in range(runs):
-        a, b = rng.beta(4, 12, 40), rng.beta(4, 20, 40)
-        counts = est.transitions(est.simulate(a, b, 0.3, 16, 40, rng))
-        interval = est.mean_interval(est.per_problem_stationary(counts), run, 500)
+        a, b = draw(rng, count)
+        counts = est.transitions(est.simulate(a, b, start, chains, steps, rng))
+        (interval,) = est.shrunk_intervals(est.shrunk(counts), lambda a, b: est.stationary(a, b)[None], run)
         held += _in(truth, interval[1:])
-    assert 0.915 * runs <= held <= 0.985 * runs, held
+    assert 0.90 * runs <= held <= 0.99 * runs, held
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(("n", "p"), [(10, 0.9), (20, 0.9), (20, 0.95), (50, 0.95), (20, 0.5), (100, 0.7)])
+def test_coverage_of_right_or_wrong(n, p):
+    """Votes are right or wrong: where few problems are wrong, or none, the interval must know that some could be."""
+    rng = np.random.default_rng(4)
+    held = sum(_in(p, est.mean_interval(rng.random(n) < p, run, 400)[1:]) for run in range(1000))
+    assert held >= 900, held
 
 
 @pytest.mark.deep
@@ -90,8 +114,9 @@ def test_a_change_of_none_is_seldom_called_one():
     for run in range(runs):
         a = rng.beta(4, 12, 12)
         states = est.simulate(a, a, 0.5, 8, 15, rng)
-        gain = est.per_problem_stationary(est.transitions(states)) - states[:, :, 0].mean(1)
-        interval = est.mean_interval(gain, run, 500)
+        start = states[:, :, 0].mean(1)
+        chances = est.shrunk(est.transitions(states))
+        (interval,) = est.shrunk_intervals(chances, lambda a, b, start=start: (est.stationary(a, b) - start)[None], run)
         called += not _in(0, interval[1:])
     assert called <= 0.09 * runs, called
 
@@ -151,9 +176,36 @@ def test_order_test_is_the_likelihood_ratio():
 
 def test_shrinkage_draws_thin_problems_to_the_rest():
     counts = np.array([[[90, 10], [5, 95]]] * 10 + [[[1, 1], [0, 1]]])
-    a, b = est.shrunk(counts)
+    a, b = (one.values for one in est.shrunk(counts))
     assert abs(a[0] - 0.1) < 0.01 and a[-1] < 0.3 and 0 < b[-1] < 0.2
-    assert est.per_problem_stationary(counts)[0] == pytest.approx(a[0] / (a[0] + b[0]))
+
+
+def test_shrinkage_keeps_two_kinds_of_problems_apart():
+    """The case a Beta prior misses: half of the problems leave C once in 200 times, half in 3 of 10."""
+    k, n = np.array([1.0] * 10 + [60.0] * 10), np.full(20, 200.0)
+    values = est.Shrunk(k, n).values
+    assert values[:10] == pytest.approx(np.full(10, 0.005), abs=0.002) and values[10:] == pytest.approx(
+        np.full(10, 0.3), abs=0.03
+    )
+
+
+def test_a_grid_of_chances_against_brute_force():
+    """The posterior mean under the fitted prior, written out; and its likelihood is that of no worse prior at hand."""
+    rng = np.random.default_rng(0)
+    n = rng.integers(1, 30, 40)
+    k = rng.binomial(n, rng.beta(2, 5, 40))
+    found = est.Shrunk(k, n)
+    prior = found._prior[0]
+    likely = stats.binom.pmf(k[:, None], n[:, None], est._GRID)
+    assert found.values == pytest.approx((likely * est._GRID) @ prior / (likely @ prior))
+
+    def penalised(weights):
+        return np.log(likely @ weights).sum() + (est._JEFFREYS * np.log(weights)).sum()
+
+    for other in (est._JEFFREYS, np.full(81, 1 / 81), *rng.dirichlet(np.ones(81), 50)):
+        assert penalised(prior) > penalised(other)
+    again = found.drawn(np.ones((1, 40)))[0]
+    assert again == pytest.approx(found.values, abs=0.01)
 
 
 def test_problem_intervals():

@@ -18,7 +18,9 @@ class Item(msgspec.Struct):
     value: int
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(-(2**63), 2**63 - 1)), max_size=200), st.integers(1, 30))
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(-(2**63), 2**63 - 1)), max_size=200), st.integers(1, 30)
+)
 def test_groups_are_those_of_a_dictionary(pairs, held):
     groups, plain = Groups(Item, held), {}
     for name, value in pairs:

@@ -95,7 +95,7 @@ def test_gate_of_the_reference():
     assert markov.stop_on_pass(skill) == pytest.approx((0.1143, 0.9714), abs=5e-5)
     assert markov.stationary(*markov.keep_on_pass(skill)) == pytest.approx(0.7273, abs=5e-5)
     assert markov.always(skill) == pytest.approx((0.2, 0.3))
-    assert markov.stop_on_pass(markov.Skill(0, 0, 0.2, 0.2, 0.3, 0.3)) == (None, None)  # never accepts
+    assert np.isnan(markov.stop_on_pass(markov.Skill(0, 0, 0.2, 0.2, 0.3, 0.3))).all()  # never accepts
 
 
 @given(chance, chance, chance, chance, st.integers(1, 4))
@@ -117,6 +117,15 @@ def test_gate_by_simulation_of_its_chain(tpr, fpr, ic, ci, passes):
         move[i, index[c, 0]] += (1 - p) * (1 - change)
     solved = np.linalg.solve(np.eye(size) - move, right)
     assert found == pytest.approx((solved[index[0, 0]], solved[index[1, 0]]), abs=1e-6)
+    # step by step from a start of .3, ended chains counted with what they hold
+    now = np.zeros(size)
+    now[index[1, 0]], now[index[0, 0]], ended = 0.3, 0.7, 0.0
+    path = markov.stop_path(markov.Skill(tpr, fpr, ic, ic, ci, ci), 0.3, passes, 5)
+    for n in range(6):
+        if n:
+            ended += now @ right
+            now = now @ move
+        assert path[n] == pytest.approx(ended + sum(now[i] for (c, _), i in index.items() if c), abs=1e-9)
 
 
 def test_effective_votes_of_the_reference():

@@ -113,7 +113,7 @@ def fit(solution, review, room):
     def build(s, r):
         return [{"role": "user", "content": f"P|{s}|{r}"}]
 
-    return prompts.fitted(build, solution, review, lambda turns: len(turns[0]["content"]) <= room)
+    return prompts.fitted(build, solution, review, lambda turns: len(turns[0]["content"]) <= room, Reading())
 
 
 def test_fitting_cuts_the_review_first_then_the_head_of_the_solution():
@@ -134,6 +134,23 @@ def test_fitting_keeps_within_the_room_or_at_the_least(solution, review, room):
     size = len(turns[0]["content"])
     assert size <= room or size <= 3 + prompts.LEAST_REVIEW + prompts.LEAST_SOLUTION
     assert (cut is None) == (3 + solution + review <= room)
+
+
+def test_the_verdicts_line_stays_wherever_it_is():
+    for tail in ("", "\nI hope this helps!", "\nMore on step 3: " + "x" * 300):
+        review = "Step 2 is wrong. " * 80 + "\nVERDICT: FAIL" + tail
+        short = prompts.cut_review(review, 200, Reading())
+        assert len(short) <= 200 and "VERDICT: FAIL" in short and short.startswith("Step 2 is wrong.")
+    assert prompts.cut_review("y" * 500 + "\nthe last line", 100, Reading()).endswith("the last line")
+
+
+def test_markers_named_more_than_once():
+    text = "Summary: see the Detailed Solution.\n**2. Detailed Solution:**\nProof \\boxed{3}\nThis ends the Detailed Solution section."
+    assert prompts.after_marker(text, "Detailed Solution").startswith("Proof \\boxed{3}")
+    report = "Summary\nCritical Error in step 2.\n## Detailed Verification\nStep 1 holds."
+    asked = Prompts(imo25=True).messages("refine", TASK, CHAIN, "s", report)[-1]["content"]
+    assert "Critical Error in step 2." in asked and "Step 1 holds." not in asked
+    assert prompts.before_marker("no such heading", "Detailed Verification") == "no such heading"
 
 
 def test_the_marker_of_imo25():

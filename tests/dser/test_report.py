@@ -46,7 +46,8 @@ def test_known_chances_come_back(tmp_path):
     assert "imulated" in found["advice"]["text"] and found["run"]["simulated"]
     for row in found["iterations"]:
         assert row["accuracy"]["value"] == pytest.approx(float(markov.accuracy(0.12, 0.05, 0, row["n"])), abs=0.06)
-        assert row["predicted"] == pytest.approx(row["accuracy"]["value"], abs=0.06)
+        assert row["predicted"]["value"] == pytest.approx(row["accuracy"]["value"], abs=0.06)
+        assert row["predicted"]["low"] <= row["predicted"]["value"] <= row["predicted"]["high"]
     assert found["tests"]["order"]["p"] > 0.005 and found["tests"]["homogeneity"]["p"] > 0.005
     assert found["effective_votes"]["per_chain"] == pytest.approx(1.69, abs=0.2)
     assert next(iter(found)) == "advice"
@@ -104,8 +105,9 @@ def test_pooling_is_not_the_mean_over_problems(tmp_path):
     worlds = {f"t{i}": easy if i % 2 else hard for i in range(20)}
     found = report(mixed(tmp_path, worlds))
     truth = np.mean([0.6 / 0.9, 0.02 / 0.025])
-    off = {name: abs(found["stationary"][name]["value"] - truth) for name in ("per_problem_mean", "pooled")}
-    assert off["pooled"] > 0.15 and off["per_problem_mean"] < off["pooled"] - 0.05
+    assert abs(found["stationary"]["pooled"]["value"] - truth) > 0.15
+    limit = found["stationary"]["per_problem_mean"]
+    assert limit["low"] < truth < limit["high"] and abs(limit["value"] - truth) < 0.07
 
 
 def mixed(tmp_path, worlds):
@@ -219,8 +221,10 @@ def test_bad_logs(tmp_path, text, word):
 
 def test_the_plan_spends_where_it_pays(tmp_path):
     folder = run(tmp_path, n=8, p_ic=0.12, p_ci=0.05, p_0=0.05, wrong=1)
-    found = json.loads(dser("plan", folder, "--budget-tokens", 8 * 16 * 41 * 100, "--json").stdout)
-    assert found["iterations"] >= 8 and found["tokens"] <= 8 * 16 * 41 * 100 and found["p_correct"] > 0.8
+    spent = report(folder)["run"]
+    tokens = spent["generated_tokens"] + spent["prompt_tokens"]
+    found = json.loads(dser("plan", folder, "--budget-tokens", tokens, "--json").stdout)
+    assert found["iterations"] >= 8 and found["tokens"] <= tokens and found["p_correct"] > 0.8
     rung = {row["iterations"]: row for row in found["ladder"]}
     assert rung[0]["p_correct"] < 0.05 and rung[20]["chains"] == 16
     truth = report_of(read_log(str(folder)))["metrics"]["vote"]["value"]

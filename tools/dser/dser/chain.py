@@ -18,13 +18,14 @@ POLICIES = ("always", "keep-on-pass", "stop-on-pass", "stop-on-stable")
 
 
 class Step(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """One completed model call, a line of steps.jsonl.
+    """One completed model call, or one that failed for good, a line of steps.jsonl.
 
     text: what is carried on: the solution or the review, never the thinking. answer: of a solution. verdict: of a
     review, pass, fail or unknown. kept: this call gave no usable solution, the previous one stays. truncated: the
     token limit came first. looped: the text ends in a loop. trimmed: characters cut from solution and review to fit
-    the context. trace: what a truncated call had written, where --force-answer needs it. task, run: with a chain's
-    first step, the problem and the settings of the run.
+    the context. trace: what a truncated call had written, where --force-answer needs it. error: why there is no reply;
+    such a step moves no chain. task, run, position: with a chain's first step, the problem, the settings of the run and
+    the problem's place in its input.
     """
 
     schema: str = msgspec.field(default="")
@@ -44,8 +45,10 @@ class Step(msgspec.Struct, omit_defaults=True, kw_only=True):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     model: str = ""
+    error: str | None = None
     task: dict[str, Any] | None = None
     run: dict[str, Any] | None = None
+    position: int = 0
 
 
 class Taken(Protocol):
@@ -121,7 +124,7 @@ class Chain:
     """
 
     __slots__ = (
-        "_answer", "_fails", "_next", "_passes", "_same", "carried", "cells", "ended", "procedure", "review", "solution",
+        "_answer", "_fails", "_improved", "_next", "_passes", "_same", "carried", "cells", "ended", "procedure", "review", "solution",
         "trace", "verdicts",
     )  # fmt: skip
 
@@ -136,6 +139,7 @@ class Chain:
         self.ended: str | None = None
         self._answer: str | None = None
         self._passes = self._fails = self._same = 0
+        self._improved = False
         self._next: Call | None = Call("solve", 0)
 
     @property
@@ -167,12 +171,13 @@ class Chain:
     def _solved(self, role: Role, n: int, step: Taken) -> None:
         if not step.kept:
             self.solution, self._answer = step.text, step.answer
-        elif role != "force" and step.truncated and self.procedure.force_answer:
+        elif role not in ("force", "improve") and step.truncated and self.procedure.force_answer:
             self.trace = step.trace
             self._next = Call("force", n)
             return
         self.trace = None
-        if self.procedure.improve and role in ("solve", "force") and n == 0 and not step.kept:
+        if self.procedure.improve and not self._improved and role != "improve" and n == 0 and not step.kept:
+            self._improved = True
             self._next = Call("improve", 0)
             return
         self._close(n, step.kept and role != "improve")
@@ -182,7 +187,7 @@ class Chain:
         self.cells.append(self._answer)
         self.verdicts.append(None)
         self.carried.append(carried)
-        if self.procedure.policy == "stop-on-stable" and n > 0:
+        if self.procedure.policy == "stop-on-stable" and n > 0 and not carried:  # a lost call says nothing of stability
             same = self._answer is not None and _same(self.cells[n - 1], self._answer)
             self._same = self._same + 1 if same else 0
             if self._same >= self.procedure.needed:

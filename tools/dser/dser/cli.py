@@ -106,11 +106,11 @@ def report(folder: str, **given: Any) -> int:
 
 @main.command(short_help="The chains and iterations that a budget of tokens is best spent on.")
 @_folder
-@click.option("--budget-tokens", "tokens", type=click.IntRange(min=1), required=True, metavar="T", help="Generated tokens, over all problems.")  # fmt: skip
+@click.option("--budget-tokens", "tokens", type=click.IntRange(min=1), required=True, metavar="T", help="Tokens of prompts and replies, over all problems.")  # fmt: skip
 @click.option("--problems", type=click.IntRange(min=1), help="Plan for so many problems like these.  [as many as DIR has]")  # fmt: skip
 @options("seed", "json", "common")
 def plan(folder: str, **given: Any) -> int:
-    """Simulate each problem's own answer-level chain, as DIR shows it, for the K and N that T tokens buy.
+    """Simulate each problem's own answer-level chain, as DIR shows it, for the K (at most 512) and N that T tokens buy.
 
     \b
     Example:
@@ -125,6 +125,7 @@ def plan(folder: str, **given: Any) -> int:
 @main.command(short_help="A run as samples, lm-eval samples, or training triples.")
 @_folder
 @click.option("--to", "form", type=click.Choice(["samples", "lm-eval", "triples"]), required=True, help="samples: each chain's last solution. triples: solution, review and refinement, labelled.")  # fmt: skip
+@click.option("--template", "templates", multiple=True, metavar="ROLE=FILE", help="For triples: the run's own prompts, verify and refine.")  # fmt: skip
 @options("output", "common")
 def export(folder: str, **given: Any) -> int:
     """Write DIR's texts for other tools: graders and metrics, lm-evaluation-harness, or training.

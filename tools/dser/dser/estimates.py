@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,42 +75,6 @@ def rates(counts: npt.NDArray[Any]) -> tuple[Array, Array]:
         return counts[..., 0, 1] / counts[..., 0, :].sum(-1), counts[..., 1, 0] / counts[..., 1, :].sum(-1)
 
 
-def shrunk(counts: npt.NDArray[Any], strength: float | None = None) -> tuple[Array, Array]:
-    """Per-problem (p_IC, p_CI) of counts (P, 2, 2), drawn to the pooled rates as by a Beta prior.
-
-    strength: pseudo-transitions of the prior; None fits it by moments to the spread between problems (between 1 and
-    50), so that problems with many transitions keep their own rates.
-    """
-    out = []
-    for i, j in ((0, 1), (1, 0)):
-        k, n = counts[:, i, j].astype(float), counts[:, i, :].sum(1).astype(float)
-        pooled = (k.sum() + PRIOR) / (n.sum() + 2 * PRIOR)
-        m = strength if strength is not None else _strength(k, n, pooled)
-        out.append((k + m * pooled) / (n + m))
-    return out[0], out[1]
-
-
-def _strength(k: Array, n: Array, pooled: float) -> float:
-    seen = n > 0
-    if seen.sum() < 2 or pooled in (0, 1):
-        return 50.0
-    k, n = k[seen], n[seen]
-    # Moments of the beta-binomial: the spread beyond p(1 − p)/n is between problems.
-    total = n.sum()
-    excess = (n * (k / n - pooled) ** 2).sum() - (len(n) - 1) * pooled * (1 - pooled)
-    scale = total - (n**2).sum() / total
-    between = max(excess / scale, 0.0) if scale > 0 else 0.0
-    if between == 0:
-        return 50.0
-    return float(np.clip(pooled * (1 - pooled) / between - 1, 1.0, 50.0))
-
-
-def per_problem_stationary(counts: npt.NDArray[Any]) -> Array:
-    """π_C of each problem (P,) from shrunk rates of counts (P, 2, 2)."""
-    a, b = shrunk(counts)
-    return a / (a + b)
-
-
 # ---------------------------------------------------------------- resampling problems
 
 
@@ -153,20 +118,29 @@ def blocks(values: npt.ArrayLike, seed: int) -> Array:
 
 
 def mean_interval(values: npt.ArrayLike, seed: int = 0, replicates: int = 4000) -> Interval | None:
-    """Mean over problems (of values in [−1, 1], NaN left out) with its 95 % bootstrap interval, widened about the mean
-    as Student's is for few problems. None without any; of a single problem (value, NaN, NaN): nothing to resample."""
+    """Mean over problems (of values in [−1, 1], NaN left out) with its 95 % bootstrap interval. None without any; of a
+    single problem (value, NaN, NaN): nothing to resample.
+
+    Two problems at each end of what was seen are added to what is resampled (of outcomes right or wrong that is Agresti
+    and Coull's interval), and the quantiles are widened as Student's are for few problems. Where all problems agree,
+    the interval is that of a share n of n, Wilson's, over what the values could have been.
+    """
     x = np.asarray(values, dtype=np.float64)
     x = x[~np.isnan(x)]
     if not len(x):
         return None
-    value = float(x.mean())
-    if len(x) == 1:
+    value, n, least = float(x.mean()), len(x), 0.0 if x.min() >= 0 else -1.0
+    if n == 1:
         return Interval(value, math.nan, math.nan)
-    sums = resampled_sums(blocks(np.stack([x, np.ones_like(x)], 1), seed), replicates, seed)
-    low, high = np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975])
-    wider = float(stats.t.ppf(0.975, len(x) - 1)) / Z95 * math.sqrt(len(x) / (len(x) - 1))
-    least = 0.0 if x.min() >= 0 else -1.0
-    return Interval(value, max(least, value - (value - low) * wider), min(1.0, value + (high - value) * wider))
+    ends = x.min(), x.max()
+    if ends[1] - ends[0] < 1e-9:
+        return _agreed(value, n, least)
+    sums = resampled_sums(blocks(np.array([[v, 1.0] for v in (*x, *ends, *ends)]), seed), replicates, seed)
+    return _around(x, *np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.5, 0.975]))
+
+
+def _wider(problems: int) -> float:
+    return float(stats.t.ppf(0.975, problems - 1)) / Z95 * math.sqrt(problems / (problems - 1))
 
 
 def ratio_interval(k: npt.ArrayLike, n: npt.ArrayLike, seed: int = 0, replicates: int = 4000) -> Interval | None:
@@ -185,6 +159,104 @@ def ratio_interval(k: npt.ArrayLike, n: npt.ArrayLike, seed: int = 0, replicates
     sums = resampled_sums(blocks(np.stack([ks, ns], 1), seed), replicates, seed)
     low, high = np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975])
     return Interval(float(value), float(low), float(high))
+
+
+# ---------------------------------------------------------------- chances of each problem
+
+
+_GRID: Array = 1 / (1 + np.exp(-np.linspace(-9, 9, 81)))  # chances from .0001 to .9999, evenly in their logit
+_JEFFREYS: Array = np.gradient(2 * np.arcsin(np.sqrt(_GRID)))
+_JEFFREYS /= _JEFFREYS.sum()
+_EM, _EM_AGAIN = 80, 15  # steps from nothing, and from the prior of all problems
+REFITTED = 400  # resamples in which the priors are fitted anew
+
+
+class Shrunk:
+    """Chances of each problem from k of n, each drawn to those of the other problems as far as its n is small.
+
+    Empirical Bayes with a prior of any form: weights on a grid of chances, by EM, with Jeffreys' prior as one more
+    problem. (A Beta prior, which the reference names, misses problems of two kinds: drawn towards a middle where no
+    problem is, a hard problem's p_CI of .005 doubles.) `drawn` fits it again to each resample of the problems, without
+    which intervals would take the prior for known.
+    """
+
+    def __init__(self, k: npt.ArrayLike, n: npt.ArrayLike) -> None:
+        pairs = np.stack([np.asarray(k, dtype=np.float64), np.asarray(n, dtype=np.float64)], 1)
+        distinct, where = np.unique(pairs, axis=0, return_inverse=True)
+        self._where = where.reshape(-1)
+        likely = np.outer(distinct[:, 0], np.log(_GRID)) + np.outer(distinct[:, 1] - distinct[:, 0], np.log1p(-_GRID))
+        self._likely = np.exp(likely - likely.max(1, keepdims=True))
+        self._prior = self._fit(np.ones((1, len(pairs))), _JEFFREYS[None], _EM)
+        self.values: Array = self._means(self._prior)[0]
+        self.pooled = float((pairs[:, 0].sum() + PRIOR) / (pairs[:, 1].sum() + 2 * PRIOR))
+
+    def _fit(self, weights: Array, prior: Array, steps: int) -> Array:
+        """(replicates, grid) priors of problems that count `weights` (replicates, P) times."""
+        counted = np.zeros((len(weights), len(self._likely)))
+        np.add.at(counted.T, self._where, weights.T)
+        total = counted.sum(1, keepdims=True) + 1
+        for _ in range(steps):
+            prior = (prior * ((counted / (prior @ self._likely.T)) @ self._likely) + _JEFFREYS) / total
+        return prior
+
+    def _means(self, prior: Array) -> Array:
+        return (((prior * _GRID) @ self._likely.T) / (prior @ self._likely.T))[:, self._where]
+
+    def drawn(self, weights: Array) -> Array:
+        """(replicates, P) chances of the problems by priors fitted with `weights` (replicates, P)."""
+        return self._means(self._fit(weights, np.repeat(self._prior, len(weights), 0), _EM_AGAIN))
+
+
+def shrunk(counts: npt.NDArray[Any]) -> tuple[Shrunk, Shrunk]:
+    """Each problem's p_IC and p_CI from counts (P, 2, 2)."""
+    return Shrunk(counts[:, 0, 1], counts[:, 0].sum(1)), Shrunk(counts[:, 1, 0], counts[:, 1].sum(1))
+
+
+def stationary(p_ic: Array, p_ci: Array) -> Array:
+    """π_C of chances between 0 and 1, the ends left out."""
+    return p_ic / (p_ic + p_ci)
+
+
+def shrunk_intervals(
+    chances: Sequence[Shrunk], statistic: Callable[..., Array], seed: int = 0, replicates: int = REFITTED
+) -> list[Interval]:
+    """Means over problems of statistic(chances…) with 95 % intervals by resampling problems.
+
+    statistic: chances of shape (…, P) to values of shape (M, …, P), in [−1, 1]; an Interval for each of the M. Of a
+    single problem the ends are NaN.
+    """
+    values = statistic(*(one.values for one in chances))  # (M, P)
+    problems = values.shape[-1]
+    if problems == 1:
+        return [Interval(float(value), math.nan, math.nan) for value in values[:, 0]]
+    weights = problem_weights(problems + 4, replicates, seed)
+    ends = np.stack([values.min(-1), values.max(-1)] * 2, 1)  # (M, 4)
+    many = int(np.clip(200_000 // (problems * len(values)), 1, _AT_ONCE))
+    parts = []
+    for at in range(0, replicates, many):
+        some = weights[at : at + many].astype(np.float64)
+        own, added = some[:, :problems], some[:, problems:]
+        drawn = statistic(*(one.drawn(own) for one in chances))  # (M, replicates, P)
+        parts.append(((drawn * own).sum(-1) + ends @ added.T) / (problems + 4))
+    spread = np.quantile(np.concatenate(parts, 1), [0.025, 0.5, 0.975], axis=1)
+    return [_around(row, *three) for row, *three in zip(values, *spread, strict=True)]
+
+
+def _around(values: Array, low: float, middle: float, high: float) -> Interval:
+    """The mean of values (P,) with the quantiles of its resamples, widened; where problems agree, as `_agreed`."""
+    value, least = float(values.mean()), 0.0 if values.min() >= 0 else -1.0
+    wider = _wider(len(values))
+    low, high = middle - (middle - low) * wider, middle + (high - middle) * wider
+    if values.max() - values.min() < 1e-9:
+        agreed = _agreed(value, len(values), least)
+        low, high = min(low, agreed.low), max(high, agreed.high)
+    return Interval(value, float(max(least, min(low, value))), float(min(1.0, max(high, value))))
+
+
+def _agreed(value: float, problems: int, least: float) -> Interval:
+    """All problems have the same value: others may have any, as far as a share of n in n can still be less than 1."""
+    away = 1 - wilson(problems, problems)[0]
+    return Interval(value, value - (value - least) * away, value + (1 - value) * away)
 
 
 # ---------------------------------------------------------------- is it such a chain?

@@ -5,7 +5,9 @@ Reads the steps with their texts, chain by chain as they come; memory holds the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -28,39 +30,56 @@ class _Line:
         self.review: Step | None = None
         self.tokens = [0, 0]
         self.model = ""
+        self.error: str | None = None
+        self.waiting: dict[tuple[int, str], Step] = {}  # steps whose turn has not come
 
 
 class _Problem:
-    def __init__(self, task: Record, settings: Settings) -> None:
-        self.task, self.settings = task, settings
+    def __init__(self, task: Record, settings: Settings, position: int) -> None:
+        self.task, self.settings, self.position = task, settings, position
         self.lines: dict[int, _Line] = {}
 
 
 def replay(path: str, on_refined: Any = None) -> dict[str, _Problem]:
     """The chains with their last solutions; on_refined(problem, chain number, line, step) at each refinement."""
     found: dict[str, _Problem] = {}
+    early: dict[str, list[tuple[int, Step]]] = {}  # of problems whose task has not been read yet
     file = steps_path(path)
-    for number, step in read_steps(file, Step):
-        problem = found.get(step.id)
-        if problem is None:
-            if step.run is None or step.task is None:
-                raise no_first_step(f"{file}:{number}", step.id)
-            problem = found[step.id] = _Problem(step.task, msgspec.convert(step.run, Settings))
+
+    def take(step: Step) -> None:
+        problem = found[step.id]
         line = problem.lines.get(step.chain)
         if line is None:
             line = problem.lines[step.chain] = _Line(problem.settings)
-        if step.role == "refine" and not step.kept and on_refined is not None:
-            on_refined(problem, step.chain, line, step)
-        try:
-            line.chain.take(step)
-        except BadInput as error:
-            raise BadInput(f"{file}:{number}: {error}") from None
-        line.tokens[0] += step.prompt_tokens
-        line.tokens[1] += step.completion_tokens
-        line.model = step.model
-        if step.role == "verify":
-            line.review = step
-    return found
+        line.error = step.error
+        if step.error is not None:
+            return
+        line.waiting.setdefault((step.iteration, step.role), step)
+        while (call := line.chain.next) is not None and (due := line.waiting.pop((call.iteration, call.role), None)):
+            if due.role == "refine" and not due.kept and on_refined is not None:
+                on_refined(problem, due.chain, line, due)
+            line.chain.take(due)
+            line.tokens[0] += due.prompt_tokens
+            line.tokens[1] += due.completion_tokens
+            line.model = due.model
+            if due.role == "verify":
+                line.review = due
+
+    for number, step in read_steps(file, Step):
+        if step.id not in found:
+            early.setdefault(step.id, []).append((number, step))
+            if step.run is None or step.task is None:
+                continue
+            found[step.id] = _Problem(step.task, msgspec.convert(step.run, Settings), step.position)
+            for _, before in early.pop(step.id):
+                take(before)
+        else:
+            take(step)
+    for name, steps in early.items():
+        raise no_first_step(f"{file}:{steps[0][0]}", name)
+    if not found:
+        raise BadInput(f"{file}: the log holds no step")
+    return dict(sorted(found.items(), key=lambda pair: pair[1].position))
 
 
 def samples(path: str) -> Iterator[Record]:
@@ -78,7 +97,7 @@ def samples(path: str) -> Iterator[Record]:
                 "model": line.model,
             }
             if text is None:
-                record["error"] = "the chain has no solution"
+                record["error"] = line.error or "the chain has no solution"
             yield record
 
 
@@ -97,13 +116,14 @@ def lm_eval(path: str) -> Iterator[Record]:
         }
 
 
-def triples(path: str) -> Iterator[Record]:
-    """(solution, review, refined solution) with what is known of each, as chats to train a verifier or refiner on.
+def triples(path: str, templates: Sequence[str] = ()) -> Iterator[Record]:
+    """(solution, review, refined solution) with what is known of each, as chats to train a verifier or refiner on: in the
+    words of `templates` (ROLE=FILE), for the others in the built-in ones.
 
     labels: solution_correct, verdict_right (None for an unreadable verdict), refined_correct; None without gold.
     """
-    grader, prompts = Grader(), Prompts()
-    rows: list[Record] = []
+    grader, prompts = Grader(), Prompts(templates)
+    rows: list[tuple[tuple[int, int, int], Record]] = []
 
     def note(problem: _Problem, index: int, line: _Line, step: Step) -> None:
         review, solution, task = line.review, line.chain.solution, problem.task
@@ -119,26 +139,52 @@ def triples(path: str) -> Iterator[Record]:
             role: [*prompts.messages(role, task, line.chain, solution, text), {"role": "assistant", "content": said}]
             for role, text, said in parts
         }
-        rows.append(
-            {
-                "id": task["id"],
-                "chain": index,
-                "iteration": step.iteration,
-                "solution": solution,
-                "review": review.text,
-                "verdict": review.verdict,
-                "refined": step.text,
-                "labels": {"solution_correct": before, "verdict_right": told, "refined_correct": after},
-                "verify": {"messages": chats["verify"]},
-                "refine": {"messages": chats["refine"]},
-            }
-        )
+        row = {
+            "id": task["id"],
+            "chain": index,
+            "iteration": step.iteration,
+            "solution": solution,
+            "review": review.text,
+            "verdict": review.verdict,
+            "refined": step.text,
+            "labels": {"solution_correct": before, "verdict_right": told, "refined_correct": after},
+            "verify": {"messages": chats["verify"]},
+            "refine": {"messages": chats["refine"]},
+        }
+        rows.append(((problem.position, index, step.iteration), row))
 
     replay(path, note)
-    yield from rows
+    for _, row in sorted(rows, key=operator.itemgetter(0)):  # not in the order of the replies
+        yield row
 
 
-def run(folder: str, *, form: str, output: str | None, overwrite: bool) -> int:
+def run(folder: str, *, form: str, templates: Sequence[str], output: str | None, overwrite: bool) -> int:
     """The verb `export`."""
-    emit({"samples": samples, "lm-eval": lm_eval, "triples": triples}[form](folder), output, overwrite)
+    if templates and form != "triples":
+        raise BadInput(f"--template: only the chats of --to triples have prompts, {form} have none")
+    if form == "triples" and (missing := _templates(folder) - {pair.partition("=")[0] for pair in templates}):
+        print(
+            f"dser: the run had its own prompts for {', '.join(sorted(missing))}, and the chats have the built-in ones; "
+            "--template ROLE=FILE gives them",
+            file=sys.stderr,
+        )
+    found = triples(folder, templates) if form == "triples" else {"samples": samples, "lm-eval": lm_eval}[form](folder)
+    emit(found, output, overwrite)
     return 0
+
+
+def _templates(folder: str) -> set[str]:
+    """The roles that the run's manifest says had templates of their own; none where there is no manifest to ask."""
+    try:
+        manifest = msgspec.json.decode((steps_path(folder).parent / "manifest.json").read_bytes(), type=_Manifest)
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+        return set()
+    return set(manifest.options.template) & {"verify", "refine"}
+
+
+class _Options(msgspec.Struct, frozen=True):
+    template: dict[str, str] = {}
+
+
+class _Manifest(msgspec.Struct):
+    options: _Options = _Options()

@@ -7,6 +7,7 @@ file, sorted by group, and are merged from there; the file has no name, so that 
 from __future__ import annotations
 
 import heapq
+import operator
 import os
 import struct
 import tempfile
@@ -19,11 +20,12 @@ from tenfold_shared import Missing
 
 Item = TypeVar("Item", bound=msgspec.Struct)
 HELD = 1 << 15
-_HEAD = struct.Struct("<QQ")  # group number, bytes that follow
+_HEAD = struct.Struct("<QQQ")  # the group's place, bytes that follow
 
 
 class Groups(Generic[Item]):
-    """`add` items, then iterate once: (group, its items in the order of adding), groups in the order of their first.
+    """`add` items, then iterate once: (group, its items in the order of adding), groups by place and then by which came
+    first.
 
     kind: a msgspec Struct that msgpack can carry. In memory: `held` items, the names of the groups, and one group's
     items at a time. Raises Missing where the temporary folder is full.
@@ -31,7 +33,7 @@ class Groups(Generic[Item]):
 
     def __init__(self, kind: type[Item], held: int = HELD) -> None:
         self._most = held
-        self._numbers: dict[str, int] = {}
+        self._places: dict[str, tuple[int, int]] = {}  # and by order of coming
         self._held: dict[str, list[Item]] = {}
         self._count = 0
         self._file: IO[bytes] | None = None
@@ -39,14 +41,14 @@ class Groups(Generic[Item]):
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(list[kind]).decode  # type: ignore[valid-type]
 
-    def add(self, name: str, item: Item) -> bool:
-        """True for the first of its group."""
+    def add(self, name: str, item: Item, place: int = 0) -> bool:
+        """True for the first of its group, whose `place` is the group's."""
         first = False
         held = self._held.get(name)
         if held is None:
-            first = name not in self._numbers
+            first = name not in self._places
             if first:
-                self._numbers[name] = len(self._numbers)
+                self._places[name] = (place, len(self._places))
             self._held[name] = [item]
         else:
             held.append(item)
@@ -60,9 +62,9 @@ class Groups(Generic[Item]):
             self._file = tempfile.TemporaryFile(buffering=1 << 18)
         start = self._file.tell()
         try:
-            for name in sorted(self._held, key=self._numbers.__getitem__):
+            for name in sorted(self._held, key=self._places.__getitem__):
                 block = self._encode(self._held.pop(name))
-                self._file.write(_HEAD.pack(self._numbers[name], len(block)))
+                self._file.write(_HEAD.pack(*self._places[name], len(block)))
                 self._file.write(block)
             self._file.flush()
         except OSError as error:
@@ -74,11 +76,11 @@ class Groups(Generic[Item]):
 
     def __iter__(self) -> Iterator[tuple[str, list[Item]]]:
         try:
-            heads = [(number, at) for at in range(len(self._runs)) if (number := self._next(at)) is not None]
+            heads = [(place, at) for at in range(len(self._runs)) if (place := self._next(at)) is not None]
             heapq.heapify(heads)
-            for name, number in self._numbers.items():
+            for name, place in sorted(self._places.items(), key=operator.itemgetter(1)):
                 items: list[Item] = []
-                while heads and heads[0][0] == number:
+                while heads and heads[0][0] == place:
                     at = heads[0][1]  # of one group, the earliest run first
                     items += self._take(at)
                     following = self._next(at)
@@ -91,14 +93,14 @@ class Groups(Generic[Item]):
             if self._file is not None:
                 self._file.close()
 
-    def _next(self, at: int) -> int | None:
-        """The group of the next block of run `at`."""
+    def _next(self, at: int) -> tuple[int, int] | None:
+        """The place of the next block's group in run `at`."""
         start, end = self._runs[at]
-        return _HEAD.unpack(self._read(start, _HEAD.size))[0] if start < end else None
+        return _HEAD.unpack(self._read(start, _HEAD.size))[:2] if start < end else None
 
     def _take(self, at: int) -> list[Item]:
         start, end = self._runs[at]
-        _, size = _HEAD.unpack(self._read(start, _HEAD.size))
+        *_, size = _HEAD.unpack(self._read(start, _HEAD.size))
         self._runs[at] = (start + _HEAD.size + size, end)
         return self._decode(self._read(start + _HEAD.size, size))
 

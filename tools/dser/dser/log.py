@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 import msgspec
 
@@ -42,16 +42,20 @@ class Settings(msgspec.Struct, frozen=True):
 class Problem:
     """A problem's chains as read or run; chains[k] is chain k's, None where nothing of it is there.
 
-    generated, prompted: tokens by role. calls, truncated, looped, trimmed, unknown: counts by role.
+    failed: the error that a chain ended with. generated, prompted: tokens by role. counts: calls, truncated, looped,
+    trimmed, kept, unknown by role. lengths: by iteration, (calls, tokens, truncated, prompt tokens) of those that
+    make solutions.
     """
 
     def __init__(self, name: str, settings: Settings, task: Record | None = None) -> None:
         self.name, self.settings, self.task = name, settings, task
         self.chains: dict[int, Chain] = {}
         self.model = ""
+        self.failed: dict[int, str] = {}
         self.generated: dict[str, int] = {}
         self.prompted: dict[str, int] = {}
         self.counts: dict[str, dict[str, int]] = {}
+        self.lengths: list[list[int]] = []
 
     @property
     def gold(self) -> Any:
@@ -74,7 +78,15 @@ class Problem:
         counts["calls"] += 1
         self.generated[role] += step.completion_tokens
         self.prompted[role] += step.prompt_tokens
-        if step.verdict == "unknown":
+        if role != "verify" and role != "check":
+            while len(self.lengths) <= step.iteration:
+                self.lengths.append([0, 0, 0, 0])
+            row = self.lengths[step.iteration]
+            row[0] += 1
+            row[1] += step.completion_tokens
+            row[2] += step.truncated
+            row[3] += step.prompt_tokens
+        elif step.verdict == "unknown":
             counts["unknown"] += 1
         if step.truncated or step.looped or step.kept or step.trimmed:  # seldom, and a million steps pass here
             counts["truncated"] += step.truncated
@@ -99,8 +111,10 @@ class _Light(msgspec.Struct, gc=False, omit_defaults=True):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     model: str = ""
+    error: str | None = None
     task: Record | None = None
     run: Settings | None = None
+    position: int = 0
     line: int = 0  # where it was read
 
     @property
@@ -119,7 +133,7 @@ def steps_path(path: str) -> Path:
 
 
 def read_log(path: str) -> Iterator[Problem]:
-    """The problems of a run folder or a steps.jsonl, in the order of their first step, each replayed through `Chain`.
+    """The problems of a run folder or a steps.jsonl, in the order of the input, each replayed through `Chain`.
 
     Memory holds one problem, an answer and a verdict an iteration, whatever the length of the log. A torn last line is
     left out. Raises BadInput.
@@ -128,20 +142,47 @@ def read_log(path: str) -> Iterator[Problem]:
     groups = Groups(_Light)
     for line, step in read_steps(file, _Light):
         step.line = line
-        if groups.add(step.id, step) and step.run is None:
-            raise no_first_step(f"{file}:{line}", step.id)
+        groups.add(step.id, step, step.position)
     for name, steps in groups:
-        first = steps[0]
-        assert first.run is not None
+        first = next((step for step in steps if step.run is not None), None)
+        if first is None or first.run is None:
+            raise no_first_step(f"{file}:{steps[0].line}", name)
         problem = Problem(name, first.run, first.task)
         problem.model = first.model
-        for step in steps:
+        for step, index in in_order(steps, problem, str(file)):
             problem.note(step)
-            try:
-                problem.chain(step.chain).take(step)
-            except BadInput as error:
-                raise BadInput(f"{file}:{step.line}: {error}") from None
+            problem.chain(index).take(step)
         yield problem
+
+
+def in_order(steps: list[_Light], problem: Problem, file: str) -> Iterator[tuple[_Light, int]]:
+    """(step, chain) as the chains were run, wherever the lines are; a line said twice counts once. Fills problem.failed.
+
+    Raises BadInput for a chain that the run has not, and for steps that no chain gets to, as one before is missing.
+    """
+    found: dict[int, dict[tuple[int, str], _Light]] = {}
+    for step in steps:
+        if not 0 <= step.chain < problem.settings.chains:
+            raise BadInput(
+                f"{file}:{step.line}: {step.id}: expected a chain from 0 to {problem.settings.chains - 1}, got {step.chain}"
+            )
+        own = found.setdefault(step.chain, {})
+        if step.error is not None:
+            problem.failed[step.chain] = step.error
+            continue
+        problem.failed.pop(step.chain, None)
+        own.setdefault((step.iteration, step.role), step)
+    for index, own in found.items():
+        chain = problem.chain(index)
+        while (call := chain.next) is not None and (due := own.pop((call.iteration, call.role), None)) is not None:
+            yield due, index
+        if own:
+            left = min(own.values(), key=lambda step: step.line)
+            wanted = f"{call.role} of iteration {call.iteration}" if call else "no call"
+            raise BadInput(
+                f"{file}:{left.line}: {left.id}: chain {index}: expected {wanted} next, found {left.role} of iteration "
+                f"{left.iteration}; the same dser solve command again makes what is missing"
+            )
 
 
 Kind = TypeVar("Kind", Step, _Light)
@@ -203,56 +244,73 @@ class RunFolder:
 
     def _open(self) -> None:
         manifest, steps = self.path / "manifest.json", self.path / STEPS
-        if manifest.exists() and not self._overwrite:
-            try:
-                before = msgspec.json.decode(manifest.read_bytes())
-            except msgspec.DecodeError:
-                raise BadInput(f"{manifest}: is damaged; --overwrite starts anew") from None
-            if found := difference(before, self._identity):
-                raise BadInput(f"{self.path}: was made with {found}; choose another folder or add --overwrite")
-        elif not self._overwrite and any(entry.name != ".lock" for entry in self.path.iterdir()):
-            raise BadInput(f"{self.path}: holds files, and no manifest says what made them; --overwrite replaces them")
-        else:
-            for name in (STEPS, "chains.jsonl", "answers.jsonl"):
-                (self.path / name).unlink(missing_ok=True)
-        self._write_manifest({}, "running")
         self._cells = open(self.path / ".chains.jsonl.tmp", "wb")
-        self._file = open(steps, "a+b")
-        self._file.seek(0)
+        self._file: IO[bytes] | None = None
+        self._end = 0
+        if self._overwrite or not (manifest.exists() and steps.exists() and steps.stat().st_size):
+            mine = {".lock", ".chains.jsonl.tmp"} | ({"manifest.json", STEPS} if manifest.exists() else set())
+            if not self._overwrite and any(entry.name not in mine for entry in self.path.iterdir()):
+                raise BadInput(
+                    f"{self.path}: holds files, and no manifest says what made them; --overwrite replaces them"
+                )
+            return  # what is there stays until the first reply: a bad path or server costs nothing
+        try:
+            before = msgspec.json.decode(manifest.read_bytes(), type=dict[str, Any])
+        except (msgspec.DecodeError, msgspec.ValidationError):
+            raise BadInput(f"{manifest}: is damaged; --overwrite starts anew") from None
+        if found := difference(before, self._identity):
+            raise BadInput(f"{self.path}: was made with {found}; choose another folder or add --overwrite")
+        self._write_manifest({}, "running")
+        self._file = file = open(steps, "a+b")
+        file.seek(0)
         end = 0
         head = msgspec.json.Decoder(_Head).decode
-        for number, line in enumerate(self._file, 1):
+        for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 break
             try:
                 step = head(line)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise BadInput(f"{steps}:{number}: damaged ({error}); --overwrite starts anew") from None
-            self._at[key_of(step.id, step.chain, step.iteration, step.role)] = (end, len(line))
+                raise BadInput(
+                    f"{steps}:{number}: damaged ({error}); without that line the same command makes the call again"
+                ) from None
+            if step.error is None:  # a call that failed is made again
+                self._at[key_of(step.id, step.chain, step.iteration, step.role)] = (end, len(line))
             end += len(line)
-        self._file.truncate(end)
-        self._file.seek(0, os.SEEK_END)
+        file.truncate(end)
+        file.seek(0, os.SEEK_END)
         self._end = end
+
+    def _begin(self) -> IO[bytes]:
+        """The steps, open to be added to; a run that is made anew gives up what was there."""
+        if self._file is None:
+            for name in (STEPS, "chains.jsonl", "answers.jsonl"):
+                (self.path / name).unlink(missing_ok=True)
+            self._write_manifest({}, "running")
+            self._file = open(self.path / STEPS, "a+b")
+        return self._file
 
     def __contains__(self, key: str) -> bool:
         return key in self._at
 
     def read(self, key: str) -> Step:
         offset, length = self._at[key]
-        return self._decode(os.pread(self._file.fileno(), length, offset))
+        return self._decode(os.pread(self._begin().fileno(), length, offset))
 
     def append(self, key: str, step: Step) -> None:
-        if key in self._at:
+        if key in self._at:  # of a block in step, part of which a kill left here
             return
         line = self._step(step) + b"\n"
         try:
-            self._file.write(line)
-            self._file.flush()  # to the kernel: survives our own death
+            file = self._begin()
+            file.write(line)
+            file.flush()  # to the kernel: survives our own death
         except OSError as error:
             raise Missing(
                 f"{self.path}: cannot be written ({error.strerror}); free some space and run the same command again"
             ) from error
-        self._at[key] = (self._end, len(line))
+        if step.error is None:
+            self._at[key] = (self._end, len(line))
         self._end += len(line)
 
     def _write_manifest(self, counts: Record, status: str) -> None:
@@ -274,7 +332,7 @@ class RunFolder:
         self._cells.write(b"".join(_encode(record) + b"\n" for record in records))
 
     def finish(self, answers: list[Record], counts: Record, status: str) -> None:
-        os.fsync(self._file.fileno())
+        os.fsync(self._begin().fileno())
         self._cells.flush()
         os.fsync(self._cells.fileno())
         os.replace(self.path / ".chains.jsonl.tmp", self.path / "chains.jsonl")
@@ -284,7 +342,8 @@ class RunFolder:
     def __exit__(self, *exc: object) -> None:
         for file in (self._file, self._cells):
             try:
-                file.close()
+                if file is not None:
+                    file.close()
             except OSError:
                 pass  # what could not be written was told by append
         (self.path / ".chains.jsonl.tmp").unlink(missing_ok=True)
@@ -296,6 +355,7 @@ class _Head(msgspec.Struct):
     chain: int
     iteration: int
     role: str
+    error: str | None = None
 
 
 def key_of(name: str, chain: int, iteration: int, role: str) -> str:
@@ -321,9 +381,14 @@ def emit(records: Iterator[Record], output: str | None, overwrite: bool) -> None
 def write_lines(path: Path, records: Iterator[Record]) -> None:
     """Beside itself, fsynced, renamed."""
     aside = path.with_name(f".{path.name}.tmp")
-    with open(aside, "wb") as out:
-        for record in records:
-            out.write(_encode(record) + b"\n")
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(aside, path)
+    try:
+        with open(aside, "wb") as out:
+            for record in records:
+                out.write(_encode(record) + b"\n")
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        raise Missing(f"{path}: cannot be written ({error.strerror}); free some space and run it again") from error
+    finally:
+        aside.unlink(missing_ok=True)

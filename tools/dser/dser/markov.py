@@ -83,10 +83,11 @@ def majority(p: float, votes: int) -> float:
 def plurality(shares: npt.ArrayLike, votes: int, right: int = 0) -> float:
     """P(the answer `right` gets the most of `votes` independent draws from `shares` (J,)), ties shared equally [2.3].
 
-    For each count c of the right answer, the others' counts are at most c: their exponential generating function is
-    multiplied up by how many of them equal c.
+    For each count c of the right answer, the others' counts are at most c: their generating functions are multiplied up
+    by how many of them equal c. Counts are taken as Poisson's, given their sum, so that no factor over- or underflows.
     """
     p = np.asarray(shares, dtype=np.float64)
+    p = p / p.sum() * votes
     others = np.delete(p, right)
     others = others[others > 0]
     log_factorial = np.array([math.lgamma(k + 1) for k in range(votes + 1)])
@@ -94,14 +95,14 @@ def plurality(shares: npt.ArrayLike, votes: int, right: int = 0) -> float:
     for c in range(1, votes + 1):
         if p[right] == 0:
             break
-        own = c * math.log(p[right]) - log_factorial[c]
+        own = c * math.log(p[right]) - log_factorial[c] - p[right]
         # ways[t, s]: weight of the others seen so far having s votes in all, t of them exactly c
         most_ties = min(len(others), votes // c - 1)
         ways = np.zeros((most_ties + 1, votes - c + 1))
         ways[0, 0] = 1.0
         for q in others:
             counts = np.arange(min(c, votes - c) + 1)
-            weight = np.exp(counts * math.log(q) - log_factorial[counts])
+            weight = np.exp(counts * math.log(q) - log_factorial[counts] - q)
             fresh = np.zeros_like(ways)
             for k in counts:
                 moved = weight[k] * ways[:, : ways.shape[1] - k]
@@ -111,7 +112,7 @@ def plurality(shares: npt.ArrayLike, votes: int, right: int = 0) -> float:
                     fresh[1:, k:] += moved[:-1]
             ways = fresh
         ties = ways[:, votes - c]
-        scale = math.exp(own + log_factorial[votes])
+        scale = math.exp(own + log_factorial[votes] + votes - votes * math.log(votes))
         found += scale * float((ties / (np.arange(len(ties)) + 1)).sum())
     return min(1.0, found)
 
@@ -143,18 +144,19 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 class Skill(NamedTuple):
     """What a model does in one verify and one refine call [2.4].
 
-    tpr = P(pass | C), fpr = P(pass | I); ic_pass = P(C after refining | I, passed), and so on.
+    tpr = P(pass | C), fpr = P(pass | I); ic_pass = P(C after refining | I, passed), and so on. Numbers, or arrays of one
+    shape.
     """
 
-    tpr: float
-    fpr: float
-    ic_pass: float
-    ic_fail: float
-    ci_pass: float
-    ci_fail: float
+    tpr: Any
+    fpr: Any
+    ic_pass: Any
+    ic_fail: Any
+    ci_pass: Any
+    ci_fail: Any
 
 
-def always(skill: Skill) -> tuple[float, float]:
+def always(skill: Skill) -> tuple[Any, Any]:
     """(p_IC, p_CI) where every verdict is followed by a refinement."""
     return (
         skill.fpr * skill.ic_pass + (1 - skill.fpr) * skill.ic_fail,
@@ -162,23 +164,38 @@ def always(skill: Skill) -> tuple[float, float]:
     )
 
 
-def keep_on_pass(skill: Skill) -> tuple[float, float]:
+def keep_on_pass(skill: Skill) -> tuple[Any, Any]:
     """(p_IC, p_CI) where a passed solution stays as it is."""
     return (1 - skill.fpr) * skill.ic_fail, (1 - skill.tpr) * skill.ci_fail
 
 
-def stop_on_pass(skill: Skill, passes: int = 1) -> tuple[float | None, float | None]:
+def stop_on_pass(skill: Skill, passes: int = 1) -> tuple[Any, Any]:
     """(P(correct at the stop | start I), the same | start C) where `passes` passes in a row end a chain that
-    refines on a fail; None where it would never stop."""
+    refines on a fail; NaN where it would never stop. Skills may be arrays."""
     accept_i, accept_c = skill.fpr**passes, skill.tpr**passes
-    # From I a chain is accepted, or fails before that and is refined: to C with ic_fail.
-    a = np.array(
-        [
-            [1 - (1 - accept_i) * (1 - skill.ic_fail), -(1 - accept_i) * skill.ic_fail],
-            [-(1 - accept_c) * skill.ci_fail, 1 - (1 - accept_c) * (1 - skill.ci_fail)],
-        ]
-    )
-    if abs(np.linalg.det(a)) < 1e-12:
-        return None, None
-    right = np.linalg.solve(a, np.array([0.0, accept_c]))
-    return float(right[0]), float(right[1])
+    # From I a chain is accepted, or fails before that and is refined: to C with ic_fail. So with x and y the two
+    # chances, leave_i x = to_c y and leave_c y = accept_c + to_i x.
+    to_c, to_i = (1 - accept_i) * skill.ic_fail, (1 - accept_c) * skill.ci_fail
+    leave_i, leave_c = accept_i + to_c, accept_c + to_i
+    with np.errstate(invalid="ignore", divide="ignore"):
+        y = np.float64(accept_c) * leave_i / (np.float64(leave_i) * leave_c - to_c * to_i)
+        return to_c * y / leave_i, y
+
+
+def stop_path(skill: Skill, start: Any, passes: int, iterations: int) -> Any:
+    """(iterations + 1, …) P(correct) by iteration of a chain that `passes` passes in a row end, from P(correct) `start`,
+    ended chains counted with what they hold. Skills may be arrays of the shape of `start`."""
+    right = np.zeros((passes, *np.shape(start)))  # not ended, by passes in a row
+    wrong = np.zeros_like(right)
+    right[0], wrong[0] = start, 1 - np.asarray(start)
+    ended = np.zeros(np.shape(start))  # right ones
+    path = [right.sum(0)]
+    for _ in range(iterations):
+        failed_right, failed_wrong = right.sum(0) * (1 - skill.tpr), wrong.sum(0) * (1 - skill.fpr)
+        ended = ended + right[-1] * skill.tpr
+        right = np.concatenate([right[:1], right[:-1] * skill.tpr])
+        wrong = np.concatenate([wrong[:1], wrong[:-1] * skill.fpr])
+        right[0] = failed_right * (1 - skill.ci_fail) + failed_wrong * skill.ic_fail
+        wrong[0] = failed_right * skill.ci_fail + failed_wrong * (1 - skill.ic_fail)
+        path.append(ended + right.sum(0))
+    return np.stack(path)

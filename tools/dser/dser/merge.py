@@ -43,7 +43,10 @@ def run(folders: Sequence[str], *, output: str | None, overwrite: bool, quiet: b
         raise BadInput(f"{output}: exists; choose another folder or add --overwrite")
     if any(Path(folder).resolve() == target.resolve() for folder in folders):
         raise BadInput(f"{output}: is one of the runs to merge; choose another folder")
-    target.mkdir(exist_ok=True)
+    try:
+        target.mkdir(exist_ok=True)
+    except FileNotFoundError:
+        raise BadInput(f"{output}: the folder {target.parent} does not exist; create it first") from None
     lock = Lock(target / ".lock", target)
     try:
         _distinct([folder for _, _, folder in found])
@@ -61,7 +64,7 @@ def run(folders: Sequence[str], *, output: str | None, overwrite: bool, quiet: b
             for key, value in manifest.get("counts", {}).items():
                 counts[key] = counts.get(key, 0) + value
         statuses = {manifest["status"] for _, manifest, _ in found}
-        missing = shards[0][1] - len(shards) if all(shards) else 0
+        missing = sorted(set(range(1, shards[0][1] + 1)) - {index for index, _ in shards}) if all(shards) else []
         merged = {
             **{key: first[key] for key in ("schema", "tool", "verb")},
             "options": _unsharded(first)["options"],
@@ -78,7 +81,7 @@ def run(folders: Sequence[str], *, output: str | None, overwrite: bool, quiet: b
     if not quiet:
         import sys
 
-        told = f"; {missing} shards are missing" if missing else ""
+        told = f"; missing: shard {', '.join(f'{index}/{shards[0][1]}' for index in missing)}" if missing else ""
         print(f"dser: {counts.get('problems', 0)} problems of {len(found)} runs in {output}{told}", file=sys.stderr)
     return 1 if counts.get("failed") or missing or statuses != {"done"} else 0
 

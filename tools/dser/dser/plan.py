@@ -22,19 +22,21 @@ from tenfold_shared import BadInput
 
 Record = dict[str, Any]
 LADDER = (0, 1, 2, 3, 5, 8, 10, 15, 20, 30, 40, 60, 80)
-ROLES = ("solve", "verify", "refine")
 MOST_CHAINS = 512
 DRAWS = 200_000  # chain-iterations a problem and rung
 
 
 def plan_of(problems: Iterable[Problem], budget: int, seed: int = 0, count: int | None = None) -> Record:
-    """`{chains, iterations, tokens, p_correct, ladder}` for `budget` generated tokens over `count` problems (by default
-    as many as the log holds). Raises BadInput without gold answers, iterations, or money for one chain."""
+    """`{chains, iterations, tokens, p_correct, ladder}` for `budget` tokens, prompts and replies as `solve` counts them,
+    over `count` problems (by default as many as the log holds). What an iteration costs is the mean of those run, under
+    their policy. Raises BadInput without gold answers, right ones, iterations, or money for one chain."""
     grader = Grader()
     settings, model = None, ""
     chains_of: list[AnswerChain | None] = []
-    calls, tokens = dict.fromkeys(ROLES, 0), dict.fromkeys(ROLES, 0)
+    spent, begun, begins, turns = 0, 0, 0, 0  # tokens, those of solutions 0, how many these are, iterations after them
+    any_problem = False
     for problem in problems:
+        any_problem = True
         trace = Trace(problem, grader)
         if not trace.graded:
             continue
@@ -42,21 +44,30 @@ def plan_of(problems: Iterable[Problem], budget: int, seed: int = 0, count: int 
         if trace.settings != settings:
             raise BadInput("plan: the log holds runs of different settings; plan from one at a time")
         chains_of.append(answer_chain(trace))
-        for role in ROLES:
-            if role in trace.counts:
-                calls[role] += trace.counts[role]["calls"]
-                tokens[role] += trace.generated[role]
+        spent += trace.tokens + sum(trace.prompted.values())
+        begun += sum(trace.lengths[0][1::2]) if trace.lengths else 0
+        begins += int((trace.codes[:, 0] != -2).sum())
+        turns += int((trace.codes[:, 1:] != -2).sum())
+    if not any_problem:
+        raise BadInput("plan: the log holds no step")
     if settings is None:
         raise BadInput("plan: the run has no gold answers, so that nothing is known of right and wrong")
     if not settings.procedure.iterations:
         raise BadInput("plan: the run has no iterations, so that nothing is known of transitions")
-    cost = {role: tokens[role] / calls[role] if calls[role] else 0.0 for role in calls}
-    if not cost["solve"]:
+    if settings.procedure.policy.startswith("stop"):
+        raise BadInput(
+            f"plan: chains of {settings.procedure.policy} end by themselves, so that longer ones are not known; plan from a "
+            "run with --policy always or keep-on-pass"
+        )
+    if not any(chains_of):
+        raise BadInput("plan: the right answer was never given, so that no split of the tokens is better than another")
+    if not begun:
         raise BadInput("plan: the run tells no token counts; the server gave no usage")
+    first, more = begun / begins, (spent - begun) / max(1, turns)
     each = budget / (count or len(chains_of))
     rungs = []
     for n in LADDER:
-        price = cost["solve"] + n * (cost["verify"] + cost["refine"])
+        price = first + n * more
         chains = min(MOST_CHAINS, int(each / price))
         if chains < 1:
             continue
@@ -73,7 +84,7 @@ def plan_of(problems: Iterable[Problem], budget: int, seed: int = 0, count: int 
         )
     if not rungs:
         raise BadInput(
-            f"--budget-tokens {budget}: does not buy one solution for each problem; {math.ceil(cost['solve'])} tokens each are needed"
+            f"--budget-tokens {budget}: does not buy one solution for each problem; {math.ceil(first)} tokens each are needed"
         )
     best = max(rungs, key=lambda rung: (rung["p_correct"], -rung["tokens"]))
     return {
@@ -81,7 +92,8 @@ def plan_of(problems: Iterable[Problem], budget: int, seed: int = 0, count: int 
         "window": min(settings.window, best["iterations"] + 1),
         "budget": budget,
         "problems": count or len(chains_of),
-        "tokens_per_call": {role: round(value, 2) for role, value in cost.items()},
+        "tokens_per_chain": {"first": round(first, 2), "iteration": round(more, 2)},
+        "most_chains": MOST_CHAINS,
         "longest_seen": settings.procedure.iterations,
         "ladder": rungs,
         "simulated": model.startswith("sim:"),

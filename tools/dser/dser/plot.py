@@ -30,7 +30,7 @@ def draw(found: Record, path: str) -> None:
     if rows[0]["accuracy"]["low"] is not None:
         left.fill_between(n, [r["accuracy"]["low"] for r in rows], [r["accuracy"]["high"] for r in rows], alpha=0.2)
     if rows[0]["predicted"] is not None:
-        left.plot(n, [row["predicted"] for row in rows], "--", label="predicted from its transitions")
+        left.plot(n, [row["predicted"]["value"] for row in rows], "--", label="predicted from its transitions")
     left.plot(n, [row["window_vote"] for row in rows], "s-", ms=3, label=f"vote of {found['run']['chains']} chains")
     versus = found["vs_self_consistency"]
     if versus:

@@ -64,6 +64,7 @@ NEEDS = {"solve": "problem", "verify": "solution", "refine": "solution", "improv
 NO_REVIEW = "(The review was cut off before it said anything.)"
 CUT = " [...] "
 LEAST_REVIEW, LEAST_SOLUTION = 200, 200  # characters that trimming leaves
+_OPEN = re.compile(r"<think(?:ing)?>|\[THINK\]")
 PASS, FAIL = r"(?i)\bverdict\W{0,6}pass\b", r"(?i)\bverdict\W{0,6}fail\b"
 OVERFLOW = re.compile(
     r"(?i)context (?:length|window|size)|maximum context|exceeds? the model's context|(?:prompt|input) is too long"
@@ -103,6 +104,8 @@ class Prompts:
         """The chat of a call. The task's own system and earlier turns stay; its last user turn is the problem."""
         if role in ("verify", "check") and self.imo25:
             solution = after_marker(solution, "Detailed Solution")
+        if role == "refine" and self.imo25:
+            review = before_marker(review, "Detailed Verification")
         text = Template(self.texts["solve" if role == "force" else role]).substitute(
             problem=shapes.question_of(task),
             solution=solution,
@@ -119,11 +122,22 @@ class Prompts:
         return turns
 
 
+def _heading(text: str, marker: str) -> re.Match[str] | None:
+    """The first line that `marker` begins, but for signs and numbers; without one, where it is first named."""
+    found = re.search(rf"(?im)^[^\w\n]*(?:\d+[^\w\n]*)?{marker}\b[*#:. \t]*", text)
+    return found or re.search(rf"(?i){marker}\b[*#:. \t]*", text)
+
+
 def after_marker(text: str, marker: str) -> str:
-    """What follows the last heading `marker`; the whole text where there is none, never an empty solution."""
-    _, found, tail = text.rpartition(marker)
-    tail = tail.lstrip("*#:. \n")
-    return tail if found and tail else text
+    """What follows the heading `marker`; the whole text where there is none, never an empty solution."""
+    found = _heading(text, marker)
+    return (found and text[found.end() :].strip()) or text
+
+
+def before_marker(text: str, marker: str) -> str:
+    """What comes before the heading `marker`; the whole text where there is none, or nothing before it."""
+    found = _heading(text, marker)
+    return (found and text[: found.start()].strip()) or text
 
 
 def solution_text(done: Completion, thinking: str) -> tuple[str | None, bool]:
@@ -132,11 +146,10 @@ def solution_text(done: Completion, thinking: str) -> tuple[str | None, bool]:
     Handles a separate `reasoning`, several tags, templates that open the thinking themselves (only a closing tag is
     seen), and thinking that is never closed.
     """
-    text, cut = done.text, done.finish_reason == "length"
-    _, closing, after = text.rpartition("</think>")
-    if closing:
-        text = after
-    elif "<think>" in text or (cut and thinking == "tags" and not (done.reasoning and text.strip())):
+    cut = done.finish_reason == "length"
+    text = answers.after_thinking(done.text)
+    apart = bool(done.reasoning and text.strip())  # the server has told thinking and text apart: tags are but words
+    if len(text) == len(done.text) and not apart and (_OPEN.search(text) or (cut and thinking == "tags")):
         return None, True
     text = text.strip()
     return (text or None), cut or (not text and bool(done.reasoning))
@@ -169,12 +182,15 @@ def loops(text: str, most: int = 200) -> bool:
     return False
 
 
-def cut_review(review: str, keep: int) -> str:
-    """At most `keep` characters: the head, and the last line with the verdict."""
+def cut_review(review: str, keep: int, how: Reading) -> str:
+    """At most `keep` characters: the head, and the line of the verdict, or the last one where there is no verdict."""
     if len(review) <= keep:
         return review
-    last = review.rstrip().rpartition("\n")[2][-max(0, min(keep // 2, 200)) :]
-    return review[: max(0, keep - len(last) - len(CUT))] + CUT + last
+    said = [match.end() for rule in (how.passes, how.fails) for match in re.finditer(rule, review)]
+    end = max(said, default=len(review.rstrip()))
+    line = review[:end].rpartition("\n")[2]
+    last = line[-max(0, min(keep // 2, 200)) :]
+    return review[: min(max(0, keep - len(last) - len(CUT)), end - len(last))] + CUT + last
 
 
 def cut_solution(solution: str, keep: int) -> str:
@@ -187,6 +203,7 @@ def fitted(
     solution: str,
     review: str,
     fits: Callable[[list[Message]], bool],
+    how: Reading,
 ) -> tuple[list[Message], dict[str, int] | None]:
     """Messages that fit, and the characters cut from review and solution; the review is cut first, the problem never.
 
@@ -205,11 +222,11 @@ def fitted(
 
     least = min(LEAST_REVIEW, len(review))
     kept, whole = least, len(solution)
-    if fits(build(solution, cut_review(review, least))):
-        kept = shortest(least, len(review), lambda n: build(solution, cut_review(review, n)))
+    if fits(build(solution, cut_review(review, least, how))):
+        kept = shortest(least, len(review), lambda n: build(solution, cut_review(review, n, how)))
     else:
-        short = cut_review(review, least)
+        short = cut_review(review, least, how)
         floor = min(LEAST_SOLUTION, len(solution))
         whole = shortest(floor, len(solution), lambda n: build(cut_solution(solution, n), short))
-    messages = build(cut_solution(solution, whole), cut_review(review, kept))
+    messages = build(cut_solution(solution, whole), cut_review(review, kept, how))
     return messages, {"review": len(review) - kept, "solution": len(solution) - whole}

@@ -25,26 +25,8 @@ from tenfold_shared import BadInput, answers
 
 Record = dict[str, Any]
 TESTED_PROBLEMS, TEST_REPLICAS = 200, 200
+LEAST_CHANGE = 0.005  # of accuracy, that is worth advice
 RESAMPLED = 200  # draws of a self-consistency vote that iteration 0 is resampled for
-
-
-def skill_of(verdicts: Any, moved: Any) -> markov.Skill | None:
-    """A `Skill` from counts (2, 3) and (2, 2, 2); None where a chance of it was never seen."""
-    known = verdicts[:, :2].sum(1)
-    n = moved.sum(-1)
-    if (known == 0).any() or (n[0] == 0).any():
-        return None
-    with np.errstate(invalid="ignore", divide="ignore"):
-        wrong_to_right = moved[:, 0, 1] / n[:, 0]
-        right_to_wrong = moved[:, 1, 0] / n[:, 1]
-    return markov.Skill(
-        verdicts[1, 1] / known[1],
-        verdicts[0, 1] / known[0],
-        wrong_to_right[1],
-        wrong_to_right[0],
-        right_to_wrong[1],
-        right_to_wrong[0],
-    )
 
 
 def _told(interval: est.Interval | None, **more: Any) -> Record | None:
@@ -89,12 +71,12 @@ def report_of(
     graded = rows[rows["graded"]]
     found: Record = {"advice": None}
     found["run"] = _run(kept)
-    found["iterations"] = _iterations(graded, seed, replicates) if len(graded) else []
+    found["iterations"] = _iterations(graded, settings, seed, replicates) if len(graded) else []
     if len(graded) and settings.procedure.iterations:
         found |= _chance(graded, kept, seed, replicates)
     else:
         found |= dict.fromkeys(("transitions", "stationary", "verifier", "counterfactual", "tests", "effective_votes"))
-    found["stability"] = _stability(rows, seed, replicates)
+    found["stability"] = _stability(kept, seed, replicates)
     found["truncation"] = {role: dict(counts) for role, counts in sorted(kept.roles.items())}
     found["metrics"] = _metrics(graded, settings, seed, replicates) if len(graded) else None
     found["vs_self_consistency"] = _against(graded, baseline is not None, short, seed, replicates)
@@ -125,17 +107,11 @@ def _run(kept: Outlines) -> Record:
     }
 
 
-def _iterations(graded: Any, seed: int, replicates: int) -> list[Record]:
+def _iterations(graded: Any, settings: Settings, seed: int, replicates: int) -> list[Record]:
     accuracy = graded["accuracy"]  # (P, N+1)
-    last = accuracy.shape[1] - 1
-    predicted: Any = None
-    if last:
-        a, b = est.shrunk(graded["transitions"])
-        start = _start(graded)
-        pi, lam = a / (a + b), 1 - a - b
-        predicted = pi[:, None] + (start - pi)[:, None] * lam[:, None] ** np.arange(last + 1)
+    predicted = _predicted(graded, settings, seed)
     rows = []
-    for n in range(last + 1):
+    for n in range(accuracy.shape[1]):
         if np.isnan(accuracy[:, n]).all():
             break
         rows.append(
@@ -144,11 +120,36 @@ def _iterations(graded: Any, seed: int, replicates: int) -> list[Record]:
                 "accuracy": _told(est.mean_interval(accuracy[:, n], seed, replicates)),
                 "vote": _told(est.mean_interval(graded["leads"][:, n], seed, replicates)),
                 "window_vote": round(float(graded["window_leads"][:, n].mean()), 5),
-                "predicted": None if predicted is None else round(float(predicted[:, n].mean()), 5),
+                "predicted": None if predicted is None else _told(predicted[n]),
                 "answered": round(float(graded["answered"][:, n].mean()), 5),
             }
         )
     return rows
+
+
+def _predicted(graded: Any, settings: Settings, seed: int) -> list[est.Interval] | None:
+    """P_n(C) by iteration as the problems' own chances and starts give it [2.2]; None where no formula does."""
+    how = settings.procedure
+    start, n = _start(graded), np.arange(how.iterations + 1)
+    if not how.iterations or how.policy == "stop-on-stable" or how.give_up:
+        return None
+    if how.policy == "stop-on-pass":
+        skill = _skill(graded, how.unknown_passes)
+        if skill is None:
+            return None
+        return est.shrunk_intervals(
+            skill,
+            lambda *rates: markov.stop_path(
+                markov.Skill(*rates), np.broadcast_to(start, np.shape(rates[0])), how.needed, how.iterations
+            ),
+            seed,
+        )
+
+    def path(a: Any, b: Any) -> Any:
+        pi = est.stationary(a, b)
+        return pi + (start - pi) * (1 - a - b) ** n.reshape(-1, *[1] * np.ndim(a))
+
+    return est.shrunk_intervals(est.shrunk(graded["transitions"]), path, seed)
 
 
 def _start(graded: Any) -> Any:
@@ -173,29 +174,32 @@ def _chance(graded: Any, kept: Outlines, seed: int, replicates: int) -> Record:
             wilson=[round(x, 5) for x in est.wilson(total_k, total_n)],
             jeffreys=[round(x, 5) for x in est.jeffreys(total_k, total_n)],
         )
-    a, b = est.shrunk(counts)
-    lam = 1 - a - b
+    chances = est.shrunk(counts)
+    lam = 1 - chances[0].values - chances[1].values
+    middle, pi = est.shrunk_intervals(chances, lambda a, b: np.stack([1 - a - b, est.stationary(a, b)]), seed)
     out["transitions"] = {
         **rates,
-        "lambda": _told(est.mean_interval(lam, seed, replicates)),
+        "lambda": _told(middle),
         "counts": {"ii": int(pooled[0, 0]), "ic": int(pooled[0, 1]), "ci": int(pooled[1, 0]), "cc": int(pooled[1, 1])},
     }
-    pi = a / (a + b)
-    delta = est.stationary_delta(pooled[0, 1], pooled[0].sum(), pooled[1, 0], pooled[1].sum())
-    out["stationary"] = {
-        "per_problem_mean": _told(est.mean_interval(pi, seed, replicates)),
-        "pooled": None
-        if delta is None
-        else {
-            "value": round(delta.value, 5),
-            "stderr_delta": round(delta.stderr, 5),
-            **_pooled_interval(counts, seed, replicates),
-        },
-        "two_state_condition": round(float((a > b).mean()), 5),
-        "plurality_condition": round(float(graded["plurality"].mean()), 5),
-        "note": "pooled chances of problems of different difficulty do not give the mean accuracy; "
-        "per_problem_mean is the one to read",
-    }
+    if ends := settings.procedure.policy.startswith("stop"):
+        out["stationary"] = {
+            "per_problem_mean": _told(est.mean_interval(_end(graded), seed, replicates)),
+            "pooled": None,
+            "two_state_condition": None,
+            "plurality_condition": round(float(graded["leads"][:, -1].mean()), 5),
+            "note": f"chains of {settings.procedure.policy} end: this is how many were right at their end and where the "
+            "right answer led, as seen; there is no stationary distribution to it",
+        }
+    else:
+        out["stationary"] = {
+            "per_problem_mean": _told(pi),
+            "pooled": _pooled(counts, kept, seed, replicates),
+            "two_state_condition": round(float((chances[0].values > chances[1].values).mean()), 5),
+            "plurality_condition": round(float(graded["plurality"].mean()), 5),
+            "note": "pooled chances of problems of different difficulty do not give the mean accuracy; "
+            "per_problem_mean is the one to read",
+        }
     verdict_counts, moves = graded["reviews"], graded["moves"]
     known = verdict_counts[:, :, :2].sum(2)
     out["verifier"] = {
@@ -211,73 +215,110 @@ def _chance(graded: Any, kept: Outlines, seed: int, replicates: int) -> Record:
     }
     out["counterfactual"] = _counterfactual(graded, settings, seed)
     out["tests"] = _tests(kept, counts, seed)
-    middle = float(np.median(lam))
-    each = markov.effective_votes(min(settings.window, settings.procedure.iterations + 1), middle)
+    typical = float(np.median(lam))
+    cells = min(settings.window, settings.procedure.iterations + 1)
+    chains = sum(kept.own.values())
+    each = sum(count * markov.effective_votes(own, typical) for own, count in kept.own.items()) / chains
     total = each * settings.chains
+    limit = _end(graded) if ends else est.stationary(chances[0].values, chances[1].values)
     out["effective_votes"] = {
-        "lambda_median": round(middle, 5),
+        "lambda_median": round(typical, 5),
         "per_chain": round(each, 3),
         "total": round(total, 2),
-        "cells": settings.chains * min(settings.window, settings.procedure.iterations + 1),
-        "implied_majority": round(float(np.mean([markov.majority(p, max(1, round(total))) for p in pi])), 5),
+        "cells": settings.chains * cells,
+        "implied_majority": round(float(np.mean([markov.majority(p, max(1, round(total))) for p in limit])), 5),
     }
     return out
 
 
-def _pooled_interval(counts: Any, seed: int, replicates: int) -> Record:
-    if len(counts) < 2:
-        return {"low": None, "high": None}
-    sums = est.resampled_sums(est.blocks(counts.reshape(-1, 4), seed), replicates, seed)
-    drawn = sums.reshape(-1, 2, 2)
+def _end(graded: Any) -> Any:
+    """Accuracy of each problem's chains at the last iteration, where they have come that far; else as they began."""
+    last = graded["accuracy"][:, -1]
+    return np.where(np.isnan(last), _start(graded), last)
+
+
+def _pooled(counts: Any, kept: Outlines, seed: int, replicates: int) -> Record | None:
+    """π_C of all transitions together, with the standard error of the delta method and intervals by resampling problems
+    and by resampling chains."""
+    pooled = counts.sum(0)
+    delta = est.stationary_delta(pooled[0, 1], pooled[0].sum(), pooled[1, 0], pooled[1].sum())
+    if delta is None:
+        return None
+    problems = _quantiles(
+        est.resampled_sums(est.blocks(counts.reshape(-1, 4), seed), replicates, seed).reshape(-1, 2, 2)
+    )
+    low, high = problems if len(counts) > 1 else (None, None)
+    return {
+        "value": round(delta.value, 5),
+        "stderr_delta": round(delta.stderr, 5),
+        "low": low,
+        "high": high,
+        "by_chain": _quantiles(kept.by_chain),
+    }
+
+
+def _quantiles(drawn: Any) -> list[float | None]:
+    """95 % of π_C over resampled counts (replicates, 2, 2)."""
     a, b = est.rates(drawn)
-    pi = (a / (a + b))[np.isfinite(a / np.where(a + b > 0, a + b, np.nan))]
-    if not len(pi):
-        return {"low": None, "high": None}
-    low, high = np.quantile(pi, [0.025, 0.975])
-    return {"low": round(float(low), 5), "high": round(float(high), 5)}
+    with np.errstate(invalid="ignore"):
+        pi = a / (a + b)
+    pi = pi[np.isfinite(pi)]
+    return [round(float(x), 5) for x in np.quantile(pi, [0.025, 0.975])] if len(pi) else [None, None]
+
+
+def _skill(graded: Any, unknown_passes: bool) -> list[est.Shrunk] | None:
+    """Each problem's `Skill`, in its fields' order, a verdict counted as the run took it; None where a state was never
+    reviewed, or what failed there never refined."""
+    reviews, moves = graded["reviews"], graded["moves"]
+    passed = reviews[:, :, 1] + (reviews[:, :, 2] if unknown_passes else 0)  # (P, state)
+    all_of = reviews.sum(2)
+    failed = (all_of - passed).sum(0)
+    if (all_of.sum(0) == 0).any() or ((failed > 0) & (moves[:, 0].sum((0, 2)) == 0)).any():
+        return None
+    found = [est.Shrunk(passed[:, state], all_of[:, state]) for state in (1, 0)]
+    for state in (0, 1):
+        found += [est.Shrunk(moves[:, v, state, 1 - state], moves[:, v, state].sum(1)) for v in (1, 0)]
+    return found
 
 
 def _counterfactual(graded: Any, settings: Settings, seed: int) -> Record:
-    """What other policies would give, from the same reviews and refinements (pooled); and stop-on-pass:1 replayed."""
-    verdicts, moves, start = graded["reviews"], graded["moves"], _start(graded)
-    rows: dict[str, list[float]] = {}
-
-    def policies(v: Any, m: Any, p_0: float) -> Record | None:
-        skill = skill_of(v, m)
-        if skill is None:
-            return None
-        out: Record = {}
-        if not math.isnan(skill.ic_pass + skill.ci_pass):
-            out["always"] = dict(zip(("p_ic", "p_ci"), markov.always(skill), strict=True))
-        out["keep-on-pass"] = dict(zip(("p_ic", "p_ci"), markov.keep_on_pass(skill), strict=True))
-        for value in out.values():
-            value["accuracy"] = markov.stationary(value["p_ic"], value["p_ci"])
-        for passes in (1, 2):
-            from_i, from_c = markov.stop_on_pass(skill, passes)
-            accuracy = None if from_i is None or from_c is None else p_0 * from_c + (1 - p_0) * from_i
-            out[f"stop-on-pass:{passes}"] = {"from_i": from_i, "from_c": from_c, "accuracy": accuracy}
-        return out
-
-    value = policies(verdicts.sum(0), moves.sum(0), float(start.mean()))
-    if value is None:
+    """What other policies would give from the same reviews and refinements, problem by problem; and stop-on-pass:1
+    replayed."""
+    skill = _skill(graded, settings.procedure.unknown_passes)
+    if skill is None:
         return {"note": "reviews or refinements of one kind were never seen"}
-    if len(graded) > 1:
-        parts = np.concatenate(
-            [verdicts.reshape(-1, 6), moves.reshape(-1, 8), start[:, None], np.ones((len(start), 1))], 1
-        )
-        for sums in est.resampled_sums(est.blocks(parts, seed), 300, seed):
-            drawn = policies(sums[:6].reshape(2, 3), sums[6:14].reshape(2, 2, 2), sums[14] / sums[15])
-            for name, one in (drawn or {}).items():
-                if one["accuracy"] is not None:
-                    rows.setdefault(name, []).append(one["accuracy"])
-    for name, one in value.items():
-        low, high = np.quantile(rows[name], [0.025, 0.975]) if rows.get(name) else (None, None)
-        one |= {"low": low, "high": high}
-        for key in one:
-            one[key] = None if one[key] is None else round(float(one[key]), 5)
+    start = _start(graded)
+    names = {"always": ("p_ic", "p_ci"), "keep-on-pass": ("p_ic", "p_ci")}
+    names |= {f"stop-on-pass:{passes}": ("from_i", "from_c") for passes in (1, 2)}
+    if (graded["reviews"][:, :, 1].sum() > 0) and graded["moves"][:, 1].sum() == 0:
+        del names["always"]  # what passed was never refined
+
+    def policies(*rates: Any) -> Any:
+        one, rows = markov.Skill(*rates), []
+        for name in names:
+            if name.startswith("stop"):
+                from_i, from_c = markov.stop_on_pass(one, int(name[-1]))
+                rows += [from_i, from_c, start * from_c + (1 - start) * from_i]
+            else:
+                a, b = markov.always(one) if name == "always" else markov.keep_on_pass(one)
+                rows += [a, b, est.stationary(a, b)]
+        return np.stack(rows)
+
+    found = iter(est.shrunk_intervals(skill, policies, seed))
+    value: Record = {}
+    for name, keys in names.items():
+        first, second, accuracy = (_told(next(found)) for _ in range(3))
+        assert first and second and accuracy
+        value[name] = {
+            keys[0]: first["value"],
+            keys[1]: second["value"],
+            "accuracy": accuracy["value"],
+            "low": accuracy["low"],
+            "high": accuracy["high"],
+        }
     if settings.procedure.policy in ("always", "stop-on-stable"):
-        accuracy, vote = (round(float(mean), 5) for mean in graded["gate"].mean(0))
-        value["stop-on-pass:1"]["replayed"] = {"accuracy": accuracy, "vote": vote}
+        gate = graded["gate"].mean(0)
+        value["stop-on-pass:1"]["replayed"] = {"accuracy": round(float(gate[0]), 5), "vote": round(float(gate[1]), 5)}
     return value
 
 
@@ -291,7 +332,7 @@ def _tests(kept: Outlines, counts: Any, seed: int) -> Record:
     out: Record = {"problems": len(chosen)}
     if states.shape[2] < 4:
         return {**out, "order": None, "homogeneity": None, "autocorrelation": None}
-    a, b = est.shrunk(counts[chosen])
+    a, b = (one.values for one in est.shrunk(counts[chosen]))
     start = np.array([(s[:, 0] == 1).mean() for s in states])
     rng = np.random.default_rng(seed)
     replicas = int(np.clip(2e7 // states.size, 39, TEST_REPLICAS))
@@ -323,21 +364,53 @@ def _halves_sum(states: Any) -> float:
     return float(2 * (est._maximum(first) + est._maximum(second) - est._maximum(first + second)).sum())
 
 
-def _stability(rows: Any, seed: int, replicates: int) -> Record:
-    return {
+def _stability(kept: Outlines, seed: int, replicates: int) -> Record:
+    rows = kept.rows
+
+    def share(part: Any, whole: Any) -> list[float | None]:
+        return [None if not n else round(float(k / n), 5) for k, n in zip(part, whole, strict=True)]
+
+    found = {
         "changed": _told(est.ratio_interval(rows["changed"], rows["moved"], seed, replicates)),
         "settled_chains": _told(est.mean_interval(rows["settled"], seed, replicates)),
         "distinct_answers": round(float(rows["classes"].mean()), 3),
         "tied_votes": int(rows["tied"].sum()),
         "merged_answers": int(rows["merges"].sum()),
         "stopped_early": int(rows["early"].sum()),
+        "by_iteration": {
+            "changed": share(kept.changed, kept.moved),
+            "no_answer": share(kept.empty, kept.made),
+            "truncated": share(kept.lengths[:, 2], kept.lengths[:, 0]),
+            "tokens": share(kept.lengths[:, 1], kept.lengths[:, 0]),
+        },
     }
+    if kept.last[0]:
+        hits, steps = kept.hits.sum(), np.arange(len(kept.hits))
+        found |= {
+            "ever_right": round(float(hits / kept.last[0]), 5),
+            "first_right": round(float((kept.hits * steps).sum() / hits), 5) if hits else None,
+            "stay_wrong": round(float(kept.spent[0] / kept.runs[0]), 3) if kept.runs[0] else None,
+            "stay_right": round(float(kept.spent[1] / kept.runs[1]), 3) if kept.runs[1] else None,
+            "end_right": round(float(kept.last[1] / kept.last[0]), 5),
+        }
+    return found
 
 
 def _metrics(graded: Any, settings: Settings, seed: int, replicates: int) -> Record:
-    """Pass@k of the first and of the last iteration, and the vote."""
+    """The vote, Cons@K and Pass@k of the first and of the last iteration, Pass@1 over the window, and which problems the
+    vote solved that a majority of first solutions did not."""
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128, 256) if k <= settings.chains]
     out: Record = {"vote": _told(est.mean_interval(graded["vote"], seed, replicates))}
+    late = graded["accuracy"][:, -settings.window :]
+    there = ~np.isnan(late)
+    with np.errstate(invalid="ignore"):
+        over_window = np.where(there, late, 0).sum(1) / there.sum(1)
+    out["pass_at_1_window"] = _told(est.mean_interval(over_window, seed, replicates))
+    for name, n in (("cons_at_k_first", 0), ("cons_at_k_last", -1)):
+        out[name] = _told(est.mean_interval(graded["leads"][:, n], seed, replicates))
+    missed = graded["leads"][:, 0] < 0.5
+    out["solved_that_first_majority_missed"] = [int(graded["vote"][missed].sum()), int(missed.sum())]
+    out["lost_that_first_majority_had"] = [int((~graded["vote"][~missed]).sum()), int((~missed).sum())]
     for at, name in enumerate(("pass_at_k_first", "pass_at_k_last")):
         there, right = graded["ends"][:, at].T
         out[name] = {
@@ -447,8 +520,9 @@ def advice(found: Record, graded: Any, settings: Settings, seed: int, replicates
     gold, or no iteration).
 
     It rests on the model's own transitions. `change`: where one chain's accuracy leads, problem by problem, against
-    iteration 0. `vote_change`: the same for the vote of many chains, by the plurality condition [2.3]. The vote decides
-    where it is clear; a chain may get worse while the right answer stays the commonest.
+    iteration 0. `vote_change`: the same for the vote of many chains, by the plurality condition [2.3]. A policy that ends
+    chains leads nowhere but to where they ended: both are then what was seen. A chain may get worse while the right
+    answer stays the commonest: if the vote clearly gains, so it is told; if not, a falling chain is advice enough.
     """
     nothing = dict.fromkeys(("change", "low", "high", "vote_change"))
     if not len(graded):
@@ -457,19 +531,26 @@ def advice(found: Record, graded: Any, settings: Settings, seed: int, replicates
     if not settings.procedure.iterations:
         text = "No iterations were run: there are no transitions to judge by."
         return {"verdict": "unknown", "text": text, **nothing}
-    counts, start = graded["transitions"], _start(graded)
-    interval = est.mean_interval(est.per_problem_stationary(counts) - start, seed, replicates)
-    before = graded["leads"][:, 0]
-    votes = est.mean_interval(graded["plurality"] - before, seed, replicates)
-    assert interval is not None and votes is not None
+    start, before = _start(graded), graded["leads"][:, 0]
+    if settings.procedure.policy.startswith("stop"):
+        basis = f"under {found['run']['policy']}, as it was run,"
+        interval = est.mean_interval(_end(graded) - start, seed, replicates)
+        votes = est.mean_interval(graded["leads"][:, -1] - before, seed, replicates)
+        assert interval is not None
+    else:
+        basis = "by the model's own transitions"
+        chances = est.shrunk(graded["transitions"])
+        (interval,) = est.shrunk_intervals(chances, lambda a, b: (est.stationary(a, b) - start)[None], seed)
+        votes = est.mean_interval(graded["plurality"] - before, seed, replicates)
+    assert votes is not None
     low, high = interval.low, interval.high
-    if math.isnan(low):
-        delta = est.stationary_delta(counts[0, 0, 1], counts[0, 0].sum(), counts[0, 1, 0], counts[0, 1].sum())
+    counts, chance = graded["transitions"].sum(0), found["transitions"]
+    if math.isnan(low):  # one problem
+        delta = est.stationary_delta(counts[0, 1], counts[0].sum(), counts[1, 0], counts[1].sum())
         sampled = math.sqrt(max(start[0] * (1 - start[0]), 0.01) / settings.chains)
         spread = est.Z95 * math.hypot(delta.stderr if delta else 0.5, sampled)
         low, high = max(-1.0, interval.value - spread), min(1.0, interval.value + spread)
-    chance = found["transitions"]
-    p_ic, p_ci = (chance[name]["value"] if chance[name] else None for name in ("p_ic", "p_ci"))
+    p_ic, p_ci = chance["p_ic"], chance["p_ci"]
     moved = (
         f"one chain's accuracy goes from {start.mean():.3f} at iteration 0 towards "
         f"{start.mean() + interval.value:.3f} (change {interval.value:+.3f}, 95 % {low:+.3f} to {high:+.3f}; "
@@ -480,29 +561,33 @@ def advice(found: Record, graded: Any, settings: Settings, seed: int, replicates
         f"{before.mean() + votes.value:.0%} where the chains end up; the vote of {settings.chains} chains was right on "
         f"{found['metrics']['vote']['value']:.0%}."
     )
-    # NaN, of a single problem, is neither above nor below 0.
+    # NaN, of a single problem, is neither above nor below 0. What was never seen to happen is no ground for advice.
     vote_hurts, vote_gains = votes.high < 0, votes.low > 0
-    if vote_hurts or (high < 0 and votes.value < 0):
+    rises = counts[0, 1] > 0 and low > 0 and interval.value > LEAST_CHANGE
+    apart = bool(p_ic and p_ci and p_ci["low"] > p_ic["high"])
+    falls = counts[1, 0] > 0 and interval.value < -LEAST_CHANGE and (high < 0 or apart)
+    if vote_hurts or (falls and not vote_gains):
         verdict = "do_not_iterate"
-        text = f"Iteration will hurt: by the model's own transitions {moved}. Vote over first solutions instead (--iterations 0). {tail}"
-    elif low > 0:
-        verdict, text = "iterate", f"Iterate: by the model's own transitions {moved}. {tail}"
+        vote = "the vote loses" if vote_hurts else "one chain gets worse, and no gain is seen for the vote"
+        text = (
+            f"Iteration will hurt: {vote}: {basis} {moved}. Vote over first solutions instead (--iterations 0). {tail}"
+        )
+    elif rises:
+        verdict, text = "iterate", f"Iterate: {basis} {moved}. {tail}"
     elif vote_gains:
         verdict = "iterate"
-        worse = "gets worse" if high < 0 else "is not seen to gain"
-        text = f"Iterate, and vote: the vote gains, though one chain alone {worse}: by the model's own transitions {moved}. {tail}"
+        worse = "gets worse" if falls else "is not seen to gain"
+        text = f"Iterate, and vote: the vote gains, though one chain alone {worse}: {basis} {moved}. {tail}"
     else:
-        verdict = "no_effect_seen"
-        worse = ", and one chain alone gets worse" if high < 0 else ""
-        text = f"No gain seen for the vote{worse}: by the model's own transitions {moved}. {tail}"
+        verdict, text = "no_effect_seen", f"No gain seen, and no harm: {basis} {moved}. {tail}"
     if found["run"]["simulated"]:
         text += " (Simulated: no model was asked.)"
     told = {"change": interval.value, "low": low, "high": high}
     return {"verdict": verdict, "text": text, **{k: round(v, 5) for k, v in told.items()}, "vote_change": _told(votes)}
 
 
-def _number(value: float | None) -> str:
-    return "unseen" if value is None else f"{value:.3f}"
+def _number(chance: Record | None) -> str:
+    return "unseen" if chance is None else f"{chance['value']:.3f}"
 
 
 # ---------------------------------------------------------------- the verb
@@ -557,6 +642,12 @@ def run(
     baseline = read_samples(self_consistency) if self_consistency else None
     other = read_samples(reference) if reference else None
     found = report_of(read_log(folder), baseline=baseline, reference=other, seed=seed, replicates=replicates)
+    for option, path, name in (
+        ("--self-consistency", self_consistency, "vs_self_consistency"),
+        ("--reference", reference, "vs_reference"),
+    ):
+        if path and found["run"]["graded"] and found[name] is None:
+            raise BadInput(f"{option} {path}: expected samples of the run's problems; it has none of their ids")
     found["model"] = found["run"]["model"]
     if plot:
         from dser.plot import draw
@@ -587,7 +678,7 @@ def lines(found: Record) -> Iterator[str]:
     rows = found["iterations"]
     for row in rows:
         if row["n"] in (0, 1, 2, 3, 5, 10, 20, 30, 40, 60, 80) or row is rows[-1]:
-            told = "" if row["predicted"] is None else f", predicted {row['predicted']:.4f}"
+            told = "" if row["predicted"] is None else f", predicted {row['predicted']['value']:.4f}"
             yield f"  n={row['n']:<3} accuracy {shown(row['accuracy'])}{told}; vote {row['window_vote']:.4f}"
     if found["transitions"]:
         chance, limit, verifier = found["transitions"], found["stationary"], found["verifier"]
@@ -596,7 +687,8 @@ def lines(found: Record) -> Iterator[str]:
         yield (
             f"stationary accuracy: {shown(limit['per_problem_mean'])} (mean over problems)"
             + (f"; pooled {pooled['value']:.4f}" if pooled else "")
-            + f"; p_IC > p_CI on {limit['two_state_condition']:.0%}, plurality condition on {limit['plurality_condition']:.0%} of the problems"
+            + ("" if limit["two_state_condition"] is None else f"; p_IC > p_CI on {limit['two_state_condition']:.0%}")
+            + f"; the right answer leads on {limit['plurality_condition']:.0%} of the problems"
         )
         yield f"verifier: TPR {shown(verifier['tpr'])}, FPR {shown(verifier['fpr'])}; {verifier['unknown']} of {verifier['reviews']} reviews without a verdict"
         for name, one in found["counterfactual"].items():

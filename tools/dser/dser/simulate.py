@@ -134,7 +134,9 @@ class SimGenerator:
         draw = random.Random(request.seed)
         asked = str((request.messages or [{}])[-1].get("content"))
         states = _STATE.findall(asked)
-        if role == "verify":
+        if role == "check":
+            text = f"VERDICT: {(_VERDICT.findall(asked) or ['none'])[-1]}"
+        elif role == "verify":
             right = states[-1] == known[0]
             rates = world.skill or world
             passed = draw.random() < (rates.tpr if right else rates.fpr)
@@ -196,7 +198,7 @@ def run_windows(
             votes[:, mute] = -1
         best = votes.max(1)
         ties = (votes == best[:, None]).sum(1)
-        won[at : at + count] = np.where(votes[:, 0] == best, 1 / ties, 0.0)
+        won[at : at + count] = np.where((votes[:, 0] == best) & (best > 0), 1 / ties, 0.0)
     return won
 
 
@@ -265,8 +267,13 @@ def run(
         initial = given.get("initial") if isinstance(given, dict) else None
         if initial is None:  # wrong at first with chance 1 − p_0, the wrong answers alike
             initial = [p_0, *[(1 - p_0) / max(1, len(rows) - 1)] * (len(rows) - 1)] if len(rows) > 1 else [1.0]
-        if not isinstance(initial, list) or len(initial) != len(rows) or abs(sum(initial) - 1) > 1e-6:
+        try:
+            start = msgspec.convert(initial, list[float])
+        except msgspec.ValidationError as error:
+            raise BadInput(f"--matrix {matrix}: initial: {error}") from None
+        if len(start) != len(rows) or not all(p >= 0 for p in start) or not abs(sum(start) - 1) <= 1e-6:
             raise BadInput(f"--matrix {matrix}: initial: expected a distribution over the {len(rows)} states")
+        initial = start
     else:
         assert p_ic is not None and p_ci is not None
         rows, initial = markov.checked([[1 - p_ci, p_ci], [p_ic, 1 - p_ic]]), [p_0, 1 - p_0]

@@ -25,10 +25,10 @@ from dser.chain import Call, Procedure, Step, policy_of
 from dser.log import Problem, RunFolder, Settings, key_of
 from dser.problems import Files, as_tasks
 from dser.prompts import Prompts, Reading
-from dser.vote import Ballot, Grader, answer_record, status_of, stop_iteration, vote
+from dser.vote import Ballot, Grader, outcome, stop_iteration
 from tenfold_shared import BadInput, OutOfTime
 from tenfold_shared import records as shapes
-from tenfold_shared.cli import Backend, Selection
+from tenfold_shared.cli import Backend, Selection, sha256_of
 from tenfold_shared.generate import Completion, Generator, Request, Sampling
 from tenfold_shared.jsonl import Located, own_stdout
 from tenfold_shared.progress import Progress
@@ -36,6 +36,7 @@ from tenfold_shared.progress import Progress
 Record = dict[str, Any]
 AHEAD = 2  # chains under way for each request in flight
 SHRINKS = 2  # times a prompt that overflows the context is cut and sent again
+MOST_TOLD = 3  # kinds of failure on stderr
 IDENTICAL_CHARS = 200  # identical first solutions of this length are no chance
 
 PRESETS: dict[str, Record] = {
@@ -53,17 +54,22 @@ def call_seed(seed: int, name: str, chain: int, iteration: int, role: str) -> in
 
 
 class _Line:
-    """A chain under way. texts: the last solutions by iteration, as many as the window."""
+    """A chain under way. texts: without a log, its solutions by iteration, the kept ones left out. first: of solution 0,
+    where it is long enough to be no chance."""
 
-    __slots__ = ("calls", "chain", "failed", "index", "running", "shrink", "texts", "work")
+    __slots__ = ("calls", "chain", "first", "index", "running", "shrink", "texts", "work")
 
     def __init__(self, work: _Work, index: int) -> None:
         self.work, self.index = work, index
         self.chain = work.problem.chain(index)
         self.calls = self.shrink = 0
         self.running = False
-        self.failed: str | None = None
-        self.texts: deque[tuple[int, str]] = deque(maxlen=work.problem.settings.window + 1)
+        self.texts: dict[int, str] = {}
+        self.first: str | None = None
+
+    @property
+    def failed(self) -> str | None:
+        return self.work.problem.failed.get(self.index)
 
     @property
     def call(self) -> Call | None:
@@ -98,7 +104,7 @@ class Outcome(msgspec.Struct):
 class Runner:
     """Chains for a stream of tasks. static: the batch size of a backend in static batches, None for any other.
 
-    budget: tokens, prompt and generated, after which no call is begun; calls read from the log count. Deterministic
+    first: the first task's place among those of all shards. budget: tokens, prompt and generated, after which no call is begun; calls read from the log count. Deterministic
     results: each call's prompt and seed come from its own chain alone.
     """
 
@@ -118,6 +124,7 @@ class Runner:
         deadline: float | None = None,
         context: int | None = None,
         progress: Progress | None = None,
+        first: int = 0,
     ) -> None:
         self._tasks, self.settings, self.prompts, self.reading = iter(tasks), settings, prompts, reading
         self.sampling, self.seed, self.log, self.static = sampling, seed, log, static
@@ -129,19 +136,23 @@ class Runner:
         self._trimmed: dict[str, dict[str, int]] = {}
         self._sent: dict[str, int] = {}  # characters of solution and review as first sent
         self._open = 0  # chains that have calls left
-        self._serial = itertools.count()
+        self._serial = itertools.count(first)
         self._more = True
         self._grader = Grader()
         self.tokens = self.calls = 0
         self.status = "done"
         self.identical = 0
+        self.errors: dict[str, list[str]] = {}  # what chains ended with: which
         self.generator: Any = None
         self.tell: Callable[[Record], None] | None = None
 
     # ------------------------------------------------------------ calls out
 
+    def _late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
     def stopping(self) -> bool:
-        if self.deadline is not None and time.monotonic() >= self.deadline:
+        if self._late():
             self.status = "time"
         elif self.budget is not None and self.tokens >= self.budget:
             self.status = "budget"
@@ -152,8 +163,12 @@ class Runner:
         return self._blocks() if self.static else self._free()
 
     def _free(self) -> Iterator[Request | None]:
-        while not self.stopping():
-            if self._more and (self._open < self._ahead or self.budget is not None or not self._ready):
+        while True:
+            if self._more and self.budget is not None and not self._late():
+                self._admit()  # all of them: they share the budget, and what the log has of each counts
+            elif self.stopping():
+                return
+            elif self._more and (self._open < self._ahead or not self._ready):
                 self._admit()
             elif self._ready:
                 line = heapq.heappop(self._ready)[3]
@@ -183,7 +198,8 @@ class Runner:
 
     def _forward(self, line: _Line) -> None:
         """Take what the log has of this chain, then put its next call up."""
-        while (call := line.call) is not None and self.log is not None:
+        # Also past an early stop, so that a rerun counts the tokens of the run.
+        while (call := line.chain.next) is not None and self.log is not None:
             key = key_of(line.work.task["id"], line.index, call.iteration, call.role)
             if key not in self.log:
                 break
@@ -198,13 +214,10 @@ class Runner:
         """Blocks of `static` chains in step: a round is one call of each chain that has one left."""
         assert self.static
         lines = self._lines()
-        while not self.stopping():
-            block = list(itertools.islice(lines, self.static))
-            if not block:
-                return
+        while not self.stopping() and (block := list(itertools.islice(lines, self.static))):
             while due := [line for line in block if line.call is not None]:
                 if self.stopping():
-                    return
+                    break
                 keys = [self._key(line) for line in due]
                 if self.log is not None and all(key in self.log for key in keys):
                     for line, key in zip(due, keys, strict=True):
@@ -214,6 +227,9 @@ class Runner:
                 for line in due:
                     yield self._request(line)
                 yield None
+        if self.status == "budget":
+            for _ in lines:  # the problems that nothing was left for are told of, too
+                pass
 
     def _lines(self) -> Iterator[_Line]:
         for _, task in self._tasks:
@@ -235,7 +251,7 @@ class Runner:
 
         solution, review = chain.solution or "", chain.review if call.role in ("refine", "check") else ""
         seed = call_seed(self.seed, name, line.index, call.iteration, call.role)
-        messages, trimmed = asked.fitted(build, solution, review, self._room(key, seed, line))
+        messages, trimmed = asked.fitted(build, solution, review, self._room(key, seed, line), self.reading)
         if trimmed is not None:
             self._trimmed[key] = trimmed
         line.running = True
@@ -280,7 +296,7 @@ class Runner:
             if asked.OVERFLOW.search(done.error or "") and line.shrink < SHRINKS and line.chain.solution:
                 line.shrink += 1
             else:
-                line.failed = done.error or "no reply"
+                self._fail(line, done)
             if not self.static:
                 self._again(line)
             return
@@ -300,6 +316,17 @@ class Runner:
         if not self.static:
             self._again(line)
 
+    def _fail(self, line: _Line, done: Completion) -> None:
+        call = line.chain.next
+        assert call is not None
+        error = done.error or "no reply"
+        line.work.problem.failed[line.index] = error
+        self.errors.setdefault(error, []).append(f"{line.work.task['id']}, chain {line.index}")
+        if self.log is not None:
+            step = self._blank(line, call)
+            step.finish_reason, step.error = "error", error
+            self.log.append(done.key, step)
+
     def _again(self, line: _Line) -> None:
         if line.call is not None:
             heapq.heappush(self._ready, (line.calls, line.work.serial, line.index, line))
@@ -307,21 +334,14 @@ class Runner:
             self._open -= 1
 
     def _count(self, step: Step) -> None:
+        if self.budget is not None and step.text and not step.completion_tokens:
+            raise BadInput("--budget-tokens: the model tells no token counts (`usage`), so that no budget can be kept")
         self.tokens += step.prompt_tokens + step.completion_tokens
 
     def _step(self, line: _Line, call: Call, done: Completion, trimmed: dict[str, int] | None) -> Step:
-        step = Step(
-            schema="step/1",
-            id=line.work.task["id"],
-            chain=line.index,
-            iteration=call.iteration,
-            role=call.role,
-            finish_reason=done.finish_reason,
-            prompt_tokens=done.prompt_tokens,
-            completion_tokens=done.completion_tokens,
-            model=done.model,
-            trimmed=trimmed,
-        )
+        step = self._blank(line, call)
+        step.finish_reason, step.model, step.trimmed = done.finish_reason, done.model, trimmed
+        step.prompt_tokens, step.completion_tokens = done.prompt_tokens, done.completion_tokens
         text, step.truncated = asked.solution_text(done, self.reading.thinking)
         step.looped = asked.loops(done.text)
         if call.role in ("verify", "check"):
@@ -334,8 +354,14 @@ class Runner:
                 step.text, step.answer = text or "", answer
             elif self.settings.procedure.force_answer and step.truncated:
                 step.trace = done.text.removeprefix("<think>") or done.reasoning or ""
-        if call.role == "solve" and call.iteration == 0:
-            step.task, step.run = line.work.task, msgspec.to_builtins(self.settings)
+        return step
+
+    def _blank(self, line: _Line, call: Call) -> Step:
+        step = Step(
+            schema="step/1", id=line.work.task["id"], chain=line.index, iteration=call.iteration, role=call.role
+        )
+        if call == ("solve", 0):
+            step.task, step.run, step.position = line.work.task, msgspec.to_builtins(self.settings), line.work.serial
         return step
 
     def _advance(self, line: _Line, step: Step) -> None:
@@ -344,8 +370,11 @@ class Runner:
         line.work.problem.model = step.model
         before = len(line.chain.cells)
         line.chain.take(step)
-        if step.role not in ("verify", "check") and line.chain.solution is not None:
-            line.texts.append((step.iteration, line.chain.solution))
+        if step.role not in ("verify", "check") and not step.kept:
+            if self.log is None:
+                line.texts[step.iteration] = step.text
+            if step.role == "solve" and step.iteration == 0 and len(step.text) >= IDENTICAL_CHARS:
+                line.first = hashlib.sha256(step.text.encode()).hexdigest()
         if len(line.chain.cells) > before and self.settings.early_stop > 0:
             self._look(line.work)
 
@@ -369,42 +398,46 @@ class Runner:
 
     def _outcome(self, work: _Work) -> Outcome:
         problem = work.problem
-        failures = [line.failed for line in work.lines if line.failed is not None]
-        ballot = vote(problem, upto=work.stopped)
-        cut = any(line.call is not None for line in work.lines)
-        status = status_of(problem, ballot, work.stopped, bool(failures), cut)
-        first = {line.texts[0][1] for line in work.lines if line.texts and line.texts[0][0] == 0}
-        if len(work.lines) > 1 and len(first) == 1 and len(next(iter(first))) >= IDENTICAL_CHARS and not failures:
+        ballot, record, cut = outcome(problem, self._grader, work.stopped)
+        first = {line.first for line in work.lines}
+        if len(work.lines) > 1 and len(first) == 1 and None not in first:
             self.identical += 1
-        correct = self._grader.correct(work.task, ballot.answer)
-        record = answer_record(problem, ballot, status, correct, work.stopped)
-        if failures:
-            record |= {"failed_chains": len(failures), "error": failures[0]}
         return Outcome(
             problem,
-            self._sample(work, ballot, status, failures),
+            self._sample(work, ballot, record),
             record,
             list(self._cells(problem, work.stopped)),
-            bool(failures) or (ballot.answer is None and not cut),
+            bool(problem.failed) or (ballot.answer is None and not cut),
         )
 
-    def _sample(self, work: _Work, ballot: Ballot, status: str, failures: Sequence[str]) -> Record:
+    def _text(self, work: _Work, chain: int, iteration: int) -> str:
+        """The solution that chain has at iteration: the last one made by then, from the log where there is one."""
+        if self.log is None:
+            texts = work.lines[chain].texts
+            return texts[max(n for n in texts if n <= iteration)]
+        name = work.task["id"]
+        for n in range(iteration, -1, -1):
+            for role in ("improve", "force", "refine", "solve"):  # of one iteration, the last that gave a solution
+                if (key := key_of(name, chain, n, role)) in self.log and not (step := self.log.read(key)).kept:
+                    return step.text
+        raise AssertionError(f"{name}: chain {chain} has an answer at iteration {iteration} and no solution")
+
+    def _sample(self, work: _Work, ballot: Ballot, record: Record) -> Record:
         text = ""
-        if ballot.chain is not None:
-            own = [text for n, text in work.lines[ballot.chain].texts if n <= (ballot.iteration or 0)]
-            text = own[-1] if own else ""
+        if ballot.chain is not None and ballot.iteration is not None:
+            text = self._text(work, ballot.chain, ballot.iteration)
         problem, task = work.problem, work.task
         told = {
             "answer": ballot.answer,
             "votes": [{"answer": one["answer"], "votes": one["votes"]} for one in ballot.counts],
             "effective_votes": ballot.effective_votes,
-            "status": status,
+            "status": record["status"],
         }
         sample = {
             **task,
             "schema": shapes.schema("sample"),
             "sample": 0,
-            "response": text if ballot.answer is not None else "",
+            "response": text,
             "finish_reason": "stop" if ballot.answer is not None else "error",
             "usage": {
                 "prompt_tokens": sum(problem.prompted.values()),
@@ -414,7 +447,7 @@ class Runner:
             "meta": {**(task.get("meta") or {}), "dser": told},
         }
         if ballot.answer is None:
-            sample["error"] = failures[0] if failures else "no chain has an answer"
+            sample["error"] = record.get("error", "no chain has an answer")
         return sample
 
     def _cells(self, problem: Problem, stopped: int | None) -> Iterator[Record]:
@@ -423,8 +456,8 @@ class Runner:
         for index, chain in sorted(problem.chains.items()):
             rows = zip(chain.cells, chain.verdicts, chain.carried, strict=True)
             for n, (answer, verdict, carried) in enumerate(itertools.islice(rows, last + 1)):
-                # A verdict at the stop may or may not be there yet, and counts for nothing.
-                shown = verdict if n < last else None
+                # A verdict at an early stop may or may not be there yet, and counts for nothing.
+                shown = None if n == stopped else verdict
                 record = {"id": problem.name, "chain": index, "iteration": n, "answer": answer, "verdict": shown}
                 if problem.gold is not None:
                     record["correct"] = self._grader.correct(problem.task, answer)
@@ -553,19 +586,30 @@ def run(
         **backend.identity(),
         **selection.identity(),
         **msgspec.to_builtins(sampling),
-        **msgspec.to_builtins(procedure),
+        "iterations": procedure.iterations,
+        "policy": chosen["policy"],
+        "no_answer": no_answer,
+        "force_answer": force_answer,
+        "unknown": unknown,
         "chains": settings.chains,
         "window": settings.window,
         "vote": settings.rule,
-        "early_stop": settings.early_stop,
+        "early_stop": early_stop,
         "preset": preset,
-        **msgspec.to_builtins(reading),
+        "box": box,
+        "require_box": require_box,
+        "answer_pattern": answer,
+        "verdict_pass": reading.passes,
+        "verdict_fail": reading.fails,
+        "thinking": thinking,
         "template": prompts.hashes,
         "system": system,
         "context": context,
         "seed": seed,
     }
     simulated = backend.model[0].startswith("sim:")
+    if simulated:
+        decides["model_sha256"] = sha256_of(backend.model[0].removeprefix("sim:"))
     static = None
     if not backend.model[0].startswith(("http:", "https:", "replay:", "vllm:", "sim:")):
         static = backend.batch_size
@@ -589,6 +633,7 @@ def run(
                 deadline=None if max_time is None else time.monotonic() + max_time,
                 context=context,
                 progress=progress,
+                first=(source.bounds() or (0, 0))[0],
             )
 
             def open_model() -> Any:
@@ -614,6 +659,10 @@ def run(
         if log is not None:
             counts = {"problems": done.problems, "failed": done.failed, "calls": runner.calls, "tokens": runner.tokens}
             log.finish(done.answers, done.right_and_wrong() | counts, runner.status)
+    for why, which in itertools.islice(sorted(runner.errors.items(), key=lambda pair: -len(pair[1])), MOST_TOLD):
+        print(f"dser: {len(which)} chains failed ({which[0]}): {why}", file=sys.stderr)
+    if len(runner.errors) > MOST_TOLD:
+        print(f"dser: {len(runner.errors) - MOST_TOLD} more kinds of failure, see answers.jsonl", file=sys.stderr)
     if runner.identical:
         print(
             f"dser: {runner.identical} problems: all chains began with the same solution; does the server heed seeds?",
@@ -648,24 +697,24 @@ def _write(outcomes: Iterator[Outcome], runner: Runner, log: RunFolder | None) -
     encode = msgspec.json.Encoder().encode
     with own_stdout() as out:
 
-        def put(outcome: Outcome) -> None:
-            out.write(encode(outcome.sample) + b"\n")
+        def put(one: Outcome) -> None:
+            out.write(encode(one.sample) + b"\n")
             out.flush()
             if log is not None:
-                log.put_cells(outcome.chains)
-            done.answers.append(outcome.answer)
+                log.put_cells(one.chains)
+            done.answers.append(one.answer)
             done.problems += 1
-            done.failed += outcome.failed
+            done.failed += one.failed
 
-        for outcome in outcomes:
-            put(outcome)
+        for one in outcomes:
+            put(one)
         if runner.status == "time":
             saved = (
                 "the finished calls are saved; run the same command again to continue" if log else "nothing is saved"
             )
             raise OutOfTime(f"--max-time is over; {saved}")
-        for outcome in runner.finished(final=True):
-            put(outcome)
+        for one in runner.finished(final=True):
+            put(one)
     return done
 
 

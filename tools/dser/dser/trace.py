@@ -14,7 +14,9 @@ import numpy as np
 from dser import estimates as est
 from dser import markov
 from dser.log import Problem, Settings
-from dser.vote import Classes, Grader, stopped_at, vote
+from dser.vote import Classes, Grader, ended_by, stopped_at, vote
+
+CHAIN_DRAWS = 400
 
 
 class Trace:
@@ -46,7 +48,10 @@ class Trace:
         for index, chain in problem.chains.items():
             row = [of[answer] for answer in chain.cells[: last + 1]]
             self.codes[index, : len(row)] = self.filled[index, : len(row)] = row
-            self.verdicts[index, : len(row)] = [told[verdict] for verdict in chain.verdicts[: last + 1]]
+            reviews = [told[verdict] for verdict in chain.verdicts[: last + 1]]
+            if self.stopped is not None:
+                reviews[self.stopped :] = [-1] * len(reviews[self.stopped :])  # made or not, it counts for nothing
+            self.verdicts[index, : len(row)] = reviews
             if row and (chain.ended or self.stopped is not None):
                 self.filled[index, len(row) :] = row[-1]
         self.states, self.filled_states = self._states(self.codes), self._states(self.filled)
@@ -56,30 +61,37 @@ class Trace:
         self.generated, self.prompted, self.counts = problem.generated, problem.prompted, problem.counts
         self.unfinished = sum(not chain.ended for chain in problem.chains.values()) if self.stopped is None else 0
         self.unfinished += settings.chains - len(problem.chains)
-        ended = [chain.ended for chain in problem.chains.values()]
-        self.ended = Counter(str(why) for why in ended if why)
+        ended = [ended_by(chain, self.stopped) for chain in problem.chains.values()]
+        self.ended = Counter(why for why in ended if why)
+        self.lengths = problem.lengths
 
     def _states(self, codes: Any) -> Any:
         lookup = np.concatenate([self.right_class, [False]]).astype(np.int8)  # -1, no answer, is wrong
         return np.where(codes == -2, -1, lookup[codes] if self.graded else -1).astype(np.int8)
 
     @property
+    def passing(self) -> tuple[int, ...]:
+        """The verdicts that count as a pass."""
+        return (1, 2) if self.settings.procedure.unknown_passes else (1,)
+
+    @property
     def tokens(self) -> int:
         return sum(self.generated.values())
 
     def skill_counts(self) -> tuple[Any, Any]:
-        """Reviews (2, 3): state x (fail, pass, unknown); refinements (2, 2, 2): passed x from x to, unknown as a fail."""
+        """Reviews (2, 3): state x (fail, pass, unknown); refinements (2, 2, 2): passed x from x to, an unknown verdict as
+        the run took it."""
         s, v = self.states[:, :-1], self.verdicts[:, :-1]
         after = self.states[:, 1:]
         out = np.zeros((2, 3), dtype=np.int64)  # state x (fail, pass, unknown)
-        moved = np.zeros((2, 2, 2), dtype=np.int64)  # verdict (unknown is fail) x from x to
+        moved = np.zeros((2, 2, 2), dtype=np.int64)  # passed x from x to
         refined = self._refined()
         for state in (0, 1):
             for verdict in (0, 1, 2):
                 here = (s == state) & (v == verdict)
                 out[state, verdict] = here.sum()
                 for to in (0, 1):
-                    moved[int(verdict == 1), state, to] += (here & refined & (after == to)).sum()
+                    moved[int(verdict in self.passing), state, to] += (here & refined & (after == to)).sum()
         # The reviews of the last iteration, where a policy ended the chain there.
         tail = self.verdicts[:, -1]
         for state in (0, 1):
@@ -92,8 +104,7 @@ class Trace:
         v = self.verdicts[:, :-1]
         if self.settings.procedure.policy in ("always", "stop-on-stable"):
             return np.ones(v.shape, dtype=bool)
-        unknown = self.settings.procedure.unknown_passes
-        return (v == 0) | ((v == 2) & (not unknown))
+        return (v >= 0) & ~np.isin(v, self.passing)
 
 
 def plurality_right(codes: Any, right_class: Any) -> float:
@@ -136,19 +147,24 @@ def answer_chain(trace: Trace, most: int = 12) -> AnswerChain | None:
     return AnswerChain(table / table.sum(1, keepdims=True), start / start.sum())
 
 
-def plurality_holds(trace: Trace) -> bool:
-    """Whether the right answer has the largest part of the problem's answer-level stationary distribution [2.3]."""
+def plurality_holds(trace: Trace) -> float:
+    """Whether the right answer has the largest part of the problem's answer-level stationary distribution [2.3].
+
+    Where no answer was ever seen to change there is no such thing: whether it leads at iteration 0, a tie in parts."""
     chain = answer_chain(trace)
     if chain is None:
-        return False
+        return 0.0
+    before, after = trace.codes[:, :-1], trace.codes[:, 1:]
+    if not ((before != after) & (before != -2) & (after != -2)).any():
+        return plurality_right(trace.codes[:, 0], trace.right_class)
     pi = markov.stationary_of(chain.matrix)
     wrong = pi[1:-1]  # the last state is `no answer` and the rare ones, which never win
-    return bool(not len(wrong) or pi[0] > wrong.max())
+    return float(not len(wrong) or pi[0] > wrong.max())
 
 
 def first_pass(trace: Trace) -> tuple[float, float]:
     """(mean accuracy, vote right) had each chain stopped at its first passing review; the path to it is the same."""
-    passed = trace.verdicts == 1
+    passed = np.isin(trace.verdicts, trace.passing)
     at = np.where(passed.any(1), passed.argmax(1), (trace.codes != -2).sum(1) - 1).clip(0)
     rows = np.arange(len(at))
     states = trace.states[rows, at]
@@ -157,6 +173,12 @@ def first_pass(trace: Trace) -> tuple[float, float]:
 
 class Outlines:
     """What the report keeps of the problems it has read: a row each, totals, and the states of a few.
+
+    Totals: roles (calls, tokens and mishaps by role), ended and unfinished chains, own (chains by how many cells of their
+    window they made), and by iteration moved and changed (answers), empty (no answer), made (cells), lengths (calls,
+    tokens, truncated, prompt tokens), hits (chains that were right for the first time). runs and spent: stays in I and in C, and the
+    cells in them; last: chains, and those right at their last cell. by_chain: transitions (replicates, 2, 2) with each
+    chain drawn a Poisson number of times.
 
     rows: (problems,) structured array. graded, tied, early: flags; merges, classes: counts of answers; changed, moved,
     settled: of answers and chains; and where there is a gold answer transitions (2, 2), reviews (2, 3) and moves
@@ -169,9 +191,9 @@ class Outlines:
     def __init__(self, settings: Settings, model: str, keep: int) -> None:
         n = settings.procedure.iterations + 1
         self.settings, self.model = settings, model
-        fields = [("graded", "?"), ("tied", "?"), ("early", "?"), ("vote", "?"), ("plurality", "?")]
+        fields = [("graded", "?"), ("tied", "?"), ("early", "?"), ("vote", "?")]
         fields += [(name, "i8") for name in ("merges", "classes", "changed", "moved", "tokens")]
-        fields += [("settled", "f8"), ("reference", "f8")]
+        fields += [("settled", "f8"), ("plurality", "f8"), ("reference", "f8")]
         shaped = [("transitions", "i8", (2, 2)), ("reviews", "i8", (2, 3)), ("moves", "i8", (2, 2, 2))]
         shaped += [(name, "f8", (n,)) for name in ("accuracy", "leads", "window_leads", "answered")]
         shaped += [("gate", "f8", (2,)), ("ends", "i8", (2, 2)), ("samples", "f8", (3,))]
@@ -179,6 +201,12 @@ class Outlines:
         self._filled = 0
         self._keep, self._stride, self._graded = keep, 1, 0
         self.states: list[tuple[int, Any]] = []
+        self.changed, self.moved, self.empty, self.made, self.hits = np.zeros((5, n), dtype=np.int64)
+        self.lengths = np.zeros((n, 4), dtype=np.int64)
+        self.runs, self.spent, self.last = np.zeros((3, 2), dtype=np.int64)
+        self.by_chain = np.zeros((CHAIN_DRAWS, 2, 2))
+        self._rng = np.random.default_rng(20251017)
+        self.own: Counter[int] = Counter()
         self.ended: Counter[str] = Counter()
         self.roles: dict[str, Counter[str]] = {}
         self.unfinished = 0
@@ -197,7 +225,17 @@ class Outlines:
         row["merges"], row["classes"], row["tokens"] = trace.merges, trace.classes, trace.tokens
         before, after = trace.codes[:, :-1], trace.codes[:, 1:]
         both = (before != -2) & (after != -2)
-        row["changed"], row["moved"] = ((before != after) & both).sum(), both.sum()
+        changed = (before != after) & both
+        row["changed"], row["moved"] = changed.sum(), both.sum()
+        self.changed[1:] += changed.sum(0)
+        self.moved[1:] += both.sum(0)
+        self.empty += (trace.codes == -1).sum(0)
+        self.made += (made := trace.codes != -2).sum(0)
+        for n, of_one in enumerate(trace.lengths[: len(self.lengths)]):
+            self.lengths[n] += of_one
+        last = trace.codes.shape[1] - 1 if trace.stopped is None else trace.stopped
+        since = max(0, last + 1 - self.settings.window)
+        self.own.update(np.maximum(1, made[:, since:].sum(1))[made[:, 0]].tolist())
         tail = trace.filled[:, -self.settings.window :]
         row["settled"] = ((tail == tail[:, :1]).all(1) & (tail[:, 0] >= 0)).mean()
         row["reference"] = row["samples"] = np.nan
@@ -228,6 +266,18 @@ class Outlines:
         for at, n in enumerate((0, -1)):
             column = trace.filled_states[:, n]
             row["ends"][at] = (column >= 0).sum(), (column == 1).sum()
+        states = trace.states
+        for state in (0, 1):
+            here = states == state
+            self.spent[state] += here.sum()
+            self.runs[state] += here[:, 0].sum() + (here[:, 1:] & ~here[:, :-1]).sum()
+        right = states == 1
+        self.hits += np.bincount(right.argmax(1)[right.any(1)], minlength=len(self.hits))
+        length = (states >= 0).sum(1)
+        begun = length > 0
+        self.last += begun.sum(), right[begun, length[begun] - 1].sum()
+        drawn = self._rng.poisson(1.0, (CHAIN_DRAWS, len(states)))
+        self.by_chain += np.tensordot(drawn, est.transitions(states[:, None]), 1)
         if self._graded % self._stride == 0:  # every first, second, fourth … one, as many as `keep` to twice that
             self.states.append((self._graded, trace.states))
             if len(self.states) > 2 * self._keep:

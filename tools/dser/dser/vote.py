@@ -10,17 +10,20 @@ import itertools
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from dser import markov
+from dser.chain import Chain
 from dser.log import Problem, emit, read_log
-from tenfold_shared import answers
+from tenfold_shared import BadInput, answers
 
 Record = dict[str, Any]
 RULES = ("plurality", "passes", "accepted")
+MOST_KNOWN = 10_000  # graded pairs that are remembered
 MOST_PAIRS = 200  # equivalences asked for a problem; the likeliest answers first
 
 
@@ -95,24 +98,29 @@ def vote(
     A chain that a policy ended keeps its last answer to the end: its window is filled with it. rule: plurality counts
     cells; passes weighs an answer by the share of its reviews that passed; accepted counts chains that stop-on-pass
     accepted only. Ties: more chains, then more passes, then the earliest chain. Nothing that was not in a cell is
-    ever the answer.
+    ever the answer. Of iteration `upto` no review counts: whether it was made before a problem was stopped there is
+    chance.
     """
     settings = problem.settings
     window = window or settings.window
     rule = rule or settings.rule
     end = settings.procedure.iterations if upto is None else upto
     cells: dict[int, list[str | None]] = {}
+    own: dict[int, int] = {}  # cells of the window that the chain made, the others are filled with its last
     passed: Counter[str] = Counter()
     reviewed: Counter[str] = Counter()
     for index in sorted(problem.chains):
         chain = problem.chains[index]
         row = chain.cells[: end + 1]
-        if not row or (rule == "accepted" and chain.ended != "accepted"):
+        ended = ended_by(chain, upto)
+        if not row or (rule == "accepted" and ended != "accepted"):
             continue
-        if chain.ended and len(row) <= end:
+        own[index] = min(len(row), window)
+        if ended and len(row) <= end:
+            own[index] = max(0, len(row) - max(0, end + 1 - window))
             row = row + [row[-1]] * (end + 1 - len(row))
         cells[index] = row[-window:]
-        for answer, verdict in zip(chain.cells[: end + 1], chain.verdicts, strict=False):
+        for answer, verdict in zip(chain.cells[: end + 1], chain.verdicts[:upto], strict=False):
             if answer is not None and verdict in ("pass", "fail"):
                 reviewed[answer] += 1
                 passed[answer] += verdict == "pass"
@@ -145,9 +153,9 @@ def vote(
         return Ballot(None, [], 0, 0.0, 0.0, False, None, None, [])
     winner = order[0]
     tie = len(order) > 1 and weighed[order[1]] == weighed[winner]
-    effective = _effective(problem, cells, classes, winner, end)
+    effective = _effective(problem, cells, own, classes, winner, end)
     confidence = leads(np.array([votes[c] for c in order]), effective)
-    speaker, iteration = _spokesman(cells, classes, winner, problem, end)
+    speaker, iteration = _spokesman(cells, own, classes, winner, problem, end)
     return Ballot(
         classes.shown[winner],
         counts,
@@ -161,30 +169,39 @@ def vote(
     )
 
 
+def ended_by(chain: Chain, upto: int | None) -> str | None:
+    """Why the chain had ended before iteration `upto`; at it, nobody knows whether its last review was made."""
+    return chain.ended if upto is None or len(chain.cells) <= upto else None
+
+
 def _spokesman(
-    cells: dict[int, list[str | None]], classes: Classes, winner: int, problem: Problem, end: int
+    cells: dict[int, list[str | None]], own: dict[int, int], classes: Classes, winner: int, problem: Problem, end: int
 ) -> tuple[int, int]:
-    """(chain, iteration) whose solution text stands for the vote."""
-    found = None
+    """(chain, iteration) whose solution text stands for the vote: the lowest chain that holds it now, else the lowest
+    that has it in its window."""
+
+    def of(answer: str | None) -> int | None:
+        return None if answer is None else classes.of[answer]
+
     for index, row in cells.items():
-        answer = row[-1]
-        if answer is not None and classes.of[answer] == winner:
+        if of(row[-1]) == winner:
             return index, min(end, len(problem.chains[index].cells) - 1)
-    for index in cells:
-        own = problem.chains[index].cells[: end + 1]
-        for n in range(len(own) - 1, -1, -1):
-            answer = own[n]
-            if found is None and answer is not None and classes.of.get(answer) == winner:
-                found = (index, n)
-    assert found is not None
-    return found
+    for index, row in cells.items():
+        last = min(end, len(problem.chains[index].cells) - 1)
+        for back, answer in enumerate(reversed(row[: max(1, own[index])])):
+            if of(answer) == winner:
+                return index, last - back
+    raise AssertionError("the vote's winner is in no window")
 
 
-def _effective(problem: Problem, cells: dict[int, list[str | None]], classes: Classes, winner: int, end: int) -> float:
+def _effective(
+    problem: Problem, cells: dict[int, list[str | None]], own: dict[int, int], classes: Classes, winner: int, end: int
+) -> float:
     """Independent votes in the windows, from how often the problem's chains leave the leader and come to it.
 
     λ = 1 − (p to the leader) − (p from it), each with one pseudo-transition that mostly stays: what was never seen to
-    move is taken to move seldom, and its window to be few votes.
+    move is taken to move seldom, and its window to be few votes. Cells that are copies of an ended chain's last answer
+    add nothing to it.
     """
     moved = np.array([[0.9, 0.1], [0.1, 0.9]])
     for index in cells:
@@ -196,8 +213,8 @@ def _effective(problem: Problem, cells: dict[int, list[str | None]], classes: Cl
     lam = float(np.clip(lam, 0.0, 0.999))
     return sum(
         markov.effective_votes(filled, lam)
-        for row in cells.values()
-        if (filled := sum(answer is not None for answer in row))
+        for index, row in cells.items()
+        if (filled := sum(answer is not None for answer in row[: max(1, own[index])]))
     )
 
 
@@ -239,12 +256,10 @@ def answer_record(problem: Problem, ballot: Ballot, status: str, correct: bool |
 
 
 class Grader:
-    """correct(task, answer) by tenfold_shared.answers, each distinct answer to the last gold once. None: there is no gold
-    to hold it to."""
+    """correct(task, answer) by tenfold_shared.answers, of late pairs each once. None: there is no gold to hold it to."""
 
     def __init__(self, deadline: float = 2.0) -> None:
-        self._last: tuple[str, str] | None = None
-        self._known: dict[str, bool] = {}
+        self._known: dict[tuple[str, str, str], bool] = {}
         self.deadline = deadline
 
     def correct(self, task: Record | None, answer: str | None) -> bool | None:
@@ -254,18 +269,19 @@ class Grader:
         if answer is None:
             return False
         match = ((task or {}).get("meta") or {}).get("match", "any")
-        if self._last != (this := (json.dumps(gold), match)):
-            self._last, self._known = this, {}
-        if answer not in self._known:
+        key = (json.dumps(gold), match, answer)
+        if key not in self._known:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
             found = answers.grade(gold, f"\\boxed{{{answer}}}", deadline=self.deadline, match=match)
-            self._known[answer] = found.grade == "correct"
-        return self._known[answer]
+            self._known[key] = found.grade == "correct"
+        return self._known[key]
 
 
 def status_of(problem: Problem, ballot: Ballot, stopped: int | None, failed: bool, cut: bool) -> str:
     """done, early (stopped with --early-stop), partial (some chains failed), budget, no_answer."""
     if ballot.answer is None:
-        return "failed" if failed else "no_answer"
+        return "failed" if failed else "budget" if cut else "no_answer"
     if failed:
         return "partial"
     if stopped is not None:
@@ -292,28 +308,52 @@ def stop_iteration(problem: Problem, threshold: float, level: int) -> bool:
 def stopped_at(problem: Problem) -> int | None:
     """The iteration at which --early-stop ended the problem, found again from its chains; None where it did not."""
     threshold = problem.settings.early_stop
-    if threshold <= 0 or len(problem.chains) < problem.settings.chains:
+    if threshold <= 0 or len(problem.chains.keys() | problem.failed.keys()) < problem.settings.chains:
         return None
     for level in range(problem.settings.window, problem.settings.procedure.iterations):
-        if any(len(chain.cells) <= level and not chain.ended for chain in problem.chains.values()):
+        if any(
+            len(chain.cells) <= level and not chain.ended and index not in problem.failed
+            for index, chain in problem.chains.items()
+        ):
             return None
         if stop_iteration(problem, threshold, level):
             return level
     return None
 
 
+def outcome(
+    problem: Problem, grader: Grader, stopped: int | None, window: int | None = None, rule: str | None = None
+) -> tuple[Ballot, Record, bool]:
+    """(the vote, its line of answers.jsonl, whether calls were left to make) of a problem as it stands."""
+    ballot = vote(problem, window, rule, upto=stopped)
+    failures = [error for _, error in sorted(problem.failed.items())]
+    cut = stopped is None and any(
+        index not in problem.failed and (index not in problem.chains or not problem.chains[index].ended)
+        for index in range(problem.settings.chains)
+    )
+    status = status_of(problem, ballot, stopped, bool(failures), cut)
+    record = answer_record(problem, ballot, status, grader.correct(problem.task, ballot.answer), stopped)
+    if failures:
+        record |= {"failed_chains": len(failures), "error": failures[0]}
+    return ballot, record, cut
+
+
 def run(folder: str, *, window: int | None, rule: str | None, output: str | None, overwrite: bool) -> int:
     """The verb `vote`."""
-    grader, records = Grader(), []
-    for problem in read_log(folder):
-        stopped = stopped_at(problem)
-        ballot = vote(problem, window, rule, upto=stopped)
-        unfinished = len(problem.chains) < problem.settings.chains or any(
-            not chain.ended for chain in problem.chains.values()
-        )
-        status = status_of(problem, ballot, stopped, False, unfinished and stopped is None)
-        if status == "budget":
-            status = "unfinished"
-        records.append(answer_record(problem, ballot, status, grader.correct(problem.task, ballot.answer), stopped))
-    emit(iter(records), output, overwrite)
+    grader = Grader()
+
+    def voted() -> Iterator[Record]:
+        problem = None
+        for problem in read_log(folder):
+            policy = problem.settings.procedure.policy
+            if rule == "accepted" and policy != "stop-on-pass":
+                raise BadInput(f"--vote accepted: chains of {policy} are never accepted; only stop-on-pass:M has such")
+            _, record, _ = outcome(problem, grader, stopped_at(problem), window, rule)
+            if record["status"] == "budget":
+                record["status"] = "unfinished"  # the steps do not tell what kept them from going on
+            yield record
+        if problem is None:
+            raise BadInput(f"{folder}: the log holds no step")
+
+    emit(voted(), output, overwrite)
     return 0

@@ -1,0 +1,226 @@
+"""The codebook file: centroids of every full-attention layer, and what they were made for (reference 2.3).
+
+One safetensors file: `layers.I.keys` and `layers.I.values`, (heads, M, C, d) float16, with heads 1 where a layer's heads
+share their books; the metadata is a `Made` as JSON. A file made for another model or rope mode is refused with both
+values named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from tenfold_shared import BadInput, Missing
+
+Record = dict[str, Any]
+SCHEMA = "antkv-codebook/1"
+
+
+class Shape(NamedTuple):
+    """d channels of a sub-vector and C centroids of its book: log2(C) / d bits a number."""
+
+    dim: int
+    centroids: int
+
+    @property
+    def bits(self) -> int:
+        """Bits of one index."""
+        return max(1, (self.centroids - 1).bit_length())
+
+    @property
+    def rate(self) -> float:
+        """Index bits a cached number, as stored."""
+        return self.bits / self.dim
+
+
+# The named rates [2.3]. 0.375 is d 16 with 64 centroids: a book that fits everywhere; d 32 with 4,096 is --dim 32 --centroids 4096.
+NAMED = {
+    "4": Shape(2, 256),
+    "2": Shape(4, 256),
+    "1": Shape(8, 256),
+    "0.75": Shape(16, 4096),
+    "0.5": Shape(16, 256),
+    "0.375": Shape(16, 64),
+}
+STORED = (2, 4, 6, 8, 12)  # widths of an index that can be packed
+
+
+def shape_of(bits: str | None, dim: int | None, centroids: int | None) -> Shape:
+    """The shape that --bits, or --dim and --centroids, name. Raises BadInput."""
+    if (bits is None) == (dim is None and centroids is None) or ((dim is None) != (centroids is None)):
+        raise BadInput("expected --bits, or --dim with --centroids")
+    if bits is not None:
+        return NAMED[bits]
+    assert dim is not None and centroids is not None
+    shape = Shape(dim, centroids)
+    if centroids & (centroids - 1) or shape.bits not in STORED:
+        allowed = ", ".join(str(1 << width) for width in STORED)
+        raise BadInput(f"--centroids {centroids}: expected one of {allowed}, whose indices pack without waste")
+    return shape
+
+
+class Model(msgspec.Struct, frozen=True):
+    """What of a model's config decides whether a codebook fits it."""
+
+    architecture: str
+    layers: int
+    kv_heads: int
+    head_dim: int
+    hidden: int
+    vocabulary: int
+    rope: str
+
+    @classmethod
+    def of(cls, config: Any) -> Model:
+        """From a transformers config. Raises BadInput for a model without keys and values a head."""
+        text = config.get_text_config()
+        if getattr(text, "kv_lora_rank", None):
+            raise BadInput(
+                "the model caches latent vectors (MLA), no keys and values a head: antkv has nothing to do there"
+            )
+        heads = text.num_attention_heads
+        rope = getattr(text, "rope_parameters", None) or {}
+        return cls(
+            (config.architectures or [type(config).__name__])[0],
+            text.num_hidden_layers,
+            getattr(text, "num_key_value_heads", None) or heads,
+            getattr(text, "head_dim", None) or text.hidden_size // heads,
+            text.hidden_size,
+            text.vocab_size,
+            json.dumps(rope, sort_keys=True, default=str),
+        )
+
+
+def full_layers(config: Any) -> list[int]:
+    """The layers whose attention sees the whole context; sliding, linear and other ones keep their own caches."""
+    text = config.get_text_config()
+    kinds = getattr(text, "layer_types", None)
+    if kinds is None:
+        sliding = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
+        kinds = ["sliding_attention" if sliding else "full_attention"] * text.num_hidden_layers
+    return [index for index, kind in enumerate(kinds) if kind == "full_attention"]
+
+
+class Made(msgspec.Struct, frozen=True):
+    """How a codebook was made. texts: sha256 of the calibration files; sequences and length: what was read of them.
+    left_out: share of tokens that would be anchors and had no weight. weights: bound2, bound or none."""
+
+    model: Model
+    dim: int
+    centroids: int
+    scope: Literal["head", "layer"]
+    rope: Literal["pre", "post"]
+    weights: str
+    left_out: float
+    tokens: int
+    sequences: int
+    length: int
+    texts: list[str]
+    weights_sha256: str
+    seed: int
+    version: str
+    layers: list[int]
+    schema: str = SCHEMA
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.dim, self.centroids)
+
+
+class Codebook:
+    """keys[layer] and values[layer]: (heads or 1, M, C, d)."""
+
+    def __init__(self, made: Made, keys: dict[int, Any], values: dict[int, Any], name: str = "codebook") -> None:
+        self.made, self.keys, self.values, self.name = made, keys, values, name
+
+    @property
+    def nbytes(self) -> int:
+        return sum(table.nbytes for tables in (self.keys, self.values) for table in tables.values())
+
+    def check(self, config: Any, rope: str | None = None, weights_sha256: str | None = None) -> None:
+        """Raises BadInput where the codebook was made for another model, or for keys on the other side of RoPE."""
+        model, mine = Model.of(config), self.made.model
+        for field in Model.__struct_fields__:
+            if getattr(model, field) != getattr(mine, field):
+                raise BadInput(
+                    f"{self.name}: was made for a model with {field} {getattr(mine, field)}, this one has {getattr(model, field)}"
+                )
+        if rope is not None and rope != self.made.rope:
+            raise BadInput(f"{self.name}: was made with --rope {self.made.rope}, not {rope}")
+        if weights_sha256 is not None and weights_sha256 != self.made.weights_sha256:
+            raise BadInput(
+                f"{self.name}: was made for weights {self.made.weights_sha256[:12]}, these are {weights_sha256[:12]}: another "
+                "model of the same shape"
+            )
+
+
+def save(book: Codebook, path: str) -> None:
+    """Written beside itself, fsynced, renamed. Raises Missing where the disk is full."""
+    from safetensors.torch import save_file
+
+    tensors = {f"layers.{layer}.keys": table.contiguous() for layer, table in book.keys.items()}
+    tensors |= {f"layers.{layer}.values": table.contiguous() for layer, table in book.values.items()}
+    target = Path(path)
+    aside = target.with_name(f".{target.name}.tmp")
+    try:
+        save_file(tensors, aside, metadata={"antkv": msgspec.json.encode(book.made).decode()})
+        with open(aside, "rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(aside, target)
+    except OSError as error:
+        raise Missing(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load(path: str) -> Codebook:
+    """Raises BadInput for a file that is no codebook."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            made = made_of(path, file.metadata())
+            tables = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file; antkv calibrate makes it") from None
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"{path}: not a codebook: {error}") from None
+    keys, values = (
+        {layer: _table(path, tables, f"layers.{layer}.{part}", made) for layer in made.layers}
+        for part in ("keys", "values")
+    )
+    return Codebook(made, keys, values, path)
+
+
+def made_of(path: str, metadata: dict[str, str] | None) -> Made:
+    try:
+        made = msgspec.json.decode((metadata or {})["antkv"], type=Made)
+    except KeyError:
+        raise BadInput(f"{path}: expected a codebook of antkv calibrate; its metadata has no `antkv`") from None
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise BadInput(f"{path}: metadata: {error}") from None
+    if made.schema != SCHEMA:
+        raise BadInput(f"{path}: expected {SCHEMA}, got {made.schema}")
+    return made
+
+
+def _table(path: str, tables: Record, name: str, made: Made) -> Any:
+    heads = made.model.kv_heads if made.scope == "head" else 1
+    expected = (heads, made.model.head_dim // made.dim, made.centroids, made.dim)
+    if name not in tables or tuple(tables[name].shape) != expected:
+        found = tuple(tables[name].shape) if name in tables else "nothing"
+        raise BadInput(f"{path}: {name}: expected a tensor of shape {expected}, got {found}")
+    return tables[name]
+
+
+def weights_sha256(model: Any) -> str:
+    """A fingerprint of a model's weights: of the first key projection it has, or its first matrix."""
+    named = list(model.named_parameters())
+    found = next((p for name, p in named if "k_proj" in name), None)
+    weight = found if found is not None else named[0][1]
+    return hashlib.sha256(weight.detach().float().cpu().numpy().tobytes()).hexdigest()

@@ -1,0 +1,70 @@
+"""Rotary positions taken off a key and put on again (reference 2.4).
+
+A model rotates its keys before the cache sees them; keys before rotation have statistics that no position disturbs. A
+rotation is undone exactly by the model's own cosines and sines, whatever its scaling: those carry the attention factor
+f, so that R(−p) R(p) k = f² k, and f² is divided out.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tenfold_shared import BadInput
+
+GROWING = ("dynamic", "longrope")  # frequencies that change with the length: a cached key cannot be rotated back
+
+
+class Rope:
+    """A model's rotary embedding as a function of positions. Raises BadInput for one that cannot be undone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.module = copy.deepcopy(
+            rotary_of(model)
+        )  # its buffers are few, and a hook on the model's own stays out of this
+        kind = str(getattr(self.module, "rope_type", "default"))
+        if kind in GROWING:
+            raise BadInput(
+                f"rope_type {kind}: its frequencies depend on the length, so that keys cannot be rotated back; use --rope post"
+            )
+        self.factor = float(getattr(self.module, "attention_scaling", 1.0) or 1.0)
+
+    def tables(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos, sin (B, n, r) float32 of positions (B, n); r ≤ D channels are rotated."""
+        probe = torch.zeros(1, dtype=torch.float32, device=positions.device)
+        cos, sin = self.module(probe, positions)
+        return cos.float(), sin.float()
+
+    def rotate(self, keys: Tensor, positions: Tensor) -> Tensor:
+        """Keys (B, H, n, D) as the model has them at positions (B, n)."""
+        cos, sin = self.tables(positions)
+        return _turned(keys.float(), cos[:, None], sin[:, None])
+
+    def unrotate(self, keys: Tensor, positions: Tensor) -> Tensor:
+        """Keys before rotation, float32."""
+        cos, sin = self.tables(positions)
+        return _turned(keys.float(), cos[:, None], -sin[:, None], 1 / self.factor**2)
+
+
+def _turned(keys: Tensor, cos: Tensor, sin: Tensor, scale: float = 1.0) -> Tensor:
+    width = cos.shape[-1]
+    part = keys[..., :width]
+    left, right = part.chunk(2, -1)
+    turned = part * cos + torch.cat([-right, left], -1) * sin
+    if scale != 1.0:
+        turned = turned * scale
+    return turned if width == keys.shape[-1] else torch.cat([turned, keys[..., width:]], -1)
+
+
+def rotary_of(model: nn.Module) -> Any:
+    """The model's rotary module. Raises BadInput where there is none of the known shape."""
+    found = [module for name, module in model.named_modules() if name.rpartition(".")[2] == "rotary_emb"]
+    if not found:
+        raise BadInput("--rope pre: the model has no `rotary_emb` to rotate back by; use --rope post")
+    kinds = {type(module).__name__ for module in found}
+    if any("GPTJ" in kind or "Cohere" in kind or "Glm" in kind for kind in kinds):
+        raise BadInput(f"--rope pre: {sorted(kinds)[0]} pairs its channels otherwise than halves; use --rope post")
+    return found[0]

@@ -180,7 +180,7 @@ class AntLayer(CacheLayerMixin):
         """(B, Hq, n, D) of the new queries over closed tokens, window and themselves; then the window takes the new tokens.
 
         padding: (B, kv) which slots are tokens, or None for all."""
-        if padding is not None and self.start is None:
+        if padding is not None:
             self.start = _start(padding)
         keys, values = pending.keys, pending.values
         count = keys.shape[2]
@@ -279,7 +279,7 @@ class AntLayer(CacheLayerMixin):
         """Indices within the block (B, H, wanted), ascending, −1 for padding; the same object where keys and values share."""
         keys, values = found
         if self.settings.scope != "head":
-            keys = _share(keys) + _share(values)
+            keys = scoring.combined(found)
             if self.settings.scope == "layer":
                 keys = keys.sum(1, keepdim=True).expand_as(keys)
         pads = None
@@ -339,15 +339,11 @@ class AntLayer(CacheLayerMixin):
 
 def _start(padding: Tensor) -> Tensor:
     """(B,) first token of each row of (B, kv). Raises BadInput where the padding is not all on the left."""
-    start = padding.int().argmax(1)
+    start = torch.where(padding.any(1), padding.int().argmax(1), padding.shape[1])  # so far padding alone: not begun
     tokens = torch.arange(padding.shape[1], device=padding.device) >= start[:, None]
     if not torch.equal(tokens, padding.bool()):
         raise BadInput("the attention mask hides tokens other than padding on the left; antkv knows left padding only")
     return start
-
-
-def _share(scores: Tensor) -> Tensor:
-    return scores / scores.sum(-1, keepdim=True).clamp_min(1e-30)
 
 
 def _picked(x: Tensor, at: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ f, so that R(−p) R(p) k = f² k, and f² is divided out.
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from tenfold_shared import BadInput
 
+FULL = "full_attention"
 GROWING = ("dynamic", "longrope")  # frequencies that change with the length: a cached key cannot be rotated back
 
 
@@ -25,17 +27,21 @@ class Rope:
         self.module = copy.deepcopy(
             rotary_of(model)
         )  # its buffers are few, and a hook on the model's own stays out of this
-        kind = str(getattr(self.module, "rope_type", "default"))
+        # Where kinds of layers rotate in their own ways, ours are the full ones.
+        self.how = {"layer_type": FULL} if "layer_type" in inspect.signature(self.module.forward).parameters else {}
+        kind = getattr(self.module, "rope_type", "default")
+        kind = str(kind.get(FULL, "default") if isinstance(kind, dict) else kind)
         if kind in GROWING:
             raise BadInput(
                 f"rope_type {kind}: its frequencies depend on the length, so that keys cannot be rotated back; use --rope post"
             )
-        self.factor = float(getattr(self.module, "attention_scaling", 1.0) or 1.0)
+        name = f"{FULL}_attention_scaling" if self.how else "attention_scaling"
+        self.factor = float(getattr(self.module, name, 1.0) or 1.0)
 
     def tables(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos, sin (B, n, r) float32 of positions (B, n); r ≤ D channels are rotated."""
         probe = torch.zeros(1, dtype=torch.float32, device=positions.device)
-        cos, sin = self.module(probe, positions)
+        cos, sin = self.module(probe, positions, **self.how)
         return cos.float(), sin.float()
 
     def rotate(self, keys: Tensor, positions: Tensor) -> Tensor:

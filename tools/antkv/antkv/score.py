@@ -143,6 +143,11 @@ def score(
     return Factors(plain, plain)
 
 
+def combined(found: Factors) -> Tensor:
+    """One score for a key and its value, (B, Hkv, n): each part by its own total, where it has one."""
+    return sum((part / part.sum(-1, keepdim=True).abs().clamp_min(1e-30) for part in found), torch.zeros(()))
+
+
 def squared(kind: Kind) -> bool:
     """Whether the kind wants the factors of squares."""
     return kind == "bound2"

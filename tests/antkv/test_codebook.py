@@ -1,0 +1,203 @@
+"""The codebook file, and calibration through the installed command: same bytes, resumed after kills, refused where wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from ant_models import BIN, antkv, codebook, tiny
+
+from antkv import codebook as books
+from tenfold_shared import BadInput
+
+
+def calibrate(folder, out, *more, **how):
+    return antkv(
+        "calibrate", folder / "text.txt", "--model", folder, "--dim", 4, "--centroids", 16, "--tokens", 1024, "--length", 128,
+        "-o", out, "-q", *more, **how,
+    )  # fmt: skip
+
+
+def test_named_rates():
+    rates = {name: shape.rate for name, shape in books.NAMED.items()}
+    assert rates == {name: float(name) for name in rates} and len(rates) == 6
+    assert books.shape_of(None, 32, 4096).rate == 0.375 and books.shape_of("1", None, None) == (8, 256)
+    for given in ((None, None, None), ("1", 8, 256), (None, 8, None)):
+        with pytest.raises(BadInput, match="expected --bits, or --dim"):
+            books.shape_of(*given)
+    with pytest.raises(BadInput, match="--centroids 100"):
+        books.shape_of(None, 8, 100)
+
+
+def test_there_and_back(tmp_path):
+    model = tiny()
+    made = codebook(model)
+    path = str(tmp_path / "c.safetensors")
+    books.save(made, path)
+    back = books.load(path)
+    assert back.made == made.made and all(torch.equal(back.keys[i], made.keys[i]) for i in (0, 1))
+    assert back.nbytes == made.nbytes == 2 * 2 * 2 * 4 * 16 * 4 * 2
+    back.check(model.config, "pre", books.weights_sha256(model))
+
+
+def test_a_codebook_of_another_model_is_refused_with_both_values(tmp_path):
+    made = codebook(tiny())
+    with pytest.raises(BadInput, match="kv_heads 2, this one has 4"):
+        made.check(tiny(num_key_value_heads=4).config)
+    with pytest.raises(BadInput, match="head_dim 16, this one has 32"):
+        made.check(tiny(head_dim=32).config)
+    with pytest.raises(BadInput, match="--rope pre, not post"):
+        made.check(tiny().config, "post")
+    with pytest.raises(BadInput, match="another model of the same shape"):
+        made.check(tiny().config, None, books.weights_sha256(tiny(seed=1)))
+    with pytest.raises(BadInput, match="rope"):
+        made.check(tiny(rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}).config)
+
+
+def test_files_that_are_none(tmp_path):
+    from safetensors.torch import save_file
+
+    for name, make, word in (
+        ("text", lambda p: p.write_text("no"), "not a codebook"),
+        ("bare", lambda p: save_file({"a": torch.zeros(1)}, p), "no `antkv`"),
+        ("other", lambda p: save_file({"a": torch.zeros(1)}, p, metadata={"antkv": "{}"}), "metadata"),
+    ):
+        make(tmp_path / name)
+        with pytest.raises(BadInput, match=word):
+            books.load(str(tmp_path / name))
+    with pytest.raises(BadInput, match="no such file"):
+        books.load(str(tmp_path / "nothing"))
+    made = codebook(tiny())
+    made.keys[1] = made.keys[1][:, :2]
+    books.save(made, str(tmp_path / "short"))
+    with pytest.raises(BadInput, match=r"layers\.1\.keys: expected a tensor of shape"):
+        books.load(str(tmp_path / "short"))
+
+
+def test_models_without_keys_a_head_are_refused():
+    import transformers
+
+    with pytest.raises(BadInput, match="MLA"):
+        books.Model.of(transformers.DeepseekV3Config(num_hidden_layers=2))
+
+
+def test_same_bytes_for_the_same_seed_and_nothing_to_do_twice(folder, tmp_path):
+    outs = [tmp_path / f"{at}.safetensors" for at in range(3)]
+    for out, seed in zip(outs, (0, 0, 1), strict=True):
+        done = calibrate(folder, out, "--seed", seed)
+        assert done.returncode == 0 and "a centroid" not in done.stderr, done.stderr
+    data = [out.read_bytes() for out in outs]
+    assert data[0] == data[1] != data[2]
+    again = antkv(*["calibrate", folder / "text.txt", "--model", folder, "--dim", 4, "--centroids", 16, "--tokens", 1024, "--length", 128, "-o", outs[0]])  # fmt: skip
+    assert again.returncode == 0 and "is made already" in again.stderr
+    assert not (tmp_path / "0.safetensors.work").exists()
+    other = calibrate(folder, outs[0], "--weights", "none")
+    assert other.returncode == 2 and "--weights" in other.stderr and outs[0].read_bytes() == data[0]
+    made = books.load(str(outs[0])).made
+    assert (made.tokens, made.sequences, made.length, made.rope) == (1024, 8, 128, "pre")
+    manifest = json.loads((tmp_path / "0.safetensors.manifest.json").read_text())
+    assert len(manifest["fit"]["keys_error"]) == 2 and manifest["tool"] == "antkv"
+
+
+def test_killed_calibrations_go_on(folder, tmp_path):
+    whole = tmp_path / "whole.safetensors"
+    assert calibrate(folder, whole).returncode == 0
+    cut = tmp_path / "cut.safetensors"
+    words = [
+        "calibrate", folder / "text.txt", "--model", folder, "--dim", 4, "--centroids", 16, "--tokens", 1024, "--length", 128,
+        "-o", cut, "-q",
+    ]  # fmt: skip
+    work, kills = tmp_path / "cut.safetensors.work", 0
+    for wanted in ("collected.json", "layer-1.fv", "book-0.sha256"):
+        run = subprocess.Popen([str(BIN), *map(str, words)], stderr=subprocess.DEVNULL)
+        while run.poll() is None and not (work / wanted).exists():
+            time.sleep(0.005)
+        if run.poll() is None:
+            os.kill(run.pid, signal.SIGKILL)
+            kills += 1
+        run.wait()
+        assert not cut.exists()
+        with open(work / "layer-0.keys", "ab") as half:
+            half.write(b"half a row")  # what a kill in the middle of a write leaves
+    assert kills
+    done = antkv(*words)
+    assert done.returncode == 0, done.stderr
+    assert cut.read_bytes() == whole.read_bytes()
+
+
+def test_a_damaged_layer_is_fitted_again(folder, tmp_path):
+    from antkv.calibrate import Work
+
+    identity = {"tool": "antkv", "verb": "calibrate", "options": {}, "inputs": []}
+    work = Work(str(tmp_path / "x"), identity)
+    import numpy as np
+
+    work.put_book(0, {"keys": np.zeros(3)})
+    assert work.book(0)["keys"].tolist() == [0, 0, 0]
+    path = tmp_path / "x.work" / "book-0.npz"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert work.book(0) is None and work.book(1) is None
+    with pytest.raises(BadInput, match="unfinished run was made with"):
+        Work(str(tmp_path / "x"), {**identity, "options": {"seed": 1}})
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "word"),
+    [
+        (["--dim", 3], 2, "--dim 3: does not divide"),
+        (["--centroids", 4096, "--dim", 4], 2, "want more tokens than they are"),
+        (["--bits", "1"], 2, "expected --bits, or --dim"),
+        (["--model", "no-such-folder"], 2, "no-such-folder"),
+    ],
+)
+def test_bad_calls_are_named(folder, tmp_path, more, code, word):
+    done = calibrate(folder, tmp_path / "x.safetensors", *more)
+    assert done.returncode == code and word in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_bad_texts_are_named(folder, tmp_path):
+    for name, data, word in (
+        ("empty.txt", b"", "no text in it"),
+        ("latin.txt", b"caf\xe9", "not UTF-8"),
+        ("a.jsonl", b'{"text": "a"}\n{"txt": 1}\n', "a.jsonl:2: expected an object with a string `text`"),
+        ("b.jsonl", b"{\n", "b.jsonl:1: not JSON"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        done = antkv(
+            "calibrate", tmp_path / name, "--model", folder, "--dim", 4, "--centroids", 16, "-o", tmp_path / "x"
+        )
+        assert done.returncode == 2 and word in done.stderr, done.stderr
+    assert "expected -o" in antkv("calibrate", folder / "text.txt", "--model", folder, "--bits", "1").stderr
+    assert "does not exist" in calibrate(folder, tmp_path / "no" / "x").stderr
+
+
+def test_few_tokens_a_centroid_are_told(folder, tmp_path):
+    done = antkv(
+        "calibrate", folder / "text.txt", "--model", folder, "--dim", 4, "--centroids", 16, "--tokens", 256, "--length", 128,
+        "-o", tmp_path / "x.safetensors",
+    )  # fmt: skip
+    assert done.returncode == 0 and "256 tokens are 16 a centroid; 40 are wanted" in done.stderr
+    assert "the weights of a book are worth" in done.stderr
+
+
+def test_books_fit_the_text_they_came_from(folder, tmp_path):
+    """A rate four times finer leaves less error in every layer; weights and scopes run."""
+    fits = {}
+    for name, more in {
+        "coarse": ["--dim", 8, "--centroids", 16], "fine": ["--dim", 2, "--centroids", 16], "layer": ["--codebook-scope", "layer"],
+        "none": ["--weights", "none", "--leave-out", 0], "post": ["--rope", "post"], "bound": ["--weights", "bound"],
+    }.items():  # fmt: skip
+        out = tmp_path / f"{name}.safetensors"
+        done = calibrate(folder, out, "--json", *more)
+        assert done.returncode == 0, done.stderr
+        fits[name] = json.loads(done.stdout)
+    for part in ("keys_error", "values_error"):
+        assert all(f <= c for f, c in zip(fits["fine"][part], fits["coarse"][part], strict=True))
+    assert sum(fits["fine"]["keys_error"]) < sum(fits["coarse"]["keys_error"])
+    assert fits["fine"]["index_bits"] == 2 and fits["coarse"]["index_bits"] == 0.5
+    assert books.load(str(tmp_path / "layer.safetensors")).keys[0].shape[0] == 1
+    assert fits["none"]["keys_least_ess"] == 1024

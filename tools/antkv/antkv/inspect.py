@@ -1,0 +1,190 @@
+"""`antkv inspect`: a codebook's layers, or which tokens of a text become anchors, as text."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from antkv.codebook import load
+from antkv.text import read_texts
+from tenfold_shared import BadInput, Missing
+
+Record = dict[str, Any]
+
+
+def config_of(uri: str) -> Any:
+    """A model's config: smollm2, a folder with config.json, or a hub id. No weights are read. Raises BadInput, Missing."""
+    from pathlib import Path
+
+    from tenfold_shared.models import resolve
+
+    try:
+        from transformers import AutoConfig
+    except ImportError:
+        raise Missing("needs transformers: pip install 'antkv[hf]'") from None
+    path = Path(uri)
+    if path.is_file() and path.suffix == ".json":
+        path = path.parent
+    folder = str(path) if path.is_dir() else resolve(uri).path
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{uri}: no config that transformers knows: {str(error).splitlines()[0]}") from None
+
+
+def codebook_rows(path: str) -> Record:
+    """How a codebook was made, and of each layer the spread of its centroids and how many are alike."""
+    import msgspec
+    import torch
+
+    book = load(path)
+    rows = []
+    for layer in book.made.layers:
+        row: Record = {"layer": layer}
+        for part, table in (("keys", book.keys[layer]), ("values", book.values[layer])):
+            flat = table.float()
+            distinct = [len(torch.unique(one, dim=0)) for one in flat.flatten(0, 1)]
+            row[part] = {"rms": round(float(flat.square().mean().sqrt()), 4), "least_distinct": min(distinct)}
+        rows.append(row)
+    return {
+        "made": msgspec.to_builtins(book.made),
+        "bytes": book.nbytes,
+        "index_bits": book.made.shape.rate,
+        "layers": rows,
+    }
+
+
+def anchors_of(
+    text: str,
+    *,
+    uri: str,
+    codebook: str | None,
+    anchors: float,
+    score: str,
+    length: int,
+    dtype: str,
+    device: str,
+    seed: int,
+) -> Record:
+    """Which tokens of the first `length` become anchors, over all layers and heads; with a codebook also the errors it
+    leaves in each layer, relative to the keys' and values' own size."""
+    import torch
+
+    from antkv import score as scoring
+    from antkv.calibrate import Collector, collecting
+    from antkv.codebook import full_layers, weights_sha256
+    from antkv.rope import Rope
+    from tenfold_shared.models import load_causal_lm
+
+    model, tokenizer = load_causal_lm(uri, dtype=dtype, device=device)
+    ids, _ = read_texts([text], tokenizer)
+    ids = ids[:length]
+    book = load(codebook) if codebook else None
+    if book is not None:
+        book.check(model.config, weights_sha256=weights_sha256(model))
+    rope = Rope(model) if book is None or book.made.rope == "pre" else None
+    layers = full_layers(model.config)
+    kind: Any = score
+    collector = Collector(layers, scoring.squared(kind), rope)
+    with collecting(model, collector), torch.inference_mode():
+        model(input_ids=torch.tensor([ids], device=model.device), use_cache=False, logits_to_keep=1)
+    wanted = max(1, round(anchors * len(ids)))
+    chosen: Counter[int] = Counter()
+    rows = []
+    draw = torch.Generator().manual_seed(seed)
+    for layer in layers:
+        keys, values, fk, fv = collector.found[layer]
+        errors = _errors(keys, values, book, layer) if book is not None else None
+        found = scoring.score(kind, scoring.Factors(fk, fv), errors=errors, total=len(ids), generator=draw)
+        at = scoring.combined(found)[0].topk(wanted, -1).indices
+        chosen.update(at.flatten().tolist())
+        row: Record = {"layer": layer, "share_of_first": [round(float(x), 4) for x in (fv[0, :, 0] / fv[0].sum(-1))]}
+        if errors is not None:
+            row |= {
+                f"{name}_error": round(float(e.square().sum() / x.float().square().sum()), 5)
+                for name, e, x in (("keys", errors[0], keys), ("values", errors[1], values))
+            }
+        rows.append(row)
+    lists = sum(part.shape[1] for part in (collector.found[layer][0] for layer in layers))
+    tokens = [
+        {"position": at, "token": tokenizer.decode([ids[at]]), "lists": count, "share": round(count / lists, 4)}
+        for at, count in sorted(chosen.items(), key=lambda pair: (-pair[1], pair[0]))
+    ]
+    return {"tokens": len(ids), "anchors_a_head": wanted, "lists": lists, "anchors": tokens, "layers": rows}
+
+
+def _errors(keys: Any, values: Any, book: Any, layer: int) -> Any:
+    import torch
+
+    from antkv import kmeans
+
+    found = []
+    for x, table in ((keys, book.keys[layer]), (values, book.values[layer])):
+        heads = x.shape[1]
+        books = table.float().expand(heads, -1, -1, -1)
+        parts = x[0].float().unflatten(-1, (books.shape[1], -1)).transpose(1, 2).flatten(0, 1)
+        _, apart = kmeans.nearest(parts.contiguous(), books.flatten(0, 1).contiguous())
+        found.append(apart.unflatten(0, (heads, -1)).sum(1).sqrt()[None])
+    return torch.stack(found).unbind(0)
+
+
+def run(
+    path: str,
+    *,
+    uri: str,
+    codebook: str | None,
+    anchors: float,
+    score: str,
+    length: int,
+    dtype: str,
+    device: str,
+    seed: int,
+    as_json: bool,
+) -> int:
+    """The verb."""
+    if path.endswith(".safetensors"):
+        found = codebook_rows(path)
+        if as_json:
+            print(json.dumps(found))
+            return 0
+        made = found["made"]
+        print(
+            f"{path}: {made['model']['architecture']}, {len(found['layers'])} layers, d {made['dim']}, {made['centroids']} centroids "
+            f"({found['index_bits']:g} bits a number), keys {made['rope']}-RoPE, weights {made['weights']}, {made['tokens']} tokens, "
+            f"{found['bytes'] / 2**20:.1f} MiB"
+        )
+        for row in found["layers"]:
+            told = ", ".join(
+                f"{part} rms {row[part]['rms']:g}, {row[part]['least_distinct']} distinct"
+                for part in ("keys", "values")
+            )
+            print(f"  layer {row['layer']}: {told}")
+        return 0
+    if score == "error" and codebook is None:
+        raise BadInput("--score error: needs --codebook, whose errors it weighs")
+    found = anchors_of(
+        path,
+        uri=uri,
+        codebook=codebook,
+        anchors=anchors,
+        score=score,
+        length=length,
+        dtype=dtype,
+        device=device,
+        seed=seed,
+    )
+    if as_json:
+        print(json.dumps(found))
+        return 0
+    print(
+        f"{found['tokens']} tokens, {found['anchors_a_head']} anchors in each of {found['lists']} lists; chosen most:"
+    )
+    for row in found["anchors"][:20]:
+        print(f"  {row['position']:>6}  {row['share']:>6.1%}  {row['token']!r}")
+    if codebook:
+        for row in found["layers"]:
+            print(
+                f"  layer {row['layer']}: relative error of keys {row['keys_error']:g}, of values {row['values_error']:g}"
+            )
+    return 0

@@ -522,7 +522,7 @@ def advice(found: Record, graded: Any, settings: Settings, seed: int, replicates
     It rests on the model's own transitions. `change`: where one chain's accuracy leads, problem by problem, against
     iteration 0. `vote_change`: the same for the vote of many chains, by the plurality condition [2.3]. A policy that ends
     chains leads nowhere but to where they ended: both are then what was seen. A chain may get worse while the right
-    answer stays the commonest: if the vote clearly gains, so it is told; if not, a falling chain is advice enough.
+    answer stays the commonest: against iterating is a vote that loses, or a falling chain whose vote does not hold.
     """
     nothing = dict.fromkeys(("change", "low", "high", "vote_change"))
     if not len(graded):
@@ -566,9 +566,10 @@ def advice(found: Record, graded: Any, settings: Settings, seed: int, replicates
     rises = counts[0, 1] > 0 and low > 0 and interval.value > LEAST_CHANGE
     apart = bool(p_ic and p_ci and p_ci["low"] > p_ic["high"])
     falls = counts[1, 0] > 0 and interval.value < -LEAST_CHANGE and (high < 0 or apart)
-    if vote_hurts or (falls and not vote_gains):
+    holds = votes.value >= 0 and found["metrics"]["vote"]["value"] >= before.mean() - 1e-9
+    if vote_hurts or (falls and not vote_gains and not holds):
         verdict = "do_not_iterate"
-        vote = "the vote loses" if vote_hurts else "one chain gets worse, and no gain is seen for the vote"
+        vote = "the vote loses" if vote_hurts else "one chain gets worse, and the vote does not hold"
         text = (
             f"Iteration will hurt: {vote}: {basis} {moved}. Vote over first solutions instead (--iterations 0). {tail}"
         )
@@ -579,11 +580,13 @@ def advice(found: Record, graded: Any, settings: Settings, seed: int, replicates
         worse = "gets worse" if falls else "is not seen to gain"
         text = f"Iterate, and vote: the vote gains, though one chain alone {worse}: {basis} {moved}. {tail}"
     else:
-        verdict, text = "no_effect_seen", f"No gain seen, and no harm: {basis} {moved}. {tail}"
+        verdict = "no_effect_seen"
+        told = "No gain seen for the vote, and one chain alone gets worse" if falls else "No gain seen, and no harm"
+        text = f"{told}: {basis} {moved}. {tail}"
     if found["run"]["simulated"]:
         text += " (Simulated: no model was asked.)"
-    told = {"change": interval.value, "low": low, "high": high}
-    return {"verdict": verdict, "text": text, **{k: round(v, 5) for k, v in told.items()}, "vote_change": _told(votes)}
+    figures = {"change": interval.value, "low": low, "high": high}
+    return {"verdict": verdict, "text": text, **{k: round(v, 5) for k, v in figures.items()}, "vote_change": _told(votes)}
 
 
 def _number(chance: Record | None) -> str:

@@ -27,6 +27,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
+from antkv import lut
 from antkv import score as scoring
 from antkv.codebook import Codebook, full_layers
 from antkv.kmeans import nearest
@@ -43,7 +44,8 @@ class Settings:
     """How a cache is kept. ratio: share of closed tokens that become anchors. scope: `head` chooses keys' and values'
     anchors for each stored head, `shared-kv` one list for both, `layer` one list for all heads and both.
     window: exact tokens, 0 for none. block: tokens closed at once. exact_prefill: a chunk of several tokens attends to
-    itself exactly; else to what the cache will hold of it. dtype: of anchors and window.
+    itself exactly; else to what the cache will hold of it. dtype: of anchors and window. tables: decode one token at a
+    time from the codes where that can be done (lut.py), not from a dequantised layer.
     """
 
     def __init__(
@@ -56,13 +58,14 @@ class Settings:
         exact_prefill: bool = True,
         dtype: torch.dtype = torch.float16,
         seed: int = 0,
+        tables: bool = True,
     ) -> None:
         if not 0 <= ratio <= 1:
             raise BadInput(f"--anchors {ratio}: expected a share from 0 to 1")
         if block < 8 or block % 8:
             raise BadInput(f"--block {block}: expected a multiple of 8 tokens")
         self.ratio, self.score, self.scope, self.window, self.block = ratio, score, scope, window, block
-        self.exact_prefill, self.dtype, self.seed = exact_prefill, dtype, seed
+        self.exact_prefill, self.dtype, self.seed, self.tables = exact_prefill, dtype, seed, tables
 
 
 class Pending:
@@ -186,21 +189,30 @@ class AntLayer(CacheLayerMixin):
         count = keys.shape[2]
         if count > 1 and not self.settings.exact_prefill:
             return self._attend_closed(query, keys, values, scale)
-        window_k, window_v = (
-            torch.cat([old.to(new.dtype), new], 2) for old, new in ((self.window_k, keys), (self.window_v, values))
-        )
-        old_k, old_v = self.dequantised(keys.dtype)
-        attended = scoring.attend(
-            query, torch.cat([old_k, window_k], 2), torch.cat([old_v, window_v], 2), scale, self.start
-        )
+        window_k, window_v = self._with(keys, values)
+        if count == 1 and self._looked_up:
+            attended = scoring.Attended(*lut.step(self, query, window_k, window_v, scale))
+        else:
+            old_k, old_v = self.dequantised(keys.dtype)
+            all_k, all_v = torch.cat([old_k, window_k], 2), torch.cat([old_v, window_v], 2)
+            attended = scoring.attend(query, all_k, all_v, scale, self.start)
         self._push(query, keys, values, window_k, window_v, attended, scale)
         return attended.out
 
+    @property
+    def _looked_up(self) -> bool:
+        """Whether one query is answered from the codes themselves: on a CPU, with numba."""
+        return self.device.type == "cpu" and self.settings.tables and lut.available()
+
+    def _with(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The window with new tokens after it."""
+        return torch.cat([self.window_k.to(keys.dtype), keys], 2), torch.cat(
+            [self.window_v.to(values.dtype), values], 2
+        )
+
     def _attend_closed(self, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         """A chunk that sees of itself what the cache will hold: exact attention for the scores, then again."""
-        window_k, window_v = (
-            torch.cat([old.to(new.dtype), new], 2) for old, new in ((self.window_k, keys), (self.window_v, values))
-        )
+        window_k, window_v = self._with(keys, values)
         old_k, old_v = self.dequantised(keys.dtype)
         exact = scoring.attend(
             query, torch.cat([old_k, window_k], 2), torch.cat([old_v, window_v], 2), scale, self.start

@@ -71,6 +71,10 @@ class PeerLayer(AntLayer):
             plain = self.rope.unrotate(keys, self._positions(self.closed, keys.shape[2], keys.shape[0]))
         self.blocks.append(self.encode(plain, values.float()))
 
+    @property
+    def _looked_up(self) -> bool:
+        return False
+
     def encode(self, keys: Tensor, values: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
 

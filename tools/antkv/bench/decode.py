@@ -40,7 +40,9 @@ def layer_of(bits: str, rope: Any, tokens: int, seed: int) -> Any:
         where = torch.randint(shape.centroids, (1, HEADS, tokens // block, parts, block), generator=draw)
         setattr(layer, name, pack(where, shape.bits))
     count = tokens // 100
-    layer.at_k = layer.at_v = torch.randperm(tokens, generator=draw)[:count].sort().values.int().expand(1, HEADS, -1).contiguous()
+    layer.at_k = layer.at_v = (
+        torch.randperm(tokens, generator=draw)[:count].sort().values.int().expand(1, HEADS, -1).contiguous()
+    )
     layer.anchors_k, layer.anchors_v = (torch.randn(1, HEADS, count, DIM, generator=draw).half() for _ in range(2))
     return layer
 

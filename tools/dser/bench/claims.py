@@ -94,7 +94,9 @@ class Study:
         command = [sys.executable, str(BENCH / "carry" / "training.py"), str(self.folder / name), "--seed", str(seed)]
         made = self.folder / name / "training.json"
         if not made.exists():
-            subprocess.run([*command, "--steps", str(steps or self.steps), *more], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                [*command, "--steps", str(steps or self.steps), *more], check=True, stdout=subprocess.DEVNULL
+            )
         return json.loads(made.read_text())
 
     def templates(self) -> list[str]:
@@ -226,7 +228,12 @@ class Study:
 
     def claims(self, results: dict[str, Record]) -> list[Record]:
         runs = {seed: results[f"run-{seed}"] for seed in self.seeds}
-        rows = [*self._main(runs), *self._dials(results), *self._teacher(runs, results), self._smollm2(results["smollm2"])]
+        rows = [
+            *self._main(runs),
+            *self._dials(results),
+            *self._teacher(runs, results),
+            self._smollm2(results["smollm2"]),
+        ]
         common = {"seeds": list(self.seeds), "command": COMMAND, "machine": machine()}
         return [{**row, **{key: value for key, value in common.items() if key not in row}} for row in rows]
 

@@ -586,7 +586,12 @@ def advice(found: Record, graded: Any, settings: Settings, seed: int, replicates
     if found["run"]["simulated"]:
         text += " (Simulated: no model was asked.)"
     figures = {"change": interval.value, "low": low, "high": high}
-    return {"verdict": verdict, "text": text, **{k: round(v, 5) for k, v in figures.items()}, "vote_change": _told(votes)}
+    return {
+        "verdict": verdict,
+        "text": text,
+        **{k: round(v, 5) for k, v in figures.items()},
+        "vote_change": _told(votes),
+    }
 
 
 def _number(chance: Record | None) -> str:

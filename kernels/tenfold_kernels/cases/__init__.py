@@ -1,0 +1,1 @@
+"""Registrations of the kernels, one module a tool; see tenfold_kernels.registry."""

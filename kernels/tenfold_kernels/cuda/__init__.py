@@ -1,0 +1,1 @@
+"""CUDA C++ kernels, one operation a .cu file; `tenfold_kernels.device` compiles them."""

@@ -1,0 +1,1 @@
+"""Triton kernels, one operation a module; `tenfold_kernels.device` loads them."""

@@ -274,3 +274,9 @@ def test_plan_wants_a_size(tmp_path):
     done = antkv("plan", "--model", tmp_path / "nothing", "--gpu-mem", "80G")
     assert done.returncode == 2 and "nothing" in done.stderr
     assert "longest" in antkv("plan", "--model", tmp_path, "--gpu-mem", "24GiB", "--batch", 4).stdout
+
+
+def test_bench_holds_its_result_to_the_dequantised_cache(folder):
+    row = told("bench", "--model", folder, "--tokens", 256, "--bits", "0.375", "--rounds", 1)
+    assert row["ratio"] == pytest.approx(row["peer"] / row["ours"], rel=0.02) and row["n"] == 256
+    assert "multiple of 64" in antkv("bench", "--model", folder, "--tokens", 200).stderr

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from antkv import needs
 from tenfold_shared.cli import Selection, Share, add_doctor, files_argument, options, take, take_sampling, tool
 
 SCORES = ["bound2", "bound", "mass", "mean-mass", "error", "sink", "recent", "random"]
@@ -71,6 +72,7 @@ def calibrate(texts: tuple[str, ...], bits: str | None, dim: int | None, centroi
     Example:
       antkv calibrate wiki.txt --model smollm2 --bits 1 -o codebook.safetensors
     """
+    needs.models()
     from antkv.calibrate import run
     from antkv.codebook import shape_of
 
@@ -96,6 +98,7 @@ def evaluate(texts: tuple[str, ...], codebook: str, as_json: bool, quiet: bool, 
     Example:
       antkv eval report.txt --model smollm2 --codebook codebook.safetensors --length 1024 --json
     """
+    needs.models()
     from antkv.verbs import run_eval
 
     return run_eval(texts, _how(given), codebook, as_json, quiet)
@@ -118,6 +121,7 @@ def compare(
     Example:
       antkv compare report.txt --codebook codebook.safetensors --methods antkv,kivi,evict --json
     """
+    needs.models()
     from antkv.verbs import run_compare
 
     named = [name.strip() for name in methods.split(",") if name.strip()]
@@ -147,6 +151,7 @@ def generate(files: tuple[str, ...], **given: Any) -> int:
     Example:
       antkv generate tasks.jsonl --model smollm2 --codebook codebook.safetensors -o out.jsonl
     """
+    needs.models()
     from antkv.generate import run
 
     return run(files, take(Selection, given), take_sampling(given), **given)
@@ -174,6 +179,7 @@ def plan(**given: Any) -> int:
     Example:
       antkv plan --model smollm2 --gpu-mem 80G
     """
+    needs.models()
     from antkv.plan import run
 
     given.pop("quiet")
@@ -198,10 +204,32 @@ def inspect(path: str, **given: Any) -> int:
     Example:
       antkv inspect report.txt --model smollm2 --anchors .01
     """
+    needs.models()
     from antkv.inspect import run
 
     given.pop("quiet")
     return run(path, **given)
+
+
+@main.command(short_help="Decoding from the codes beside the dequantised cache, on this CPU.")
+@click.option("--model", "uri", metavar="URI", default="smollm2", show_default=True, help="The model: smollm2, a folder, a GGUF file or a hub id.")  # fmt: skip
+@click.option("--tokens", type=click.IntRange(min=128), default=8192, show_default=True, help="Cached tokens, a multiple of 64.")  # fmt: skip
+@click.option("--bits", type=click.Choice(["4", "2", "1", "0.75", "0.5", "0.375"]), default="1", show_default=True, help="A named rate.")  # fmt: skip
+@click.option("--rope", type=click.Choice(["pre", "post"]), default="pre", show_default=True, help="Quantise keys before or after their rotation.")  # fmt: skip
+@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Passes over all layers; the median counts.")  # fmt: skip
+@options("json", "common")
+def bench(**given: Any) -> int:
+    """Time one decoding step's attention a layer, at the model's shape, on random codes.
+
+    \b
+    Example:
+      antkv bench --tokens 8192 --bits 1 --rope post --json
+    """
+    needs.models()
+    from antkv.bench import run
+
+    given.pop("quiet")
+    return run(**given)
 
 
 add_doctor(main, extras=["hf", "gpu", "plot"], kernels=True)

@@ -75,21 +75,33 @@ def turned(queries, book, codes, cos, sin, bits, block, scores):
 
 @njit(**_HOW)
 def mix(weights, book, codes, bits, block, out):
-    """out[h, g] += Σ_j weights[h, g, j] · centroid of j; the blocks of a head are added up in order."""
-    heads, parts, _, dim = book.shape
-    blocks, groups = codes.shape[1], weights.shape[1]
+    """out[h, g] = Σ_j weights[h, j, g] · centroid of j: bins of each index, four query heads side by side, times the book.
+
+    weights (H, n, G filled up to a multiple of 4) float32. Tokens are added in order."""
+    heads, parts, size, dim = book.shape
+    blocks, groups, width = codes.shape[1], out.shape[1], weights.shape[2]
     for work in prange(heads * parts):
         h, m = work // parts, work % parts
-        total = np.zeros((groups, dim), dtype=np.float32)
-        for b in range(blocks):
-            for t in range(block):
-                at = np.int64(codes[h, b, m, t]) if bits == 8 else np.int64(_index(codes[h, b, m], t, bits))
-                c = book[h, m, at]
-                j = b * block + t
-                for g in range(groups):
-                    w = weights[h, g, j]
-                    for i in range(dim):
-                        total[g, i] += w * c[i]
-        for g in range(groups):
-            for i in range(dim):
-                out[h, g, m * dim + i] += total[g, i]
+        w = weights[h].reshape(-1)
+        where = np.empty(block, dtype=np.int64)
+        for first in range(0, width, 4):
+            bins = np.zeros((size, 4), dtype=np.float32)
+            flat = bins.reshape(-1)
+            for b in range(blocks):
+                row = codes[h, b, m]
+                if bits == 8:
+                    for t in range(block):
+                        where[t] = row[t]
+                else:
+                    for t in range(block):
+                        where[t] = _index(row, t, bits)
+                for t in range(block):
+                    at, j = 4 * where[t], (b * block + t) * width + first
+                    for g in range(4):
+                        flat[at + g] += w[j + g]
+            for g in range(first, min(first + 4, groups)):
+                for i in range(dim):
+                    total = np.float32(0.0)
+                    for c in range(size):
+                        total += bins[c, g - first] * book[h, m, c, i]
+                    out[h, g, m * dim + i] = total

@@ -2,8 +2,8 @@
 
 Keys after RoPE: a table T[m][c] = q_m · c for every sub-vector, then a score is M look-ups. Keys before RoPE: a tile of 64
 tokens is decoded into the cache of a core, turned by a table of rotations that all tiles share (the query is turned back by
-the tile's first position instead), and multiplied. Values: p_j times a centroid, added up where they lie. The query heads
-that share a stored head share its codes. Numba compiles this at the first call; antkv works without it, slower.
+the tile's first position instead), and multiplied. Values: p_j is added to the bin of its index, and the bins are
+multiplied by the book at the end. The query heads that share a stored head share its codes. Numba compiles this at the first call; antkv works without it, slower.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def step(layer: AntLayer, query: Tensor, keys: Tensor, values: Tensor, scale: fl
             share = old_weights.gather(3, at) * there
             out += torch.einsum("bhga,bhad->bhgd", share, layer.anchors_v.float())
             old_weights.scatter_(3, at, torch.where(there, 0.0, old_weights.gather(3, at)))
-        kept = old_weights.contiguous().numpy()
+        kept = torch.nn.functional.pad(old_weights.transpose(2, 3), (0, -groups % 4)).contiguous().numpy()
         for row in range(batch):
             mixed = np.zeros((stored, groups, dim), dtype=np.float32)
             _lut.mix(kept[row], layer.book_v.numpy(), layer.codes_v[row].numpy(), layer.bits, block, mixed)

@@ -167,7 +167,7 @@ def ratio_interval(k: npt.ArrayLike, n: npt.ArrayLike, seed: int = 0, replicates
 _GRID: Array = 1 / (1 + np.exp(-np.linspace(-9, 9, 81)))  # chances from .0001 to .9999, evenly in their logit
 _JEFFREYS: Array = np.gradient(2 * np.arcsin(np.sqrt(_GRID)))
 _JEFFREYS /= _JEFFREYS.sum()
-_EM, _EM_AGAIN = 80, 15  # steps from nothing, and from the prior of all problems
+_EM, _EM_AGAIN = 80, 60  # steps from nothing, and from the prior of all problems; with fewer, intervals come out short
 REFITTED = 400  # resamples in which the priors are fitted anew
 
 

@@ -248,7 +248,9 @@ class RunFolder:
         self._file: IO[bytes] | None = None
         self._end = 0
         if self._overwrite or not (manifest.exists() and steps.exists() and steps.stat().st_size):
-            mine = {".lock", ".chains.jsonl.tmp"} | ({"manifest.json", STEPS} if manifest.exists() else set())
+            mine = {".lock", ".chains.jsonl.tmp"}
+            if manifest.exists():  # of a run without a step
+                mine |= {"manifest.json", STEPS, "chains.jsonl", "answers.jsonl"}
             if not self._overwrite and any(entry.name not in mine for entry in self.path.iterdir()):
                 raise BadInput(
                     f"{self.path}: holds files, and no manifest says what made them; --overwrite replaces them"

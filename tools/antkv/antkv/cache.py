@@ -27,7 +27,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
-from antkv import lut
+from antkv import kernels, lut
 from antkv import score as scoring
 from antkv.codebook import Codebook, full_layers
 from antkv.kmeans import nearest
@@ -190,7 +190,9 @@ class AntLayer(CacheLayerMixin):
         if count > 1 and not self.settings.exact_prefill:
             return self._attend_closed(query, keys, values, scale)
         window_k, window_v = self._with(keys, values)
-        if count == 1 and self._looked_up:
+        if count == 1 and self._has_codes and kernels.usable(query) and not kernels.refused(self):
+            attended = scoring.Attended(*kernels.step(self, query, window_k, window_v, scale))
+        elif count == 1 and self._looked_up:
             attended = scoring.Attended(*lut.step(self, query, window_k, window_v, scale))
         else:
             old_k, old_v = self.dequantised(keys.dtype)
@@ -198,6 +200,11 @@ class AntLayer(CacheLayerMixin):
             attended = scoring.attend(query, all_k, all_v, scale, self.start)
         self._push(query, keys, values, window_k, window_v, attended, scale)
         return attended.out
+
+    @property
+    def _has_codes(self) -> bool:
+        """Whether closed tokens are codes that a kernel reads; peers keep them otherwise."""
+        return True
 
     @property
     def _looked_up(self) -> bool:
@@ -310,6 +317,8 @@ class AntLayer(CacheLayerMixin):
     def _encode(self, x: Tensor, book: Tensor) -> Tensor:
         """(B, H, M, n) indices of vectors (B, H, n, D)."""
         batch, heads, n, _ = x.shape
+        if kernels.encodes(x, book):
+            return kernels.encode(x, book)
         parts = x.reshape(batch, heads, n, -1, self.dim).permute(1, 3, 0, 2, 4).reshape(-1, batch * n, self.dim)
         where, _ = nearest(parts, book.reshape(-1, *book.shape[2:]))
         return where.reshape(heads, -1, batch, n).permute(2, 0, 1, 3)

@@ -75,6 +75,10 @@ class PeerLayer(AntLayer):
     def _looked_up(self) -> bool:
         return False
 
+    @property
+    def _has_codes(self) -> bool:
+        return False
+
     def encode(self, keys: Tensor, values: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
 

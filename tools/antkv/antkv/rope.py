@@ -38,6 +38,11 @@ class Rope:
         name = f"{FULL}_attention_scaling" if self.how else "attention_scaling"
         self.factor = float(getattr(self.module, name, 1.0) or 1.0)
 
+    @property
+    def frequencies(self) -> Tensor:
+        """(r / 2,) the angles that a position adds to each pair of channels."""
+        return getattr(self.module, f"{FULL}_inv_freq" if self.how else "inv_freq").float()
+
     def tables(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos, sin (B, n, r) float32 of positions (B, n); r ≤ D channels are rotated."""
         probe = torch.zeros(1, dtype=torch.float32, device=positions.device)

@@ -18,6 +18,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from antkv import kernels
+
 Kind = Literal["bound2", "bound", "mass", "mean-mass", "error", "sink", "recent", "random"]
 KINDS: tuple[Kind, ...] = ("bound2", "bound", "mass", "mean-mass", "error", "sink", "recent", "random")
 BLOCK = 256  # queries at a time
@@ -91,6 +93,10 @@ def factors(
     batch, heads, n_q, dim = q.shape
     kv_heads, n = k.shape[1], k.shape[2]
     groups = heads // kv_heads
+    if kernels.usable(q):
+        late = slice(0 if last is None else max(0, n_q - last), n_q)
+        out, lse = attended.out[:, :, late].to(q.dtype), attended.lse[:, :, late].contiguous()
+        return Factors(*kernels.factors(q[:, :, late], k, v, out, lse, scale, squared, start))
     values = v.float()
     found = Factors(*(torch.zeros(batch, kv_heads, n, dtype=torch.float32, device=q.device) for _ in range(2)))
     power = 2 if squared else 1

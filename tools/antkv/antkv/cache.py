@@ -427,6 +427,10 @@ class AntCache(Packed):
     def __init__(self, model: Any, codebook: Codebook, settings: Settings | None = None) -> None:
         codebook.check(model.config)
         self.settings, self.codebook = settings or Settings(), codebook
+        if codebook.rank is not None and self.settings.scope == "layer":
+            raise BadInput(
+                "--anchor-scope layer: needs the scores of all heads, and a rank has its own alone; use shared-kv"
+            )
         rope = Rope(model) if codebook.made.rope == "pre" else None
         super().__init__(
             model, lambda index: AntLayer(index, (codebook.keys[index], codebook.values[index]), rope, self.settings)

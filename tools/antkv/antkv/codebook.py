@@ -137,6 +137,22 @@ class Codebook:
 
     def __init__(self, made: Made, keys: dict[int, Any], values: dict[int, Any], name: str = "codebook") -> None:
         self.made, self.keys, self.values, self.name = made, keys, values, name
+        self.rank: tuple[int, int] | None = None
+
+    def shard(self, rank: int, ranks: int) -> Codebook:
+        """The books of one rank of `ranks` under tensor parallelism, which splits a layer's stored heads in order.
+
+        Raises BadInput where they do not split evenly."""
+        heads = self.made.model.kv_heads
+        if not 0 <= rank < ranks or heads % ranks:
+            raise BadInput(
+                f"{self.name}: {heads} stored heads do not split over {ranks} ranks, of which this is {rank}"
+            )
+        own = slice(rank * heads // ranks, (rank + 1) * heads // ranks) if self.made.scope == "head" else slice(None)
+        keys, values = ({layer: table[own] for layer, table in part.items()} for part in (self.keys, self.values))
+        found = Codebook(self.made, keys, values, f"{self.name}, rank {rank} of {ranks}")
+        found.rank = rank, ranks
+        return found
 
     @property
     def nbytes(self) -> int:

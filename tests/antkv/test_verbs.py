@@ -278,5 +278,5 @@ def test_plan_wants_a_size(tmp_path):
 
 def test_bench_holds_its_result_to_the_dequantised_cache(folder):
     row = told("bench", "--model", folder, "--tokens", 256, "--bits", "0.375", "--rounds", 1)
-    assert row["ratio"] == pytest.approx(row["peer"] / row["ours"], rel=0.02) and row["n"] == 256
+    assert row["ratio"] == pytest.approx(row["peer"] / row["ours"], rel=0.02, abs=1e-3) and row["n"] == 256
     assert "multiple of 64" in antkv("bench", "--model", folder, "--tokens", 200).stderr

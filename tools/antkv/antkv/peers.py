@@ -147,7 +147,7 @@ class KvQuant(PeerLayer):
                 (((x - mean) * rest).square().sum(-1, keepdim=True) / rest.sum(-1, keepdim=True)).sqrt().clamp_min(1e-6)
             )
             levels = torch.tensor(NORMAL[self.bits], device=x.device)
-            indices = torch.bucketize((x - mean) / spread, (levels[1:] + levels[:-1]) / 2).int()
+            indices = torch.bucketize(((x - mean) / spread).contiguous(), (levels[1:] + levels[:-1]) / 2).int()
             out |= {
                 f"{name}_codes": pack(indices, self.bits, checked=False),
                 f"{name}_mean": mean.half(),

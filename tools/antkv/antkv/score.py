@@ -52,9 +52,12 @@ def visible(n_q: int, n: int, start: Tensor | None, device: Any, at: int = 0, up
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, start: Tensor | None = None) -> Attended:
-    """Causal attention with its log-sum-exp, in blocks of queries. Rows of padding are 0 with an lse of −∞."""
+    """Causal attention with its log-sum-exp: by flash attention, or with padding in blocks of queries. Rows of padding are 0
+    with an lse of −∞."""
     batch, heads, n_q, dim = q.shape
     groups = heads // k.shape[1]
+    if start is None and _flashes(q):
+        return _flash_attend(q, k, v, scale)
     out, lse = torch.empty_like(q), torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     for at in range(0, n_q, BLOCK):
         upto = min(n_q, at + BLOCK)
@@ -66,6 +69,40 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, start: Tensor | None =
         out[:, :, at:upto] = mixed.reshape(batch, heads, upto - at, dim).to(out.dtype)
         lse[:, :, at:upto] = rows.reshape(batch, heads, upto - at)
     return Attended(out, lse)
+
+
+def _flashes(q: Tensor) -> bool:
+    """Whether PyTorch's flash attention, which gives the log-sum-exp, takes tensors like these."""
+    return q.device.type == "cpu" or (q.is_cuda and q.dtype != torch.float32 and q.shape[-1] % 8 == 0)
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Attended:
+    if q.is_cuda:
+        found = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, scale=scale)
+    else:
+        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
+    return Attended(found[0], found[1].float())
+
+
+def _flash_attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Attended:
+    """In two parts, as flash attention's causal mask is for as many keys as queries: what all queries see, with the query
+    heads of a stored head side by side, and the queries' own tokens. Merged by log-sum-exp."""
+    batch, heads, n_q, dim = q.shape
+    stored = k.shape[1]
+    old = k.shape[2] - n_q if n_q > 1 else k.shape[2]
+    parts = []
+    if old:
+        folded = q.reshape(batch, stored, heads // stored * n_q, dim)
+        seen = _flash(folded, k[:, :, :old], v[:, :, :old], scale, False)
+        parts.append(Attended(seen.out.reshape(q.shape), seen.lse.reshape(batch, heads, n_q)))
+    if n_q > 1:
+        own_k, own_v = (x[:, :, old:].repeat_interleave(heads // stored, 1) for x in (k, v))
+        parts.append(_flash(q, own_k, own_v, scale, True))
+    if len(parts) == 1:
+        return parts[0]
+    lse = torch.logaddexp(parts[0].lse, parts[1].lse)
+    out = sum((part.out.float() * torch.exp(part.lse - lse)[..., None] for part in parts), torch.zeros(()))
+    return Attended(out.to(q.dtype), lse)
 
 
 def _scores(q: Tensor, k: Tensor, groups: int, scale: float) -> Tensor:

@@ -6,19 +6,21 @@ the card's copy and bfloat16 matmul ceilings, measured first, and rows {kernel, 
 bytes_s, flop_s, floor_ratio, baseline, baseline_ratio, ok}:
   floor_ratio     ms over the least time that the ceilings allow for the bytes and flops of the case
   baseline_ratio  the baseline's ms over ours: above 1 is faster than it
+Before them stand the rows of tools/*/bench/gpu_rows.py, outside the 80 seconds: a whole model's step, and what fits.
 The registry's small odd cases follow (error alone, no times), as far as the 80 seconds go.
 A kernel that fails is a row with ok false and its error. Exit 0 all right, 1 a row is not, 3 no GPU.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +52,11 @@ def main() -> int:
     copy, matmul = copy_ceiling(), matmul_ceiling()
     print(f"{name}: copy {copy / 1e12:.2f} TB/s, bfloat16 matmul {matmul / 1e12:.0f} TFLOP/s", flush=True)
     found = kernels(wanted)
+    begun = time.monotonic()
     jobs = [(kernel, case, True) for kernel in found for case in kernel.gpu]
     jobs += [(kernel, case, False) for kernel in found for case in kernel.tests]
-    rows = []
+    rows = [*wholes(wanted, copy)]
+    started += time.monotonic() - begun
     for kernel, case, timed in jobs:
         if time.monotonic() - started > SECONDS - RESERVE:
             rows.append(row_of(kernel, case) | {"error": f"not run: the {SECONDS:.0f} seconds were over"})
@@ -69,6 +73,31 @@ def main() -> int:
     bad = [row for row in rows if not row["ok"]]
     print(f"{len(rows) - len(bad)} of {len(rows)} rows are all right; {file}")
     return 1 if bad else 0
+
+
+def wholes(wanted: str | None, copy: float) -> Iterator[dict[str, Any]]:
+    """Rows that are more than one kernel: what tools/<tool>/bench/gpu_rows.py measures (a model's step, what fits)."""
+    import torch
+
+    for path in sorted(HERE.parent.glob("tools/*/bench/gpu_rows.py")):
+        tool = path.parents[1].name
+        if wanted not in (None, tool):
+            continue
+        spec = importlib.util.spec_from_file_location(f"gpu_rows_{tool.replace('-', '_')}", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        for measure in module.rows(median_seconds, copy):
+            try:
+                row = measure()
+            except Exception as error:  # of whatever library; the kernels are still to be seen
+                told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                row = {"kernel": f"{tool} whole", "case": "", "max_rel_err": None, "ms": None, "floor_ratio": None}
+                row |= {"baseline_ratio": None, "ok": False, "error": told}
+            torch.cuda.empty_cache()
+            print(line_of(row), flush=True)
+            yield row
 
 
 def version(package: str) -> str | None:

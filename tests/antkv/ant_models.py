@@ -41,7 +41,8 @@ def tiny(kind="llama", seed=0, **more):
 
 def codebook(model, dim=4, centroids=16, rope="pre", seed=0, scale=1.0):
     """Books of random centroids for a model, and no text behind them."""
-    from antkv.codebook import Codebook, Made, Model, full_layers, weights_sha256
+    from antkv.codebook import Codebook, Made, Model, weights_sha256
+    from antkv.layers import full_layers
 
     of = Model.of(model.config)
     layers = full_layers(model.config)

@@ -32,7 +32,7 @@ def test_without_a_gpu_it_says_so_and_exits_3(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def pretend_gpu(monkeypatch, check):
+def pretend_gpu(monkeypatch, check, tmp_path):
     """What the check asks of torch.cuda, on CPU with times of half a second: its own code runs as it is."""
     pretended = {"is_available": lambda: True, "get_device_name": lambda: "Test Card", "empty_cache": lambda: None}
     for name, value in pretended.items():
@@ -41,12 +41,13 @@ def pretend_gpu(monkeypatch, check):
     monkeypatch.setattr(check, "matmul_ceiling", lambda: 1e9)
     monkeypatch.setattr(check, "median_seconds", lambda run: (run(), 0.5)[1])
     monkeypatch.setattr(torch, "device", lambda *_: "cpu")
+    monkeypatch.setattr(check, "HERE", tmp_path / "kernels")  # no tool's whole rows: they need gigabytes
 
 
 @pytest.fixture
 def check(monkeypatch, tmp_path):
     module = script()
-    pretend_gpu(monkeypatch, module)
+    pretend_gpu(monkeypatch, module, tmp_path)
     monkeypatch.setenv("OUT", str(tmp_path))
     monkeypatch.delenv("ROWS", raising=False)
     return module

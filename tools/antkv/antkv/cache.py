@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +29,15 @@ from transformers.modeling_utils import AttentionInterface
 
 from antkv import kernels, lut
 from antkv import score as scoring
-from antkv.codebook import Codebook, full_layers
 from antkv.kmeans import nearest
+from antkv.layers import full_layers
 from antkv.rope import Rope
 from antkv.score import Factors
 from tenfold_kernels.packing import pack, packed_bytes, unpack
 from tenfold_shared import BadInput
+
+if TYPE_CHECKING:
+    from antkv.codebook import Codebook
 
 NAME = "antkv"
 Scope = Literal["head", "layer", "shared-kv"]

@@ -21,7 +21,8 @@ import msgspec
 import numpy as np
 
 import antkv
-from antkv.codebook import Codebook, Made, Model, Shape, full_layers, save, weights_sha256
+from antkv.codebook import Codebook, Made, Model, Shape, save, weights_sha256
+from antkv.layers import full_layers
 from antkv.text import read_texts
 from tenfold_shared import BadInput, Missing
 from tenfold_shared.jsonl import Lock, difference, write_atomic

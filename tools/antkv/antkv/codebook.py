@@ -96,16 +96,6 @@ class Model(msgspec.Struct, frozen=True):
         )
 
 
-def full_layers(config: Any) -> list[int]:
-    """The layers whose attention sees the whole context; sliding, linear and other ones keep their own caches."""
-    text = config.get_text_config()
-    kinds = getattr(text, "layer_types", None)
-    if kinds is None:
-        sliding = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
-        kinds = ["sliding_attention" if sliding else "full_attention"] * text.num_hidden_layers
-    return [index for index, kind in enumerate(kinds) if kind == "full_attention"]
-
-
 class Made(msgspec.Struct, frozen=True):
     """How a codebook was made. texts: sha256 of the calibration files; sequences and length: what was read of them.
     left_out: share of tokens that would be anchors and had no weight. weights: bound2, bound or none."""

@@ -73,7 +73,8 @@ def anchors_of(
 
     from antkv import score as scoring
     from antkv.calibrate import Collector, collecting
-    from antkv.codebook import full_layers, weights_sha256
+    from antkv.codebook import weights_sha256
+    from antkv.layers import full_layers
     from antkv.rope import Rope
     from tenfold_shared.models import load_causal_lm
 

@@ -11,7 +11,8 @@ import re
 import sys
 from typing import Any
 
-from antkv.codebook import NAMED, Model, Shape, full_layers
+from antkv.codebook import NAMED, Model, Shape
+from antkv.layers import full_layers
 from tenfold_shared import BadInput
 
 Record = dict[str, Any]

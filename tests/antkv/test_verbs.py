@@ -136,8 +136,17 @@ def test_compare_says_what_it_needs(folder, books):
     ]
     assert "--plain-codebook" in antkv(*base, "--methods", "vq").stderr
     assert "expected some of" in antkv(*base, "--methods", "kivvi").stderr
-    missing = antkv(*base, "--methods", "quantized-cache")
-    assert missing.returncode in (0, 3) and (missing.returncode == 0 or "pip install optimum-quanto" in missing.stderr)
+
+
+def test_transformers_own_quantised_cache(folder, books):
+    """Its bytes are counted by the parts of its tensors: 2 bits and, in groups of 32, two numbers of 32 bits each."""
+    found = told(
+        "compare", folder / "text.txt", "--model", folder, "--codebook", books["codebook"], "--length", 256, "--windows", 1,
+        "--window", 16, "--block", 16, "--methods", "antkv,quantized-cache", "--dtype", "float32",
+    )  # fmt: skip
+    row = found["methods"][2]
+    assert row["method"] == "quantized-cache" and row["kl"] > 0
+    assert 2 + 2 * 32 / 32 < row["effective_bits"] < 12
 
 
 def generate(folder, books, tasks, *more):

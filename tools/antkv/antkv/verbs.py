@@ -91,6 +91,14 @@ class Study:
         """Tokens fed at a time: a block under `decode`, the window of text at once under `prefill`."""
         return self.how.block if self.how.protocol == "decode" else None
 
+    @property
+    def numbers(self) -> int:
+        """Numbers of a whole cache of one window of text."""
+        from antkv.codebook import Model
+
+        of = Model.of(self.model.config)
+        return 2 * of.layers * of.kv_heads * of.head_dim * self.how.length
+
     def codebook(self, path: str) -> Codebook:
         """Raises BadInput for one of another model."""
         from antkv.codebook import weights_sha256
@@ -117,8 +125,23 @@ class Study:
                             "bytes": cache.parts(),
                             "numbers": cache.numbers(),
                         }
+                    elif cache is not None:
+                        bits[name] = {"effective_bits": 8 * live_bytes(cache) / self.numbers}
                 progress.update(1)
         return {name: (tallies[name], bits[name]) for name in makers}
+
+
+def live_bytes(cache: Any) -> int:
+    """Bytes of the tensors in the layers of a cache of transformers, quantised ones by their parts."""
+    import torch
+
+    def size(tensor: Any) -> int:
+        if type(tensor) is not torch.Tensor and hasattr(tensor, "__tensor_flatten__"):
+            names, _ = tensor.__tensor_flatten__()
+            return sum(size(getattr(tensor, name)) for name in names)
+        return tensor.nbytes
+
+    return sum(size(t) for layer in cache.layers for t in vars(layer).values() if isinstance(t, torch.Tensor))
 
 
 def total_bits(effective: float, book: Codebook, numbers: int, windows: int) -> float:

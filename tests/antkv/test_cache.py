@@ -395,3 +395,45 @@ def test_kivi_by_hand():
         step = (x.amax(axis, keepdim=True) - x.amin(axis, keepdim=True)) / 3
         assert ((back - x).abs() <= step / 2 + 2e-2).all()
         assert torch.allclose(back.amax(axis), x.amax(axis), atol=2e-2)
+
+
+def test_a_prompt_of_one_token_and_one_shorter_than_the_window():
+    model = tiny()
+    for n in (1, 5):
+        cache = AntCache(model, codebook(model), Settings(window=128, block=8, dtype=F32))
+        with attached(model):
+            mine = model.generate(ids(1, n), max_new_tokens=6, do_sample=False, past_key_values=cache)
+        assert torch.equal(mine, model.generate(ids(1, n), max_new_tokens=6, do_sample=False))
+        assert all(layer.closed == 0 for layer in cache.packed)
+
+
+@pytest.mark.deep
+def test_four_bits_begin_as_sixteen_do(tmp_path):
+    """Reference 4.12, on SmolLM2: greedy completions of a 4-bit cache begin like those of 16 bits on most prompts."""
+    import random
+    import subprocess
+    import sys
+    from pathlib import Path
+    from pydoc_data import topics
+
+    from antkv.codebook import load
+    from tenfold_shared.models import load_causal_lm
+
+    text = "\n\n".join(topics.topics[name] for name in sorted(topics.topics))
+    (tmp_path / "text.txt").write_text(text[:120_000])
+    book = tmp_path / "four.safetensors"
+    subprocess.run(
+        [Path(sys.executable).parent / "antkv", "calibrate", tmp_path / "text.txt", "--bits", "4", "--tokens", "8192", "--length", "512", "--dtype", "float32", "-o", book, "-q"],
+        check=True,
+    )  # fmt: skip
+    model, tokenizer = load_causal_lm("smollm2", dtype="float32", device="cpu")
+    late, same = random.Random(0), 0
+    for _ in range(10):
+        at = late.randrange(130_000, len(text) - 3000)
+        prompt = tokenizer(text[at : at + 1500], return_tensors="pt")["input_ids"]
+        truth = model.generate(prompt, max_new_tokens=8, do_sample=False)
+        with attached(model):
+            cache = AntCache(model, load(str(book)), Settings(window=32))
+            mine = model.generate(prompt, max_new_tokens=8, do_sample=False, past_key_values=cache)
+        same += torch.equal(mine, truth)
+    assert same >= 7, same

@@ -110,3 +110,24 @@ def test_seeds_are_reproducible_and_many_centroids_are_drawn():
 def test_effective_size():
     assert kmeans.effective_size(torch.ones(7)).item() == pytest.approx(7)
     assert kmeans.effective_size(torch.tensor([1.0, 0, 0])).item() == pytest.approx(1)
+
+
+def test_steps_are_lloyds():
+    """From the same centroids, step by step as a few lines of numpy in float64 say."""
+    x, w = points(n=200, dim=3, books=1)
+    start = x[:, :8].clone()
+    centroids, data, weights = start[0].double().numpy(), x[0].double().numpy(), w[0].double().numpy()
+    for step in range(1, 6):
+        where = ((data[:, None] - centroids[None]) ** 2).sum(-1).argmin(1)
+        centroids = np.stack([np.average(data[where == c], axis=0, weights=weights[where == c]) for c in range(8)])
+        found = kmeans.fit(x, w, 8, start=start, iterations=step, tolerance=0.0)
+        assert np.allclose(found.centroids[0].numpy(), centroids, atol=1e-5)
+        cost = (weights * ((data[:, None] - centroids[None]) ** 2).sum(-1).min(1)).sum()
+        assert found.objective.item() == pytest.approx(cost, rel=1e-5)
+
+
+def test_emptied_cells_are_filled_where_it_costs_most():
+    x = torch.cat([torch.zeros(1, 50, 1), torch.full((1, 5, 1), 9.0), torch.full((1, 5, 1), -7.0)], 1)
+    start = torch.tensor([[[0.0], [100.0], [200.0]]])  # two cells that nothing is near to
+    found = kmeans.fit(x, torch.ones(1, 60), 3, start=start)
+    assert sorted(found.centroids.flatten().tolist()) == [-7.0, 0.0, 9.0] and found.objective.item() == 0

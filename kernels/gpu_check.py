@@ -6,7 +6,7 @@ the card's copy and bfloat16 matmul ceilings, measured first, and rows {kernel, 
 bytes_s, flop_s, floor_ratio, baseline, baseline_ratio, ok}:
   floor_ratio     ms over the least time that the ceilings allow for the bytes and flops of the case
   baseline_ratio  the baseline's ms over ours: above 1 is faster than it
-Before them stand the rows of tools/*/bench/gpu_rows.py, outside the 80 seconds: a whole model's step, and what fits.
+Before them stand the rows of tools/*/bench/gpu/rows.py, outside the 80 seconds: a whole model's step, and what fits.
 The registry's small odd cases follow (error alone, no times), as far as the 80 seconds go.
 A kernel that fails is a row with ok false and its error. Exit 0 all right, 1 a row is not, 3 no GPU.
 """
@@ -76,11 +76,11 @@ def main() -> int:
 
 
 def wholes(wanted: str | None, copy: float) -> Iterator[dict[str, Any]]:
-    """Rows that are more than one kernel: what tools/<tool>/bench/gpu_rows.py measures (a model's step, what fits)."""
+    """Rows that are more than one kernel: what tools/<tool>/bench/gpu/rows.py measures (a model's step, what fits)."""
     import torch
 
-    for path in sorted(HERE.parent.glob("tools/*/bench/gpu_rows.py")):
-        tool = path.parents[1].name
+    for path in sorted(HERE.parent.glob("tools/*/bench/gpu/rows.py")):
+        tool = path.parents[2].name
         if wanted not in (None, tool):
             continue
         spec = importlib.util.spec_from_file_location(f"gpu_rows_{tool.replace('-', '_')}", path)

@@ -9,7 +9,7 @@ import torch
 
 from tenfold_kernels import device
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "antkv" / "bench" / "gpu_rows.py"
+SCRIPT = Path(__file__).parents[2] / "tools" / "antkv" / "bench" / "gpu" / "rows.py"
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ def ids(*shape, seed=0, low=3):
 
 
 @torch.inference_mode()
-def fed(model, tokens, cache, step, mask=None):
-    """Logits of tokens (B, n) fed `step` at a time."""
+def fed(model, tokens, cache, step, mask=None, first=0):
+    """Logits of tokens (B, n), fed `step` at a time from the `first` on."""
     out = []
-    for at in range(0, tokens.shape[1], step):
+    for at in range(first, tokens.shape[1], step):
         seen = None if mask is None else mask[:, : at + step]
         positions = None if mask is None else (mask.cumsum(1) - 1).clamp_min(0)[:, at : at + step]
         out.append(

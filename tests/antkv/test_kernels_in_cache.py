@@ -16,18 +16,8 @@ def run(model, book, tokens, steps, mask, on, **how):
     with attached(model), device.interpreter(on):
         assert kernels.usable(torch.zeros(1, 64)) == on
         first = fed(model, tokens[:, :-steps], cache, 80, None if mask is None else mask[:, :-steps])
-        parts = [first]
-        for at in range(tokens.shape[1] - steps, tokens.shape[1]):
-            seen = None if mask is None else mask[:, : at + 1]
-            positions = None if mask is None else (mask.cumsum(1) - 1).clamp_min(0)[:, at : at + 1]
-            with torch.inference_mode():
-                parts.append(
-                    model(
-                        input_ids=tokens[:, at : at + 1], past_key_values=cache, attention_mask=seen,
-                        position_ids=positions, use_cache=True,
-                    ).logits
-                )  # fmt: skip
-    return torch.cat(parts, 1), cache
+        rest = fed(model, tokens, cache, 1, mask, first=tokens.shape[1] - steps)
+    return torch.cat([first, rest], 1), cache
 
 
 @pytest.mark.parametrize(("rope", "dim", "centroids"), [("pre", 8, 256), ("post", 16, 64)])

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -128,14 +128,10 @@ class Work:
             return {name: found[name] for name in found.files}
 
     def put_book(self, layer: int, parts: Record) -> None:
-        path = self.folder / f"book-{layer}.npz"
-        aside = self.folder / f".book-{layer}.npz"
-        with open(aside, "wb") as out:
-            np.savez(out, **parts)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(aside, path)
-        write_atomic(self.folder / f"book-{layer}.sha256", hashlib.sha256(path.read_bytes()).hexdigest().encode())
+        held = io.BytesIO()
+        np.savez(held, **parts)
+        write_atomic(self.folder / f"book-{layer}.npz", held.getvalue())
+        write_atomic(self.folder / f"book-{layer}.sha256", hashlib.sha256(held.getvalue()).hexdigest().encode())
 
 
 @contextlib.contextmanager

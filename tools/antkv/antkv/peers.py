@@ -16,6 +16,7 @@ those of its live tensors. Labelled as re-statements: none of this is the author
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ NORMAL = {
 
 
 class PeerLayer(AntLayer):
-    """A layer whose closed blocks a method keeps: `encode(keys, values, first)` to tensors, `decode` back."""
+    """A layer that keeps what it will of each closed block, as a dict of tensors."""
 
     def __init__(self, index: int, bits: int, rope: Rope | None, settings: Settings) -> None:
         nothing = torch.empty(1, 1, 1, 1)
@@ -65,12 +66,6 @@ class PeerLayer(AntLayer):
         self.blocks = [{name: change(tensor) for name, tensor in block.items()} for block in self.blocks]
         self.start = None if self.start is None else change(self.start)
 
-    def _keep(self, keys: Tensor, values: Tensor) -> None:
-        plain = keys.float()
-        if self.rope is not None:
-            plain = self.rope.unrotate(keys, self._positions(self.closed, keys.shape[2], keys.shape[0]))
-        self.blocks.append(self.encode(plain, values.float()))
-
     @property
     def _looked_up(self) -> bool:
         return False
@@ -79,11 +74,29 @@ class PeerLayer(AntLayer):
     def _has_codes(self) -> bool:
         return False
 
-    def encode(self, keys: Tensor, values: Tensor) -> dict[str, Tensor]:
-        raise NotImplementedError
+    def parts(self) -> dict[str, int]:
+        if not self.is_initialized:
+            return {"index": 0, "anchors": 0, "window": 0}
+        window = self.window_k.nbytes + self.window_v.nbytes
+        return {"index": sum(t.nbytes for block in self.blocks for t in block.values()), "anchors": 0, "window": window}
 
+
+class QuantisedLayer(PeerLayer):
+    """A layer whose closed blocks a method quantises: `encode` to tensors, `decode` back."""
+
+    def _keep(self, keys: Tensor, values: Tensor) -> None:
+        plain = keys.float()
+        if self.rope is not None:
+            plain = self.rope.unrotate(keys, self._positions(self.closed, keys.shape[2], keys.shape[0]))
+        self.blocks.append(self.encode(plain, values.float()))
+
+    @abstractmethod
+    def encode(self, keys: Tensor, values: Tensor) -> dict[str, Tensor]:
+        """The tensors that stay of a block of keys and values (B, H, block, D) float32."""
+
+    @abstractmethod
     def decode(self, block: dict[str, Tensor], count: int) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+        """Keys and values (B, H, count, D) of what `encode` left."""
 
     def dequantised(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         if not self.blocks:
@@ -93,12 +106,6 @@ class PeerLayer(AntLayer):
         if self.rope is not None:
             keys = self.rope.rotate(keys, self._positions(0, self.closed, keys.shape[0]))
         return keys.to(dtype), values.to(dtype)
-
-    def parts(self) -> dict[str, int]:
-        if not self.is_initialized:
-            return {"index": 0, "anchors": 0, "window": 0}
-        window = self.window_k.nbytes + self.window_v.nbytes
-        return {"index": sum(t.nbytes for block in self.blocks for t in block.values()), "anchors": 0, "window": window}
 
 
 def _uniform(x: Tensor, bits: int, clip: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,7 +117,7 @@ def _uniform(x: Tensor, bits: int, clip: float = 1.0) -> tuple[Tensor, Tensor, T
     return ((x - low) / step).round().clamp(0, 2**bits - 1).int(), low, step
 
 
-class Kivi(PeerLayer):
+class Kivi(QuantisedLayer):
     """Blocks are whole groups of 32 tokens; a key group shares its scale along time, a value group along channels."""
 
     def encode(self, keys: Tensor, values: Tensor) -> dict[str, Tensor]:
@@ -133,7 +140,7 @@ class Kivi(PeerLayer):
         return keys.transpose(3, 4).flatten(2, 3), values.flatten(3)
 
 
-class KvQuant(PeerLayer):
+class KvQuant(QuantisedLayer):
     """Normal levels on each vector's mean and deviation; the largest 1 % of a vector's numbers exact."""
 
     def encode(self, keys: Tensor, values: Tensor) -> dict[str, Tensor]:
@@ -167,7 +174,7 @@ class KvQuant(PeerLayer):
         return found[0].transpose(2, 3), found[1]
 
 
-class Skvq(PeerLayer):
+class Skvq(QuantisedLayer):
     """Channels in the order of their spread, so that a group's are alike; each group clipped by its best factor."""
 
     FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8)

@@ -18,7 +18,6 @@ from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
 Protocol = Literal["decode", "prefill"]
-METHODS = ("antkv", "vq", "cq", "kivi", "kvquant", "skvq", "quantized-cache", "evict")
 
 
 class How(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ import operator
 import os
 import struct
 import tempfile
+import types
 from collections.abc import Iterator
 from typing import IO, Generic, TypeVar
 
@@ -39,7 +40,7 @@ class Groups(Generic[Item]):
         self._file: IO[bytes] | None = None
         self._runs: list[tuple[int, int]] = []  # where each begins and ends
         self._encode = msgspec.msgpack.Encoder().encode
-        self._decode = msgspec.msgpack.Decoder(list[kind]).decode  # type: ignore[valid-type]
+        self._decode = msgspec.msgpack.Decoder(types.GenericAlias(list, (kind,))).decode
 
     def add(self, name: str, item: Item, place: int = 0) -> bool:
         """True for the first of its group, whose `place` is the group's."""

@@ -29,6 +29,7 @@ def tiny(kind="llama", seed=0, **more):
         "qwen": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
         "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
         "gemma": (transformers.Gemma3TextConfig, transformers.Gemma3ForCausalLM),
+        "phi": (transformers.PhiConfig, transformers.PhiForCausalLM),
     }[kind]
     torch.manual_seed(seed)
     model = model_of(config_of(**how)).eval()

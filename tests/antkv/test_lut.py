@@ -1,12 +1,17 @@
 """Decoding from the codes is attention on the dequantised cache, for every width of an index and every kind of cache."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from ant_models import codebook, tiny
 from test_cache import F32, fed, ids
 
-from antkv import lut
+from antkv import _lut, bench, lut
 from antkv.cache import AntCache, Settings, attached
+from antkv.rope import Rope
+from tenfold_kernels.packing import pack
 
 
 def both(model, book, tokens, mask=None, **how):
@@ -63,3 +68,60 @@ def test_without_numba_it_is_dequantised(monkeypatch):
     cache = AntCache(model, codebook(model), Settings(block=8, window=8))
     with attached(model):
         assert torch.isfinite(fed(model, ids(1, 40), cache, 1)).all()
+
+
+@pytest.mark.parametrize("bits", [2, 4, 6, 8, 12])
+def test_indices_come_out_as_they_were_packed(bits):
+    where = torch.randint(2**bits, (3, 64), generator=torch.Generator().manual_seed(bits))
+    out = np.empty((3, 64), dtype=np.uint32)
+    _lut._unpack(pack(where, bits).numpy(), bits, out)
+    assert np.array_equal(out, where.numpy())
+
+
+def test_weights_are_those_of_softmax():
+    scores = np.random.default_rng(0).normal(scale=30, size=(1000, 4)).astype(np.float32)
+    truth = np.exp(scores[7:].astype(np.float64) - scores[7:].max(0))
+    peak, total = np.empty(4, dtype=np.float32), np.empty(4, dtype=np.float32)
+    top = scores[7:].max(0)
+    _lut._weigh(scores, 7, peak, total)
+    assert np.array_equal(peak, top) and not scores[:7].any()
+    assert np.allclose(scores[7:], truth, rtol=2e-5, atol=1e-30)
+    assert np.allclose(total, truth.sum(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("bits", ["4", "2", "1", "0.375"])
+@pytest.mark.parametrize("groups", [1, 3, 6])
+@pytest.mark.parametrize("turned", ["all", "half", "none"])
+def test_a_step_over_many_stretches_is_attention_in_float64(bits, groups, turned):
+    """Longer than one part of the work, with anchors, a row that begins late, and rotations of all or half of the channels."""
+    shape, tokens = bench.Shape(2, groups, 32), 2 * lut.STRETCH + 320
+    rope = None
+    if turned != "none":
+        share = {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 1.0 if turned == "all" else 0.5,
+        }
+        rope = Rope(tiny(kind="phi", head_dim=32, hidden_size=128, rope_parameters=share))
+    layer = bench.layer_of(bits, rope, tokens, 1, shape)
+    layer.start = torch.tensor([70])
+    draw = torch.Generator().manual_seed(2)
+    query = torch.randn(1, 2 * groups, 1, 32, generator=draw)
+    keys, values = torch.randn(2, 1, 2, 5, 32, generator=draw)
+    out, lse = lut.step(layer, query, keys, values, 0.3)
+    old_k, old_v = (x.double() for x in layer.dequantised(torch.float32))
+    all_k, all_v = (
+        torch.cat([old, new.double()], 2)[:, :, 70:].repeat_interleave(groups, 1)
+        for old, new in ((old_k, keys), (old_v, values))
+    )
+    scores = (query.double() * 0.3) @ all_k.transpose(2, 3)
+    assert torch.allclose(lse.double(), scores.logsumexp(-1), atol=1e-5)
+    assert torch.allclose(out.double(), scores.softmax(-1) @ all_v, atol=1e-5)
+
+
+def test_a_row_of_padding_alone_attends_to_nothing():
+    layer = bench.layer_of("1", None, 128, 0, bench.Shape(1, 2, 16))
+    layer.start = torch.tensor([129])
+    one = torch.randn(1, 1, 1, 16)
+    out, lse = lut.step(layer, torch.randn(1, 2, 1, 16), one, one, 1.0)
+    assert not out.any() and (lse == -math.inf).all()

@@ -1,15 +1,16 @@
 """One decoding step on a CPU straight from the codes (reference 2.5): no dequantised cache, a few bytes a token.
 
-Keys after RoPE: a table T[m][c] = q_m · c for every sub-vector, then a score is M look-ups. Keys before RoPE: a tile of 64
-tokens is decoded into the cache of a core, turned by a table of rotations that all tiles share (the query is turned back by
-the tile's first position instead), and multiplied. Values: p_j is added to the bin of its index, and the bins are
-multiplied by the book at the end. The query heads that share a stored head share its codes. Numba compiles this at the first call; antkv works without it, slower.
+Keys after RoPE: a table T[m][c] = q_m · c for every sub-vector, then a score is M look-ups. Keys before RoPE: a block of
+tokens is decoded into the cache of a core, turned by rotations that all blocks share (the query is turned back by the
+block's first position instead), and multiplied. Values: p_j is added to the bin of its index, and the bins are multiplied by
+the book at the end; sub-vectors of 2 or 4 channels, whose bins cost more than they spare, are decoded. Stretches of tokens
+are merged by log-sum-exp; how they are cut does not depend on the cores. Numba compiles this at the first call; antkv works
+without it, slower.
 """
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from antkv.cache import AntLayer
 
-TILE = 64
+STRETCH = 2048  # tokens of one part of the work: what a part adds of its own is small beside them
 
 
 def available() -> bool:
@@ -39,69 +40,45 @@ def step(layer: AntLayer, query: Tensor, keys: Tensor, values: Tensor, scale: fl
     from antkv import _lut
 
     batch, heads, _, dim = query.shape
-    stored = keys.shape[1]
+    stored, block = keys.shape[1], layer.settings.block
     groups = heads // stored
-    q = query[:, :, 0].float().reshape(batch, stored, groups, dim)
-    closed, block = layer.closed, layer.settings.block
-    scores = torch.empty(batch, stored, groups, closed + keys.shape[2])
-    exact = scores[..., closed:]
-    exact.copy_(torch.einsum("bhgd,bhjd->bhgj", q, keys.float()) * scale)
-    if closed:
-        old = scores.numpy()[..., :closed]
-        for row in range(batch):
-            codes = layer.codes_k[row].numpy()
-            if layer.rope is None:
-                split = q[row].unflatten(-1, (-1, layer.dim)) * scale  # (H, G, M, d)
-                tables = torch.einsum("hgmd,hmcd->hgmc", split, layer.book_k).numpy()
-                _lut.look_up(tables, codes, layer.bits, block, old[row])
-            else:
-                turned, cos, sin = _rotations(layer, q[row] * scale, row)
-                _lut.turned(turned, layer.book_k.numpy(), codes, cos, sin, layer.bits, block, old[row])
-        if layer.at_k.shape[2]:
-            at = layer.at_k.long().clamp_min(0)[:, :, None].expand(-1, -1, groups, -1)
-            found = torch.einsum("bhgd,bhad->bhga", q, layer.anchors_k.float()) * scale
-            there = (layer.at_k >= 0)[:, :, None].expand_as(found)
-            scores[..., :closed].scatter_(3, at, torch.where(there, found, scores.gather(3, at)))
-    if layer.start is not None:
-        slots = torch.arange(scores.shape[-1])
-        scores.masked_fill_((slots < layer.start[:, None])[:, None, None], -math.inf)
-    lse = torch.logsumexp(scores, -1)
-    weights = torch.exp(scores - lse[..., None].nan_to_num(neginf=0.0))  # a row of padding alone sees nothing
-    out = torch.einsum("bhgj,bhjd->bhgd", weights[..., closed:], values.float())
-    if closed:
-        old_weights = weights[..., :closed]
-        if layer.at_v.shape[2]:
-            there = (layer.at_v >= 0)[:, :, None]
-            at = layer.at_v.long().clamp_min(0)[:, :, None].expand(-1, -1, groups, -1)
-            share = old_weights.gather(3, at) * there
-            out += torch.einsum("bhga,bhad->bhgd", share, layer.anchors_v.float())
-            old_weights.scatter_(3, at, torch.where(there, 0.0, old_weights.gather(3, at)))
-        kept = torch.nn.functional.pad(old_weights.transpose(2, 3), (0, -groups % 4)).contiguous().numpy()
-        for row in range(batch):
-            mixed = np.zeros((stored, groups, dim), dtype=np.float32)
-            _lut.mix(kept[row], layer.book_v.numpy(), layer.codes_v[row].numpy(), layer.bits, block, mixed)
-            out[row] += torch.from_numpy(mixed)
+    scaled = (query[:, :, 0].float() * scale).reshape(batch, stored, groups, dim)
+    fours = torch.nn.functional.pad(scaled, (0, 0, 0, -groups % 4)).reshape(batch, stored, -1, 4, dim)
+    books = tuple(_one(book) for book in (layer.book_k, layer.book_v))
+    size = books[0].shape[2]
+    tables = torch.empty(0, 0, 0, 0, 0, 0)
+    if layer.rope is not None:
+        near, far = layer.rope.stepped(block, layer.closed, layer.start)
+    else:
+        near, far = (torch.empty(block, 0),) * 2, (torch.empty(batch, layer.closed // block, 0),) * 2
+        if layer.dim > 4:
+            split = fours.unflatten(-1, (-1, layer.dim)).permute(0, 1, 2, 4, 5, 3)  # (B, H, Q, M, d, 4)
+            tables = (books[0][None, :, None] @ split).contiguous()
+    start = torch.zeros(batch, dtype=torch.int64) if layer.start is None else layer.start
+    found = _lut.step(
+        fours.numpy(),
+        (_plain(keys), _plain(values)),
+        (layer.codes_k.numpy(), layer.codes_v.numpy()),
+        tuple(book.numpy() for book in books),
+        tables.numpy(),
+        tuple(x.numpy() for x in near),
+        tuple(x.numpy() for x in far),
+        (_plain(layer.anchors_k), _plain(layer.anchors_v)),
+        (layer.at_k.numpy(), layer.at_v.numpy()),
+        start.numpy(),
+        layer.bits,
+        block,
+        max(STRETCH, 2 * size) // block,
+    )
+    out, peak, total = (torch.from_numpy(x).reshape(batch, stored, -1, *x.shape[3:])[:, :, :groups] for x in found)
+    lse = peak + total.log()
     return out.reshape(batch, heads, 1, dim).to(query.dtype), lse.reshape(batch, heads, 1)
 
 
-def _rotations(layer: AntLayer, q: Tensor, row: int) -> tuple[Any, Any, Any]:
-    """The query turned back by the first position of each block, (blocks, H, G, D), and cos, sin (block, r) of the
-    positions within one: q · R(j₀ + t) k = (R(−j₀) q) · R(t) k, whatever the rotations' scale f, of which one is left."""
-    assert layer.rope is not None
-    block = layer.settings.block
-    start = 0 if layer.start is None else int(layer.start[row])
-    firsts = torch.arange(0, layer.closed, block) - start
-    cos, sin = layer.rope.tables(firsts[None])
-    turned = _back(q[None], cos[0, :, None, None], sin[0, :, None, None], layer.rope.factor)
-    within, across = layer.rope.tables(torch.arange(block)[None])
-    return turned.contiguous().numpy(), within[0].contiguous().numpy(), across[0].contiguous().numpy()
+def _one(book: Tensor) -> Tensor:
+    """A book that all heads share, once."""
+    return book[:1] if book.stride(0) == 0 else book
 
 
-def _back(x: Tensor, cos: Tensor, sin: Tensor, factor: float) -> Tensor:
-    """R(−p) x, of length 1."""
-    width = cos.shape[-1]
-    part = x[..., :width]
-    left, right = part.chunk(2, -1)
-    turned = (part * cos - torch.cat([-right, left], -1) * sin) / factor
-    rest = x[..., width:].expand(*turned.shape[:-1], x.shape[-1] - width)
-    return torch.cat([turned, rest], -1)
+def _plain(x: Tensor) -> np.ndarray:
+    return x.float().contiguous().numpy()

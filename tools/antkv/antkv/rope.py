@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from tenfold_shared import BadInput
 
+Halves = tuple[Tensor, Tensor]
 FULL = "full_attention"
 GROWING = ("dynamic", "longrope")  # frequencies that change with the length: a cached key cannot be rotated back
 
@@ -37,6 +39,7 @@ class Rope:
             )
         name = f"{FULL}_attention_scaling" if self.how else "attention_scaling"
         self.factor = float(getattr(self.module, name, 1.0) or 1.0)
+        self._stepped: dict[str, tuple[tuple[Any, ...], Halves]] = {}
 
     @property
     def frequencies(self) -> Tensor:
@@ -48,6 +51,31 @@ class Rope:
         probe = torch.zeros(1, dtype=torch.float32, device=positions.device)
         cos, sin = self.module(probe, positions, **self.how)
         return cos.float(), sin.float()
+
+    def stepped(self, block: int, length: int, start: Tensor | None) -> tuple[Halves, Halves]:
+        """Rotations of a position p = first of its block + t as two: near (block, r / 2) of t, far (B, or 1 without `start`,
+        blocks, r / 2) of the firsts of `length` tokens, of length 1. q · R(first + t) k = (R(−first) q) · R(t) k. Layers of a step share them."""
+
+        def once(name: str, key: tuple[Any, ...], make: Callable[[], Tensor], length: float) -> Halves:
+            known = self._stepped.get(name)
+            if known is None or known[0] != key:
+                cos, sin = self.tables(make())
+                half = cos.shape[-1] // 2
+                self._stepped[name] = known = (
+                    key,
+                    ((cos[..., :half] / length).contiguous(), (sin[..., :half] / length).contiguous()),
+                )
+            return known[1]
+
+        begins = (0,) if start is None else tuple(start.tolist())
+        near = once("near", (block,), lambda: torch.arange(block)[None], 1.0)
+        far = once(
+            "far",
+            (block, length, begins),
+            lambda: torch.arange(0, length, block) - torch.tensor(begins)[:, None],
+            self.factor,
+        )
+        return (near[0][0], near[1][0]), far
 
     def rotate(self, keys: Tensor, positions: Tensor) -> Tensor:
         """Keys (B, H, n, D) as the model has them at positions (B, n)."""

@@ -14,7 +14,7 @@ ifneq ($(wildcard ../shared/data),)
 export TENFOLD_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: help demo test test-deep test-engines lint docs bench claims gpu-check wheels clean
+.PHONY: help demo test test-deep test-engines lint docs bench claims gpu-check gpu-capacity wheels clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,7 +22,7 @@ help:
 	@echo "test           lint, types, contracts and tests (about 3 minutes)"
 	@echo "test-deep      full matrices, kill runs (TOOL=cotpass for one tool)"
 	@echo "test-engines   tests against vLLM's CPU build, in .venv-engines"
-	@echo "lint docs bench claims gpu-check wheels clean; demo-TOOL test-TOOL bench-TOOL claims-TOOL"
+	@echo "lint docs bench claims gpu-check gpu-capacity wheels clean; demo-TOOL test-TOOL bench-TOOL claims-TOOL"
 
 # ---------------------------------------------------------------- environments
 
@@ -106,6 +106,9 @@ claims-%: .make/venv
 
 gpu-check:
 	@$(PYTHON) kernels/gpu_check.py
+
+gpu-capacity:
+	@$(PYTHON) tools/antkv/bench/gpu/capacity.py
 
 clean:
 	rm -rf .venv .venv-engines .wheelhouse .make dist out

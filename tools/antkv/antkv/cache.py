@@ -15,6 +15,7 @@ them. Keys are cached as the model rotates them; codes are of keys before rotati
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,7 +95,7 @@ class AntLayer(CacheLayerMixin):
         self.index, self.rope, self.settings = index, rope, settings
         self.book_k, self.book_v = books
         self.dim, self.bits = books[0].shape[-1], max(1, (books[0].shape[-2] - 1).bit_length())
-        self.length = self.closed = self.chosen = 0
+        self.length = self.closed = 0
         self.start: Tensor | None = None
         self._random = torch.Generator().manual_seed(settings.seed * 1_000_003 + index)
 
@@ -144,7 +145,7 @@ class AntLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         self.is_initialized = False
-        self.length = self.closed = self.chosen = 0
+        self.length = self.closed = 0
         self.start = None
         self._random.manual_seed(self.settings.seed * 1_000_003 + self.index)
 
@@ -254,23 +255,24 @@ class AntLayer(CacheLayerMixin):
         self.window_v = torch.cat([self.window_v, values.to(dtype)], 2)
         self.sum_k = nn.functional.pad(self.sum_k, (0, count)) + new.keys
         self.sum_v = nn.functional.pad(self.sum_v, (0, count)) + new.values
-        while self.window_k.shape[2] >= self.settings.window + self.settings.block:
-            self._close(self.settings.block)
+        over = (self.window_k.shape[2] - self.settings.window) // self.settings.block
+        if over > 0:
+            self._close(over * self.settings.block)
 
     def _window_start(self) -> Tensor | None:
         return None if self.start is None else (self.start - self.closed).clamp_min(0)
 
     def _close(self, count: int) -> None:
-        """The window's oldest tokens leave it."""
-        self._keep(self.window_k[:, :, :count], self.window_v[:, :, :count])
+        """The window's oldest tokens leave it, whole blocks."""
+        sums = Factors(self.sum_k[:, :, :count], self.sum_v[:, :, :count])
+        self._keep(self.window_k[:, :, :count], self.window_v[:, :, :count], sums)
         for name in ("window_k", "window_v", "sum_k", "sum_v"):
             setattr(self, name, getattr(self, name)[:, :, count:].clone())
         self.closed += count
 
-    def _keep(self, keys: Tensor, values: Tensor) -> None:
-        """Encode a block, and take its anchors."""
-        count = keys.shape[2]
-        factor = Factors(self.sum_k[:, :, :count], self.sum_v[:, :, :count])
+    def _keep(self, keys: Tensor, values: Tensor, sums: Factors) -> None:
+        """Encode whole blocks, and take their anchors: the same ones however many blocks come at once."""
+        count, block = keys.shape[2], self.settings.block
         positions = self._positions(self.closed, count, keys.shape[0])
         plain = keys.float() if self.rope is None else self.rope.unrotate(keys, positions)
         codes_k, codes_v = self._encode(plain, self.book_k), self._encode(values.float(), self.book_v)
@@ -281,38 +283,47 @@ class AntLayer(CacheLayerMixin):
                 for x, codes, book in ((plain, codes_k, self.book_k), (values.float(), codes_v, self.book_v))
             )
         found = scoring.score(
-            self.settings.score, factor, errors=errors, first=self.closed, total=self.length, generator=self._random
-        )
-        wanted = math.ceil(self.settings.ratio * (self.closed + count) - 1e-9) - self.chosen
-        at_k, at_v = self._choose(found, wanted, count)
+            self.settings.score, sums, errors=errors, first=self.closed, total=self.length, generator=self._random,
+            block=block,
+        )  # fmt: skip
+        ends = range(self.closed, self.closed + count + 1, block)
+        due = [math.ceil(self.settings.ratio * end - 1e-9) for end in ends]  # the share of all so far, exactly
+        wanted = [b - a for a, b in itertools.pairwise(due)]
         self.codes_k, self.codes_v = (
-            torch.cat([old, pack(new, self.bits, checked=False)[:, :, None]], 2)
+            torch.cat([old, pack(new.unflatten(-1, (-1, block)).transpose(2, 3), self.bits, checked=False)], 2)
             for old, new in ((self.codes_k, codes_k), (self.codes_v, codes_v))
         )
-        if wanted:
+        if sum(wanted):
+            at_k, at_v = self._choose(found, wanted)
             shared = at_v is at_k
             self.anchors_k = torch.cat([self.anchors_k, _picked(keys, at_k)], 2)
             self.anchors_v = torch.cat([self.anchors_v, _picked(values, at_v)], 2)
             self.at_k = torch.cat([self.at_k, _slots(at_k, self.closed)], 2)
             self.at_v = self.at_k if shared else torch.cat([self.at_v, _slots(at_v, self.closed)], 2)
-            self.chosen += wanted
 
-    def _choose(self, found: Factors, wanted: int, count: int) -> tuple[Tensor, Tensor]:
-        """Indices within the block (B, H, wanted), ascending, −1 for padding; the same object where keys and values share."""
-        keys, values = found
+    def _choose(self, found: Factors, wanted: list[int]) -> tuple[Tensor, Tensor]:
+        """Indices within the new tokens (B, H, sum of wanted), `wanted` of each block, ascending, −1 for padding; the same
+        object where keys and values share."""
+        keys, values = (part.unflatten(-1, (len(wanted), -1)) for part in found)
         if self.settings.scope != "head":
-            keys = scoring.combined(found)
+            keys = scoring.combined(Factors(keys, values))
             if self.settings.scope == "layer":
                 keys = keys.sum(1, keepdim=True).expand_as(keys)
+        most, block = max(wanted), self.settings.block
         pads = None
         if self.start is not None:
-            slots = torch.arange(self.closed, self.closed + count, device=self.device)
-            pads = (slots < self.start[:, None])[:, None]
+            slots = torch.arange(self.closed, self.closed + len(wanted) * block, device=self.device)
+            pads = (slots < self.start[:, None]).unflatten(-1, (-1, block))[:, None]
+        beyond = torch.arange(most, device=self.device) >= torch.tensor(wanted, device=self.device)[:, None]
+        held = (~beyond).flatten().nonzero()[:, 0]
+        begins = torch.arange(0, len(wanted) * block, block, device=self.device)[:, None]
 
         def top(scores: Tensor) -> Tensor:
             scores = scores if pads is None else scores.masked_fill(pads, -math.inf)
-            best = scores.topk(wanted, dim=-1)
-            return torch.where(best.values == -math.inf, -1, best.indices).sort(-1).values
+            best = scores.topk(most, dim=-1)
+            at = torch.where(best.values == -math.inf, -1, best.indices)
+            at = at.masked_fill(beyond, block).sort(-1).values  # what is beyond a block's number comes last in it
+            return torch.where(at < 0, -1, at + begins).flatten(2).index_select(2, held)
 
         at_k = top(keys)
         return at_k, at_k if self.settings.scope != "head" else top(values)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from antkv.cache import AntLayer, Packed, Settings
 from antkv.rope import Rope
+from antkv.score import Factors
 from tenfold_kernels.packing import pack, unpack
 
 GROUP = 32
@@ -58,6 +59,11 @@ class PeerLayer(AntLayer):
         super().reset()
         self.blocks = []
 
+    def _close(self, count: int) -> None:
+        """One block at a time, as each is a record of its own."""
+        for _ in range(count // self.settings.block):
+            super()._close(self.settings.block)
+
     def _over_batch(self, change: Any) -> None:
         if not self.is_initialized:
             return
@@ -84,7 +90,7 @@ class PeerLayer(AntLayer):
 class QuantisedLayer(PeerLayer):
     """A layer whose closed blocks a method quantises: `encode` to tensors, `decode` back."""
 
-    def _keep(self, keys: Tensor, values: Tensor) -> None:
+    def _keep(self, keys: Tensor, values: Tensor, sums: Factors) -> None:
         plain = keys.float()
         if self.rope is not None:
             plain = self.rope.unrotate(keys, self._positions(self.closed, keys.shape[2], keys.shape[0]))
@@ -223,13 +229,17 @@ class Evict(PeerLayer):
 
     def __init__(self, index: int, share: float, settings: Settings) -> None:
         super().__init__(index, 16, None, settings)
-        self.share = share
+        self.share, self.chosen = share, 0
 
-    def _keep(self, keys: Tensor, values: Tensor) -> None:
+    def reset(self) -> None:
+        super().reset()
+        self.chosen = 0
+
+    def _keep(self, keys: Tensor, values: Tensor, sums: Factors) -> None:
         count = keys.shape[2]
         wanted = math.floor(self.share * (self.closed + count) + 1e-9) - self.chosen
         if wanted > 0:
-            best = self.sum_v[:, :, :count].topk(min(wanted, count), -1).indices.sort(-1).values
+            best = sums.values.topk(min(wanted, count), -1).indices.sort(-1).values
             at = best[..., None].expand(-1, -1, -1, keys.shape[3])
             self.blocks.append({"k": keys.gather(2, at).clone(), "v": values.gather(2, at).clone()})
             self.chosen += best.shape[2]

@@ -160,11 +160,13 @@ def score(
     first: int = 0,
     total: int | None = None,
     generator: torch.Generator | None = None,
+    block: int | None = None,
 ) -> Factors:
     """What anchors are chosen by, the larger the likelier, from accumulated factors [2.1, decision].
 
     factor: FK, FV for `bound` and `error`, FK2, FV2 for `bound2`; of values only for the masses. errors: ‖k − k̂‖ and
-    ‖v − v̂‖, for `error`. first: position of the first slot, of `total` seen so far (`sink`, `recent`, `mean-mass`).
+    ‖v − v̂‖, for `error`. first: position of the first slot, of `total` seen so far (`sink`, `recent`, `mean-mass`). block: `random` draws for so many slots
+    at a time, so that its draws do not depend on how many blocks come at once.
     """
     n = factor.keys.shape[-1]
     at = torch.arange(first, first + n, device=factor.keys.device, dtype=torch.float32)
@@ -180,7 +182,9 @@ def score(
             raise ValueError("score error: the quantisation errors are needed")
         return Factors(factor.keys * errors[0], factor.values * errors[1])
     if kind == "random":
-        drawn = torch.rand(factor.keys.shape, generator=generator).to(factor.keys.device)
+        sizes = [block] * (n // block) if block else [n]
+        drawn = torch.cat([torch.rand(*factor.keys.shape[:-1], size, generator=generator) for size in sizes], -1)
+        drawn = drawn.to(factor.keys.device)
         return Factors(drawn, drawn)
     plain = (-at if kind == "sink" else at).expand_as(factor.keys)
     return Factors(plain, plain)

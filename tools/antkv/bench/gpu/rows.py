@@ -180,7 +180,6 @@ def capacity(size: Size) -> Record:
         layer.anchors_k, layer.anchors_v = one["anchors"]
         layer.at_k = layer.at_v = one["at"]
         layer.closed = layer.length = size.held
-        layer.chosen = one["at"].shape[2]
         layers.append(layer)
 
     def attend(at: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

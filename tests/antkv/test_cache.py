@@ -7,7 +7,7 @@ import torch
 from ant_models import codebook, dense, dense_factors, tiny
 from transformers import DynamicCache
 
-from antkv.cache import AntCache, AntLayer, Settings, attached
+from antkv.cache import AntCache, AntLayer, AntLayer, Settings, attached
 from antkv.peers import PeerCache
 from antkv.rope import Rope
 from tenfold_shared import BadInput
@@ -172,22 +172,26 @@ def test_vectors_that_are_centroids_cost_nothing():
 
 
 @pytest.mark.parametrize("scope", ["head", "layer", "shared-kv"])
-def test_padded_rows_are_those_alone(scope):
-    model, lengths = tiny(), (40, 33, 20)
+@pytest.mark.parametrize("ratio", [0.03, 0.1])
+def test_padded_rows_are_those_alone(scope, ratio):
+    """At ratio .03 a row has an anchor or two, and would lose them if padding counted towards its share."""
+    model, lengths = tiny(), (40, 24, 16)
     rows = [ids(1, n, seed=n) for n in lengths]
-    how = {"ratio": 0.1, "window": 8, "block": 8, "dtype": F32, "scope": scope}
+    how = {"ratio": ratio, "window": 8, "block": 8, "dtype": F32, "scope": scope}
     mask = torch.tensor([[0] * (40 - n) + [1] * n for n in lengths])
     batch = torch.cat([torch.nn.functional.pad(row, (40 - row.shape[1], 0)) for row in rows])
     cache = AntCache(model, codebook(model), Settings(**how))
     with attached(model):
         together = fed(model, batch, cache, 8, mask)
     for b, (row, n) in enumerate(zip(rows, lengths, strict=True)):
-        if (40 - n) % 8:
-            continue  # its blocks begin elsewhere: other tokens compete for the anchors
         alone = AntCache(model, codebook(model), Settings(**how))
         with attached(model):
             out = fed(model, row, alone, 8)
         assert torch.allclose(together[b, 40 - n :], out[0], atol=1e-4)
+        for both, one in zip(cache.packed, alone.packed, strict=True):
+            kept = [row[row >= 0].tolist() for row in both.at_k[b]]
+            assert kept == [(row + 40 - n).tolist() for row in one.at_k[0]]
+    assert cache.numbers() == 2 * 2 * 2 * 16 * sum(lengths)
     for layer in cache.packed:
         for b, n in enumerate(lengths):
             at = layer.at_k[b]
@@ -334,6 +338,39 @@ def test_broken_numbers_name_layer_and_head():
     cache = AntCache(model, codebook(model), Settings(block=8))
     with attached(model), pytest.raises(BadInput, match="layer 1, head 1: the model's values"):
         fed(model, ids(1, 9), cache, 9)
+
+
+def test_numbers_beyond_the_windows_type_name_layer_and_head():
+    model = tiny()
+    with torch.no_grad():
+        model.model.layers[1].self_attn.v_proj.weight[16:] *= 1e6
+    cache = AntCache(model, codebook(model), Settings(block=8, window=8))
+    with (
+        attached(model),
+        pytest.raises(BadInput, match=r"layer 1, head 1: the model's values reach .*, beyond float16"),
+    ):
+        fed(model, ids(1, 8), cache, 8)
+
+
+@pytest.mark.parametrize("rope", ["pre", "post"])
+def test_closed_tokens_are_decoded_a_stretch_at_a_time(rope, monkeypatch):
+    """Chunks over many stretches, with padding and anchors, are what they are over one; never more is decoded at once."""
+    model = tiny()
+    mask = torch.tensor([[1] * 96, [0] * 37 + [1] * 59])
+    tokens, outs, most = ids(2, 96) * mask, [], []
+    decoded = AntLayer._decoded_from
+    monkeypatch.setattr(
+        AntLayer, "_decoded_from", lambda self, dtype, a, b: most.append(b - a) or decoded(self, dtype, a, b)
+    )
+    for stretch in (10_000, 16):
+        monkeypatch.setattr("antkv.cache.STRETCH", stretch)
+        most.clear()
+        for masked in (mask, None):
+            cache = AntCache(model, codebook(model, rope=rope), Settings(ratio=0.1, window=8, block=8, dtype=F32))
+            with attached(model):
+                outs.append(fed(model, tokens, cache, 32, masked))
+    assert max(most) == 16
+    assert torch.allclose(outs[0], outs[2], atol=1e-4) and torch.allclose(outs[1], outs[3], atol=1e-4)
 
 
 def test_reset_begins_anew():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 from ant_models import tiny
 
 from antkv.rope import Rope
@@ -42,3 +43,19 @@ def test_rotations_are_the_models(kind):
 def test_frequencies_that_grow_are_refused():
     with pytest.raises(BadInput, match=r"dynamic.*--rope post"):
         Rope(tiny(rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}))
+
+
+@pytest.mark.parametrize("kind", ["CohereConfig", "GlmConfig", "Ernie4_5Config", "HeliumConfig"])
+def test_channels_paired_otherwise_are_refused(kind):
+    """Interleaved pairs, whatever the class is called: found by trying the model's own rotation."""
+    config = getattr(transformers, kind)(
+        vocab_size=97, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    with pytest.raises(BadInput, match="--rope post"):
+        Rope(transformers.AutoModelForCausalLM.from_config(config))
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen", "mistral", "gemma", "phi"])
+def test_models_of_halves_are_taken(kind):
+    Rope(tiny(kind=kind))

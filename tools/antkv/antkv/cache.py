@@ -15,7 +15,6 @@ them. Keys are cached as the model rotates them; codes are of keys before rotati
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from antkv.codebook import Codebook
 
 NAME = "antkv"
+STRETCH = 16384  # closed tokens that are decoded at once for a chunk
 Scope = Literal["head", "layer", "shared-kv"]
 
 
@@ -127,8 +127,14 @@ class AntLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         for name, states in (("keys", key_states), ("values", value_states)):
-            if not torch.isfinite(states).all():
-                head = int(torch.nonzero(~torch.isfinite(states).all(-1).all(-1))[0, 1])
+            fits = torch.isfinite(states.to(self.settings.dtype))
+            if not fits.all():
+                head = int(torch.nonzero(~fits.all(-1).all(-1))[0, 1])
+                if torch.isfinite(states).all():
+                    kind = str(self.settings.dtype).removeprefix("torch.")
+                    raise BadInput(
+                        f"layer {self.index}, head {head}: the model's {name} reach {float(states.abs().max()):.3g}, beyond {kind}"
+                    )
                 raise BadInput(f"layer {self.index}, head {head}: the model's {name} hold NaN or infinity")
         self.length += key_states.shape[2]
         pending = Pending(self, key_states, value_states)
@@ -169,7 +175,8 @@ class AntLayer(CacheLayerMixin):
         self._over_batch(lambda t: t[indices])
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take back the latest tokens, as far as they are in the window: what was closed cannot come back."""
+        """Take back the latest tokens, as far as they are in the window: what was closed cannot come back. The sums of
+        earlier tokens keep what the queries of the taken ones added."""
         count = abs(tokens_to_remove)
         if not count:
             return
@@ -199,11 +206,14 @@ class AntLayer(CacheLayerMixin):
         elif count == 1 and self._looked_up:
             attended = scoring.Attended(*lut.step(self, query, window_k, window_v, scale))
         else:
-            old_k, old_v = self.dequantised(keys.dtype)
-            all_k, all_v = torch.cat([old_k, window_k], 2), torch.cat([old_v, window_v], 2)
-            attended = scoring.attend(query, all_k, all_v, scale, self.start)
+            attended = self._attend_all(query, window_k, window_v, scale)
         self._push(query, keys, values, window_k, window_v, attended, scale)
         return attended.out
+
+    @property
+    def _stretch(self) -> int:
+        """How many tokens are decoded at once: whole blocks."""
+        return max(1, STRETCH // self.settings.block) * self.settings.block
 
     @property
     def _has_codes(self) -> bool:
@@ -224,17 +234,26 @@ class AntLayer(CacheLayerMixin):
     def _attend_closed(self, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         """A chunk that sees of itself what the cache will hold: exact attention for the scores, then again."""
         window_k, window_v = self._with(keys, values)
-        old_k, old_v = self.dequantised(keys.dtype)
-        exact = scoring.attend(
-            query, torch.cat([old_k, window_k], 2), torch.cat([old_v, window_v], 2), scale, self.start
-        )
+        exact = self._attend_all(query, window_k, window_v, scale)
         self._push(query, keys, values, window_k, window_v, exact, scale)
-        closed_k, closed_v = self.dequantised(keys.dtype)
-        kept_k, kept_v = (
-            torch.cat([closed_k, self.window_k.to(keys.dtype)], 2),
-            torch.cat([closed_v, self.window_v.to(keys.dtype)], 2),
-        )
-        return scoring.attend(query, kept_k, kept_v, scale, self.start).out
+        return self._attend_all(query, self.window_k.to(keys.dtype), self.window_v.to(keys.dtype), scale).out
+
+    def _attend_all(self, query: Tensor, exact_k: Tensor, exact_v: Tensor, scale: float) -> scoring.Attended:
+        """Attention to the closed tokens and to exact ones after them. What is decoded at once is bounded: whole stretches
+        of closed tokens are merged with the rest."""
+        found, first = None, 0
+        if self._has_codes:
+            for first in range(self._stretch, self.closed + 1, self._stretch):
+                keys, values = self._decoded_from(exact_k.dtype, first - self._stretch, first)
+                start = None if self.start is None else self.start - (first - self._stretch)
+                part = scoring.attend_past(query, keys, values, scale, start)
+                found = part if found is None else scoring.merged(found, part)
+            old_k, old_v = self._decoded_from(exact_k.dtype, first, self.closed)
+        else:
+            old_k, old_v = self.dequantised(exact_k.dtype)
+        start = None if self.start is None else (self.start - first).clamp_min(0)
+        rest = scoring.attend(query, torch.cat([old_k, exact_k], 2), torch.cat([old_v, exact_v], 2), scale, start)
+        return rest if found is None else scoring.merged(found, rest)
 
     def _push(
         self,
@@ -286,14 +305,12 @@ class AntLayer(CacheLayerMixin):
             self.settings.score, sums, errors=errors, first=self.closed, total=self.length, generator=self._random,
             block=block,
         )  # fmt: skip
-        ends = range(self.closed, self.closed + count + 1, block)
-        due = [math.ceil(self.settings.ratio * end - 1e-9) for end in ends]  # the share of all so far, exactly
-        wanted = [b - a for a, b in itertools.pairwise(due)]
+        wanted = self._wanted(count)
         self.codes_k, self.codes_v = (
             torch.cat([old, pack(new.unflatten(-1, (-1, block)).transpose(2, 3), self.bits, checked=False)], 2)
             for old, new in ((self.codes_k, codes_k), (self.codes_v, codes_v))
         )
-        if sum(wanted):
+        if wanted.any():
             at_k, at_v = self._choose(found, wanted)
             shared = at_v is at_k
             self.anchors_k = torch.cat([self.anchors_k, _picked(keys, at_k)], 2)
@@ -301,28 +318,39 @@ class AntLayer(CacheLayerMixin):
             self.at_k = torch.cat([self.at_k, _slots(at_k, self.closed)], 2)
             self.at_v = self.at_k if shared else torch.cat([self.at_v, _slots(at_v, self.closed)], 2)
 
-    def _choose(self, found: Factors, wanted: list[int]) -> tuple[Tensor, Tensor]:
-        """Indices within the new tokens (B, H, sum of wanted), `wanted` of each block, ascending, −1 for padding; the same
-        object where keys and values share."""
-        keys, values = (part.unflatten(-1, (len(wanted), -1)) for part in found)
+    def _wanted(self, count: int) -> Tensor:
+        """(B or 1, blocks) anchors of each block that closes: a row's share of all its tokens so far, exactly; padding is
+        no token."""
+        ends = torch.arange(self.closed, self.closed + count + 1, self.settings.block)
+        begun = torch.zeros(1, dtype=torch.long) if self.start is None else self.start.cpu()
+        tokens = (ends - begun[:, None]).clamp_min(0).double()
+        return torch.ceil(self.settings.ratio * tokens - 1e-9).long().clamp_min(0).diff(dim=1)
+
+    def _choose(self, found: Factors, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices within the new tokens (B, H, a), ascending, `wanted` of each block, −1 where a row has fewer than another;
+        the same object where keys and values share."""
+        keys, values = (part.unflatten(-1, (wanted.shape[1], -1)) for part in found)
         if self.settings.scope != "head":
             keys = scoring.combined(Factors(keys, values))
             if self.settings.scope == "layer":
                 keys = keys.sum(1, keepdim=True).expand_as(keys)
-        most, block = max(wanted), self.settings.block
+        block, widest = self.settings.block, wanted.amax(0)
+        most = int(widest.max())
         pads = None
         if self.start is not None:
-            slots = torch.arange(self.closed, self.closed + len(wanted) * block, device=self.device)
+            slots = torch.arange(self.closed, self.closed + wanted.shape[1] * block, device=self.device)
             pads = (slots < self.start[:, None]).unflatten(-1, (-1, block))[:, None]
-        beyond = torch.arange(most, device=self.device) >= torch.tensor(wanted, device=self.device)[:, None]
-        held = (~beyond).flatten().nonzero()[:, 0]
-        begins = torch.arange(0, len(wanted) * block, block, device=self.device)[:, None]
+        rank = torch.arange(most)
+        beyond = (rank >= wanted[..., None])[:, None].to(self.device)  # of this row
+        nowhere = (rank >= widest[:, None]).to(self.device)  # of every row
+        held = (~nowhere).flatten().nonzero()[:, 0]
+        begins = torch.arange(0, wanted.shape[1] * block, block, device=self.device)[:, None]
 
         def top(scores: Tensor) -> Tensor:
             scores = scores if pads is None else scores.masked_fill(pads, -math.inf)
             best = scores.topk(most, dim=-1)
-            at = torch.where(best.values == -math.inf, -1, best.indices)
-            at = at.masked_fill(beyond, block).sort(-1).values  # what is beyond a block's number comes last in it
+            at = torch.where((best.values == -math.inf) | beyond, -1, best.indices)
+            at = at.masked_fill(nowhere, block).sort(-1).values  # these come last in a block, and are dropped
             return torch.where(at < 0, -1, at + begins).flatten(2).index_select(2, held)
 
         at_k = top(keys)
@@ -343,22 +371,32 @@ class AntLayer(CacheLayerMixin):
 
     def dequantised(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Closed keys and values (B, H, closed, D) as attention reads them: decoded, rotated, anchors in place."""
-        batch = self.window_k.shape[0]
+        return self._decoded_from(dtype, 0, self.closed)
+
+    def _decoded_from(self, dtype: torch.dtype, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """The same of tokens first … last, whole blocks."""
+        batch, block = self.window_k.shape[0], self.settings.block
         found = []
         for codes, book, anchors, at, rope in (
             (self.codes_k, self.book_k, self.anchors_k, self.at_k, self.rope),
             (self.codes_v, self.book_v, self.anchors_v, self.at_v, None),
         ):
-            indices = unpack(codes, self.bits, self.settings.block)  # (B, H, blocks, M, block)
+            indices = unpack(codes[:, :, first // block : last // block], self.bits, block)  # (B, H, blocks, M, block)
             x = _decoded(indices.permute(0, 1, 3, 2, 4).flatten(3), book)
-            if rope is not None and self.closed:
-                x = rope.rotate(x, self._positions(0, self.closed, batch))
-            x = nn.functional.pad(x.to(dtype), (0, 0, 0, 1))  # a last row takes what is no anchor
-            where = torch.where(at < 0, self.closed, at).long()[..., None].expand(-1, -1, -1, self.width)
-            found.append(x.scatter(2, where, anchors.to(dtype))[:, :, : self.closed])
+            if rope is not None and last > first:
+                x = rope.rotate(x, self._positions(first, last - first, batch))
+            x = nn.functional.pad(x.to(dtype), (0, 0, 0, 1))  # a last row takes what is no anchor of these tokens
+            here = torch.where((at >= first) & (at < last), at - first, last - first)
+            where = here.long()[..., None].expand(-1, -1, -1, self.width)
+            found.append(x.scatter(2, where, anchors.to(dtype))[:, :, : last - first])
         return found[0], found[1]
 
     # ------------------------------------------------------------ bytes
+
+    def tokens(self) -> int:
+        """Cached tokens of all rows."""
+        padding = 0 if self.start is None else int(self.start.clamp_max(self.length).sum())
+        return self.window_k.shape[0] * self.length - padding
 
     def parts(self) -> dict[str, int]:
         """Bytes of the live tensors: index, anchors, window."""
@@ -422,12 +460,8 @@ class Packed(Cache):
         return found
 
     def numbers(self) -> int:
-        """How many numbers the packed layers stand for."""
-        return sum(
-            2 * layer.window_k.shape[0] * layer.heads * layer.width * layer.length
-            for layer in self.packed
-            if layer.is_initialized
-        )
+        """How many numbers the packed layers stand for; padding is none."""
+        return sum(2 * layer.heads * layer.width * layer.tokens() for layer in self.packed if layer.is_initialized)
 
     def effective_bits(self) -> float:
         """Bits of the live tensors a cached number; the codebook is not in it."""

@@ -23,9 +23,14 @@ Record = dict[str, Any]
 class Decoder:
     """One prompt at a time on a packed cache."""
 
-    def __init__(self, model: Any, tokenizer: Any, book: Any, settings: Any, sampling: Any, seed: int) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, book: Any, settings: Any, sampling: Any, seed: int, beyond: bool
+    ) -> None:
         self.model, self.tokenizer, self.book = model, tokenizer, book
-        self.settings, self.sampling, self.seed = settings, sampling, seed
+        self.settings, self.sampling, self.seed, self.beyond = settings, sampling, seed, beyond
+        ends = model.generation_config.eos_token_id
+        self.ends = {ends} if isinstance(ends, int) else set(ends or ())
+        self.unquantised = 0  # answers whose cache was the window alone
 
     def ids(self, task: Record) -> list[int]:
         if task.get("prompt") is not None:
@@ -48,13 +53,25 @@ class Decoder:
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         for key, task in requests:
             ids = self.ids(task)
-            if not ids or (limit is not None and len(ids) + how.max_tokens > limit):
+            long = limit is not None and not self.beyond and len(ids) + how.max_tokens > limit
+            if not ids or long:
                 told = (
                     "the prompt is empty"
                     if not ids
-                    else f"{len(ids)} tokens and --max-tokens {how.max_tokens} exceed {limit}"
+                    else f"{len(ids)} tokens and --max-tokens {how.max_tokens} exceed the model's {limit} positions; --allow-extrapolation goes on"
                 )
-                yield key, {"text": "", "finish": "error", "prompt": len(ids), "made": 0, "bits": None, "error": told}
+                yield (
+                    key,
+                    {
+                        "text": "",
+                        "finish": "error",
+                        "prompt": len(ids),
+                        "made": 0,
+                        "bits": None,
+                        "closed": 0,
+                        "error": told,
+                    },
+                )
                 continue
             cache = AntCache(self.model, self.book, self.settings)
             digest = hashlib.blake2b(f"{self.seed}\x1f{key}".encode(), digest_size=7).digest()
@@ -70,10 +87,13 @@ class Decoder:
                 )[0, len(ids) :].tolist()
             text = self.tokenizer.decode(out, skip_special_tokens=True)
             cut = min((at for word in how.stop if (at := text.find(word)) >= 0), default=None)
-            ended = cut is not None or len(out) < how.max_tokens
+            ended = cut is not None or len(out) < how.max_tokens or out[-1] in self.ends
+            closed = max((layer.closed for layer in cache.packed), default=0)
+            self.unquantised += closed == 0
             yield key, {
                 "text": text if cut is None else text[:cut], "finish": "stop" if ended else "length", "prompt": len(ids),
-                "made": len(out), "bits": round(cache.effective_bits(), 4), "error": None,
+                "made": len(out), "bits": round(cache.effective_bits(), 4), "closed": closed,
+                "error": None,
             }  # fmt: skip
 
 
@@ -88,6 +108,7 @@ def run(
     score: Any,
     window: int,
     block: int,
+    allow_extrapolation: bool,
     dtype: str,
     device: str,
     trust_remote_code: bool,
@@ -132,19 +153,25 @@ def run(
                 **task, "schema": shapes.schema("sample"), "sample": 0, "response": found["text"],
                 "finish_reason": found["finish"],
                 "usage": {"prompt_tokens": found["prompt"], "completion_tokens": found["made"]}, "model": uri,
-                "meta": {**(task.get("meta") or {}), "antkv": {"effective_bits": found["bits"]}},
+                "meta": {**(task.get("meta") or {}), "antkv": {"effective_bits": found["bits"], "quantised_tokens": found["closed"]}},
             }  # fmt: skip
             return [sample | ({"error": found["error"]} if found["error"] else {})]
 
+        decoder = Decoder(model, tokenizer, book, settings, sampling, seed, allow_extrapolation)
         with Progress("generate", source.count(), "prompts", quiet) as progress:
             done = flow(
                 source,
                 identify=lambda task: task["id"],
                 plan=lambda where, task: [("", task)],
-                execute=Decoder(model, tokenizer, book, settings, sampling, seed),
+                execute=decoder,
                 assemble=assemble,
                 out=out,
                 max_time=max_time,
                 progress=progress,
+            )
+        if decoder.unquantised and not quiet:
+            print(
+                f"antkv: {decoder.unquantised} answers stayed within the window of {window} tokens and a block of {block}: nothing of them was quantised",
+                file=sys.stderr,
             )
         return out.complete(done, source, seed=seed)

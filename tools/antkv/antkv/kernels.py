@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tenfold_shared.launch.anchor_score import anchor_score
-from tenfold_shared.launch.vq_decode import Coded, Dense, Rope, vq_decode
+from tenfold_shared.launch.vq_decode import Coded, Dense, vq_decode
 from tenfold_shared.launch.vq_encode import SUB, vq_encode
 
 if TYPE_CHECKING:
@@ -82,8 +82,7 @@ def step(layer: AntLayer, query: Tensor, keys: Tensor, values: Tensor, scale: fl
             parts.append(Dense(layer.anchors_k.to(dtype), layer.anchors_v.to(dtype), layer.at_k))
         rope = factor = None
         if layer.rope is not None:
-            shift = None if layer.start is None else -layer.start.long()
-            rope, factor = Rope(layer.rope.frequencies.to(query.device), shift), layer.rope.factor
+            rope, factor = layer.rope.launched(query.device, layer.start), layer.rope.factor
         book_k = layer.book_k if factor is None else layer.book_k * factor  # the model's rotations have length `factor`
         kind = torch.bfloat16 if dtype == torch.bfloat16 else torch.float16
         coded = Coded(

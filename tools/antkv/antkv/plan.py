@@ -68,6 +68,18 @@ def activation_bytes(config: Any, tokens: int) -> int:
     return 2 * tokens * (2 * hidden + max(attention, 3 * config.intermediate_size)) + 4 * config.vocab_size
 
 
+def decoding_bytes(model: Model, shape: Shape | None, tokens: int) -> tuple[int, float]:
+    """Bytes of a chunk's attention beside its activations, and bytes a cached token: one layer's closed tokens are decoded so
+    many at a time, in float32 while they are turned (some 24 bytes a number), and its codes are copied once when blocks join
+    them."""
+    from antkv.cache import STRETCH
+
+    if shape is None:
+        return 0, 0.0
+    numbers = model.kv_heads * model.head_dim
+    return 24 * numbers * min(tokens, STRETCH), 2 * numbers * shape.rate / 8
+
+
 def plan(
     config: Any,
     memory: int,
@@ -91,7 +103,8 @@ def plan(
         each = token_bytes(model, layers, shape, anchors)
         a_token = each["index"] + each["anchors"]
         books = codebook_bytes(model, layers, shape, scope) if shape else 0
-        windows = (2 * layers * model.kv_heads * (2 * model.head_dim + 4)) * window if shape else 0
+        windows = (2 * layers * model.kv_heads * (2 * model.head_dim + 4)) * min(window, context) if shape else 0
+        decoding, copied = decoding_bytes(model, shape, context)
         other = (
             (text.num_hidden_layers - layers)
             * 2
@@ -100,17 +113,19 @@ def plan(
             * 2
             * (getattr(text, "sliding_window", None) or 0)
         )
-        held = weights + books + activation_bytes(text, min(chunk, context))
+        held = weights + books + decoding + activation_bytes(text, min(chunk, context))
         fixed = windows + other  # of each sequence
-        whole = activation_bytes(text, context) + weights + books
-        cache = batch * (context * a_token + fixed)
+        whole = activation_bytes(text, context) + weights + books  # nothing is cached before it
+        cache = batch * (context * a_token + fixed) + copied * context
+        most = weights + books + decoding_bytes(model, shape, memory)[0] + activation_bytes(text, chunk)
+        longest = max(0, math.floor((free - most - fixed) / (a_token + copied)))
         rows.append(
             {
                 "bits": float(name),
                 "effective_bits": 8 * (a_token * context + windows)
                 / (2 * layers * model.kv_heads * model.head_dim * context),
-                "max_context": max(0, math.floor((free - held - fixed) / a_token)),
-                "max_batch": max(0, math.floor((free - held) / (context * a_token + fixed))),
+                "max_context": longest,
+                "max_batch": max(0, math.floor((free - held - copied * context) / (context * a_token + fixed))),
                 "cache_fits": weights + books + cache <= free,
                 "prefill_fits": {"whole": whole + cache <= free, "in_chunks": held + cache <= free, "chunk": chunk},
                 "bytes": {
@@ -119,7 +134,7 @@ def plan(
                     "anchors": round(batch * context * each["anchors"]),
                     "window": batch * fixed,
                     "codebooks": books,
-                    "activations": activation_bytes(text, min(chunk, context)),
+                    "activations": activation_bytes(text, min(chunk, context)) + decoding,
                     "activations_whole": activation_bytes(text, context),
                 },
                 "dim": shape.dim if shape else None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,7 @@ class Rope:
         name = f"{FULL}_attention_scaling" if self.how else "attention_scaling"
         self.factor = float(getattr(self.module, name, 1.0) or 1.0)
         self._stepped: dict[str, tuple[tuple[Any, ...], Halves]] = {}
+        self._launched: dict[Any, Any] = {}
 
     @property
     def frequencies(self) -> Tensor:
@@ -77,6 +79,16 @@ class Rope:
         )
         return (near[0][0], near[1][0]), far
 
+    def launched(self, device: Any, start: Tensor | None) -> Any:
+        """What the decode kernel takes; without padding one for all steps, as its tables are long."""
+        from tenfold_shared.launch.vq_decode import Rope as Launched
+
+        if start is not None:
+            return Launched(self.frequencies.to(device), -start.long())
+        if device not in self._launched:
+            self._launched[device] = Launched(self.frequencies.to(device))
+        return self._launched[device]
+
     def rotate(self, keys: Tensor, positions: Tensor) -> Tensor:
         """Keys (B, H, n, D) as the model has them at positions (B, n)."""
         cos, sin = self.tables(positions)
@@ -103,7 +115,23 @@ def rotary_of(model: nn.Module) -> Any:
     found = [module for name, module in model.named_modules() if name.rpartition(".")[2] == "rotary_emb"]
     if not found:
         raise BadInput("--rope pre: the model has no `rotary_emb` to rotate back by; use --rope post")
-    kinds = {type(module).__name__ for module in found}
-    if any("GPTJ" in kind or "Cohere" in kind or "Glm" in kind for kind in kinds):
-        raise BadInput(f"--rope pre: {sorted(kinds)[0]} pairs its channels otherwise than halves; use --rope post")
+    _check_halves(found[0])
     return found[0]
+
+
+def _check_halves(module: Any) -> None:
+    """Raises BadInput unless the model rotates as `_turned` does, channel i with channel i + r/2: tried on random keys with
+    the function that the model's own code has for it."""
+    home = sys.modules[type(module).__module__]
+    apply: Any = getattr(home, "apply_rotary_pos_emb", None)
+    kind = type(module).__name__
+    width = 8
+    keys, angles = torch.randn(2, 1, 1, 3, width, generator=torch.Generator().manual_seed(0))
+    half = angles[..., : width // 2]
+    cos, sin = (torch.cat([wave(half), wave(half)], -1)[:, 0] for wave in (torch.cos, torch.sin))
+    try:
+        _, turned = apply(keys, keys, cos, sin)
+    except TypeError as error:  # there is none, or it wants other arguments
+        raise BadInput(f"--rope pre: how {kind} turns its keys cannot be tried ({error}); use --rope post") from error
+    if turned.shape != keys.shape or not torch.allclose(turned, _turned(keys, cos[:, None], sin[:, None]), atol=1e-5):
+        raise BadInput(f"--rope pre: {kind} pairs its channels otherwise than halves; use --rope post")

@@ -98,11 +98,32 @@ def _flash_attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Attended:
     if n_q > 1:
         own_k, own_v = (x[:, :, old:].repeat_interleave(heads // stored, 1) for x in (k, v))
         parts.append(_flash(q, own_k, own_v, scale, True))
-    if len(parts) == 1:
-        return parts[0]
-    lse = torch.logaddexp(parts[0].lse, parts[1].lse)
-    out = sum((part.out.float() * torch.exp(part.lse - lse)[..., None] for part in parts), torch.zeros(()))
-    return Attended(out.to(q.dtype), lse)
+    return parts[0] if len(parts) == 1 else merged(*parts)
+
+
+def attend_past(q: Tensor, k: Tensor, v: Tensor, scale: float, start: Tensor | None = None) -> Attended:
+    """Attention to keys that lie before all queries: every query sees every one from `start` on."""
+    batch, heads, n_q, dim = q.shape
+    stored = k.shape[1]
+    folded = q.reshape(batch, stored, heads // stored * n_q, dim)
+    if start is None and _flashes(q):
+        out, lse = _flash(folded, k, v, scale, False)
+    else:
+        scores = torch.einsum("bhid,bhjd->bhij", folded.float(), k.float()) * scale
+        if start is not None:
+            pads = torch.arange(k.shape[2], device=q.device) < start[:, None]
+            scores = scores.masked_fill(pads[:, None, None], -math.inf)
+        lse = torch.logsumexp(scores, -1)
+        out = torch.exp(scores - lse[..., None].nan_to_num(neginf=0.0)) @ v.float()
+    return Attended(out.reshape(q.shape).to(q.dtype), lse.reshape(batch, heads, n_q))
+
+
+def merged(one: Attended, two: Attended) -> Attended:
+    """Attention to both parts' keys, by log-sum-exp; a part may have seen nothing."""
+    lse = torch.logaddexp(one.lse, two.lse)
+    shift = lse.nan_to_num(neginf=0.0)
+    out = sum((part.out.float() * torch.exp(part.lse - shift)[..., None] for part in (one, two)), torch.zeros(()))
+    return Attended(out.to(one.out.dtype), lse)
 
 
 def _scores(q: Tensor, k: Tensor, groups: int, scale: float) -> Tensor:

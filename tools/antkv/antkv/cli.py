@@ -143,6 +143,7 @@ def compare(
     "--window", type=click.IntRange(min=0), default=128, show_default=True, help="Latest tokens, kept exactly."
 )
 @click.option("--block", type=click.IntRange(min=8), default=64, show_default=True, help="Tokens that leave the window at once; a multiple of 8.")  # fmt: skip
+@click.option("--allow-extrapolation", is_flag=True, help="Go on beyond the model's positions.")
 @options("sampling", "seed", "records", "max_time", "output", "common", temperature=0.0, max_tokens=256)
 def generate(files: tuple[str, ...], **given: Any) -> int:
     """Answer the tasks of FILES (`prompt` or `messages`); each sample tells the bits its cache took.

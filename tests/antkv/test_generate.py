@@ -8,6 +8,7 @@ from ant_models import codebook, tiny
 
 from antkv.cache import Settings
 from antkv.generate import Decoder
+from tenfold_shared import BadInput
 from tenfold_shared.generate import Sampling
 
 
@@ -46,6 +47,34 @@ def test_an_answer_whose_last_token_is_the_end_has_stopped():
 def test_what_stayed_in_the_window_is_counted():
     found, decoder = answers(tiny(), ["abcdefghijklmnopqrstuvw", "ab"], 4, beyond=False)
     assert [f["closed"] for f in found] == [16, 0] and decoder.unquantised == 1
+
+
+def test_a_broken_model_is_refused():
+    model = tiny()
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    for temperature in (0.0, 1.0):
+        how = Settings(ratio=1.0, window=8, block=8)
+        decoder = Decoder(
+            model, Letters(), codebook(model), how, Sampling(temperature=temperature, max_tokens=4), 0, False
+        )
+        with pytest.raises(BadInput, match="logits hold NaN or infinity after 2 tokens"):
+            next(decoder(iter([("0", {"id": "0", "prompt": "ab"})])))
+
+
+def test_it_stops_at_a_word_and_decodes_no_further(monkeypatch):
+    """The stop word ends the decoding, not only the text."""
+    model = tiny()
+    (free,), _ = answers(model, ["some prompt"], 12, beyond=False)
+    seen = []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda *a, **k: seen.append(1) or forward(*a, **k))
+    decoder = Decoder(
+        model, Letters(), codebook(model), Settings(ratio=1.0, window=8, block=8, dtype=torch.float32),
+        Sampling(temperature=0.0, max_tokens=12, stop=(free["text"].split()[3],)), 0, False,
+    )  # fmt: skip
+    ((_, found),) = decoder(iter([("0", {"id": "0", "prompt": "some prompt"})]))
+    assert found["finish"] == "stop" and len(seen) < 12
 
 
 @pytest.mark.parametrize("beyond", [False, True])

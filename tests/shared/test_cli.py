@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from tenfold_shared import BadInput, Busy, Missing, OutOfTime
 from tenfold_shared.cli import (
+    EXTRAS,
     REFERENCE_BEGIN,
     REFERENCE_END,
     Backend,
@@ -21,6 +22,7 @@ from tenfold_shared.cli import (
     Terminated,
     Tool,
     add_doctor,
+    check,
     engine_arguments,
     options,
     read_template,
@@ -235,14 +237,33 @@ def test_doctor_reports_every_part_and_require_decides_the_exit():
     report = json.loads(runner.invoke(group, ["doctor", "--json"]).stdout)
     assert list(report) == ["device", "backends", "extras", "kernels", "sandbox"]
     for part in report.values():
-        for check in (part, *part.get("items", {}).values()):
-            assert isinstance(check["ok"], bool) and isinstance(check["detail"], str) and (check["ok"] or check["fix"])
+        for item in (part, *part.get("items", {}).values()):
+            assert isinstance(item["ok"], bool) and isinstance(item["detail"], str) and (item["ok"] or item["fix"])
     assert runner.invoke(group, ["doctor", "--require", "server"]).exit_code == 0
     assert runner.invoke(group, ["doctor", "--require", "nonsense"]).exit_code == 2
     for name, item in (report["backends"]["items"] | report["extras"]["items"] | report["device"]["items"]).items():
         result = runner.invoke(group, ["doctor", "--require", name])
         assert result.exit_code == (0 if item["ok"] else 3)
         assert item["ok"] or item["fix"] in result.stderr
+
+
+def test_doctor_prints_the_line_that_installs_with_its_brackets(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setitem(EXTRAS, "vllm", ["no_such_module"])
+    assert "pip install 'demo[vllm]'" in CliRunner().invoke(make(lambda given: 0), ["doctor"]).stdout
+
+
+def test_a_tool_without_models_has_back_ends_of_its_own():
+    @tool("plain", "tenfold_shared", "x")
+    def group():
+        pass
+
+    add_doctor(
+        group, extras=["fast"], own=lambda: {"cpu": check(True, "compiled"), "gpu2": check(False, "none", "buy one")}
+    )
+    report = json.loads(CliRunner().invoke(group, ["doctor", "--json"]).stdout)
+    assert set(report["backends"]["items"]) == {"cpu", "gpu2"} and not report["backends"]["ok"]
+    assert CliRunner().invoke(group, ["doctor", "--require", "gpu2"]).exit_code == 3
 
 
 def test_doctor_clears_the_cache(tmp_path, monkeypatch):

@@ -97,7 +97,11 @@ class AntLayer(CacheLayerMixin):
         self.dim, self.bits = books[0].shape[-1], max(1, (books[0].shape[-2] - 1).bit_length())
         self.length = self.closed = 0
         self.start: Tensor | None = None
-        self._random = torch.Generator().manual_seed(settings.seed * 1_000_003 + index)
+        self._random = torch.Generator()
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._random.manual_seed((self.settings.seed * 1_000_003 + self.index) % 2**63)
 
     # ------------------------------------------------------------ what transformers asks of a layer
 
@@ -153,7 +157,7 @@ class AntLayer(CacheLayerMixin):
         self.is_initialized = False
         self.length = self.closed = 0
         self.start = None
-        self._random.manual_seed(self.settings.seed * 1_000_003 + self.index)
+        self._begin_anew()
 
     def _over_batch(self, change: Any) -> None:
         if not self.is_initialized:

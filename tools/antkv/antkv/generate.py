@@ -47,7 +47,8 @@ class Decoder:
         from antkv.cache import AntCache, attached
 
         how = self.sampling
-        sampled: Record = {"do_sample": how.temperature > 0}
+        sampled: Record = {"do_sample": how.temperature > 0, "logits_processor": [_finite]}
+
         if how.temperature > 0:
             sampled |= {"temperature": how.temperature, "top_p": how.top_p, "top_k": how.top_k}
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -77,12 +78,19 @@ class Decoder:
             digest = hashlib.blake2b(f"{self.seed}\x1f{key}".encode(), digest_size=7).digest()
             torch.manual_seed(int.from_bytes(digest, "little"))
             prompt = torch.tensor([ids], device=self.model.device)
+
+            def said(seen: Any, _: Any, begin: int = len(ids), **more: Any) -> Any:
+                """Whether a stop word stands in the answer so far."""
+                text = self.tokenizer.decode(seen[0, begin:].tolist(), skip_special_tokens=True)
+                return torch.full((1,), any(word in text for word in how.stop), device=seen.device)
+
             with attached(self.model), torch.inference_mode():
                 out = self.model.generate(
                     prompt,
                     attention_mask=torch.ones_like(prompt),
                     past_key_values=cache,
                     max_new_tokens=how.max_tokens,
+                    stopping_criteria=[said] if how.stop else None,
                     **sampled,
                 )[0, len(ids) :].tolist()
             text = self.tokenizer.decode(out, skip_special_tokens=True)
@@ -95,6 +103,15 @@ class Decoder:
                 "made": len(out), "bits": round(cache.effective_bits(), 4), "closed": closed,
                 "error": None,
             }  # fmt: skip
+
+
+def _finite(ids: Any, logits: Any) -> Any:
+    """A logits processor that changes nothing. Raises BadInput where the model is broken."""
+    import torch
+
+    if not torch.isfinite(logits).any(-1).all() or torch.isnan(logits).any():
+        raise BadInput(f"the model's logits hold NaN or infinity after {ids.shape[1]} tokens")
+    return logits
 
 
 def run(

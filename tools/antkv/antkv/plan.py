@@ -94,6 +94,15 @@ def plan(
     """A row a rate, 16 bits first. max_context: of one sequence; max_batch: sequences of `context` tokens."""
     text = config.get_text_config()
     model, layers = Model.of(config), len(full_layers(config))
+    if not layers:
+        raise BadInput("plan: no layer of the model attends to its whole context; there is nothing to quantise")
+    missing = [
+        name
+        for name in ("hidden_size", "intermediate_size", "vocab_size")
+        if not isinstance(getattr(text, name, None), int)
+    ]
+    if missing:
+        raise BadInput(f"plan: the config has no {', '.join(missing)}: its activations cannot be counted")
     weights = weight_bytes(config)
     free = memory * (1 - reserve)
     rows = []
@@ -103,7 +112,8 @@ def plan(
         each = token_bytes(model, layers, shape, anchors)
         a_token = each["index"] + each["anchors"]
         books = codebook_bytes(model, layers, shape, scope) if shape else 0
-        windows = (2 * layers * model.kv_heads * (2 * model.head_dim + 4)) * min(window, context) if shape else 0
+        exact = min(window, context) if shape else 0  # tokens in the window, which are no codes
+        windows = 2 * layers * model.kv_heads * (2 * model.head_dim + 4) * exact
         decoding, copied = decoding_bytes(model, shape, context)
         other = (
             (text.num_hidden_layers - layers)
@@ -116,22 +126,23 @@ def plan(
         held = weights + books + decoding + activation_bytes(text, min(chunk, context))
         fixed = windows + other  # of each sequence
         whole = activation_bytes(text, context) + weights + books  # nothing is cached before it
-        cache = batch * (context * a_token + fixed) + copied * context
+        closed = context - exact
+        cache = batch * (closed * a_token + fixed) + copied * closed
         most = weights + books + decoding_bytes(model, shape, memory)[0] + activation_bytes(text, chunk)
-        longest = max(0, math.floor((free - most - fixed) / (a_token + copied)))
+        longest = max(0, math.floor((free - most - fixed) / (a_token + copied)) + exact)
         rows.append(
             {
                 "bits": float(name),
-                "effective_bits": 8 * (a_token * context + windows)
+                "effective_bits": 8 * (a_token * closed + windows)
                 / (2 * layers * model.kv_heads * model.head_dim * context),
                 "max_context": longest,
-                "max_batch": max(0, math.floor((free - held - copied * context) / (context * a_token + fixed))),
+                "max_batch": max(0, math.floor((free - held - copied * closed) / (closed * a_token + fixed))),
                 "cache_fits": weights + books + cache <= free,
                 "prefill_fits": {"whole": whole + cache <= free, "in_chunks": held + cache <= free, "chunk": chunk},
                 "bytes": {
                     "weights": weights,
-                    "index": round(batch * context * each["index"]),
-                    "anchors": round(batch * context * each["anchors"]),
+                    "index": round(batch * closed * each["index"]),
+                    "anchors": round(batch * closed * each["anchors"]),
                     "window": batch * fixed,
                     "codebooks": books,
                     "activations": activation_bytes(text, min(chunk, context)) + decoding,

@@ -7,8 +7,7 @@ import torch
 from ant_models import codebook, dense, dense_factors, tiny
 from transformers import DynamicCache
 
-from antkv.cache import AntCache, AntLayer, AntLayer, Settings, attached
-from antkv.peers import PeerCache
+from antkv.cache import AntCache, AntLayer, Settings, attached
 from antkv.rope import Rope
 from tenfold_shared import BadInput
 
@@ -393,45 +392,6 @@ def test_every_score_runs_and_sinks_are_first(score):
     assert at.shape == (2, 3) and (at >= 0).all()
     if score == "sink":
         assert (at[:, 0] == 0).all()
-
-
-@pytest.mark.parametrize("method", ["kivi", "kvquant", "skvq", "evict"])
-@pytest.mark.parametrize("bits", [2, 4])
-def test_peers_keep_what_they_say(method, bits):
-    """With more bits closer to the model; bytes are those of the live tensors; in one window they are the model itself."""
-    model, tokens = tiny(head_dim=32), ids(1, 128)
-    with torch.inference_mode():
-        truth = model(input_ids=tokens).logits
-    how = Settings(window=32, block=32, dtype=F32)
-    errors = []
-    for level in ((bits, 1.0), (2, 0.2)):
-        cache = PeerCache(model, method, how, bits=level[0], share=level[1])
-        with attached(model):
-            errors.append(float((fed(model, tokens, cache, 32) - truth).abs().mean()))
-    if method == "evict":
-        assert errors[0] < 1e-4 < errors[1]  # all tokens kept
-    elif bits == 4:
-        assert errors[0] < errors[1]
-    assert cache.effective_bits() == pytest.approx(8 * sum(cache.parts().values()) / cache.numbers())
-    wide = PeerCache(model, method, Settings(window=1000, block=32, dtype=F32), bits=bits, share=0.2)
-    with attached(model):
-        assert torch.allclose(fed(model, tokens, wide, 32), truth, atol=1e-4)
-
-
-def test_kivi_by_hand():
-    """Least and greatest of each group come back within half a step; 2 bits of groups of 32 are 3 effective bits."""
-    model = tiny(head_dim=32)
-    cache = PeerCache(model, "kivi", Settings(window=0, block=32, dtype=F32), bits=2)
-    with attached(model):
-        fed(model, ids(1, 128), cache, 32)
-    assert cache.effective_bits() == pytest.approx(3.0)
-    layer = cache.packed[0]
-    x = torch.randn(1, 2, 32, 32)
-    keys, values = layer.decode(layer.encode(x, x), 32)
-    for back, axis in ((keys, 2), (values, 3)):
-        step = (x.amax(axis, keepdim=True) - x.amin(axis, keepdim=True)) / 3
-        assert ((back - x).abs() <= step / 2 + 2e-2).all()
-        assert torch.allclose(back.amax(axis), x.amax(axis), atol=2e-2)
 
 
 def test_a_prompt_of_one_token_and_one_shorter_than_the_window():

@@ -10,7 +10,9 @@ import pytest
 import torch
 from ant_models import BIN, antkv, codebook, tiny
 
+from antkv import calibrate as verb
 from antkv import codebook as books
+from antkv.text import read
 from tenfold_shared import BadInput
 
 
@@ -111,7 +113,7 @@ def test_killed_calibrations_go_on(folder, tmp_path):
         "-o", cut, "-q",
     ]  # fmt: skip
     work, kills = tmp_path / "cut.safetensors.work", 0
-    for wanted in ("collected.json", "layer-1.fv", "book-0.sha256"):
+    for wanted in ("collected.json", "layer-1", "book-0.sha256"):
         run = subprocess.Popen([str(BIN), *map(str, words)], stderr=subprocess.DEVNULL)
         while run.poll() is None and not (work / wanted).exists():
             time.sleep(0.005)
@@ -120,7 +122,7 @@ def test_killed_calibrations_go_on(folder, tmp_path):
             kills += 1
         run.wait()
         assert not cut.exists()
-        with open(work / "layer-0.keys", "ab") as half:
+        with open(work / "layer-0", "ab") as half:
             half.write(b"half a row")  # what a kill in the middle of a write leaves
     assert kills
     done = antkv(*words)
@@ -128,27 +130,11 @@ def test_killed_calibrations_go_on(folder, tmp_path):
     assert cut.read_bytes() == whole.read_bytes()
 
 
-def test_a_damaged_layer_is_fitted_again(folder, tmp_path):
-    from antkv.calibrate import Work
-
-    identity = {"tool": "antkv", "verb": "calibrate", "options": {}, "inputs": []}
-    work = Work(str(tmp_path / "x"), identity)
-    import numpy as np
-
-    work.put_book(0, {"keys": np.zeros(3)})
-    assert work.book(0)["keys"].tolist() == [0, 0, 0]
-    path = tmp_path / "x.work" / "book-0.npz"
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert work.book(0) is None and work.book(1) is None
-    with pytest.raises(BadInput, match="unfinished run was made with"):
-        Work(str(tmp_path / "x"), {**identity, "options": {"seed": 1}})
-
-
 @pytest.mark.parametrize(
     ("more", "code", "word"),
     [
         (["--dim", 3], 2, "--dim 3: does not divide"),
-        (["--centroids", 4096, "--dim", 4], 2, "want more tokens than they are"),
+        (["--centroids", 4096, "--dim", 4], 2, "are fewer than the 4096 centroids"),
         (["--bits", "1"], 2, "expected --bits, or --dim"),
         (["--model", "no-such-folder"], 2, "no-such-folder"),
     ],
@@ -162,15 +148,15 @@ def test_bad_calls_are_named(folder, tmp_path, more, code, word):
 def test_bad_texts_are_named(folder, tmp_path):
     for name, data, word in (
         ("empty.txt", b"", "no text in it"),
-        ("latin.txt", b"caf\xe9", "not UTF-8"),
-        ("a.jsonl", b'{"text": "a"}\n{"txt": 1}\n', "a.jsonl:2: expected an object with a string `text`"),
-        ("b.jsonl", b"{\n", "b.jsonl:1: not JSON"),
+        ("latin.txt", b"caf\xe9", "expected UTF-8"),
+        ("a.jsonl", b'{"text": "a"}\n{"txt": 1}\n', r"a\.jsonl:2: expected an object with a string `text`"),
+        ("b.jsonl", b"{\n", r"b\.jsonl:1: not JSON"),
     ):
         (tmp_path / name).write_bytes(data)
-        done = antkv(
-            "calibrate", tmp_path / name, "--model", folder, "--dim", 4, "--centroids", 16, "-o", tmp_path / "x"
-        )
-        assert done.returncode == 2 and word in done.stderr, done.stderr
+        with pytest.raises(BadInput, match=word):
+            read([str(tmp_path / name)])
+    done = antkv("calibrate", tmp_path / "b.jsonl", "--model", folder, "--bits", "1", "-o", tmp_path / "x")
+    assert done.returncode == 2 and "b.jsonl:1: not JSON" in done.stderr
     assert "expected -o" in antkv("calibrate", folder / "text.txt", "--model", folder, "--bits", "1").stderr
     assert "does not exist" in calibrate(folder, tmp_path / "no" / "x").stderr
 
@@ -184,17 +170,22 @@ def test_few_tokens_a_centroid_are_told(folder, tmp_path):
     assert "the weights of a book are worth" in done.stderr
 
 
-def test_books_fit_the_text_they_came_from(folder, tmp_path):
+def test_books_fit_the_text_they_came_from(folder, tmp_path, capsys):
     """A rate four times finer leaves less error in every layer; weights and scopes run."""
     fits = {}
-    for name, more in {
-        "coarse": ["--dim", 8, "--centroids", 16], "fine": ["--dim", 2, "--centroids", 16], "layer": ["--codebook-scope", "layer"],
-        "none": ["--weights", "none", "--leave-out", 0], "post": ["--rope", "post"], "bound": ["--weights", "bound"],
+    for name, (shape, more) in {
+        "coarse": ((8, 16), {}), "fine": ((2, 16), {}), "layer": ((4, 16), {"scope": "layer"}),
+        "none": ((4, 16), {"weights": "none", "left_out": 0.0}), "post": ((4, 16), {"rope": "post"}),
+        "bound": ((4, 16), {"weights": "bound"}),
     }.items():  # fmt: skip
-        out = tmp_path / f"{name}.safetensors"
-        done = calibrate(folder, out, "--json", *more)
-        assert done.returncode == 0, done.stderr
-        fits[name] = json.loads(done.stdout)
+        how = {
+            "uri": str(folder), "shape": books.Shape(*shape), "rope": "pre", "weights": "bound2", "scope": "head",
+            "left_out": 0.01, "tokens": 1024, "length": 128, "dtype": "auto", "device": "auto", "trust_remote_code": False,
+            "allow_extrapolation": False, "seed": 0, "output": str(tmp_path / f"{name}.safetensors"), "overwrite": False,
+            "as_json": True, "quiet": True,
+        }  # fmt: skip
+        assert verb.run([str(folder / "text.txt")], **(how | more)) == 0
+        fits[name] = json.loads(capsys.readouterr().out)
     for part in ("keys_error", "values_error"):
         assert all(f <= c for f, c in zip(fits["fine"][part], fits["coarse"][part], strict=True))
     assert sum(fits["fine"]["keys_error"]) < sum(fits["coarse"]["keys_error"])

@@ -1,31 +1,39 @@
 """`antkv calibrate`: codebooks from text, in one pass over the model and one fit a layer (reference 2.3).
 
-Keys, values and their factors of all tokens are written to disk as the model goes through the text, sequence by
-sequence; then the books of one layer after the other are fitted from there. A killed run continues at the next sequence
-or layer: PATH.work holds what is done, with a checksum each. Same bytes for the same inputs, options and seed.
+Keys, values and weights of all tokens are written to disk as the model goes through the text, sequence by sequence; then
+the books of one layer after the other are fitted from there. A killed run continues at the next sequence or layer:
+PATH.work holds what is done, with a checksum each, and what no longer matches its own is done again. Same bytes for the
+same inputs, options and seed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
+import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import torch
+from torch import Tensor
 
 import antkv
-from antkv.codebook import Codebook, Made, Model, Shape, save, weights_sha256
-from antkv.layers import full_layers
-from antkv.text import read_texts
-from tenfold_shared import BadInput, Missing
-from tenfold_shared.jsonl import Lock, difference, write_atomic
+from antkv import anchors, kmeans, text
+from antkv.cache import Settings
+from antkv.codebook import Codebook, Made, Model, Shape, room, save, weights_sha256
+from antkv.layers import full_layers, named
+from antkv.rope import Rope
+from tenfold_shared import BadInput
+from tenfold_shared.jsonl import Lock, difference, redact, write_atomic
+from tenfold_shared.models import load_causal_lm
 from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
@@ -33,87 +41,118 @@ PER_CENTROID = 40  # tokens that a centroid should have
 FLAT = 10  # effective sample size, in centroids, below which a codebook is warned of
 
 
-class Collector:
-    """The attention function of the collecting pass: exact attention, and K, V and factors of each full layer handed on."""
+def settings_of(made: Made) -> Settings:
+    """The cache whose anchors are left out: the default one, with the score of the same kind as the weights."""
+    return Settings(made.left_out, "bound" if made.weights == "bound" else "bound2")
 
-    def __init__(self, layers: Sequence[int], squared: bool, rope: Any) -> None:
-        self.layers, self.squared, self.rope = set(layers), squared, rope
-        self.found: dict[int, tuple[Any, Any, Any, Any]] = {}
 
-    def __call__(
-        self, module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: Any = None, **kwargs: Any
-    ) -> Any:
-        import torch
+def weighed(layer: anchors.Watched, made: Made) -> tuple[Tensor, Tensor]:
+    """What an error in a sequence's keys and values counts, (n, H) float32 each: the factors with the mean 1 a head, or 1;
+    0 for the anchors, which a cache stores exactly: a book that follows them serves no other."""
+    at = layer.anchors()
+    found = []
+    for part in layer.factors:
+        weights = (
+            part / part.mean(-1, keepdim=True).clamp_min(1e-30) if made.weights != "none" else torch.ones_like(part)
+        )
+        found.append(weights.scatter(-1, at, 0.0)[0].T.cpu())
+    return found[0], found[1]
 
-        from antkv import score as scoring
 
-        scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-        attended = scoring.attend(query, key, value, scale)
-        if module.layer_idx in self.layers:
-            factor = scoring.factors(query, key, value, attended, scale, self.squared)
-            positions = torch.arange(key.shape[2], device=key.device)[None]
-            plain = key if self.rope is None else self.rope.unrotate(key, positions)
-            self.found[module.layer_idx] = (plain, value, factor.keys, factor.values)
-        return attended.out.transpose(1, 2).contiguous(), None
+def rows_of(layer: anchors.Watched, made: Made) -> np.ndarray:
+    """(n,) records of a sequence's tokens, as they are collected. Raises BadInput for what they cannot hold."""
+    out = np.zeros(layer.length, row_type(made))
+    for name, x, weights in zip(("keys", "values"), (layer.keys, layer.values), weighed(layer, made), strict=True):
+        held = x[0].transpose(0, 1).half().cpu()
+        sound, counted = held.isfinite().all(-1).all(0), weights.isfinite().all(0)  # (H,) each
+        if not (sound & counted).all():
+            head = (sound & counted).tolist().index(False)
+            told = (
+                f"reach {float(x[0, head].abs().max()):.3g}, beyond float16"
+                if not sound[head]
+                else "have no finite weights"
+            )
+            raise BadInput(f"layer {layer.index}, head {head}: the {name} to be quantised {told}")
+        out[name], out[f"{name}_weights"] = held.numpy(), weights.numpy()
+    return out
+
+
+def row_type(made: Made) -> np.dtype:
+    """What is collected of a token: keys and values (H, D) float16, weights (H,) float32."""
+    heads, dim = made.model.kv_heads, made.model.head_dim
+    return np.dtype([
+        ("keys", "<f2", (heads, dim)), ("values", "<f2", (heads, dim)),
+        ("keys_weights", "<f4", (heads,)), ("values_weights", "<f4", (heads,)),
+    ])  # fmt: skip
 
 
 class Work:
-    """PATH.work: `collected.json` (sequences done), `layer-I.{keys,values,fk,fv}` raw, `book-I.npz` with its checksum."""
+    """PATH.work: `identity.json`, the run it is of; `layer-I`, records of a layer's tokens; `collected.json`, how many
+    sequences they are of and each layer's sha256; `book-I.npz`, a layer's books, with its checksum."""
 
-    def __init__(self, path: str, identity: Record) -> None:
-        self.folder = Path(f"{path}.work")
-        self.folder.mkdir(exist_ok=True)
-        state = self.folder / "identity.json"
-        if state.exists():
-            before = msgspec.json.decode(state.read_bytes())
-            if found := difference(before, identity):
-                raise BadInput(
-                    f"{path}: an unfinished run was made with {found}; finish it with its options, or --overwrite"
-                )
-        write_atomic(state, msgspec.json.encode(identity))
+    def __init__(self, folder: Path, made: Made) -> None:
+        self.folder, self.made, self.row = folder, made, row_type(made)
+        self._sums = {layer: hashlib.sha256() for layer in made.layers}  # of what is collected so far
 
     @property
-    def sequences(self) -> int:
-        state = self.folder / "collected.json"
-        return json.loads(state.read_text())["sequences"] if state.exists() else 0
+    def identity(self) -> Record | None:
+        """The run that is unfinished here, None without one."""
+        return self._read("identity.json")
 
-    def trim(self, layers: Sequence[int], tokens: int, heads: int, dim: int) -> None:
-        """Cut the raw files back to whole sequences: what a kill left half written is collected again."""
-        for layer in layers:
-            for name, size in self._sizes(heads, dim):
-                path = self.folder / f"layer-{layer}.{name}"
-                with open(path, "ab") as stream:
-                    stream.truncate(tokens * size)
-
-    @staticmethod
-    def _sizes(heads: int, dim: int) -> list[tuple[str, int]]:
-        return [("keys", heads * dim * 2), ("values", heads * dim * 2), ("fk", heads * 4), ("fv", heads * 4)]
-
-    def add(self, found: dict[int, tuple[Any, Any, Any, Any]], sequences: int) -> None:
-        """A sequence's tensors, tokens first; factors with the mean 1 over the sequence's tokens a head."""
-        for layer, (keys, values, fk, fv) in found.items():
-            for name, tensor in (("keys", keys), ("values", values)):
-                self._append(layer, name, tensor[0].transpose(0, 1).float().cpu().numpy().astype(np.float16))
-            for name, tensor in (("fk", fk), ("fv", fv)):
-                mean = tensor[0].mean(-1, keepdim=True).clamp_min(1e-30)
-                self._append(layer, name, (tensor[0] / mean).transpose(0, 1).float().cpu().numpy())
-        write_atomic(self.folder / "collected.json", json.dumps({"sequences": sequences}).encode())
-
-    def _append(self, layer: int, name: str, rows: Any) -> None:
+    def _read(self, name: str) -> Record | None:
+        """A record, None where there is none to trust."""
         try:
-            with open(self.folder / f"layer-{layer}.{name}", "ab") as out:
-                out.write(rows.tobytes())
-        except OSError as error:
-            raise Missing(
-                f"{self.folder}: cannot be written ({error.strerror}); free some space and run the same command again"
-            ) from error
+            return msgspec.json.decode((self.folder / name).read_bytes())
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
 
-    def read(self, layer: int, name: str, heads: int, dim: int) -> Any:
-        """(tokens, heads, dim) float16, or (tokens, heads) float32 for factors, mapped from disk."""
-        path = self.folder / f"layer-{layer}.{name}"
-        if name in ("fk", "fv"):
-            return np.memmap(path, dtype=np.float32, mode="r").reshape(-1, heads)
-        return np.memmap(path, dtype=np.float16, mode="r").reshape(-1, heads, dim)
+    def begin(self, identity: Record) -> None:
+        self.folder.mkdir(exist_ok=True)
+        write_atomic(self.folder / "identity.json", msgspec.json.encode(identity))
+
+    def clear(self) -> None:
+        """Take it away; without its identity, which goes first, the rest is nothing to continue."""
+        (self.folder / "identity.json").unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _layer(self, layer: int) -> Path:
+        return self.folder / f"layer-{layer}"
+
+    def resume(self) -> int:
+        """How many sequences are collected and are still what was written, of all layers. What a kill left behind them half
+        written is cut off; where anything else is found, all is collected again."""
+        before = self._read("collected.json") or {"sequences": 0, "sha256": {}}
+        size = before["sequences"] * self.made.length * self.row.itemsize
+        for layer in self.made.layers:
+            total, left = hashlib.sha256(), size
+            with open(self._layer(layer), "a+b") as stream:
+                stream.seek(0)
+                while block := stream.read(min(left, 1 << 20)):
+                    total.update(block)
+                    left -= len(block)
+                if size and total.hexdigest() != before["sha256"].get(str(layer)):
+                    print(f"antkv: {self._layer(layer)}: not what was written there; collecting again", file=sys.stderr)
+                    (self.folder / "collected.json").unlink()
+                    return self.resume()
+                stream.truncate(size)
+            self._sums[layer] = total
+        return before["sequences"]
+
+    def add(self, rows: Iterable[tuple[int, np.ndarray]], sequences: int) -> None:
+        """Another sequence's records of each layer, (n,)."""
+        for layer, part in rows:
+            data = part.tobytes()
+            with open(self._layer(layer), "ab") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+            self._sums[layer].update(data)
+        sums = {str(layer): total.hexdigest() for layer, total in self._sums.items()}
+        write_atomic(self.folder / "collected.json", msgspec.json.encode({"sequences": sequences, "sha256": sums}))
+
+    def read(self, layer: int) -> np.ndarray:
+        """(tokens,) records, mapped from disk."""
+        return np.memmap(self._layer(layer), dtype=self.row, mode="r")
 
     def book(self, layer: int) -> Record | None:
         """A layer's fitted books, None where they are not there whole."""
@@ -134,41 +173,17 @@ class Work:
         write_atomic(self.folder / f"book-{layer}.sha256", hashlib.sha256(held.getvalue()).hexdigest().encode())
 
 
-@contextlib.contextmanager
-def collecting(model: Any, collector: Collector) -> Iterator[None]:
-    """The model with the collector as its attention."""
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-    from transformers.modeling_utils import AttentionInterface
-
-    name, before = "antkv-collect", model.config._attn_implementation
-    AttentionInterface.register(name, collector)
-    AttentionMaskInterface.register(name, sdpa_mask)
-    model.set_attn_implementation(name)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
-def fit_layer(work: Work, layer: int, made: Made) -> Record:
-    """keys, values (heads or 1, M, C, d) float16, and of each book its effective sample size, relative error and steps."""
-    import torch
-
-    from antkv import kmeans
-
-    heads, dim, parts = made.model.kv_heads, made.model.head_dim, made.model.head_dim // made.dim
+def fit_layer(work: Work, layer: int) -> Record:
+    """keys, values (heads or 1, M, C, d) float16, and of each book its effective sample size and relative error."""
+    made = work.made
+    heads, parts = made.model.kv_heads, made.model.head_dim // made.dim
+    rows = work.read(layer)
     out: Record = {}
-    for name, factor in (("keys", "fk"), ("values", "fv")):
-        rows = work.read(layer, name, heads, dim)
-        weights = np.array(work.read(layer, factor, heads, dim))  # (tokens, heads)
-        left_out = _anchored(weights, made)
-        if made.weights == "none":
-            weights = np.ones_like(weights)
-        weights[left_out] = 0
+    for name in ("keys", "values"):
         books, sizes, errors = [], [], []
         for group in [[h] for h in range(heads)] if made.scope == "head" else [list(range(heads))]:
-            x = torch.from_numpy(np.concatenate([rows[:, h] for h in group]).astype(np.float32))
-            w = torch.from_numpy(np.concatenate([weights[:, h] for h in group]))
+            x = torch.from_numpy(np.concatenate([rows[name][:, h] for h in group]).astype(np.float32))
+            w = torch.from_numpy(np.concatenate([rows[f"{name}_weights"][:, h] for h in group]))
             split = x.reshape(len(x), parts, made.dim).transpose(0, 1).contiguous()
             found = kmeans.fit(split, w.expand(parts, -1), made.centroids, seed=made.seed + layer)
             books.append(found.centroids.half().numpy())
@@ -176,19 +191,6 @@ def fit_layer(work: Work, layer: int, made: Made) -> Record:
             spread = (split - (split * w[None, :, None]).sum(1, keepdim=True) / w.sum()).square().sum(-1) @ w
             errors.append((found.objective / spread.double().clamp_min(1e-30)).mean().item())
         out |= {name: np.stack(books), f"{name}_ess": np.array(sizes), f"{name}_error": np.array(errors)}
-    return out
-
-
-def _anchored(weights: Any, made: Made) -> Any:
-    """(tokens, heads) of the tokens that would be anchors, sequence by sequence: they are stored exactly, and a book that
-    follows them serves no other."""
-    out = np.zeros(weights.shape, dtype=bool)
-    count = int(np.ceil(made.left_out * made.length - 1e-9))
-    if count:
-        for at in range(0, len(weights), made.length):
-            part = weights[at : at + made.length]
-            top = np.argpartition(-part, count - 1, axis=0)[:count]
-            np.put_along_axis(out[at : at + made.length], top, True, axis=0)
     return out
 
 
@@ -206,6 +208,7 @@ def run(
     dtype: str,
     device: str,
     trust_remote_code: bool,
+    allow_extrapolation: bool,
     seed: int,
     output: str | None,
     overwrite: bool,
@@ -213,69 +216,74 @@ def run(
     quiet: bool,
 ) -> int:
     """The verb; returns the exit code."""
-    from antkv.rope import Rope
-    from tenfold_shared.models import load_causal_lm
-
+    started, clock = datetime.now(UTC), time.monotonic()
     if output is None:
         raise BadInput("calibrate: expected -o CODEBOOK.safetensors")
     target = Path(output)
     if not target.parent.is_dir():
         raise BadInput(f"{output}: the folder {target.parent} does not exist; create it first")
-    work_folder = Path(f"{output}.work")
+    if target.exists() and not target.is_file():
+        raise BadInput(f"{output}: is no regular file; -o wants a file here")
     lock = Lock(target.with_name(f".{target.name}.lock"), target)
     try:
-        if overwrite:
-            target.unlink(missing_ok=True)
-            shutil.rmtree(work_folder, ignore_errors=True)
+        whole, digests = text.read(texts)
+        if any(os.path.exists(path) and target.exists() and os.path.samefile(path, target) for path in texts):
+            raise BadInput(f"{output}: is an input as well; choose another output")
         model, tokenizer = load_causal_lm(uri, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-        model_of = Model.of(model.config)
-        if model_of.head_dim % shape.dim:
-            raise BadInput(f"--dim {shape.dim}: does not divide the model's head_dim {model_of.head_dim}")
-        layers = full_layers(model.config)
-        if not layers:
-            raise BadInput(f"{uri}: no layer attends to its whole context; there is nothing to quantise")
-        turned = Rope(model) if rope == "pre" else None
-        ids, digests = read_texts(texts, tokenizer)
-        sequences = [ids[at : at + length] for at in range(0, len(ids) - length + 1, length)][
-            : max(1, tokens // length)
-        ]
-        seen = len(sequences) * length
-        if seen < shape.centroids:
-            raise BadInput(
-                f"calibrate: {len(ids)} tokens of text make {len(sequences)} sequences of {length}; {shape.centroids} centroids "
-                "want more tokens than they are"
-            )
+        text.check_length(model.config, length, allow_extrapolation)
+        ids = text.tokens(whole, tokenizer)
+        if len(ids) < length:
+            raise BadInput(f"calibrate: the text has {len(ids)} tokens, fewer than one sequence of --length {length}")
+        many = min(len(ids) // length, max(1, tokens // length))
+        sequences = [ids[at * length : (at + 1) * length] for at in range(many)]
         made = Made(
-            model_of, shape.dim, shape.centroids, scope, rope, weights, left_out, seen, len(sequences), length, digests,
-            weights_sha256(model), seed, antkv.__version__, layers,
+            Model.of(model.config), shape.dim, shape.centroids, scope, rope, weights, left_out, many * length, many, length,
+            digests, weights_sha256(model), seed, antkv.__version__, full_layers(model.config),
         )  # fmt: skip
-        identity = _identity(made, uri)
-        manifest = Path(f"{output}.manifest.json")
-        if target.exists():
-            before = msgspec.json.decode(manifest.read_bytes()) if manifest.exists() else {}
-            if found := difference(before, identity):
-                raise BadInput(f"{output}: was made with {found}; choose another output or add --overwrite")
-            if not quiet:
-                print(f"antkv: {output}: is made already", file=sys.stderr)
-            return 0
-        if seen < PER_CENTROID * shape.centroids and not quiet:
-            print(
-                f"antkv: {seen} tokens are {seen / shape.centroids:.0f} a centroid; {PER_CENTROID} are wanted (--tokens, more text)",
-                file=sys.stderr,
+        _check(made, uri)
+        turned = Rope(model) if rope == "pre" else None
+        identity = _identity(made, uri, texts, model)
+        work, manifest = Work(Path(f"{output}.work"), made), Path(f"{output}.manifest.json")
+        # What is unfinished is the newest truth, --overwrite or not; nothing of an older output goes before the last rename.
+        if (unfinished := work.identity) is not None and (found := difference(unfinished, identity)):
+            if not overwrite:
+                raise BadInput(
+                    f"{output}: an unfinished run was made with {found}; finish it with its options, or --overwrite"
+                )
+            unfinished = None
+        if unfinished is None:
+            work.clear()
+            if target.exists() and not overwrite:
+                _check_finished(output, manifest, identity)
+                if not quiet:
+                    print(f"antkv: {output}: is made already", file=sys.stderr)
+                return 0
+        if not quiet:
+            _tell(made)
+        with room(output):
+            work.begin(identity)
+            _collect(model, sequences, turned, work, quiet)
+            del model
+            fitted = _fit(work, quiet)
+            told = _told(fitted, made)
+            record = {
+                "schema": "manifest/1",
+                **identity,
+                "version": made.version,
+                "argv": [redact(word) for word in sys.argv],
+                "seed": seed,
+                "counts": {"sequences": many, "tokens": made.tokens, "layers": len(made.layers)},
+                "started": started.isoformat(timespec="seconds"),
+                "seconds": round(time.monotonic() - clock, 3),
+                "fit": told,
+            }
+            # The manifest first: a kill between the two leaves PATH.work, from which the same command goes on.
+            write_atomic(manifest, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+            keys, values = (
+                {layer: torch.from_numpy(parts[name]) for layer, parts in fitted.items()} for name in ("keys", "values")
             )
-        work = Work(output, identity)
-        _collect(model, sequences, layers, made, turned, work, quiet)
-        del model
-        fitted = _fit(layers, made, work, quiet)
-        import torch
-
-        keys, values = (
-            {layer: torch.from_numpy(fitted[layer][part]) for layer in layers} for part in ("keys", "values")
-        )
-        save(Codebook(made, keys, values, output), output)
-        told = _told(fitted, made)
-        write_atomic(manifest, msgspec.json.format(msgspec.json.encode({**identity, "fit": told}), indent=2) + b"\n")
-        shutil.rmtree(work.folder, ignore_errors=True)
+            save(Codebook(made, keys, values, output), output)
+        work.clear()
     finally:
         lock.release()
     for name, low in (("keys", told["keys_least_ess"]), ("values", told["values_least_ess"])):
@@ -288,56 +296,80 @@ def run(
     if as_json:
         print(json.dumps({"codebook": output, **told}))
     elif not quiet:
-        print(f"antkv: {output}: {len(layers)} layers, {seen} tokens, index bits {shape.rate:g}", file=sys.stderr)
+        print(
+            f"antkv: {output}: {len(made.layers)} layers, {made.tokens} tokens, index bits {shape.rate:g}",
+            file=sys.stderr,
+        )
     return 0
 
 
-def _identity(made: Made, uri: str) -> Record:
+def _check(made: Made, uri: str) -> None:
+    """Raises BadInput for books that cannot be made."""
+    if made.model.head_dim % made.dim:
+        raise BadInput(f"--dim {made.dim}: does not divide the model's head_dim {made.model.head_dim}")
+    if not made.layers:
+        raise BadInput(f"{uri}: no layer attends to its whole context; there is nothing to quantise")
+    counted = made.tokens - made.sequences * anchors.count(made.length, settings_of(made))
+    if counted < made.centroids:
+        raise BadInput(
+            f"calibrate: {counted} tokens that are no anchors are fewer than the {made.centroids} centroids of a book; "
+            "--tokens, more text"
+        )
+
+
+def _check_finished(output: str, manifest: Path, identity: Record) -> None:
+    """Raises BadInput unless the output is this run's."""
+    try:
+        before = msgspec.json.decode(manifest.read_bytes())
+    except (FileNotFoundError, msgspec.DecodeError):
+        raise BadInput(f"{output}: exists, and no manifest says what made it; --overwrite replaces it") from None
+    if found := difference(before, identity):
+        raise BadInput(f"{output}: was made with {found}; choose another output or add --overwrite")
+
+
+def _tell(made: Made) -> None:
+    """What a user should know before it begins, on stderr."""
+    others = sorted(set(range(made.model.layers)) - set(made.layers))
+    if others:
+        print(
+            f"antkv: layers {named(others)} do not attend to the whole context: they are left alone, and keep their own caches",
+            file=sys.stderr,
+        )
+    if made.tokens < PER_CENTROID * made.centroids:
+        print(
+            f"antkv: {made.tokens} tokens are {made.tokens / made.centroids:.0f} a centroid; {PER_CENTROID} are wanted (--tokens, "
+            "more text)",
+            file=sys.stderr,
+        )
+
+
+def _identity(made: Made, uri: str, texts: Sequence[str], model: Any) -> Record:
+    """What decides the codebook's bytes."""
     options = {k: v for k, v in msgspec.to_builtins(made).items() if k not in ("texts", "version", "schema")}
-    return {
-        "schema": "manifest/1",
-        "tool": "antkv",
-        "verb": "calibrate",
-        "options": {"model": uri, **options},
-        "inputs": [{"path": f"text {at}", "sha256": digest} for at, digest in enumerate(made.texts, 1)],
-        "version": made.version,
-    }
+    options |= {"model": uri, "config": options["model"]}
+    options |= {"dtype": str(model.dtype).removeprefix("torch."), "device": model.device.type}
+    inputs = [{"path": path, "sha256": digest} for path, digest in zip(texts or ["-"], made.texts, strict=True)]
+    return {"tool": "antkv", "verb": "calibrate", "options": options, "inputs": inputs}
 
 
-def _collect(
-    model: Any, sequences: list[list[int]], layers: list[int], made: Made, rope: Any, work: Work, quiet: bool
-) -> None:
-    import torch
-
-    done = work.sequences
-    work.trim(layers, done * made.length, made.model.kv_heads, made.model.head_dim)
-    collector = Collector(layers, made.weights != "bound", rope)
-    with (
-        Progress("collect", len(sequences), "sequences", quiet) as progress,
-        collecting(model, collector),
-        torch.inference_mode(),
-    ):
+def _collect(model: Any, sequences: list[list[int]], rope: Rope | None, work: Work, quiet: bool) -> None:
+    done = work.resume()
+    settings = settings_of(work.made)
+    with Progress("collect", len(sequences), "sequences", quiet) as progress:
         progress.update(done)
-        for number in range(done, len(sequences)):
-            ids = torch.tensor([sequences[number]], device=model.device)
-            model(input_ids=ids, use_cache=False, logits_to_keep=1)
-            for layer, found in collector.found.items():
-                if not all(bool(torch.isfinite(part).all()) for part in found):
-                    raise BadInput(
-                        f"layer {layer}: the model's keys or values hold NaN or infinity in sequence {number + 1}"
-                    )
-            work.add(collector.found, number + 1)
-            collector.found = {}
+        for number, ids in enumerate(sequences[done:], done + 1):
+            seen = anchors.watch(model, ids, rope, settings)
+            work.add(((layer.index, rows_of(layer, work.made)) for layer in seen), number)
             progress.update(1)
 
 
-def _fit(layers: list[int], made: Made, work: Work, quiet: bool) -> dict[int, Record]:
+def _fit(work: Work, quiet: bool) -> dict[int, Record]:
     fitted: dict[int, Record] = {}
-    with Progress("fit", len(layers), "layers", quiet) as progress:
-        for layer in layers:
+    with Progress("fit", len(work.made.layers), "layers", quiet) as progress:
+        for layer in work.made.layers:
             found = work.book(layer)
             if found is None:
-                found = fit_layer(work, layer, made)
+                found = fit_layer(work, layer)
                 work.put_book(layer, found)
             fitted[layer] = found
             progress.update(1)

@@ -28,6 +28,7 @@ def _model(function: Any) -> Any:
 
 _CODEBOOK = click.option("--codebook", metavar="FILE", required=True, help="The codebook of antkv calibrate.")
 _ANCHORS = click.option("--anchors", type=Share(min=0, max=1), default=0.01, show_default=True, help="Share of tokens kept exactly.")  # fmt: skip
+_EXTRAPOLATE = click.option("--allow-extrapolation", is_flag=True, help="Go on beyond the model's positions.")
 _SCORE = click.option("--score", type=click.Choice(SCORES), default="bound2", show_default=True, help="What chooses the anchors.")  # fmt: skip
 
 
@@ -60,9 +61,10 @@ def _evaluation(function: Any) -> Any:
 @click.option("--rope", type=click.Choice(["pre", "post"]), default="pre", show_default=True, help="Quantise keys before or after their rotation.")  # fmt: skip
 @click.option("--weights", type=click.Choice(["bound2", "bound", "none"]), default="bound2", show_default=True, help="What a token's error counts.")  # fmt: skip
 @click.option("--codebook-scope", "scope", type=click.Choice(["head", "layer"]), default="head", show_default=True, help="Books for each head, or shared by a layer's heads.")  # fmt: skip
-@click.option("--leave-out", "left_out", type=Share(min=0, max=1), default=0.01, show_default=True, help="Share of tokens, the likeliest anchors, that do not count.")  # fmt: skip
+@click.option("--leave-out", "left_out", type=Share(min=0, max=1, max_open=True), default=0.01, show_default=True, help="Share of tokens, those that become anchors, that do not count.")  # fmt: skip
 @click.option("--tokens", type=click.IntRange(min=1), default=32768, show_default=True, help="Tokens of text to read.")
 @click.option("--length", type=click.IntRange(min=2), default=2048, show_default=True, help="Tokens of a sequence.")
+@_EXTRAPOLATE
 @options("seed", "output", "json", "common")
 def calibrate(texts: tuple[str, ...], bits: str | None, dim: int | None, centroids: int | None, **given: Any) -> int:
     """Fit a model's codebooks to TEXT (plain, JSON Lines or parquet with `text`; `-` is stdin); the same command continues
@@ -197,6 +199,7 @@ def plan(**given: Any) -> int:
 @click.option(
     "--length", type=click.IntRange(min=2), default=512, show_default=True, help="Tokens of the text to look at."
 )
+@_EXTRAPOLATE
 @options("seed", "json", "common")
 def inspect(path: str, **given: Any) -> int:
     """What is in a codebook; or which tokens of a text become anchors, in how many of all lists.

@@ -7,18 +7,21 @@ values named.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from tenfold_shared import BadInput, Missing
+from tenfold_shared.jsonl import write_atomic
 
 Record = dict[str, Any]
-SCHEMA = "antkv-codebook/1"
+SCHEMA = "antkv-codebook/2"
 
 
 class Shape(NamedTuple):
@@ -98,7 +101,8 @@ class Model(msgspec.Struct, frozen=True):
 
 class Made(msgspec.Struct, frozen=True):
     """How a codebook was made. texts: sha256 of the calibration files; sequences and length: what was read of them.
-    left_out: share of tokens that would be anchors and had no weight. weights: bound2, bound or none."""
+    left_out: share of tokens that would be anchors and had no weight. weights: bound2, bound or none. weights_sha256: of the
+    model's own (see below)."""
 
     model: Model
     dim: int
@@ -165,23 +169,35 @@ class Codebook:
             )
 
 
-def save(book: Codebook, path: str) -> None:
-    """Written beside itself, fsynced, renamed. Raises Missing where the disk is full."""
-    from safetensors.torch import save_file
-
-    tensors = {f"layers.{layer}.keys": table.contiguous() for layer, table in book.keys.items()}
-    tensors |= {f"layers.{layer}.values": table.contiguous() for layer, table in book.values.items()}
-    target = Path(path)
-    aside = target.with_name(f".{target.name}.tmp")
+@contextmanager
+def room(path: str) -> Iterator[None]:
+    """Raises Missing where the disk is full."""
     try:
-        save_file(tensors, aside, metadata={"antkv": msgspec.json.encode(book.made).decode()})
-        with open(aside, "rb+") as stream:
-            os.fsync(stream.fileno())
-        os.replace(aside, target)
+        yield
     except OSError as error:
-        raise Missing(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        aside.unlink(missing_ok=True)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise Missing(f"{path}: no space left on the disk; free some and run the same command again") from error
+
+
+def save(book: Codebook, path: str) -> None:
+    """Written beside itself, fsynced, renamed. Raises Missing where the disk is full, BadInput for books that are no numbers."""
+    from safetensors.torch import save as encoded
+
+    tensors = {
+        f"layers.{layer}.{part}": table.contiguous()
+        for part, tables in (("keys", book.keys), ("values", book.values))
+        for layer, table in tables.items()
+    }
+    for name, table in tensors.items():
+        _check_finite(path, name, table)
+    target = Path(path)
+    with room(path):
+        try:
+            write_atomic(target, encoded(tensors, {"antkv": msgspec.json.encode(book.made).decode()}))
+        except OSError:
+            target.with_name(f".{target.name}.tmp").unlink(missing_ok=True)  # half of it helps nobody on a full disk
+            raise
 
 
 def load(path: str) -> Codebook:
@@ -211,7 +227,7 @@ def made_of(path: str, metadata: dict[str, str] | None) -> Made:
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise BadInput(f"{path}: metadata: {error}") from None
     if made.schema != SCHEMA:
-        raise BadInput(f"{path}: expected {SCHEMA}, got {made.schema}")
+        raise BadInput(f"{path}: expected {SCHEMA}, got {made.schema}; antkv calibrate makes it anew")
     return made
 
 
@@ -221,12 +237,28 @@ def _table(path: str, tables: Record, name: str, made: Made) -> Any:
     if name not in tables or tuple(tables[name].shape) != expected:
         found = tuple(tables[name].shape) if name in tables else "nothing"
         raise BadInput(f"{path}: {name}: expected a tensor of shape {expected}, got {found}")
+    _check_finite(path, name, tables[name])
     return tables[name]
 
 
+def _check_finite(path: str, name: str, table: Any) -> None:
+    finite = table.isfinite().flatten(1).all(1)  # (heads,)
+    if not finite.all():
+        raise BadInput(f"{path}: {name}, head {finite.tolist().index(False)}: holds NaN or infinity")
+
+
 def weights_sha256(model: Any) -> str:
-    """A fingerprint of a model's weights: of the first key projection it has, or its first matrix."""
-    named = list(model.named_parameters())
-    found = next((p for name, p in named if "k_proj" in name), None)
-    weight = found if found is not None else named[0][1]
-    return hashlib.sha256(weight.detach().float().cpu().numpy().tobytes()).hexdigest()
+    """A fingerprint of a model's weights: of some 256 numbers of every parameter, as bfloat16 rounds them.
+
+    The same however a checkpoint is loaded: as float32 or bfloat16, and as float16 unless it is a float32 one. What lies
+    under float16's least normal number is taken for 0, as float16 cannot hold it to bfloat16's digits.
+    """
+    import torch
+
+    found = hashlib.sha256()
+    for weight in model.parameters():
+        step = max(1, weight.numel() // 256) | 1  # odd, so that it goes through all columns of a matrix
+        some = weight.detach().reshape(-1)[::step].to(torch.bfloat16)
+        some = some.masked_fill(some.abs() < torch.finfo(torch.float16).tiny, 0)
+        found.update(some.view(torch.int16).cpu().numpy().tobytes())
+    return found.hexdigest()

@@ -86,11 +86,12 @@ class Tally:
         }
 
     def against(self, other: Tally) -> Record:
-        """The mean difference in NLL a token, self − other, with the standard error over windows, and a 95 % interval."""
+        """The mean difference in NLL a token, self − other, with the standard error over windows, and a 95 % interval by
+        Student; of one window neither can be told."""
         parts = [float((a.nll - b.nll).mean()) for a, b in zip(self.seen, other.seen, strict=True)]
         value = sum(parts) / len(parts)
         error = stderr(parts) if len(parts) > 1 else None
-        wide = None if error is None else 1.96 * error
+        wide = None if error is None else student(len(parts) - 1) * error
         return {
             "nll_difference": value,
             "stderr": error,
@@ -102,6 +103,24 @@ class Tally:
 def stderr(values: Sequence[float]) -> float:
     mean = sum(values) / len(values)
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+
+
+def student(freedom: int) -> float:
+    """What 95 % of |t| stay under, with so many degrees of freedom.
+
+    With t = √freedom · tan θ, P(|T| < t) is a finite sum in sin θ and cos θ; θ is found by halving."""
+    odd, low, high = freedom % 2, 0.0, math.pi / 2
+    for _ in range(50):
+        angle = (low + high) / 2
+        total, term = 0.0, math.cos(angle) if odd else 1.0
+        for k in range(1 + odd, freedom, 2):
+            total += term
+            term *= k / (k + 1) * math.cos(angle) ** 2
+        inside = math.sin(angle) * total
+        if odd:
+            inside = 2 / math.pi * (angle + inside)
+        low, high = (angle, high) if inside < 0.95 else (low, angle)
+    return math.sqrt(freedom) * math.tan(low)
 
 
 def run_windows(

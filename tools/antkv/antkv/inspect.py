@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from antkv.codebook import load
-from antkv.text import read_texts
+from antkv.text import check_length, read_texts
 from tenfold_shared import BadInput, Missing
 
 Record = dict[str, Any]
@@ -65,54 +65,61 @@ def anchors_of(
     length: int,
     dtype: str,
     device: str,
+    allow_extrapolation: bool,
     seed: int,
 ) -> Record:
-    """Which tokens of the first `length` become anchors, over all layers and heads; with a codebook also the errors it
-    leaves in each layer, relative to the keys' and values' own size."""
+    """Which tokens of the first `length` become anchors, over all layers and heads (anchors.py says by what rule); with a
+    codebook also the errors it leaves in each layer, relative to the keys' and values' own size."""
     import torch
 
-    from antkv import score as scoring
-    from antkv.calibrate import Collector, collecting
+    from antkv.anchors import in_blocks, watch
+    from antkv.cache import Settings
     from antkv.codebook import weights_sha256
-    from antkv.layers import full_layers
     from antkv.rope import Rope
     from tenfold_shared.models import load_causal_lm
 
     model, tokenizer = load_causal_lm(uri, dtype=dtype, device=device)
+    check_length(model.config, length, allow_extrapolation)
     ids, _ = read_texts([text], tokenizer)
     ids = ids[:length]
     book = load(codebook) if codebook else None
     if book is not None:
         book.check(model.config, weights_sha256=weights_sha256(model))
-    rope = Rope(model) if book is None or book.made.rope == "pre" else None
-    layers = full_layers(model.config)
+    kept = torch.bfloat16 if model.dtype == torch.bfloat16 else torch.float16
     kind: Any = score
-    collector = Collector(layers, scoring.squared(kind), rope)
-    with collecting(model, collector), torch.inference_mode():
-        model(input_ids=torch.tensor([ids], device=model.device), use_cache=False, logits_to_keep=1)
-    wanted = max(1, round(anchors * len(ids)))
+    settings = Settings(anchors, kind, dtype=kept, seed=seed)
+    rope = Rope(model) if book is not None and book.made.rope == "pre" else None
     chosen: Counter[int] = Counter()
     rows = []
-    draw = torch.Generator().manual_seed(seed)
-    for layer in layers:
-        keys, values, fk, fv = collector.found[layer]
-        errors = _errors(keys, values, book, layer) if book is not None else None
-        found = scoring.score(kind, scoring.Factors(fk, fv), errors=errors, total=len(ids), generator=draw)
-        at = scoring.combined(found)[0].topk(wanted, -1).indices
+    lists = a_head = 0
+    for layer in watch(model, ids, rope, settings):
+        errors = _errors(layer.keys, layer.values, book, layer.index) if book is not None else None
+        at = layer.anchors(errors)
+        lists, a_head = lists + at.shape[1], at.shape[2]
         chosen.update(at.flatten().tolist())
-        row: Record = {"layer": layer, "share_of_first": [round(float(x), 4) for x in (fv[0, :, 0] / fv[0].sum(-1))]}
+        mass = layer.factors.values[0]
+        row: Record = {
+            "layer": layer.index,
+            "share_of_first": [round(float(x), 4) for x in mass[:, 0] / mass.sum(-1)],
+        }
         if errors is not None:
             row |= {
                 f"{name}_error": round(float(e.square().sum() / x.float().square().sum()), 5)
-                for name, e, x in (("keys", errors[0], keys), ("values", errors[1], values))
+                for name, e, x in (("keys", errors[0], layer.keys), ("values", errors[1], layer.values))
             }
         rows.append(row)
-    lists = sum(part.shape[1] for part in (collector.found[layer][0] for layer in layers))
     tokens = [
         {"position": at, "token": tokenizer.decode([ids[at]]), "lists": count, "share": round(count / lists, 4)}
         for at, count in sorted(chosen.items(), key=lambda pair: (-pair[1], pair[0]))
     ]
-    return {"tokens": len(ids), "anchors_a_head": wanted, "lists": lists, "anchors": tokens, "layers": rows}
+    return {
+        "tokens": len(ids),
+        "in_blocks": in_blocks(len(ids), settings),
+        "anchors_a_head": a_head,
+        "lists": lists,
+        "anchors": tokens,
+        "layers": rows,
+    }
 
 
 def _errors(keys: Any, values: Any, book: Any, layer: int) -> Any:
@@ -140,6 +147,7 @@ def run(
     length: int,
     dtype: str,
     device: str,
+    allow_extrapolation: bool,
     seed: int,
     as_json: bool,
 ) -> int:
@@ -173,13 +181,15 @@ def run(
         length=length,
         dtype=dtype,
         device=device,
+        allow_extrapolation=allow_extrapolation,
         seed=seed,
     )
     if as_json:
         print(json.dumps(found))
         return 0
     print(
-        f"{found['tokens']} tokens, {found['anchors_a_head']} anchors in each of {found['lists']} lists; chosen most:"
+        f"{found['tokens']} tokens, {found['in_blocks']} of them in whole blocks; {found['anchors_a_head']} anchors in each of "
+        f"{found['lists']} lists; chosen most:"
     )
     for row in found["anchors"][:20]:
         print(f"  {row['position']:>6}  {row['share']:>6.1%}  {row['token']!r}")

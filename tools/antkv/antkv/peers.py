@@ -1,45 +1,59 @@
 """What antkv is compared with, re-stated from the papers and codebases of their authors, in the same cache.
 
-Every peer closes the same blocks from the same window, so that what differs is how closed tokens are kept; bytes are
-those of its live tensors. Labelled as re-statements: none of this is the authors' code.
+Every peer closes the same blocks from the same window, so that what differs is how closed tokens are kept; bytes are those
+of the tensors that a method needs (the scores of a window are charged to antkv and evict alone). Labelled as re-statements:
+none of this is the authors' code.
 
 - kivi (arXiv 2402.02750): keys a channel in groups of 32 tokens, values a token in groups of 32 channels, asymmetric
-  min–max, after RoPE.
-- kvquant-style (2401.18079): keys a channel before RoPE, values a token; levels of a normal distribution (Lloyd–Max) on
-  each vector's own mean and deviation in place of calibrated ones; the largest 1 % of each vector exact.
-- skvq-style (2405.06219): values and keys before RoPE a token, in groups of 64 channels that are ordered by their spread
-  (of the first block), min–max clipped by the best of five factors.
-- evict: tokens in 16 bits, as many as fill the bytes that the packed cache has; the others are dropped. Kept are those
-  with the largest column mass (H2O) among the closed ones.
+  min–max, after RoPE. It has no rule for first tokens.
+- kvquant-style (2401.18079): keys a channel before RoPE, values a token of a head; levels of a normal distribution
+  (Lloyd–Max) on each vector's own mean and deviation in place of calibrated ones; the largest 1 % of each vector exact. The
+  first token is exact, and no part of a vector: its authors' attention-sink rule (--first_few_fp16, 1 for their checkpoints).
+- skvq-style (2405.06219): values and keys before RoPE a token, all stored heads' channels of the layer together, in as many
+  groups as there are 64s of channels: clusters of the channels' least and greatest values, as in its authors' calibration.py,
+  but of the first block instead of other text; min–max clipped by the best of five factors a group (theirs: one factor),
+  scales in 16 bits (theirs: 8). The first 5 tokens are exact, as in its authors' runs (attn_sink 5 in the eval_ppl.py of
+  cat538/SKVQ).
+- evict: tokens in 16 bits, as many as fill the bytes that the packed cache has; the others are dropped. Of each block that
+  closes, those stay whose column mass Σ_i A_ij (H2O), summed while they were in the window, is largest: a choice among a
+  block's tokens, not among all closed ones, and never taken back.
+- cq (2405.03917) and vq need no layer of their own: an AntCache without anchors on a plain codebook. cq, Coupled
+  Quantization, is k-means of adjacent channels of a head with the same window; vq is the same with a window longer by the
+  anchors' bytes.
+- quantized-cache is transformers' own, not a re-statement; see `QuantoCache`.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import QuantizedCache
 
-from antkv.cache import AntLayer, Packed, Settings
+from antkv.cache import AntLayer, Packed, Pending, Settings
+from antkv.codebook import Model
+from antkv.kmeans import fit, nearest
 from antkv.rope import Rope
 from antkv.score import Factors
 from tenfold_kernels.packing import pack, unpack
+from tenfold_shared import BadInput
 
-GROUP = 32
+GROUP = 32  # tokens or channels of kivi's groups, and of quanto's
+WIDE = 64  # channels of skvq's, on average
 # Lloyd–Max levels of a standard normal variable.
 NORMAL = {
-    1: (-0.79788, 0.79788),
     2: (-1.51042, -0.45278, 0.45278, 1.51042),
-    3: (-2.15195, -1.34391, -0.75601, -0.24509, 0.24509, 0.75601, 1.34391, 2.15195),
-    4: (-2.73259, -2.06902, -1.61805, -1.25623, -0.94232, -0.65676, -0.38805, -0.12839,
-        0.12839, 0.38805, 0.65676, 0.94232, 1.25623, 1.61805, 2.06902, 2.73259),
+    4: (-2.73259, -2.06902, -1.61805, -1.25623, -0.94234, -0.65676, -0.38805, -0.12840,
+        0.12840, 0.38805, 0.65676, 0.94234, 1.25623, 1.61805, 2.06902, 2.73259),
 }  # fmt: skip
 
 
 class PeerLayer(AntLayer):
-    """A layer that keeps what it will of each closed block, as a dict of tensors."""
+    """A layer that keeps what it will of each closed block, as a dict of tensors; of those, `first…` are whole tokens."""
 
     def __init__(self, index: int, bits: int, rope: Rope | None, settings: Settings) -> None:
         nothing = torch.empty(1, 1, 1, 1)
@@ -59,6 +73,11 @@ class PeerLayer(AntLayer):
         super().reset()
         self.blocks = []
 
+    def attend(self, query: Tensor, pending: Pending, padding: Tensor | None, scale: float) -> Tensor:
+        if padding is not None:
+            raise BadInput("a peer's cache is for windows of text: it knows no padding")
+        return super().attend(query, pending, None, scale)
+
     def _close(self, count: int) -> None:
         """One block at a time, as each is a record of its own."""
         for _ in range(count // self.settings.block):
@@ -70,7 +89,6 @@ class PeerLayer(AntLayer):
         for name in ("window_k", "window_v", "sum_k", "sum_v"):
             setattr(self, name, change(getattr(self, name)))
         self.blocks = [{name: change(tensor) for name, tensor in block.items()} for block in self.blocks]
-        self.start = None if self.start is None else change(self.start)
 
     @property
     def _looked_up(self) -> bool:
@@ -81,46 +99,60 @@ class PeerLayer(AntLayer):
         return False
 
     def parts(self) -> dict[str, int]:
-        if not self.is_initialized:
-            return {"index": 0, "anchors": 0, "window": 0}
-        window = self.window_k.nbytes + self.window_v.nbytes
-        return {"index": sum(t.nbytes for block in self.blocks for t in block.values()), "anchors": 0, "window": window}
+        found = {"index": 0, "anchors": 0, "window": 0}
+        if self.is_initialized:
+            found["window"] = self.window_k.nbytes + self.window_v.nbytes
+        for block in self.blocks:
+            for name, tensor in block.items():
+                found["anchors" if name.startswith("first") else "index"] += tensor.nbytes
+        return found
 
 
 class QuantisedLayer(PeerLayer):
-    """A layer whose closed blocks a method quantises: `encode` to tensors, `decode` back."""
+    """A layer whose closed blocks a method quantises, but for the first SINKS tokens: `encode` to tensors, `decode` back."""
+
+    SINKS = 0
 
     def _keep(self, keys: Tensor, values: Tensor, sums: Factors) -> None:
-        plain = keys.float()
-        if self.rope is not None:
-            plain = self.rope.unrotate(keys, self._positions(self.closed, keys.shape[2], keys.shape[0]))
-        self.blocks.append(self.encode(plain, values.float()))
+        exact = 0 if self.blocks else self.SINKS
+        rest = keys[:, :, exact:]
+        if self.rope is None:
+            plain = rest.float()
+        else:
+            plain = self.rope.unrotate(rest, self._positions(self.closed + exact, rest.shape[2], rest.shape[0]))
+        block = self.encode(plain, values[:, :, exact:].float())
+        if exact:
+            block |= {"first_k": keys[:, :, :exact].clone(), "first_v": values[:, :, :exact].clone()}
+        self.blocks.append(block)
 
     @abstractmethod
     def encode(self, keys: Tensor, values: Tensor) -> dict[str, Tensor]:
-        """The tensors that stay of a block of keys and values (B, H, block, D) float32."""
+        """The tensors that stay of a block's keys and values (B, H, n, D) float32."""
 
     @abstractmethod
-    def decode(self, block: dict[str, Tensor], count: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, H, count, D) of what `encode` left."""
+    def decode(self, block: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, n, D) of what `encode` left."""
 
     def dequantised(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         if not self.blocks:
             return self.window_k[:, :, :0].to(dtype), self.window_v[:, :, :0].to(dtype)
-        parts = [self.decode(block, self.settings.block) for block in self.blocks]
-        keys, values = (torch.cat([part[at] for part in parts], 2) for at in (0, 1))
+        keys, values = (torch.cat(part, 2) for part in zip(*map(self.decode, self.blocks), strict=True))
         if self.rope is not None:
-            keys = self.rope.rotate(keys, self._positions(0, self.closed, keys.shape[0]))
+            count = keys.shape[2]
+            keys = self.rope.rotate(keys, self._positions(self.closed - count, count, keys.shape[0]))
+        if self.SINKS:
+            keys, values = (torch.cat([self.blocks[0][f"first_{n}"], x], 2) for n, x in (("k", keys), ("v", values)))
         return keys.to(dtype), values.to(dtype)
 
 
-def _uniform(x: Tensor, bits: int, clip: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices, low and step of the last axis quantised between its least and greatest, asymmetric."""
-    low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
+def _scale(low: Tensor, high: Tensor, bits: int, clip: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Low and step, as 16 bits hold them, of levels from least to greatest, clipped around their middle."""
     middle, half = (low + high) / 2, (high - low) / 2 * clip
-    low = (middle - half).half().float()
-    step = ((2 * half) / (2**bits - 1)).half().float().clamp_min(1e-8)
-    return ((x - low) / step).round().clamp(0, 2**bits - 1).int(), low, step
+    return (middle - half).half().float(), (2 * half / (2**bits - 1)).half().float()
+
+
+def _indices(x: Tensor, low: Tensor, step: Tensor, bits: int) -> Tensor:
+    return ((x - low) / step.clamp_min(1e-8)).round().clamp(0, 2**bits - 1).int()
 
 
 class Kivi(QuantisedLayer):
@@ -130,15 +162,12 @@ class Kivi(QuantisedLayer):
         along = keys.unflatten(2, (-1, GROUP)).transpose(3, 4)  # (B, H, groups, D, 32)
         out: dict[str, Tensor] = {}
         for name, x in (("k", along), ("v", values.unflatten(3, (-1, GROUP)))):
-            indices, low, step = _uniform(x, self.bits)
-            out |= {
-                f"{name}_codes": pack(indices, self.bits, checked=False),
-                f"{name}_low": low.half(),
-                f"{name}_step": step.half(),
-            }
+            low, step = _scale(x.amin(-1, keepdim=True), x.amax(-1, keepdim=True), self.bits)
+            codes = pack(_indices(x, low, step, self.bits), self.bits, checked=False)
+            out |= {f"{name}_codes": codes, f"{name}_low": low.half(), f"{name}_step": step.half()}
         return out
 
-    def decode(self, block: dict[str, Tensor], count: int) -> tuple[Tensor, Tensor]:
+    def decode(self, block: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         keys, values = (
             unpack(block[f"{n}_codes"], self.bits, GROUP) * block[f"{n}_step"].float() + block[f"{n}_low"].float()
             for n in ("k", "v")
@@ -149,16 +178,17 @@ class Kivi(QuantisedLayer):
 class KvQuant(QuantisedLayer):
     """Normal levels on each vector's mean and deviation; the largest 1 % of a vector's numbers exact."""
 
+    SINKS = 1
+
     def encode(self, keys: Tensor, values: Tensor) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {}
         for name, x in (("k", keys.transpose(2, 3)), ("v", values)):
-            few = max(1, math.ceil(0.01 * x.shape[-1]))
+            few = math.ceil(0.01 * x.shape[-1])
             far = (x - x.mean(-1, keepdim=True)).abs().topk(few, -1).indices
             rest = torch.ones_like(x).scatter(-1, far, 0.0)
-            mean = (x * rest).sum(-1, keepdim=True) / rest.sum(-1, keepdim=True)
-            spread = (
-                (((x - mean) * rest).square().sum(-1, keepdim=True) / rest.sum(-1, keepdim=True)).sqrt().clamp_min(1e-6)
-            )
+            count = rest.sum(-1, keepdim=True)
+            mean = (x * rest).sum(-1, keepdim=True) / count
+            spread = (((x - mean) * rest).square().sum(-1, keepdim=True) / count).sqrt().clamp_min(1e-6)
             levels = torch.tensor(NORMAL[self.bits], device=x.device)
             indices = torch.bucketize(((x - mean) / spread).contiguous(), (levels[1:] + levels[:-1]) / 2).int()
             out |= {
@@ -170,10 +200,9 @@ class KvQuant(QuantisedLayer):
             }
         return out
 
-    def decode(self, block: dict[str, Tensor], count: int) -> tuple[Tensor, Tensor]:
-        found = []
-        for name, width in (("k", count), ("v", self.width)):
-            levels = torch.tensor(NORMAL[self.bits], device=self.device)
+    def decode(self, block: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        tokens, levels, found = block["v_codes"].shape[2], torch.tensor(NORMAL[self.bits], device=self.device), []
+        for name, width in (("k", tokens), ("v", self.width)):
             x = levels[unpack(block[f"{name}_codes"], self.bits, width).long()]
             x = x * block[f"{name}_spread"].float() + block[f"{name}_mean"].float()
             found.append(x.scatter(-1, block[f"{name}_far"].long(), block[f"{name}_exact"].float()))
@@ -181,54 +210,60 @@ class KvQuant(QuantisedLayer):
 
 
 class Skvq(QuantisedLayer):
-    """Channels in the order of their spread, so that a group's are alike; each group clipped by its best factor."""
+    """A layer's channels in groups of those that reach from like to like; each group of a token clipped by its best factor."""
 
+    SINKS = 5
     FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8)
+    groups: Tensor | None = None  # (2, H D) uint8, which group a channel of keys, of values is in
 
     def encode(self, keys: Tensor, values: Tensor) -> dict[str, Tensor]:
-        group = min(64, self.width)
-        if not self.blocks:
-            self.order = [(x.amax((0, 2)) - x.amin((0, 2))).argsort(-1) for x in (keys, values)]  # (H, D)
+        flat = torch.stack([x.transpose(1, 2).flatten(2) for x in (keys, values)])  # (2, B, n, H D)
+        count = max(1, flat.shape[3] // WIDE)
+        if self.groups is None:
+            ends = torch.stack([flat.amin((1, 2)), flat.amax((1, 2))], -1)  # (2, H D, 2)
+            self.groups = nearest(ends, fit(ends, torch.ones_like(ends[..., 0]), count, restarts=4).centroids)[0].byte()
         out: dict[str, Tensor] = {}
-        for name, x, order in (("k", keys, self.order[0]), ("v", values, self.order[1])):
-            sorted_ = x.gather(3, order[None, :, None].expand_as(x)).unflatten(3, (-1, group))
-            best: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
-            for factor in self.FACTORS:
-                indices, low, step = _uniform(sorted_, self.bits, factor)
-                error = (indices * step + low - sorted_).square().sum(-1, keepdim=True)
-                if best is None:
-                    best = indices, low, step, error
-                else:
-                    won = error < best[3]
-                    best = (
-                        torch.where(won, indices, best[0]), torch.where(won, low, best[1]), torch.where(won, step, best[2]),
-                        torch.where(won, error, best[3]),
-                    )  # fmt: skip
-            assert best is not None
-            out |= {
-                f"{name}_codes": pack(best[0], self.bits, checked=False),
-                f"{name}_low": best[1].half(),
-                f"{name}_step": best[2].half(),
-            }
+        for name, x, group in zip(("k", "v"), flat, self.groups.long(), strict=True):
+            where, empty = group.expand_as(x), x.new_zeros(*x.shape[:2], count)
+            low, high = (empty.scatter_reduce(2, where, x, how, include_self=False) for how in ("amin", "amax"))
+            tried = [_scale(low, high, self.bits, factor) for factor in self.FACTORS]
+            errors = []
+            for low, step in tried:
+                low, step = low[..., group], step[..., group]
+                apart = _indices(x, low, step, self.bits) * step + low - x
+                errors.append(empty.scatter_add(2, where, apart.square()))
+            best = torch.stack(errors).argmin(0)[None]
+            low, step = (torch.stack(part).gather(0, best)[0] for part in zip(*tried, strict=True))
+            codes = pack(_indices(x, low[..., group], step[..., group], self.bits), self.bits, checked=False)
+            out |= {f"{name}_codes": codes, f"{name}_low": low.half(), f"{name}_step": step.half()}
         return out
 
-    def decode(self, block: dict[str, Tensor], count: int) -> tuple[Tensor, Tensor]:
-        group, found = min(64, self.width), []
-        for name, order in (("k", self.order[0]), ("v", self.order[1])):
-            x = (
-                unpack(block[f"{name}_codes"], self.bits, group) * block[f"{name}_step"].float()
-                + block[f"{name}_low"].float()
-            )
-            x = x.flatten(3)
-            found.append(torch.zeros_like(x).scatter(3, order[None, :, None].expand_as(x), x))
+    def decode(self, block: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        assert self.groups is not None
+        found = []
+        for name, group in zip(("k", "v"), self.groups.long(), strict=True):
+            low, step = (block[f"{name}_{part}"].float()[..., group] for part in ("low", "step"))
+            x = unpack(block[f"{name}_codes"], self.bits, len(group)) * step + low
+            found.append(x.unflatten(2, (self.heads, -1)).transpose(1, 2))
         return found[0], found[1]
+
+    def reset(self) -> None:
+        super().reset()
+        self.groups = None
+
+    def parts(self) -> dict[str, int]:
+        found = super().parts()
+        found["index"] += 0 if self.groups is None else self.groups.nbytes
+        return found
 
 
 class Evict(PeerLayer):
     """Of each closed block only the tokens with the largest mass stay, `share` of all closed ones, in 16 bits."""
 
     def __init__(self, index: int, share: float, settings: Settings) -> None:
-        super().__init__(index, 16, None, settings)
+        own = copy.copy(settings)
+        own.score = "mass"  # the window then sums ΣA, whatever antkv is scored by
+        super().__init__(index, 16, None, own)
         self.share, self.chosen = share, 0
 
     def reset(self) -> None:
@@ -237,29 +272,34 @@ class Evict(PeerLayer):
 
     def _keep(self, keys: Tensor, values: Tensor, sums: Factors) -> None:
         count = keys.shape[2]
-        wanted = math.floor(self.share * (self.closed + count) + 1e-9) - self.chosen
-        if wanted > 0:
-            best = sums.values.topk(min(wanted, count), -1).indices.sort(-1).values
-            at = best[..., None].expand(-1, -1, -1, keys.shape[3])
-            self.blocks.append({"k": keys.gather(2, at).clone(), "v": values.gather(2, at).clone()})
-            self.chosen += best.shape[2]
+        wanted = min(count, math.floor(self.share * (self.closed + count) + 1e-9) - self.chosen)
+        best = sums.values.topk(max(0, wanted), -1).indices.sort(-1).values
+        at = best[..., None].expand(-1, -1, -1, keys.shape[3])
+        self.blocks.append({"k": keys.gather(2, at), "v": values.gather(2, at)})
+        self.chosen += best.shape[2]
 
     def dequantised(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        if not self.blocks:
-            return self.window_k[:, :, :0].to(dtype), self.window_v[:, :, :0].to(dtype)
-        return (
-            torch.cat([block["k"] for block in self.blocks], 2).to(dtype),
-            torch.cat([block["v"] for block in self.blocks], 2).to(dtype),
+        keys, values = (
+            torch.cat([window[:, :, :0], *(block[name] for block in self.blocks)], 2)
+            for name, window in (("k", self.window_k), ("v", self.window_v))
         )
+        return keys.to(dtype), values.to(dtype)
+
+    def parts(self) -> dict[str, int]:
+        found = super().parts()
+        found["window"] += self.sum_v.nbytes if self.is_initialized else 0
+        return found
 
 
 QUANTISERS = {"kivi": (Kivi, False), "kvquant": (KvQuant, True), "skvq": (Skvq, True)}  # class, whether before RoPE
 
 
 class PeerCache(Packed):
-    """A cache of peers' layers: `kivi`, `kvquant`, `skvq` with `bits`, or `evict` with the share of closed tokens kept."""
+    """A cache of peers' layers: `kivi`, `kvquant`, `skvq` with `bits`, or `evict` with the share of closed tokens kept.
+    Raises BadInput where a method's groups do not fit."""
 
     def __init__(self, model: Any, method: str, settings: Settings, bits: int = 2, share: float = 0.0) -> None:
+        _fits(method, Model.of(model.config), settings.block)
         rope = Rope(model) if method in QUANTISERS and QUANTISERS[method][1] else None
 
         def make(index: int) -> AntLayer:
@@ -268,3 +308,59 @@ class PeerCache(Packed):
             return QUANTISERS[method][0](index, bits, rope, settings)
 
         super().__init__(model, make)
+
+
+def _fits(method: str, model: Model, block: int) -> None:
+    if method == "kivi":
+        for name, size in (("--block", block), ("head_dim", model.head_dim)):
+            if size % GROUP:
+                raise BadInput(f"kivi: {name} {size}: its groups of {GROUP} need a multiple of {GROUP}")
+
+
+class QuantoCache(QuantizedCache):
+    """transformers' own QuantizedCache on quanto. Raises BadInput for a model with other than full-attention layers.
+
+    Its first update is quantised whole; later tokens stay exact until there are more than `window`, and then all is quantised
+    anew: the exact window saw-tooths from none to `window` and back. Bits are therefore those of the mean of its window over
+    the steps so far, at the present length. What the model's type holds in more than 16 bits (scales, window) is charged 16,
+    as antkv holds its own.
+    """
+
+    def __init__(self, model: Any, bits: int, window: int) -> None:
+        try:
+            super().__init__("quanto", model.config, nbits=bits, q_group_size=GROUP, residual_length=max(1, window))
+        except ValueError as error:
+            raise BadInput(f"--methods quantized-cache: {error}") from error
+        self.exact: list[int] = []  # tokens of the exact window after each step
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+        found = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        if layer_idx == 0:
+            layer: Any = self.layers[0]
+            self.exact.append(layer.keys.shape[2] if layer.keys.dim() == 4 else 0)  # an empty one has no shape
+        return found
+
+    @property
+    def mean_window(self) -> float:
+        return sum(self.exact) / len(self.exact)
+
+    def effective_bits(self) -> float:
+        """Of the first layer: all are alike."""
+        layer: Any = self.layers[0]
+        coded = layer._quantized_keys, layer._quantized_values
+        bits = 8 * sum(map(_bytes, coded)) / sum(part.numel() for part in coded)
+        share = self.mean_window / layer.get_seq_length()
+        return (1 - share) * bits + share * 16
+
+    def note(self) -> str:
+        return (
+            f"quantized-cache: its exact window saw-tooths, {min(self.exact)} to {max(self.exact)} tokens; bits are at its mean "
+            f"over the steps, {self.mean_window:.0f}, with floats in 16 bits"
+        )
+
+
+def _bytes(tensor: Any) -> int:
+    """Of a tensor or of a quantised one's parts, floats as 16 bits where they have more."""
+    if type(tensor) is not Tensor and hasattr(tensor, "__tensor_flatten__"):
+        return sum(_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return tensor.numel() * (min(2, tensor.element_size()) if tensor.is_floating_point() else tensor.element_size())

@@ -90,14 +90,6 @@ class Study:
         """Tokens fed at a time: a block under `decode`, the window of text at once under `prefill`."""
         return self.how.block if self.how.protocol == "decode" else None
 
-    @property
-    def numbers(self) -> int:
-        """Numbers of a whole cache of one window of text."""
-        from antkv.codebook import Model
-
-        of = Model.of(self.model.config)
-        return 2 * of.layers * of.kv_heads * of.head_dim * self.how.length
-
     def codebook(self, path: str) -> Codebook:
         """Raises BadInput for one of another model."""
         from antkv.codebook import weights_sha256
@@ -125,22 +117,9 @@ class Study:
                             "numbers": cache.numbers(),
                         }
                     elif cache is not None:
-                        bits[name] = {"effective_bits": 8 * live_bytes(cache) / self.numbers}
+                        bits[name] = {"effective_bits": cache.effective_bits(), "note": cache.note()}
                 progress.update(1)
         return {name: (tallies[name], bits[name]) for name in makers}
-
-
-def live_bytes(cache: Any) -> int:
-    """Bytes of the tensors in the layers of a cache of transformers, quantised ones by their parts."""
-    import torch
-
-    def size(tensor: Any) -> int:
-        if type(tensor) is not torch.Tensor and hasattr(tensor, "__tensor_flatten__"):
-            names, _ = tensor.__tensor_flatten__()
-            return sum(size(getattr(tensor, name)) for name in names)
-        return tensor.nbytes
-
-    return sum(size(t) for layer in cache.layers for t in vars(layer).values() if isinstance(t, torch.Tensor))
 
 
 def total_bits(effective: float, book: Codebook, numbers: int, windows: int) -> float:
@@ -207,6 +186,11 @@ def run_compare(
     quiet: bool,
 ) -> int:
     """The verb `compare`."""
+    if "quantized-cache" in methods and how.protocol == "prefill":
+        raise BadInput(
+            "--methods quantized-cache: transformers' cache attends to the exact keys and values of its first step, which is "
+            "all that --protocol prefill has: it would look lossless; --protocol decode shows it"
+        )
     study = Study(texts, how)
     book = study.codebook(codebook)
     needs_plain = [name for name in methods if name in ("vq", "cq")]
@@ -216,8 +200,8 @@ def run_compare(
             "antkv calibrate --weights none --leave-out 0"
         )
     plain_book = study.codebook(plain) if plain is not None else None
-    if plain_book is not None and plain_book.made.shape != book.made.shape:
-        raise BadInput(f"--plain-codebook {plain}: has {plain_book.made.shape}, --codebook {book.made.shape}")
+    if plain_book is not None:
+        _check_plain(plain_book, book)
     bits = peer_bits or (4 if book.made.shape.rate >= 4 else 2)
     rows = compared(study, book, plain_book, methods, bits, quiet)
     if plot:
@@ -234,8 +218,9 @@ def run_compare(
     from tenfold_shared.cli import print_table
 
     table = Table(
-        "method", "index bits", "effective bits", "ppl", "nll − exact", "KL", "same token", title=_title(how, rows)
-    )
+        "method", "index bits", "effective bits", "ppl", "nll − exact", "KL", "same token", title=_title(how, rows),
+        caption="\n".join(row["note"] for row in rows if "note" in row) or None,
+    )  # fmt: skip
     for row in rows:
         difference = row["against_exact"]
         table.add_row(
@@ -245,6 +230,19 @@ def run_compare(
         )  # fmt: skip
     print_table(table)
     return 0
+
+
+def _check_plain(plain: Codebook, book: Codebook) -> None:
+    """Raises BadInput unless a codebook is what vq and cq are said to be, and else like antkv's."""
+    made, other = plain.made, book.made
+    for option, found, wanted in (
+        ("weights", made.weights, "none"),
+        ("leave-out", made.left_out, 0),
+        *((name, getattr(made, name), getattr(other, name)) for name in ("dim", "centroids", "rope")),
+        ("codebook-scope", made.scope, other.scope),
+    ):
+        if found != wanted:
+            raise BadInput(f"--plain-codebook {plain.name}: was made with --{option} {found}, expected {wanted}")
 
 
 def _title(how: How, rows: list[Record]) -> str:
@@ -282,6 +280,8 @@ def compared(
             makers[name] = _quantized(study, bits)
         else:
             makers[name] = partial(PeerCache, study.model, name, settings, bits=bits)
+    for make in makers.values():
+        make()  # what does not fit is refused before the model runs
     done = study.run(makers, quiet)
     exact, mine = done["exact"][0], done.get("antkv", (None, {}))[0]
     rows = []
@@ -296,6 +296,8 @@ def compared(
         row["against_antkv"] = tally.against(mine) if mine is not None else None
         if name == "antkv":
             row["total_bits"] = total_bits(size["effective_bits"], book, size["numbers"], len(study.windows))
+        if "note" in size:
+            row["note"] = size["note"]
         rows.append(row)
     return rows
 
@@ -326,8 +328,7 @@ def kept_share(study: Study, book: Codebook) -> float:
 
 
 def _quantized(study: Study, bits: int) -> Callable[[], Any]:
-    from transformers import QuantizedCache
-
+    from antkv.peers import QuantoCache
     from tenfold_shared import Missing
 
     try:
@@ -336,7 +337,4 @@ def _quantized(study: Study, bits: int) -> Callable[[], Any]:
         raise Missing(
             "--methods quantized-cache: needs transformers' quanto back end: pip install optimum-quanto"
         ) from None
-    window = max(1, study.settings().window)
-    return partial(
-        QuantizedCache, backend="quanto", config=study.model.config, nbits=bits, q_group_size=32, residual_length=window
-    )
+    return partial(QuantoCache, study.model, bits, study.settings().window)

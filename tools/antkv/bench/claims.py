@@ -204,10 +204,10 @@ class Study:
         found = [
             less("1 bit with 1 % anchors is below plain VQ whose window is longer by the anchors' bytes (nll a token)", "antkv 1", "plain vq, longer window"),
             *(
-                less(f"1 bit with 1 % anchors is below {name}-style at 2 bits and its scales, equal windows", "antkv 1", f"{name} 2")
+                less(f"1 bit with 1 % anchors is below {name}-style at 2 bits and what it keeps beside them, equal windows", "antkv 1", f"{name} 2")
                 for name in ("kivi", "kvquant", "skvq")
             ),
-            less("1 bit with 1 % anchors is below eviction at equal bytes", "antkv 1", "evict, bytes of 1 bit", "control"),
+            less("1 bit with 1 % anchors is below eviction by column mass, block by block, at equal bytes", "antkv 1", "evict, bytes of 1 bit", "control"),
             less("anchors by score are below random ones, anchors left out of calibration", "antkv 1", "random"),
             less("anchors by score are below the first tokens, anchors left out of calibration", "antkv 1", "first tokens"),
             *(

@@ -1,0 +1,430 @@
+"""Calibration against the models' own states and the cache's own anchors; runs that were cut off; texts, models and disks
+that it must refuse."""
+
+import gzip
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ant_models import BIN, antkv, codebook, tiny
+
+from antkv import anchors, calibrate, text
+from antkv import codebook as books
+from antkv.cache import AntCache, Settings, attached
+from antkv.layers import named
+from tenfold_shared import BadInput, Missing
+from tenfold_shared.models import load_causal_lm
+
+GEMMA = {
+    "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8, "query_pre_attn_scalar": 16,
+    "use_bidirectional_attention": False,
+}  # fmt: skip
+
+
+class Killed(BaseException):
+    """What a kill is to code that catches errors."""
+
+
+def run(folder, out, texts=(), **change):
+    """The verb in this process."""
+    how = {
+        "uri": str(folder), "shape": books.Shape(4, 16), "rope": "pre", "weights": "bound2", "scope": "head", "left_out": 0.01,
+        "tokens": 1024, "length": 128, "dtype": "float32", "device": "cpu", "trust_remote_code": False,
+        "allow_extrapolation": False, "seed": 0, "output": str(out), "overwrite": False, "as_json": False, "quiet": True,
+    }  # fmt: skip
+    return calibrate.run([str(path) for path in texts or [folder / "text.txt"]], **(how | change))
+
+
+def model_folder(folder, where, model):
+    """The folder's tokenizer and text beside another model's weights."""
+    where.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "text.txt"):
+        shutil.copy(folder / name, where)
+    model.save_pretrained(where)
+    return where
+
+
+@pytest.fixture
+def hybrid(folder, tmp_path):
+    return model_folder(folder, tmp_path / "hybrid", tiny("gemma", vocab_size=11, **GEMMA))
+
+
+def states(folder, count):
+    """The model's own cached keys and values (2, H, count, D) of each layer, of the first tokens of the text."""
+    model, tokenizer = load_causal_lm(str(folder), dtype="float32", device="cpu")
+    ids = tokenizer((folder / "text.txt").read_text())["input_ids"][:count]
+    with torch.inference_mode():
+        layers = model(input_ids=torch.tensor([ids]), use_cache=True).past_key_values.layers
+    return [(layer.keys[0], layer.values[0]) for layer in layers]
+
+
+def missed(x, table):
+    """(H, n) distance of vectors (H, n, D) to the nearest centroid of books (H, 1, C, D), relative to their own size."""
+    return torch.cdist(x.float(), table[:, 0].float()).amin(-1) / x.float().norm(dim=-1)
+
+
+# ------------------------------------------------------------ what is fitted
+
+
+def test_layers_behind_a_sliding_one_are_collected_as_the_model_has_them(hybrid, tmp_path):
+    """A book with a centroid for every token holds the very states that the model caches."""
+    out = tmp_path / "c.safetensors"
+    shape = books.Shape(16, 64)
+    assert run(hybrid, out, shape=shape, rope="post", weights="none", left_out=0.0, tokens=64, length=64) == 0
+    made = books.load(str(out))
+    assert made.made.layers == [1]
+    keys, values = states(hybrid, 64)[1]
+    assert missed(keys, made.keys[1]).max() < 2e-3 and missed(values, made.values[1]).max() < 2e-3
+
+
+def test_attention_of_another_kind_is_refused(folder, tmp_path):
+    import transformers
+
+    config = transformers.Gemma2Config(
+        vocab_size=11, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, query_pre_attn_scalar=16, layer_types=["full_attention"], attn_logit_softcapping=1.0, pad_token_id=0,
+    )  # fmt: skip
+    capped = model_folder(folder, tmp_path / "capped", transformers.Gemma2ForCausalLM(config))
+    with pytest.raises(BadInput, match="soft caps"):
+        run(capped, tmp_path / "c.safetensors")
+    done = antkv("inspect", folder / "text.txt", "--model", capped, "--length", 64)
+    assert done.returncode == 2 and "soft caps" in done.stderr
+
+
+def kept_by_a_cache(folder, ratio, length, block=64):
+    """Of each layer the anchors (H, a) of a cache that reads the text whole, with every token but the last block's rest
+    closed."""
+    model, tokenizer = load_causal_lm(str(folder), dtype="float32", device="cpu")
+    ids = tokenizer((folder / "text.txt").read_text())["input_ids"][:length]
+    cache = AntCache(model, codebook(model), Settings(ratio, window=0, block=block, dtype=torch.float32))
+    with attached(model), torch.inference_mode():
+        model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True)
+    return [layer.at_k[0] for layer in cache.packed]
+
+
+def test_what_is_left_out_are_the_caches_anchors(folder, tmp_path):
+    """With nearly a centroid for every token that counts, the keys of anchors alone are far from all."""
+    out, shape = tmp_path / "c.safetensors", books.Shape(16, 64)
+    assert run(folder, out, shape=shape, rope="post", left_out=0.05, tokens=72, length=72) == 0
+    made = books.load(str(out))
+    for layer, (at, (keys, _)) in enumerate(zip(kept_by_a_cache(folder, 0.05, 72), states(folder, 72), strict=True)):
+        far = missed(keys, made.keys[layer]) > 2e-3
+        assert at.shape == (2, 4) and far.gather(1, at.long()).all()
+        assert far.sum() <= 2 * (4 + 2 * 4)  # 68 tokens share 64 centroids
+
+
+@pytest.mark.parametrize("weights", ["bound2", "bound", "none"])
+def test_weights_are_0_at_the_caches_anchors_alone(folder, weights):
+    made = codebook(tiny()).made
+    made = type(made)(**{f: getattr(made, f) for f in made.__struct_fields__} | {"weights": weights, "left_out": 0.04})
+    model, tokenizer = load_causal_lm(str(folder), dtype="float32", device="cpu")
+    ids = tokenizer((folder / "text.txt").read_text())["input_ids"][:200]
+    settings = calibrate.settings_of(made)
+    assert settings.score == ("bound" if weights == "bound" else "bound2")
+    kept = AntCache(model, codebook(model), Settings(0.04, settings.score, window=0, dtype=torch.float32))
+    with attached(model), torch.inference_mode():
+        model(input_ids=torch.tensor([ids]), past_key_values=kept, use_cache=True)
+    seen = anchors.watch(model, ids, None, settings)
+    assert anchors.count(200, settings) == 8 == kept.packed[0].at_k.shape[2]
+    for layer, cached in zip(seen, kept.packed, strict=True):
+        for part in calibrate.weighed(layer, made):
+            zeros = [(part[:, head] == 0).nonzero()[:, 0].tolist() for head in range(2)]
+            assert zeros == cached.at_k[0].tolist()
+            if weights == "none":
+                assert set(part.unique().tolist()) == {0.0, 1.0}
+
+
+def test_inspect_tells_the_caches_anchors(folder):
+    done = antkv(
+        "inspect", folder / "text.txt", "--model", folder, "--length", 200, "--anchors", 0.04, "--dtype", "float32", "--json"
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert (found["tokens"], found["in_blocks"], found["anchors_a_head"], found["lists"]) == (200, 192, 8, 4)
+    expected = torch.cat([at.flatten() for at in kept_by_a_cache(folder, 0.04, 200)]).bincount(minlength=200)
+    assert {row["position"]: row["lists"] for row in found["anchors"]} == {
+        at: count for at, count in enumerate(expected.tolist()) if count
+    }
+    none = antkv("inspect", folder / "text.txt", "--model", folder, "--length", 64, "--anchors", 0, "--json")
+    assert json.loads(none.stdout)["anchors"] == []
+
+
+# ------------------------------------------------------------ what is refused, and what is told
+
+
+def test_numbers_beyond_float16_are_named(folder, tmp_path):
+    model = tiny(vocab_size=11)
+    with torch.no_grad():
+        model.model.layers[1].self_attn.v_proj.weight[16:].mul_(1e7)
+    large = model_folder(folder, tmp_path / "large", model)
+    with pytest.raises(BadInput, match=r"layer 1, head 1: .* values .*beyond float16"):
+        run(large, tmp_path / "c.safetensors")
+    assert not (tmp_path / "c.safetensors").exists()
+
+
+def test_keys_that_leave_float16_when_rotated_back_are_named(folder):
+    made = codebook(tiny()).made
+    model, _ = load_causal_lm(str(folder), dtype="float32", device="cpu")
+    layer = anchors.watch(model, list(range(9)), None, calibrate.settings_of(made))[1]
+    layer.keys = layer.keys.clone()
+    layer.factors = type(layer.factors)(*(part.clone() for part in layer.factors))
+    layer.keys[0, 1, 3] = 7e4
+    with pytest.raises(BadInput, match=r"layer 1, head 1: the keys to be quantised reach 7e\+04, beyond float16"):
+        calibrate.rows_of(layer, made)
+    layer.keys[0, 1, 3] = 0
+    layer.factors.values[0, 0, 5] = torch.inf
+    with pytest.raises(BadInput, match="layer 1, head 0: the values to be quantised have no finite weights"):
+        calibrate.rows_of(layer, made)
+
+
+def test_books_that_are_no_numbers_are_neither_written_nor_read(tmp_path):
+    import msgspec
+    from safetensors.torch import save_file
+
+    made = codebook(tiny())
+    path = tmp_path / "c.safetensors"
+    made.values[1][1, 2, 3] = torch.nan
+    with pytest.raises(BadInput, match=r"layers\.1\.values, head 1: holds NaN"):
+        books.save(made, str(path))
+    assert list(tmp_path.iterdir()) == []
+    tensors = {f"layers.{i}.{part}": getattr(made, part)[i].contiguous() for i in (0, 1) for part in ("keys", "values")}
+    save_file(tensors, path, metadata={"antkv": msgspec.json.encode(made.made).decode()})
+    with pytest.raises(BadInput, match=r"layers\.1\.values, head 1: holds NaN"):
+        books.load(str(path))
+
+
+def test_left_alone_layers_are_named_once(hybrid, folder, tmp_path, capsys):
+    assert run(hybrid, tmp_path / "h.safetensors", quiet=False) == 0
+    told = capsys.readouterr().err
+    assert told.count("layers 0 do not attend to the whole context") == 1
+    assert run(folder, tmp_path / "f.safetensors", quiet=False) == 0
+    assert "whole context" not in capsys.readouterr().err
+    assert named([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8" and named([3]) == "3"
+
+
+def test_lengths_that_do_not_fit_are_named(folder, tmp_path):
+    out = tmp_path / "c.safetensors"
+    with pytest.raises(BadInput, match="--length 1024: the model has 512 positions; --allow-extrapolation"):
+        run(folder, out, length=1024)
+    assert run(folder, out, length=1024, allow_extrapolation=True) == 0
+    words = ["inspect", folder / "text.txt", "--model", folder, "--length", 600]
+    done = antkv(*words)
+    assert done.returncode == 2 and "the model has 512 positions; --allow-extrapolation" in done.stderr
+    assert json.loads(antkv(*words, "--allow-extrapolation", "--json").stdout)["tokens"] == 600
+    (tmp_path / "short.txt").write_text("the river")
+    with pytest.raises(BadInput, match="the text has 2 tokens, fewer than one sequence of --length 128"):
+        run(folder, tmp_path / "d.safetensors", [tmp_path / "short.txt"])
+
+
+def test_a_share_that_leaves_nothing_is_refused(folder, tmp_path):
+    done = antkv(
+        "calibrate", folder / "text.txt", "--model", folder, "--bits", "1", "--leave-out", 1, "-o", tmp_path / "c"
+    )
+    assert done.returncode == 2 and "--leave-out" in done.stderr
+    with pytest.raises(BadInput, match="0 tokens that are no anchors are fewer than the 16 centroids"):
+        run(folder, tmp_path / "c.safetensors", left_out=0.999, tokens=64, length=64)
+
+
+def test_fingerprints_are_of_the_checkpoint(folder, tmp_path):
+    """The same for every type that it is loaded in, another where any weight is another."""
+
+    def loaded(where, dtype):
+        return books.weights_sha256(load_causal_lm(str(where), dtype=dtype, device="cpu")[0])
+
+    coarse = model_folder(folder, tmp_path / "coarse", tiny(vocab_size=11).to(torch.bfloat16))
+    assert len({loaded(coarse, dtype) for dtype in ("auto", "float32", "bfloat16", "float16")}) == 1
+    assert len({loaded(folder, dtype) for dtype in ("auto", "float32", "bfloat16")}) == 1
+    names = [name for name, _ in tiny().named_parameters()]
+    before = books.weights_sha256(tiny())
+    for name in names:
+        model = tiny()
+        with torch.no_grad():
+            model.get_parameter(name).add_(0.1)
+        assert books.weights_sha256(model) != before, name
+
+
+# ------------------------------------------------------------ texts
+
+
+def test_json_lines_by_any_name_and_with_any_separator(tmp_path):
+    lines = '{"text": "the river"}\n\n{"text": "a stone\u2028and\u0085light"}\r\n'
+    (tmp_path / "c4.json.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "u.jsonl").write_text(lines, newline="")
+    for name in ("c4.json.gz", "u.jsonl"):
+        assert list(text.documents(str(tmp_path / name))) == ["the river", "a stone\u2028and\u0085light"]
+    (tmp_path / "one.json").write_text('[{"text": "a"},\n {"text": "b"}]')
+    assert list(text.documents(str(tmp_path / "one.json"))) == ["a", "b"]
+    (tmp_path / "bad.json").write_text('{"text":\n "a",\n}')
+    with pytest.raises(BadInput, match=r"bad\.json:3: not JSON"):
+        list(text.documents(str(tmp_path / "bad.json")))
+    (tmp_path / "cut.json.gz").write_bytes(gzip.compress(lines.encode())[:-12])
+    with pytest.raises(BadInput, match="cannot be read"):
+        list(text.documents(str(tmp_path / "cut.json.gz")))
+
+
+def test_parquet_and_json_lines_of_the_same_rows_are_the_same_text(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = ["", "the river", "", "", "a stone", ""]
+    pq.write_table(pa.table({"text": rows}), tmp_path / "w.parquet")
+    (tmp_path / "w.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    found = [text.read([str(tmp_path / name)])[0] for name in ("w.parquet", "w.jsonl")]
+    assert found[0] == found[1] == "\n\n".join(rows)
+    pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "n.parquet")
+    with pytest.raises(BadInput, match=r"n\.parquet: row 2: expected a string"):
+        list(text.documents(str(tmp_path / "n.parquet")))
+
+
+# ------------------------------------------------------------ runs that are cut off
+
+
+def short_of_room():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+
+@pytest.fixture
+def cut_off(folder, tmp_path):
+    """(command, codebook of a whole run) of a run whose codebook, its one file over 50 kB, did not find room."""
+    out = tmp_path / "cut.safetensors"
+    words = [
+        "calibrate", folder / "text.txt", "--model", folder, "--dim", 4, "--centroids", 256, "--tokens", 260, "--length", 130,
+        "-o", out, "-q",
+    ]  # fmt: skip
+    done = subprocess.run([str(BIN), *map(str, words)], preexec_fn=short_of_room, capture_output=True, text=True)
+    assert done.returncode == 3 and "no space left on the disk" in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert {path.name for path in tmp_path.iterdir() if path.suffix != ".json"} == {"cut.safetensors.work"}
+    whole = tmp_path / "whole.safetensors"
+    assert run(folder, whole, shape=books.Shape(4, 256), tokens=260, length=130, dtype="auto", device="auto") == 0
+    return words, whole.read_bytes()
+
+
+def test_a_full_disk_is_told_and_the_same_command_goes_on(cut_off, tmp_path):
+    words, whole = cut_off
+    for more, word in ((["--dtype", "bfloat16"], "--dtype"), (["--seed", 1], "--seed")):
+        other = antkv(*words, *more)
+        assert other.returncode == 2 and f"an unfinished run was made with {word}" in other.stderr
+    stamps = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cut.safetensors.work").glob("book-*")}
+    assert len(stamps) == 4
+    done = antkv(*words)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert (tmp_path / "cut.safetensors").read_bytes() == whole
+    assert not (tmp_path / "cut.safetensors.work").exists()
+
+
+@pytest.mark.parametrize("damage", ["halved", "overwritten", "away", "record"])
+def test_damaged_shards_are_collected_again(cut_off, tmp_path, damage):
+    words, whole = cut_off
+    work = tmp_path / "cut.safetensors.work"
+    for path in work.glob("book-*"):
+        path.unlink()
+    shard = max(work.glob("layer-1*"), key=lambda path: path.stat().st_size)
+    data = shard.read_bytes()
+    if damage == "halved":
+        shard.write_bytes(data[: len(data) // 2])
+    elif damage == "overwritten":
+        shard.write_bytes(bytes(1000) + data[1000:])
+    elif damage == "away":
+        shard.unlink()
+    else:
+        (work / "collected.json").write_text('{"sequ')
+    done = antkv(*words)
+    assert done.returncode == 0, done.stderr
+    assert ("layer-1: not what was written there; collecting again" in done.stderr) == (damage != "record")
+    assert (tmp_path / "cut.safetensors").read_bytes() == whole
+
+
+@pytest.mark.parametrize("at", ["manifest", "save", "clear"])
+def test_a_kill_at_the_end_leaves_a_run_that_can_be_finished(folder, tmp_path, monkeypatch, capsys, at):
+    out = tmp_path / "c.safetensors"
+    write = calibrate.write_atomic
+
+    def die(*args, **more):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if at == "manifest":
+            patch.setattr(
+                calibrate, "write_atomic", lambda path, data: die() if "manifest" in str(path) else write(path, data)
+            )
+        elif at == "save":
+            patch.setattr(calibrate, "save", die)
+        else:
+            patch.setattr(shutil, "rmtree", lambda path, **more: die() if Path(path).exists() else None)
+        with pytest.raises(Killed):
+            run(folder, out)
+    assert (tmp_path / "c.safetensors.work").exists()
+    assert run(folder, out, quiet=False) == 0
+    assert ("is made already" in capsys.readouterr().err) == (at == "clear")
+    assert not (tmp_path / "c.safetensors.work").exists()
+    books.load(str(out))
+    found = json.loads((tmp_path / "c.safetensors.manifest.json").read_text())
+    names = "schema tool version verb argv options seed inputs counts started seconds fit"
+    assert set(found) == set(names.split())
+    digest = hashlib.sha256((folder / "text.txt").read_bytes()).hexdigest()
+    assert found["inputs"] == [{"path": str(folder / "text.txt"), "sha256": digest}]
+    assert found["options"]["model"] == str(folder) and found["options"]["dtype"] == "float32"
+    assert found["counts"] == {"sequences": 8, "tokens": 1024, "layers": 2}
+
+
+def test_an_older_codebook_stays_until_the_new_one_is_whole(folder, tmp_path, monkeypatch):
+    out = tmp_path / "c.safetensors"
+    assert run(folder, out) == 0
+    before = out.read_bytes()
+    with pytest.raises(BadInput, match="no such file"):
+        run(folder, out, [tmp_path / "nothing.txt"], overwrite=True)
+    with pytest.raises(BadInput, match="positions"):
+        run(folder, out, length=4096, overwrite=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(calibrate, "fit_layer", lambda *given: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run(folder, out, seed=1, overwrite=True)
+    assert out.read_bytes() == before
+    with monkeypatch.context() as patch:  # the same command goes on: nothing is collected twice
+        patch.setattr(anchors, "watch", lambda *given: (_ for _ in ()).throw(AssertionError))
+        assert run(folder, out, seed=1, overwrite=True) == 0
+    assert out.read_bytes() != before and books.load(str(out)).made.seed == 1
+    with pytest.raises(BadInput, match=r"text\.txt: is an input as well"):
+        run(folder, folder / "text.txt", overwrite=True)
+    (tmp_path / "c.safetensors.manifest.json").unlink()
+    with pytest.raises(BadInput, match="no manifest says what made it"):
+        run(folder, out)
+
+
+def test_the_codebook_is_as_readable_as_any_new_file(tmp_path):
+    before = os.umask(0o022)
+    try:
+        books.save(codebook(tiny()), str(tmp_path / "c.safetensors"))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "c.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+    def full(path, data):
+        path.with_name(f".{path.name}.tmp").write_bytes(data[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(books, "write_atomic", full)
+    with pytest.raises(Missing, match="no space left"):
+        books.save(codebook(tiny()), str(tmp_path / "c.safetensors"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_layer_is_fitted_again(tmp_path):
+    work = calibrate.Work(tmp_path / "x.work", codebook(tiny()).made)
+    assert work.identity is None
+    work.begin({"tool": "antkv"})
+    assert work.identity == {"tool": "antkv"}
+    work.put_book(0, {"keys": np.zeros(3)})
+    assert work.book(0)["keys"].tolist() == [0, 0, 0]
+    path = tmp_path / "x.work" / "book-0.npz"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert work.book(0) is None and work.book(1) is None

@@ -131,3 +131,21 @@ def test_emptied_cells_are_filled_where_it_costs_most():
     start = torch.tensor([[[0.0], [100.0], [200.0]]])  # two cells that nothing is near to
     found = kmeans.fit(x, torch.ones(1, 60), 3, start=start)
     assert sorted(found.centroids.flatten().tolist()) == [-7.0, 0.0, 9.0] and found.objective.item() == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_from_the_same_start_it_is_sklearns(seed):
+    """Lloyd's iterations with weights, to the end: the same objective and the same centroids (reference 4: 4)."""
+    cluster = pytest.importorskip("sklearn.cluster")
+    draw = np.random.default_rng(seed)
+    x = draw.standard_normal((1500, 4)).astype(np.float32) + draw.integers(0, 3, (1500, 1)).astype(np.float32)
+    weights = draw.gamma(0.5, size=1500).astype(np.float32)
+    start = x[draw.permutation(1500)[:24]]
+    theirs = cluster.KMeans(24, init=start, n_init=1, max_iter=300, tol=0.0, algorithm="lloyd").fit(
+        x, sample_weight=weights
+    )
+    mine = kmeans.fit(
+        torch.from_numpy(x)[None], torch.from_numpy(weights)[None], 24, start=torch.from_numpy(start)[None], iterations=300, tolerance=0.0
+    )  # fmt: skip
+    assert float(mine.objective[0]) == pytest.approx(theirs.inertia_, rel=1e-5)
+    assert np.allclose(mine.centroids[0].numpy(), theirs.cluster_centers_, atol=1e-3)

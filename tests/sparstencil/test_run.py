@@ -1,0 +1,291 @@
+"""`sparstencil run` through its installed command and in process: formats, refusals, checkpoints, and `apply`."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sparstencil
+from sparstencil import grid as grids
+from sparstencil import reference
+from sparstencil.boundary import Boundary
+from sparstencil.runs import How, choose
+from sparstencil.stencil import Stencil
+from sparstencil.suite import named
+from tenfold_shared import BadInput
+
+BIN = Path(sys.executable).parent / "sparstencil"
+
+
+def sparstencil_(*args, stdin=None, binary=False, cwd=None, **env):
+    return subprocess.run(
+        [str(BIN), *map(str, args)], input=stdin, capture_output=True, text=not binary, cwd=cwd, timeout=300,
+        env={**os.environ, **env},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def field():
+    return np.random.default_rng(0).standard_normal((33, 45)).astype(np.float32)
+
+
+@pytest.fixture
+def npy(field, tmp_path):
+    np.save(tmp_path / "u.npy", field)
+    return tmp_path / "u.npy"
+
+
+def truth(grid, name="heat-2d", steps=5, rule="reflect"):
+    return reference.run(grid.astype(np.float64), named(name), steps, Boundary.parse(rule, grid.ndim))
+
+
+def test_end_to_end_with_its_record(npy, field, tmp_path):
+    done = sparstencil_(
+        "run", npy, "--stencil", "heat-2d", "--steps", 5, "--boundary", "reflect", "-o", tmp_path / "out.npy", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    out = np.load(tmp_path / "out.npy")
+    assert out.dtype == np.float32 and np.allclose(out, truth(field), atol=1e-6)
+    told = json.loads(done.stdout)
+    assert told["steps"] == 5 and told["backend"] in ("cpu", "cuda-sp", "cuda-core") and told["mode"] == "f32"
+    assert told["error"]["relative_l2"] < 1e-6 and told["gstencil_s"] > 0
+    manifest = json.loads((tmp_path / "out.npy.manifest.json").read_text())
+    assert manifest["tool"] == "sparstencil" and manifest["inputs"][0]["sha256"]
+    again = sparstencil_(
+        "run", npy, "--stencil", "heat-2d", "--steps", 5, "--boundary", "reflect", "-o", tmp_path / "out.npy"
+    )
+    assert again.returncode == 0 and "made already" in again.stderr
+    other = sparstencil_(
+        "run", npy, "--stencil", "heat-2d", "--steps", 6, "--boundary", "reflect", "-o", tmp_path / "out.npy"
+    )
+    assert other.returncode == 2 and "steps" in other.stderr and "--overwrite" in other.stderr
+
+
+def test_stdin_to_stdout_is_a_filter(field):
+    memory = io.BytesIO()
+    np.save(memory, field)
+    done = sparstencil_(
+        "run", "-", "--stencil", "u[0,0] + 0.1*(u[0,1] - u[0,-1])", "-q", stdin=memory.getvalue(), binary=True
+    )
+    assert done.returncode == 0, done.stderr
+    out = np.load(io.BytesIO(done.stdout))
+    assert np.allclose(out, field + 0.1 * (np.roll(field, -1, 1) - np.roll(field, 1, 1)), atol=1e-6)
+
+
+def test_every_format_in_and_out(field, tmp_path):
+    np.savez(tmp_path / "u.npz", a=field, b=field[:5])
+    (tmp_path / "u.bin").write_bytes(field.astype(">f4").astype("<f4").tobytes())
+    (tmp_path / "u16.bin").write_bytes((field.view(np.uint32) >> 16).astype(np.uint16).tobytes())
+    np.save(tmp_path / "f.npy", np.asfortranarray(field))
+    np.save(tmp_path / "b.npy", field.astype(">f4"))
+    for name, shape, dtype in (
+        ("u.npz:a", None, None),
+        ("u.bin", (33, 45), "float32"),
+        ("f.npy", None, None),
+        ("b.npy", None, None),
+    ):
+        found = grids.read(str(tmp_path / name), shape, dtype)
+        assert np.array_equal(found.values, field) and found.values.flags.c_contiguous
+    assert np.allclose(grids.read(str(tmp_path / "u16.bin"), (33, 45), "bfloat16").values, field, rtol=1e-2)
+    for name in ("o.npy", "o.npz:k", "o.bin"):
+        grids.write(str(tmp_path / name), field)
+        back = grids.read(str(tmp_path / name), *(((33, 45), "float32") if name == "o.bin" else (None, None)))
+        assert np.array_equal(back.values, field)
+    h5py = pytest.importorskip("h5py")
+    grids.write(str(tmp_path / "o.h5:/a/u"), field)
+    assert np.array_equal(grids.read(str(tmp_path / "o.h5")).values, field)
+    with h5py.File(tmp_path / "o.h5", "a") as file:
+        file["other"] = field
+    with pytest.raises(BadInput, match="/a/u, /other; say which"):
+        grids.read(str(tmp_path / "o.h5"))
+    with pytest.raises(BadInput, match="no dataset /x"):
+        grids.read(str(tmp_path / "o.h5:/x"))
+
+
+BAD = [  # arguments after `run`, what stderr says
+    (["none.npy", "--stencil", "heat-2d"], "no such file"),
+    (["u.npy", "--stencil", "heat-3d"], "a grid of 2 axes (33, 45) and a stencil of 3"),
+    (["u.npy", "--stencil", "heat-2"], "nearest name is heat-2d"),
+    (["u.npy", "--stencil", "u[0,0]*u[0,1]"], "not linear"),
+    (["u.npy", "--stencil", "heat-2d", "--boundary", "wrapped"], "--boundary wrapped: expected fixed"),
+    (["u.npy", "--stencil", "heat-2d", "--boundary", "constant:x"], "'x' is no number"),
+    (["u.npy", "--stencil", "heat-2d", "--boundary", "wrap,valid"], "valid shrinks the grid"),
+    (["u.npy", "--stencil", "heat-2d", "--boundary", "wrap,wrap,wrap"], "3 rules; expected one, or 2"),
+    (["small.npy", "--stencil", "star-2d13p", "--boundary", "fixed"], "has 5 points; the stencil spans 7"),
+    (["small.npy", "--stencil", "star-2d21p", "--boundary", "reflect", "--steps", "2", "-o", "o.npy"], None),
+    (["small.npy", "--stencil", "box-2d25p", "--boundary", "valid", "--steps", "2"], "5 points; 2 steps with valid take 8"),
+    (["u.npy", "--stencil", "heat-2d", "--mode", "f64", "--backend", "emulate"], "no float64"),
+    (["u.npy", "--stencil", "heat-2d", "--rtol", "1e-12", "--backend", "emulate"], "no float64"),
+    (["u.npy", "--stencil", "heat-2d", "--mode", "s8"], "whole numbers"),
+    (["u.npy", "--stencil", "heat-2d", "-o", "x.tiff"], "ends in .npy"),
+    (["u.npy", "--stencil", "heat-2d", "-o", "no/x.npy"], "folder no does not exist"),
+    (["u.npy", "--stencil", "heat-2d", "--checkpoint-every", "2"], "needs -o FILE"),
+    (["u.npy", "--stencil", "heat-2d", "--tile", "4", "--backend", "emulate"], "--tile 4: expected 2 sizes"),
+    (["text.npy", "--stencil", "heat-2d"], "not a .npy file"),
+    (["words.npy", "--stencil", "1d5p"], "real ones"),
+    (["empty.npy", "--stencil", "heat-2d"], "is empty"),
+    (["two.npz", "--stencil", "heat-2d"], "holds a, b; say which"),
+    (["two.npz:c", "--stencil", "heat-2d"], "no c; it holds a, b"),
+    (["raw.bin", "--stencil", "heat-2d"], "--shape and --dtype"),
+    (["raw.bin", "--stencil", "heat-2d", "--shape", "3x4", "--dtype", "float32"], "10 bytes; --shape 3x4 of float32 wants 48"),
+    (["nan.npy", "--stencil", "heat-2d", "--strict"], "1 of 25 points of the grid are NaN"),
+    (["u.npy", "--stencil", "heat-2d", "--backend", "cuda-sp"], None),
+    (["u.npy", "--stencil", "heat-2d", "--decomp", "2x1"], "start with torchrun"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("args", "told"), BAD, ids=[f"{i}-{' '.join(a)[:40]}" for i, (a, _) in enumerate(BAD)])
+def test_bad_input_is_one_clear_line(args, told, field, tmp_path):
+    np.save(tmp_path / "u.npy", field)
+    np.save(tmp_path / "small.npy", field[:5, :5])
+    np.save(tmp_path / "words.npy", np.array(["a", "b"]))
+    np.save(tmp_path / "empty.npy", np.zeros((0, 4)))
+    nan = field[:5, :5].copy()
+    nan[2, 2] = np.nan
+    np.save(tmp_path / "nan.npy", nan)
+    (tmp_path / "text.npy").write_text("no array")
+    np.savez(tmp_path / "two.npz", a=field, b=field)
+    (tmp_path / "raw.bin").write_bytes(b"0123456789")
+    done = sparstencil_("run", *args, "-q", cwd=tmp_path)
+    if args[-1] == "cuda-sp":
+        assert done.returncode == 3 and "--backend cpu or emulate" in done.stderr
+    elif told is None:
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == 2 and told in done.stderr, done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(("x.", ".x"))]
+
+
+def test_what_can_go_on_is_said(npy, tmp_path):
+    unstable = sparstencil_("run", npy, "--stencil", "1.5*u[0,0] + 0.6*u[0,1]", "--steps", 3, "-o", tmp_path / "a.npy")
+    assert unstable.returncode == 0 and "grows by 2.1 a step" in unstable.stderr
+    grid = np.load(npy)
+    grid[3, 3] = np.inf
+    np.save(npy, grid)
+    odd = sparstencil_("run", npy, "--stencil", "heat-2d", "-o", tmp_path / "b.npy")
+    assert odd.returncode == 0 and "1 of 1485 points of the grid are NaN or infinite" in odd.stderr
+    one = sparstencil_("run", npy, "--stencil", "2*u[0,1]", "-o", tmp_path / "c.npy")
+    assert one.returncode == 0 and "one point" in one.stderr
+    assert np.array_equal(np.load(tmp_path / "c.npy"), 2 * np.roll(grid, -1, 1))
+    none = sparstencil_("run", npy, "--stencil", "heat-2d", "--steps", 0, "-o", tmp_path / "d.npy")
+    assert none.returncode == 0 and np.array_equal(np.load(tmp_path / "d.npy"), grid)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "emulate"])
+def test_a_killed_run_goes_on_to_the_same_bytes(backend, npy, tmp_path):
+    args = ["run", npy, "--stencil", "box-2d9p", "--steps", 4000 if backend == "cpu" else 60, "--boundary", "nearest", "--backend", backend,
+            "--checkpoint-every", 20 if backend == "cpu" else 3]  # fmt: skip
+    whole = sparstencil_(*args, "-o", tmp_path / "whole.npy", "-q")
+    assert whole.returncode == 0, whole.stderr
+    target = tmp_path / "killed.npy"
+    running = subprocess.Popen([str(BIN), *map(str, args), "-o", str(target), "-q"], stderr=subprocess.PIPE)
+    checkpoint = tmp_path / ".killed.npy.checkpoint"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline and running.poll() is None:
+        time.sleep(0.001)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert checkpoint.exists() and not target.exists()
+    held = int(json.loads(checkpoint.open("rb").readline())["steps_done"])
+    assert held > 0
+    other = sparstencil_(*[*args[:5], 7, *args[6:]], "-o", target, "-q")
+    assert other.returncode == 2 and "steps" in other.stderr
+    done = sparstencil_(*args, "-o", target)
+    assert done.returncode == 0 and "goes on after step" in done.stderr
+    assert target.read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    assert not checkpoint.exists()
+
+
+def test_a_second_start_is_turned_away(npy, tmp_path):
+    from tenfold_shared.jsonl import Lock
+
+    lock = Lock(tmp_path / ".o.npy.lock", tmp_path / "o.npy")
+    done = sparstencil_("run", npy, "--stencil", "heat-2d", "-o", tmp_path / "o.npy")
+    assert done.returncode == 75
+    lock.release()
+
+
+# ---------------------------------------------------------------- from Python
+
+
+def test_apply_takes_and_gives_its_own_kind(field):
+    torch = pytest.importorskip("torch")
+    whole = truth(field, steps=3, rule="wrap")
+    out = sparstencil.apply(field, "heat-2d", 3)
+    assert isinstance(out, np.ndarray) and np.allclose(out, whole, atol=1e-6)
+    tensor = sparstencil.apply(torch.from_numpy(field), "heat-2d", 3)
+    assert isinstance(tensor, torch.Tensor) and np.array_equal(tensor.numpy(), out)
+    batch = sparstencil.apply(np.stack([field, 2 * field]), named("heat-2d"), 3)
+    assert np.array_equal(batch[0], out) and np.allclose(batch[1], 2 * whole, atol=1e-5)
+    double = sparstencil.apply(
+        field.astype(np.float64), np.array([[0, 0.25, 0], [0.25, 0, 0.25], [0, 0.25, 0]]), 2, "mirror"
+    )
+    assert double.dtype == np.float64
+    assert np.allclose(double, truth(field, "jacobi-2d5pt", 2, "mirror"), atol=1e-14)
+    half = sparstencil.apply(field.astype(np.float16), "heat-2d", 1)
+    assert half.dtype == np.float16
+
+
+def test_counts_are_whole_numbers():
+    world = np.random.default_rng(0).integers(0, 2, (20, 30)).astype(np.uint8)
+    count = sparstencil.apply(world, "life-count-2d", 1)
+    assert count.dtype == np.int32
+    assert np.array_equal(
+        count, reference.run(world.astype(np.int64), named("life-count-2d"), 1, Boundary.parse("wrap", 2))
+    )
+    assert np.array_equal(sparstencil.apply(world, "life-count-2d", 1, backend="emulate"), count)
+
+
+def test_the_mode_follows_the_tolerance():
+    def mode(rtol, steps=3, dtype=np.float32, **more):
+        how = How(Boundary.parse("wrap", 2), steps, rtol=rtol, **more)
+        return choose(named("heat-2d"), np.dtype(dtype), how).mode
+
+    assert [mode(r) for r in (1e-2, 5e-4, 1e-6, 1e-10)] == ["fast", "mixed", "f32", "f64"]
+    assert mode(1e-2, steps=300) == "mixed" and mode(None) == "f32" and mode(None, dtype=np.float64) == "f64"
+    assert choose(named("life-count-2d"), np.dtype(np.uint8), How(Boundary.parse("wrap", 2), 1)).mode == "s8"
+    assert choose(named("heat-2d"), np.dtype(np.uint8), How(Boundary.parse("wrap", 2), 1)).mode == "f32"
+
+
+def test_fast_warns_when_it_cannot_be_near_enough(npy, tmp_path):
+    done = sparstencil_("run", npy, "--stencil", "heat-2d", "--mode", "fast", "--rtol", 1e-5, "--steps", 4, "--backend", "emulate", "-o", tmp_path / "o.npy")  # fmt: skip
+    assert done.returncode == 0 and "predicted error" in done.stderr and "above --rtol 1e-05" in done.stderr
+
+
+def test_other_verbs_end_to_end(tmp_path):
+    plan = sparstencil_("plan", "--stencil", "heat-2d", "--json")
+    told = json.loads(plan.stdout)
+    assert {
+        "n",
+        "z",
+        "groups",
+        "K",
+        "lower_bound",
+        "density",
+        "permutation",
+        "metadata",
+        "offsets",
+        "predicted",
+    } <= set(told)
+    assert all(len(entry["lanes"]) == 32 and len(entry["lanes"][0]) == 8 for entry in told["metadata"])
+    (tmp_path / "p.json").write_text(plan.stdout)
+    assert sparstencil_("verify", tmp_path / "p.json", "--stencil", "heat-2d").returncode == 0
+    wrong = sparstencil_("verify", tmp_path / "p.json", "--stencil", "box-2d9p")
+    assert wrong.returncode == 2 and "a plan of heat-2d" in wrong.stderr
+    drawn = sparstencil_("plan", "--stencil", "heat-2d", "--tile", "2x2", "--explain")
+    assert (drawn.returncode == 0 and "##·· ··## " in drawn.stdout.replace("  ", " ")) or "#" in drawn.stdout
+    listed = sparstencil_("suite", "--list", "--json")
+    assert len(json.loads(listed.stdout)) == 79
+    some = sparstencil_("suite", "--only", "heat-1d,life-count-2d", "--json")
+    assert some.returncode == 0 and [row["wrong"] for row in json.loads(some.stdout)] == [0, 0]
+    doctor = json.loads(sparstencil_("doctor", "--json").stdout)
+    assert doctor["backends"]["items"]["emulate"]["ok"]
+    assert Stencil.of({(0,): 1.0}).points == 1

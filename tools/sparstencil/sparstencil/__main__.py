@@ -1,0 +1,5 @@
+"""`python -m sparstencil`, for torchrun."""
+
+from sparstencil.cli import main
+
+main()

@@ -1,0 +1,286 @@
+"""`torchrun … sparstencil run --decomp 2x1`: the grid in blocks, a process each (reference 8).
+
+Every `fuse` steps (1 by default) neighbours exchange a halo as deep as the stencil reaches in so many steps; between
+exchanges the known halo shrinks by a step's reach at a time. While messages travel, the points that need none of them make
+their first step. A point's arithmetic is that of the single process, and the result the same bit for bit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sparstencil import fuse, runs
+from sparstencil import grid as grids
+from sparstencil.boundary import INSIDE, Boundary, _sources
+from sparstencil.stencil import Stencil, read
+from tenfold_shared import BadInput, Missing
+
+Slices = tuple[slice, ...]
+
+
+@dataclass
+class Block:
+    """One rank's part. first, last: the places of the grid it owns along each axis; at: its place among the ranks."""
+
+    shape: tuple[int, ...]
+    ranks: tuple[int, ...]
+    rank: int
+    stencil: Stencil
+    boundary: Boundary
+    step: fuse.Step
+    exchanged: int = 0  # messages sent, for tests
+    early: int = 0  # points that made a step while messages travelled
+    at: tuple[int, ...] = field(init=False)
+    first: tuple[int, ...] = field(init=False)
+    last: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.at = tuple(int(i) for i in np.unravel_index(self.rank, self.ranks))
+        cuts = [[n * i // count for i in range(count + 1)] for n, count in zip(self.shape, self.ranks, strict=True)]
+        self.first = tuple(cut[i] for cut, i in zip(cuts, self.at, strict=True))
+        self.last = tuple(cut[i + 1] for cut, i in zip(cuts, self.at, strict=True))
+
+    def own(self, grid: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(grid[tuple(slice(a, b) for a, b in zip(self.first, self.last, strict=True))])
+
+    def check(self, depth: int) -> None:
+        """Raises BadInput where a block is thinner than a halo of so many steps."""
+        for axis, (n, count) in enumerate(zip(self.shape, self.ranks, strict=True)):
+            reach = depth * max(self.stencil.hi[axis], -self.stencil.lo[axis])
+            if count > 1 and n // count < reach:
+                raise BadInput(
+                    f"--decomp: blocks of {n // count} points along axis {axis} are thinner than the {reach} that {depth} steps "
+                    "reach; use fewer ranks or a smaller --fuse"
+                )
+
+    # ------------------------------------------------------------ halos
+
+    def _neighbour(self, axis: int, side: int) -> bool:
+        """Whether another rank's points, or our own around the torus, lie beyond a side of a cut axis."""
+        inside = 0 <= self.at[axis] + side < self.ranks[axis]
+        return self.ranks[axis] > 1 and (inside or self.boundary.rules[axis] == "wrap")
+
+    def _directions(self) -> Iterator[tuple[int, ...]]:
+        for way in itertools.product((-1, 0, 1), repeat=len(self.ranks)):
+            if any(way) and all(side == 0 or self._neighbour(axis, side) for axis, side in enumerate(way)):
+                yield way
+
+    def _rank_at(self, way: tuple[int, ...]) -> int:
+        place = [(i + d) % n for i, d, n in zip(self.at, way, self.ranks, strict=True)]
+        return int(np.ravel_multi_index(place, self.ranks))
+
+    def _depths(self, steps: int) -> list[tuple[int, int]]:
+        """Halo before and after along each axis."""
+        return [
+            (
+                -steps * low if self._neighbour(axis, -1) else 0,
+                steps * high if self._neighbour(axis, 1) else 0,
+            )
+            for axis, (low, high) in enumerate(zip(self.stencil.lo, self.stencil.hi, strict=True))
+        ]  # fmt: skip
+
+    def start(self, state: np.ndarray, steps: int) -> tuple[np.ndarray, list[Any]]:
+        """The block with room for its halos, and what is still on its way."""
+        import torch
+        import torch.distributed as dist
+
+        depths = self._depths(steps)
+        wide = np.empty([n + a + b for n, (a, b) in zip(state.shape, depths, strict=True)], dtype=state.dtype)
+        wide[tuple(slice(a, a + n) for n, (a, _) in zip(state.shape, depths, strict=True))] = state
+        pending: list[Any] = []
+        for way in self._directions():
+            give: list[slice] = []
+            take: list[slice] = []
+            for axis, (side, n, (before, after)) in enumerate(zip(way, state.shape, depths, strict=True)):
+                low, high = -steps * self.stencil.lo[axis], steps * self.stencil.hi[axis]
+                give.append(slice(n - low, n) if side > 0 else slice(0, high) if side < 0 else slice(0, n))
+                take.append(
+                    slice(before + n, before + n + after)
+                    if side > 0
+                    else slice(0, before)
+                    if side < 0
+                    else slice(before, before + n)
+                )
+            other = self._rank_at(way)
+            tag = sum((side + 1) * 3**axis for axis, side in enumerate(way))
+            back = sum((1 - side) * 3**axis for axis, side in enumerate(way))
+            out = torch.from_numpy(np.ascontiguousarray(state[tuple(give)]))
+            into = torch.empty([s.stop - s.start for s in take], dtype=out.dtype)
+            if out.numel():
+                pending.append((dist.isend(out, other, tag=tag), None, None, out))
+                self.exchanged += 1
+            if into.numel():
+                pending.append((dist.irecv(into, other, tag=back), tuple(take), into, None))
+        return wide, pending
+
+    # ------------------------------------------------------------ steps
+
+    def advance(self, state: np.ndarray, steps: int, depth: int) -> np.ndarray:
+        """`steps` steps, `depth` of them to an exchange."""
+        done = 0
+        while done < steps:
+            count = min(depth, steps - done)
+            state = self._together(state, count, done)
+            done += count
+        return state
+
+    def _together(self, state: np.ndarray, steps: int, done: int) -> np.ndarray:
+        wide, pending = self.start(state, steps)
+        depths = self._depths(steps)
+        inner = self._inner(state) if pending else None
+        for handle, where, into, _ in pending:
+            handle.wait()
+            if where is not None:
+                wide[where] = into.numpy()
+        for at in range(steps):
+            wide = self._one(wide, depths, inner if at == 0 else None, done + at)
+            depths = [
+                (before + low if before else 0, after - high if after else 0)
+                for (before, after), low, high in zip(depths, self.stencil.lo, self.stencil.hi, strict=True)
+            ]
+        return wide
+
+    def _inner(self, state: np.ndarray) -> np.ndarray | None:
+        """A step of the points that look at no other rank's, or None where there are none."""
+        reach = [high - low for low, high in zip(self.stencil.lo, self.stencil.hi, strict=True)]
+        if any(n <= r for n, r in zip(state.shape, reach, strict=True)):
+            return None
+        out = self.step(state, 1, Boundary.parse("valid", state.ndim))
+        self.early += out.size
+        return out
+
+    def _one(self, wide: np.ndarray, depths: list[tuple[int, int]], inner: np.ndarray | None, done: int) -> np.ndarray:
+        """One step of a block with halos: where a side is the grid's own, its rule; else the halo is used up by a step."""
+        lo, hi = self.stencil.lo, self.stencil.hi
+        padded, kept = wide, []
+        for axis, (before, after) in enumerate(depths):
+            rule, n = self.boundary.rules[axis], padded.shape[axis]
+            low = 0 if before else -lo[axis]
+            high = 0 if after else hi[axis]
+            if rule in INSIDE:
+                kept.append((low if rule == "fixed" else 0, high if rule == "fixed" else 0))
+                continue
+            kept.append((0, 0))
+            if low or high:
+                table = _sources(rule, np.arange(-low, n + high), n)
+                padded = padded.take(table.clip(0), axis=axis)
+                if rule == "constant" and (table < 0).any():
+                    where = [slice(None)] * padded.ndim
+                    where[axis] = table < 0  # type: ignore[call-overload]
+                    padded[tuple(where)] = self.boundary.value
+        out = self._valid(padded, wide, depths, inner)
+        if any(a or b for a, b in kept):
+            # The frozen ring: as it was, cut as the step has cut the other sides.
+            cut = [
+                slice(-lo[axis] if before else 0, wide.shape[axis] - (hi[axis] if after else 0))
+                for axis, (before, after) in enumerate(depths)
+            ]
+            whole = wide[tuple(cut)].copy()
+            whole[tuple(slice(a, n - b) for n, (a, b) in zip(whole.shape, kept, strict=True))] = out
+            return whole
+        return out
+
+    def _valid(
+        self, padded: np.ndarray, wide: np.ndarray, depths: list[tuple[int, int]], inner: np.ndarray | None
+    ) -> np.ndarray:
+        """The step of everything that `padded` has room for; what `inner` has already is not made again."""
+        rule = Boundary.parse("valid", padded.ndim)
+        if inner is None:
+            return self.step(np.ascontiguousarray(padded), 1, rule)
+        lo, hi = self.stencil.lo, self.stencil.hi
+        size = [n + low - high for n, low, high in zip(padded.shape, lo, hi, strict=True)]
+        # Where the early points stand in the result: a step's reach inside the block, which stands behind its halo, or
+        # behind what the rule has put before it.
+        begin = []
+        for axis, (before, _) in enumerate(depths):
+            added = 0 if before or self.boundary.rules[axis] in INSIDE else -lo[axis]
+            begin.append(before + added)
+        out = np.empty(size, dtype=padded.dtype)
+        box = [(b, b + n) for b, n in zip(begin, inner.shape, strict=True)]
+        out[tuple(slice(a, b) for a, b in box)] = inner
+        for slab in _around(size, box):
+            need = tuple(slice(s.start, s.stop + high - low) for s, low, high in zip(slab, lo, hi, strict=True))
+            out[slab] = self.step(np.ascontiguousarray(padded[need]), 1, rule)
+        return out
+
+
+def _around(size: list[int], box: list[tuple[int, int]]) -> Iterator[Slices]:
+    """The rest of an array around a box, in slabs that do not overlap."""
+    limits = [(0, n) for n in size]
+    for axis, (a, b) in enumerate(box):
+        for low, high in ((0, a), (b, size[axis])):
+            if high > low:
+                yield tuple(slice(low, high) if i == axis else slice(*limits[i]) for i in range(len(size)))
+        limits[axis] = (a, b)
+
+
+# ---------------------------------------------------------------- the verb under torchrun
+
+
+def run(
+    *, grid: str, decomp: tuple[int, ...], spec: str, origin: Any, convolve: bool, boundary: str, shape: Any, dtype: Any, steps: int,
+    fuse: int | None, output: str | None, overwrite: bool, quiet: bool, as_json: bool, checkpoint_every: int | None, strict: bool, **how: Any,
+) -> int:  # fmt: skip
+    """The verb; rank 0 says what is said and writes the result."""
+    if "RANK" not in os.environ:
+        raise BadInput(f"--decomp: start with torchrun --nproc-per-node {math.prod(decomp)} -m sparstencil run …")
+    if checkpoint_every:
+        raise BadInput("--checkpoint-every: not with --decomp")
+    try:
+        import torch.distributed as dist
+    except ImportError as error:
+        raise Missing("torch is not installed: pip install torch") from error
+    if told := grids.writable(output):
+        raise BadInput(told)
+    stencil = read(spec, origin)
+    stencil = stencil.flipped() if convolve else stencil
+    values = grids.read(grid, shape, dtype).values
+    settings = runs.How(Boundary.parse(boundary, stencil.ndim), steps, fuse=None, **how)
+    settings.boundary.check(values.shape, stencil)
+    if len(decomp) != stencil.ndim or min(decomp) < 1:
+        raise BadInput(
+            f"--decomp {'x'.join(map(str, decomp))}: expected {stencil.ndim} numbers of at least 1, one an axis"
+        )
+    dist.init_process_group("gloo")
+    try:
+        world, rank = dist.get_world_size(), dist.get_rank()
+        if math.prod(decomp) != world:
+            raise BadInput(f"--decomp {'x'.join(map(str, decomp))}: makes {math.prod(decomp)} blocks for {world} ranks")
+        chosen = runs.choose(stencil, values.dtype, settings)
+        block = Block(values.shape, decomp, rank, stencil, settings.boundary, runs.stepper(stencil, settings, chosen))
+        block.check(fuse or 1)
+        begun = time.perf_counter()
+        mine = block.advance(runs.working(block.own(values), chosen.mode), steps, fuse or 1)
+        out = gathered(mine, block, world)
+        seconds = time.perf_counter() - begun
+        if out is not None:
+            grids.write(output, runs.finished(out, values.dtype, chosen.mode))
+            if not quiet:
+                rate = steps * values.size / seconds / 1e9
+                print(f"sparstencil: {steps} steps on {world} ranks ({chosen.backend}): {seconds:.3f} s, {rate:.3f} GStencil/s", file=sys.stderr)  # fmt: skip
+    finally:
+        dist.destroy_process_group()
+    return 0
+
+
+def gathered(mine: np.ndarray, block: Block, world: int) -> np.ndarray | None:
+    """The whole grid on rank 0, None elsewhere."""
+    import torch.distributed as dist
+
+    parts: list[Any] | None = [None] * world if block.rank == 0 else None
+    dist.gather_object(mine, parts)
+    if parts is None:
+        return None
+    whole = np.empty(block.ranks, dtype=object)
+    for rank, part in enumerate(parts):
+        whole[np.unravel_index(rank, block.ranks)] = part
+    return np.block(whole.tolist())

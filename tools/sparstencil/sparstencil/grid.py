@@ -1,0 +1,194 @@
+"""Grids in and out: .npy, NAME.npz:key, NAME.h5:/dataset, raw files with --shape and --dtype, and .npy on stdin and stdout.
+
+A name says its format by its suffix. Output is written beside itself and renamed when complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tenfold_shared import BadInput, Missing
+from tenfold_shared.jsonl import own_stdout, write_atomic
+
+HDF5 = (".h5", ".hdf5", ".he5")
+TYPES = ("float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32")
+
+
+class Grid(NamedTuple):
+    """values: as they stand in the file, bfloat16 as float32. sha256: of the numbers and their shape."""
+
+    values: np.ndarray
+    sha256: str
+
+
+def read(text: str, shape: tuple[int, ...] | None = None, dtype: str | None = None) -> Grid:
+    """The grid that GRID names. Raises BadInput naming the file, Missing without h5py."""
+    path, key = _split(text)
+    suffix = Path(path).suffix.lower()
+    if path != "-" and not Path(path).is_file():
+        raise BadInput(
+            f"{path}: no such file" if not Path(path).is_dir() else f"{path}: is a folder; expected a grid file"
+        )
+    if shape is not None or (dtype is not None and path != "-" and suffix not in (".npy", ".npz", *HDF5)):
+        values = _raw(path, shape, dtype)
+    elif path == "-" or suffix == ".npy":
+        values = _npy(path)
+    elif suffix == ".npz":
+        values = _npz(path, key)
+    elif suffix in HDF5:
+        values = _hdf5(path, key)
+    else:
+        raise BadInput(f"{path}: expected .npy, .npz:KEY, .h5:/DATASET, or a raw file with --shape and --dtype")
+    if dtype == "bfloat16" and values.dtype == np.uint16:
+        values = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    if values.dtype.kind not in "fiub" or values.dtype.itemsize > 8:
+        raise BadInput(f"{text}: numbers of type {values.dtype}; expected real ones of at most 8 bytes")
+    if values.dtype.byteorder == ">":
+        values = values.astype(values.dtype.newbyteorder("="))
+    if values.size == 0:
+        raise BadInput(f"{text}: the grid is empty: shape {values.shape}")
+    values = np.ascontiguousarray(values)
+    digest = hashlib.sha256(repr((values.shape, values.dtype.str)).encode())
+    digest.update(values.reshape(-1).view(np.uint8).data)
+    return Grid(values, digest.hexdigest())
+
+
+def write(text: str | None, values: np.ndarray) -> None:
+    """To the file that -o names, or as .npy to stdout. Raises BadInput for a suffix that says no format."""
+    if text is None or text == "-":
+        out = own_stdout()
+        np.lib.format.write_array(_Unseekable(out), values, allow_pickle=False)
+        out.flush()
+        return
+    path, key = _split(text)
+    suffix = Path(path).suffix.lower()
+    if suffix in HDF5:
+        _write_hdf5(path, key or "/u", values)
+        return
+    memory = io.BytesIO()
+    if suffix == ".npy":
+        np.save(memory, values, allow_pickle=False)
+    elif suffix == ".npz":
+        np.savez(memory, allow_pickle=False, **{key or "u": values})
+    elif suffix in (".bin", ".raw", ".dat"):
+        memory.write(values.tobytes())
+    else:
+        raise BadInput(writable(text) or f"{text}: cannot be written")
+    write_atomic(path, memory.getvalue())
+
+
+def writable(text: str | None) -> str | None:
+    """Why -o cannot be written, or None: told before any work. Raises Missing without h5py for a name that needs it."""
+    if text is None or text == "-":
+        return None
+    path, _ = _split(text)
+    if Path(path).suffix.lower() not in (".npy", ".npz", ".bin", ".raw", ".dat", *HDF5):
+        return f"-o {text}: expected a name that ends in .npy, .npz, .bin, .raw, .dat or .h5"
+    if Path(path).suffix.lower() in HDF5:
+        _h5py()
+    if not Path(path).parent.is_dir():
+        return f"-o {text}: the folder {Path(path).parent} does not exist; create it first"
+    return None
+
+
+def file_of(text: str) -> str:
+    """The file of a name with a key."""
+    return _split(text)[0]
+
+
+# ---------------------------------------------------------------- formats
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    """File and key of NAME.npz:key and NAME.h5:/dataset."""
+    for suffix in (".npz", *HDF5):
+        at = text.lower().find(f"{suffix}:")
+        if at >= 0:
+            return text[: at + len(suffix)], text[at + len(suffix) + 1 :] or None
+    return text, None
+
+
+def _npy(path: str) -> np.ndarray:
+    try:
+        if path == "-":
+            return np.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=False)
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        name = "stdin" if path == "-" else path
+        raise BadInput(f"{name}: not a .npy file of numbers ({str(error).splitlines()[0]})") from error
+
+
+def _npz(path: str, key: str | None) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            names = list(archive.files)
+            if key is None and len(names) != 1:
+                raise BadInput(f"{path}: holds {', '.join(names)}; say which with {path}:KEY")
+            if key is not None and key not in names:
+                raise BadInput(f"{path}: no {key}; it holds {', '.join(names)}")
+            return archive[key or names[0]]
+    except (ValueError, OSError) as error:
+        raise BadInput(f"{path}: not a .npz file of numbers ({str(error).splitlines()[0]})") from error
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise Missing("h5py: not installed: pip install 'sparstencil[io]'") from error
+    return h5py
+
+
+def _hdf5(path: str, key: str | None) -> np.ndarray:
+    h5py = _h5py()
+    try:
+        with h5py.File(path, "r") as file:
+            found: list[str] = []
+            file.visititems(lambda name, item: found.append(f"/{name}") if isinstance(item, h5py.Dataset) else None)
+            if key is None and len(found) != 1:
+                raise BadInput(f"{path}: holds {', '.join(found) or 'no dataset'}; say which with {path}:/DATASET")
+            name = key or found[0]
+            if name not in file or not isinstance(file[name], h5py.Dataset):
+                raise BadInput(f"{path}: no dataset {name}; it holds {', '.join(found)}")
+            return file[name][()]
+    except OSError as error:
+        raise BadInput(f"{path}: not an HDF5 file ({str(error).splitlines()[0]})") from error
+
+
+def _write_hdf5(path: str, key: str, values: np.ndarray) -> None:
+    h5py = _h5py()
+    aside = Path(path).with_name(f".{Path(path).name}.tmp")
+    with h5py.File(aside, "w") as file:
+        file.create_dataset(key, data=values)
+    with open(aside, "rb+") as done:
+        os.fsync(done.fileno())
+    aside.rename(path)
+
+
+def _raw(path: str, shape: tuple[int, ...] | None, dtype: str | None) -> np.ndarray:
+    if shape is None or dtype is None:
+        raise BadInput(f"{path}: a raw file needs both --shape and --dtype")
+    kind = np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
+    raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    expected = math.prod(shape) * kind.itemsize
+    if len(raw) != expected:
+        raise BadInput(f"{path}: {len(raw)} bytes; --shape {'x'.join(map(str, shape))} of {dtype} wants {expected}")
+    return np.frombuffer(raw, dtype=kind).reshape(shape)
+
+
+class _Unseekable:
+    """What numpy may write an array to that is no file on a disk."""
+
+    def __init__(self, out: Any) -> None:
+        self.out = out
+
+    def write(self, data: Any) -> int:
+        return self.out.write(data)

@@ -1,0 +1,343 @@
+"""Which tile, which conversion, which back end, how many steps a pass: predicted from counts (reference 2.6, 9).
+
+A pass takes as long as the busiest of four: global memory, shared memory, the unit that multiplies, issuing instructions. The
+counts are those of the program as generated, not of a formula; the rates are a card's nominal ones, or measured ones where
+`tune` left them. Sparse instructions halve the multiplications, not the traffic of B.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from sparstencil.convert import NONE, Solver
+from sparstencil.layout import Layout
+from sparstencil.modes import PLANE_BYTES, STORED_BYTES, Mode, Setup, grouped, prepare
+from sparstencil.stencil import Offset, Stencil
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Card:
+    """Nominal rates: bytes/s of memory and of all shared memories, multiply–adds/s that sparse float16 instructions store and
+    dense ones do, float32 and float64 multiply–adds/s, instructions/s of all warps."""
+
+    memory: float
+    shared: float
+    sparse: float
+    dense: float
+    fma32: float
+    fma64: float
+    issue: float
+
+
+# NVIDIA's data sheets; shared memory is 128 bytes a clock and multiprocessor, issue four warps' instructions a clock.
+CARDS: dict[str, Card] = {
+    "a100": Card(2.0e12, 108 * 128 * 1.41e9, 156e12, 156e12, 9.75e12, 4.85e12, 108 * 4 * 1.41e9),
+    "h100": Card(3.35e12, 132 * 128 * 1.75e9, 495e12, 495e12, 33.5e12, 17e12, 132 * 4 * 1.75e9),
+    "h200": Card(4.8e12, 132 * 128 * 1.75e9, 495e12, 495e12, 33.5e12, 17e12, 132 * 4 * 1.75e9),
+}
+CPU_MEMORY, CPU_FMA = 20e9, 2 * 16 * 2 * 2.5e9  # two cores with 16 lanes; `bench` measures this machine's own
+SPEED: dict[Mode, float] = {"fast": 1.0, "mixed": 1.0, "tf32": 0.5, "f32": 1.0, "s8": 2.0}  # of float16's rate
+MAX_STEPS = 8
+MATCHED = 320  # columns up to which a matching is looked for without being asked
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds a point and real step, and which of the four it is."""
+
+    seconds: float
+    bound: str
+    parts: dict[str, float]
+
+    @property
+    def rate(self) -> float:
+        """10⁹ points and steps a second."""
+        return 1e-9 / self.seconds
+
+
+def _most(parts: dict[str, float], steps: int) -> Prediction:
+    bound = max(parts, key=lambda name: parts[name])
+    return Prediction(parts[bound] / steps, bound, {name: value / steps for name, value in parts.items()})
+
+
+def loads(setup: Setup) -> tuple[int, int]:
+    """Shared-memory loads of a lane for one instruction's width of patches: of whole registers, and of parts of one that lie
+    apart and are packed."""
+    program = setup.program
+    offsets, whole, apart = setup.geometry.offsets() + setup.geometry.origin, 0, 0
+    for step in program.steps:
+        row, column = step.form.b_places()
+        places = offsets[step.first + row] + column * program.layout.tile[-1]  # (32, registers, entries)
+        run = (np.diff(places, axis=-1) == 1).all(-1) & (places[..., 0] * step.form.size % 4 == 0)
+        one = run.all(0)  # all lanes alike, or the register is packed
+        whole += int(one.sum())
+        apart += int((~one).sum()) * step.form.each
+    planes = 1 + max(b for _, b in program.products)
+    return whole * planes, apart * planes
+
+
+def predict(setup: Setup, card: Card, steps: int = 1) -> dict[str, Prediction]:
+    """Of a pass that makes `steps` real steps: cuda-sp, cuda-tc (the same plan, dense instructions) and cuda-core."""
+    program, geometry, mode = setup.program, setup.geometry, setup.mode
+    outputs = math.prod(geometry.block)
+    stencil = program.layout.stencil
+    filled = math.prod(b + h - low for b, low, h in zip(geometry.block, stencil.lo, stencil.hi, strict=True))
+    halo = filled / outputs
+    stored = STORED_BYTES[mode]
+    memory = (halo + 1) * stored / card.memory
+    each = 8 * program.layout.rows  # outputs of one instruction's width
+    whole, apart = loads(setup)
+    read = 32 * 4 * (whole + apart) / each
+    shared = (read + halo * (stored + 2 * PLANE_BYTES[mode])) / card.shared
+    products = len(program.products)
+    macs = products * program.m_tiles * 16 * program.k / program.layout.rows
+    speed = SPEED[mode]
+    instructions = products * program.m_tiles * len(program.steps)
+    packing = apart // 2
+    issued = (whole + apart + packing + instructions + 8 * program.m_tiles) / each
+    fill = 3 * halo / 32
+    found = {
+        "cuda-sp": {"memory": memory, "shared": shared, "multiply": macs / 2 / (card.sparse * speed), "issue": (issued + fill) / card.issue},
+        "cuda-tc": {"memory": memory, "shared": shared, "multiply": macs / (card.dense * speed), "issue": (issued + products * program.m_tiles * len(program.steps) / each + fill) / card.issue},
+    }  # fmt: skip
+    points = program.layout.stencil.points
+    core_stored = 4 if mode != "fast" else 2
+    lanes = min(points, 2 * sum(program.layout.stencil.extents))  # loads that neighbours in registers do not spare
+    found["cuda-core"] = {
+        "memory": (halo + 1) * core_stored / card.memory,
+        "shared": (4 * lanes + 8 * halo) / card.shared,
+        "multiply": points / card.fma32,
+        "issue": (points + lanes + 4) / 32 / card.issue,
+    }
+    return {name: _most(parts, steps) for name, parts in found.items()}
+
+
+def predict_cpu(stencil: Stencil, size: int) -> Prediction:
+    """A single sweep on two cores."""
+    return _most({"memory": 2 * size / CPU_MEMORY, "multiply": stencil.points * size / 4 / CPU_FMA}, 1)
+
+
+# ---------------------------------------------------------------- the search
+
+
+def tiles(stencil: Stencil, rows: tuple[int, ...] = (16, 32)) -> list[Offset]:
+    """Tiles of powers of two with so many outputs. Axes that the stencil does not reach along stay 1 wide."""
+    sizes = [
+        (1,) if low == high == 0 and stencil.ndim > 1 else (1, 2, 4, 8, 16, 32)
+        for low, high in zip(stencil.lo, stencil.hi, strict=True)
+    ]
+    found = [tile for tile in itertools.product(*sizes) if math.prod(tile) in rows]
+    return found or [(1,) * (stencil.ndim - 1) + (16,)]
+
+
+def solvers(layout: Layout, mode: Mode, asked: Solver | None) -> list[Solver]:
+    """Which conversions to try on a layout: the cheap one, and others where it is not at the bound already."""
+    if asked is not None:
+        return [asked]
+    if grouped(layout.stencil, layout.tile, "staircase").optimal or layout.n > MATCHED:
+        return ["staircase"]
+    if mode == "tf32" or grouped(layout.stencil, layout.tile, "blossom").spares:
+        return ["staircase", "blossom"]
+    return ["staircase", "blossom", "quad"]
+
+
+def best(
+    stencil: Stencil, mode: Mode, card: Card, tile: Offset | None = None, solver: Solver | None = None, steps: int = 1
+) -> Setup:
+    """The setup that is predicted fastest, among conversions that are as good as their tile allows if there is one; of such as are within 3 % of each other the one with fewer rows of A (they stay in
+    registers), then loads, K and groups. Tiles are ranked by their bounds first, and the most promising are converted in
+    every way."""
+    whole = stencil.power(steps)
+    if tile is not None:
+        shapes = [tile]
+    else:
+        shapes = [shape for rows, many in ((16, 4), (32, 2)) for shape in _promising(whole, rows, many, card)]
+
+    def cost(setup: Setup) -> tuple[bool, int, int, int, int, int]:
+        seconds = predict(setup, card, steps)["cuda-sp"].seconds
+        program = setup.program
+        return (
+            not program.grouping.spares, round(math.log(seconds) / 0.03), program.m_tiles, sum(loads(setup)), program.k, program.grouping.count
+        )  # fmt: skip
+
+    effort = 6 if solver == "quad" else 1
+    found = [
+        prepare(whole, mode, shape, way, effort)
+        for shape in shapes
+        for way in solvers(Layout(whole, shape), mode, solver)
+    ]
+    return min(found, key=cost)
+
+
+def _promising(stencil: Stencil, rows: int, many: int, card: Card) -> list[Offset]:
+    """Tiles with the lowest bounds; where matchings are not looked for, as the columns are many, also the first whose closed
+    form is as good as the tile allows."""
+    ranked = sorted(tiles(stencil, (rows,)), key=lambda shape: _floor(Layout(stencil, shape), card))
+    found = ranked[:many]
+    if all(Layout(stencil, shape).n > MATCHED for shape in found):
+        found += [next((s for s in ranked if grouped(stencil, s, "staircase").spares), found[0])]
+    return found
+
+
+def _floor(layout: Layout, card: Card) -> float:
+    """Seconds a point that no conversion of the tile can beat: B's traffic at the bound of groups."""
+    k = 16 * math.ceil(layout.bound / 4)
+    rows = 16 * math.ceil(layout.rows / 16)
+    return max(2 * k / layout.rows / card.shared * 2, rows * k / 2 / layout.rows / card.sparse)
+
+
+def fusion(stencil: Stencil, mode: Mode, card: Card, most: int = MAX_STEPS) -> list[Record]:
+    """Predicted 10⁹ points and steps a second of cuda-sp and cuda-core for 1, 2, … steps a pass; stops where it has fallen
+    twice, or the stencil has become wide."""
+    rows: list[Record] = []
+    for steps in range(1, most + 1):
+        whole = stencil.power(steps)
+        if whole.points > 400 or whole.radius > 12:
+            break
+        setup = best(stencil, mode, card, steps=steps)
+        found = predict(setup, card, steps)
+        rows.append(
+            {
+                "steps": steps, "points": whole.points, "tile": list(setup.program.layout.tile), "K": setup.program.k,
+                **{name: round(found[name].rate, 1) for name in ("cuda-sp", "cuda-tc", "cuda-core")},
+                "bound": found["cuda-sp"].bound,
+            }
+        )  # fmt: skip
+        if len(rows) > 2 and rows[-1]["cuda-sp"] < rows[-2]["cuda-sp"] < rows[-3]["cuda-sp"]:
+            break
+    return rows
+
+
+# ---------------------------------------------------------------- what `plan` prints
+
+
+def told(setup: Setup, card: Card, steps: int) -> Record:
+    """The plan as an object."""
+    program, grouping = setup.program, setup.program.grouping
+    layout = program.layout
+    slots = program.slots
+    predicted: Record = {
+        name: {"gstencil_s": round(p.rate, 2), "bound": p.bound, "ns_a_point": {k: v * 1e9 for k, v in p.parts.items()}}
+        for name, p in predict(setup, card, steps).items()
+    }
+    cpu = predict_cpu(layout.stencil, 4)
+    predicted["cpu"] = {
+        "gstencil_s": round(cpu.rate, 3),
+        "bound": cpu.bound,
+        "ns_a_point": {k: v * 1e9 for k, v in cpu.parts.items()},
+    }
+    gpu = {name: value["gstencil_s"] for name, value in predicted.items() if name != "cpu"}
+    return {
+        "stencil": layout.stencil.name, "key": layout.stencil.key, "points": layout.stencil.points, "mode": setup.mode,
+        "increment": setup.increment, "steps_a_pass": steps, "tile": list(layout.tile), "M": layout.rows, "n": layout.n,
+        "z": grouping.z, "groups": grouping.count, "lower_bound": layout.bound, "optimal": grouping.optimal,
+        "solver": grouping.solver, "K": program.k, "density": round(2 * layout.stencil.points / program.k, 4),
+        "redundancy": round(program.k / 2 / layout.stencil.points, 4),
+        "instructions": [f"{step.form.shape} {step.form.kind}" for step in program.steps],
+        "permutation": grouping.permutation, "metadata": program.table(),
+        "offsets": [list(layout.columns[c]) if c != NONE else None for c in slots],
+        "geometry": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(_Shape.of(setup)).items()},
+        "predicted": predicted, "wins": max(gpu, key=lambda name: gpu[name]),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What of a geometry a reader wants."""
+
+    block: Offset
+    patches: Offset
+    shared_extents: Offset
+    shared_bytes: int
+    whole_loads: int
+    packed_loads: int
+
+    @classmethod
+    def of(cls, setup: Setup) -> _Shape:
+        geometry = setup.geometry
+        whole, apart = loads(setup)
+        places = geometry.places * PLANE_BYTES[setup.mode]
+        return cls(geometry.block, geometry.patches, geometry.extents, places, whole, apart)
+
+
+def explained(setup: Setup) -> str:
+    """A, its staircase, the groups and the metadata, as text."""
+    program, grouping = setup.program, setup.program.grouping
+    layout = program.layout
+    stencil = layout.stencil
+    lines = [
+        f"{stencil.name or 'stencil'}: {stencil.points} points, tile {'x'.join(map(str, layout.tile))}: A is {layout.rows} x {layout.n}",
+        "",
+        "A, a row an output, a column a place of the patch (# a weight):",
+        *_picture(layout.support.T, [layout.columns[j] for j in range(layout.n)]),
+        "",
+        f"{grouping.solver}: z = {grouping.z} zero columns, {grouping.count} groups of four"
+        f" ({'the fewest there can be' if grouping.optimal else f'no fewer than {layout.bound} are possible'}), K = {program.k}",
+        "groups, places of the patch (- a zero column):",
+    ]
+    for at, group in enumerate(grouping.groups):
+        lines.append(f"  {at:3}  " + "  ".join(_place(layout, c) for c in group))
+    order = list(program.slots)
+    support = np.zeros((layout.rows, len(order)), dtype=bool)
+    for j, c in enumerate(order):
+        if c != NONE:
+            support[:, j] = layout.support[c]
+    lines += ["", "A in that order: in each group of four no row has more than two:", *_picture(support, None, 4)]
+    lines += ["", f"metadata, {len(program.table())} instructions (lane: word):"]
+    for entry in program.table():
+        held = [f"{lane}:{word}" for lane, word in enumerate(entry["lanes"]) if word != "00000000"]
+        lines.append(f"  {entry['shape']} selector {entry['selector']}: {' '.join(held)}")
+    return "\n".join(lines)
+
+
+def _place(layout: Layout, c: int) -> str:
+    return "-" if c == NONE else "(" + ",".join(map(str, layout.columns[c])) + ")"
+
+
+def _picture(support: np.ndarray, places: list[Offset] | None, group: int | None = None) -> list[str]:
+    """Rows of # and ·, with a gap where the places go on to another line of the grid, or after each group."""
+    width = support.shape[1]
+    if group:
+        gaps = set(range(group, width, group))
+    else:
+        gaps = {j for j in range(1, width) if places and places[j][:-1] != places[j - 1][:-1]}
+    return [
+        "  " + "".join((" " if j in gaps else "") + ("#" if used else "·") for j, used in enumerate(row))
+        for row in support
+    ]
+
+
+def show(told: Record, table: list[Record] | None, card: str) -> None:
+    """The plan for people."""
+    from rich.table import Table
+
+    from tenfold_shared.cli import print_table
+
+    facts = Table("", "", show_header=False)
+    for name in ("stencil", "points", "mode", "steps_a_pass", "tile", "M", "n", "z", "groups", "lower_bound", "solver", "K", "density", "redundancy"):  # fmt: skip
+        facts.add_row(name, str(told[name]))
+    facts.add_row("instructions", ", ".join(told["instructions"]))
+    facts.add_row("loads of B", f"{told['geometry']['whole_loads']} whole, {told['geometry']['packed_loads']} packed")
+    print_table(facts)
+    times = Table("back end", "GStencil/s", "bound by", title=f"predicted, {card}'s nominal rates; cpu: two cores")
+    for name, value in told["predicted"].items():
+        times.add_row(name, f"{value['gstencil_s']:g}", value["bound"])
+    print_table(times)
+    if told["wins"] != "cuda-sp":
+        print(f"sparse tensor cores do not win here: {told['wins']} is predicted as fast or faster")
+    if table:
+        rows = Table(
+            "steps a pass", "points", "tile", "K", "cuda-sp", "cuda-core", "bound by", title="GStencil/s of real steps"
+        )
+        for row in table:
+            rows.add_row(
+                *(str(row[name]) for name in ("steps", "points", "tile", "K", "cuda-sp", "cuda-core", "bound"))
+            )
+        print_table(rows)

@@ -1,0 +1,496 @@
+"""`sparstencil run` and `sparstencil.apply`: a grid after T steps, by the back end that was asked for or chosen.
+
+What a mode means to each back end: the tensor cores and the emulator do as modes.py says; `cpu` and `cuda-core` compute in
+float32 for fast, mixed, tf32 and f32, and in float64 for f64.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+import sparstencil
+from sparstencil import fuse, modes, reference
+from sparstencil import grid as grids
+from sparstencil.boundary import Boundary
+from sparstencil.convert import Solver
+from sparstencil.modes import Mode
+from sparstencil.plan import CARDS, best
+from sparstencil.stencil import Offset, Stencil, read
+from tenfold_shared import BadInput, Missing
+from tenfold_shared.jsonl import Lock, difference, write_atomic
+
+Record = dict[str, Any]
+Backend = Literal["auto", "cpu", "cuda-sp", "cuda-tc", "cuda-core", "emulate"]
+BACKENDS: tuple[Backend, ...] = ("auto", "cpu", "cuda-sp", "cuda-tc", "cuda-core", "emulate")
+SAMPLE, SAMPLE_STEPS = 48, 100  # points an axis and steps of the sample that errors are measured on
+
+
+@dataclass(frozen=True)
+class How:
+    """What a run does, and nothing about where its data are. mode: None is the grid's own precision."""
+
+    boundary: Boundary
+    steps: int
+    mode: Mode | Literal["f64"] | None = None
+    rtol: float | None = None
+    backend: Backend = "auto"
+    fuse: int | None = None
+    tile: Offset | None = None
+    solver: Solver | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The back end and mode of a run, and why."""
+
+    backend: Backend
+    mode: Mode | Literal["f64"]
+    why: str
+
+
+# ---------------------------------------------------------------- choosing
+
+
+def choose(stencil: Stencil, dtype: np.dtype, how: How) -> Chosen:
+    """Raises BadInput for a mode that a back end has not, Missing for a GPU that is not there."""
+    mode = how.mode
+    if mode is None:
+        if dtype.kind in "iub" and _exact(stencil, dtype):
+            mode = "s8"
+        elif how.rtol is not None:
+            mode = modes.chosen(how.rtol, how.steps) or "f64"
+        else:
+            mode = "f64" if dtype == np.float64 or (dtype.kind in "iu" and dtype.itemsize > 2) else "f32"
+    if mode == "s8" and not _exact(stencil, dtype):
+        raise BadInput(
+            f"--mode s8: needs a grid of 8-bit numbers (this one is {dtype}) and weights that are whole numbers from −127 to 127"
+        )
+    if mode == "f64" and how.backend in ("cuda-sp", "cuda-tc", "emulate"):
+        raise BadInput(
+            f"--mode f64 on {how.backend}: sparse tensor cores have no float64; use --backend cuda-core or cpu"
+            + (f" (--rtol {how.rtol:g} over {how.steps} steps needs it)" if how.rtol is not None else "")
+        )
+    if how.backend != "auto":
+        if how.backend.startswith("cuda"):
+            _gpu(required=True)
+        return Chosen(how.backend, mode, "as asked")
+    card = _gpu(required=False)
+    if card is None:
+        return Chosen("cpu", mode, "no GPU of compute capability 8.0 or more, or no cupy")
+    if mode == "f64":
+        return Chosen("cuda-core", mode, "float64")
+    from sparstencil.plan import predict
+
+    found = predict(best(stencil, mode, CARDS[card], how.tile, how.solver, how.fuse or 1), CARDS[card], how.fuse or 1)
+    rates = {name: found[name].rate for name in ("cuda-sp", "cuda-core")}
+    # Where both wait for memory, plain arithmetic is as fast and exact to its type.
+    name: Backend = "cuda-sp" if rates["cuda-sp"] > 1.02 * rates["cuda-core"] else "cuda-core"
+    return Chosen(name, mode, f"predicted {rates[name]:.0f} GStencil/s, bound by {found[name].bound}")
+
+
+def _exact(stencil: Stencil, dtype: np.dtype) -> bool:
+    """Whether 8-bit products hold grid and weights exactly."""
+    return dtype.itemsize == 1 and all(w == round(w) and abs(w) <= 127 for w in stencil.weights)
+
+
+def _gpu(required: bool) -> str | None:
+    """The nearest known card, or None. Raises Missing where one is required."""
+    told = ""
+    try:
+        import cupy
+
+        if cupy.cuda.runtime.getDeviceCount() == 0:
+            told = "no CUDA device"
+        else:
+            major = int(cupy.cuda.Device().compute_capability[0])
+            if major >= 8:
+                name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode().lower()
+                return next((card for card in ("h200", "h100", "a100") if card in name), "h100")
+            told = "the GPU has no sparse tensor cores (compute capability below 8.0)"
+    except ImportError:
+        told = "cupy is not installed: pip install 'sparstencil[gpu]'"
+    except Exception as error:  # cupy's own runtime error, which cannot be named before it is imported
+        told = f"CUDA cannot be used ({type(error).__name__}: {str(error).splitlines()[0]})"
+    if required:
+        raise Missing(f"{told}; --backend cpu or emulate work without")
+    return None
+
+
+# ---------------------------------------------------------------- doing
+
+
+def apply(
+    u: Any,
+    stencil: Stencil | str | np.ndarray,
+    steps: int = 1,
+    boundary: Boundary | str = "wrap",
+    *,
+    mode: Mode | Literal["f64"] | None = None,
+    rtol: float | None = None,
+    backend: Backend = "auto",
+    fuse: int | None = None,
+    threads: int | None = None,
+) -> Any:
+    """u after `steps` steps, of u's own kind: numpy, or torch and cupy through DLPack.
+
+    stencil: a Stencil, a name, file or formula as --stencil takes it, or an array of weights about its middle. One axis more
+    than the stencil's in front is a batch. Raises BadInput as the command does."""
+    values, back = _numpy_of(u)
+    made = (
+        stencil
+        if isinstance(stencil, Stencil)
+        else read(stencil)
+        if isinstance(stencil, str)
+        else Stencil.dense(stencil)
+    )
+    rule = boundary if isinstance(boundary, Boundary) else Boundary.parse(boundary, made.ndim)
+    how = How(rule, steps, mode, rtol, backend, fuse, threads=threads)
+    return back(advance(values, made, how, choose(made, values.dtype, how)))
+
+
+def _numpy_of(u: Any) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
+    if isinstance(u, np.ndarray):
+        return u, lambda out: out
+    module = type(u).__module__.partition(".")[0]
+    if module == "torch":
+        import torch
+
+        device = u.device
+        return u.detach().cpu().numpy(), lambda out: torch.from_numpy(out).to(device)
+    if module == "cupy":
+        import cupy
+
+        return cupy.asnumpy(u), cupy.asarray
+    if hasattr(u, "__dlpack__"):
+        return np.from_dlpack(u), lambda out: out
+    return np.asarray(u), lambda out: out
+
+
+def advance(
+    values: np.ndarray,
+    stencil: Stencil,
+    how: How,
+    chosen: Chosen,
+    done: Callable[[np.ndarray, int], None] | None = None,
+    every: int | None = None,
+) -> np.ndarray:
+    """The grid after how.steps steps, in the type that came in (int32 for 8-bit counts). A leading axis more is a batch.
+
+    done(state, steps so far) is called every `every` steps, with the state in the working type."""
+    if values.ndim == stencil.ndim + 1 and how.steps:
+        parts = [advance(np.ascontiguousarray(one), stencil, how, chosen) for one in values]
+        return np.stack(parts)
+    how.boundary.check(values.shape, stencil, how.steps)
+    state = working(values, chosen.mode)
+    step = stepper(stencil, how, chosen)
+    taken = 0
+    while taken < how.steps:
+        count = min(every or how.steps, how.steps - taken)
+        state = step(state, count, how.boundary)
+        taken += count
+        if done is not None:
+            done(state, taken)
+    return finished(state, values.dtype, chosen.mode)
+
+
+def working(values: np.ndarray, mode: str) -> np.ndarray:
+    """The grid in the type that steps are made in."""
+    if mode == "s8":
+        return (
+            values.astype(np.int8)
+            if values.dtype == np.int8 or values.max(initial=0) <= 127
+            else values.astype(np.int32)
+        )
+    return np.ascontiguousarray(values, dtype=np.float64 if mode == "f64" else np.float32)
+
+
+def finished(state: np.ndarray, dtype: np.dtype, mode: str) -> np.ndarray:
+    """The result in the type that came in; whole numbers become int32 where they stayed exact, else floats."""
+    if mode == "s8":
+        return state.astype(np.int32)
+    return state.astype(dtype) if dtype.kind == "f" else state
+
+
+def stepper(stencil: Stencil, how: How, chosen: Chosen) -> fuse.Step:
+    """A function of a grid, a number of steps and a rule."""
+    if chosen.backend == "cpu":
+        from sparstencil import cpu
+
+        if chosen.mode == "s8":
+            return lambda state, count, rule: _counted(state, stencil, count, rule)
+
+        def on_cpu(state: np.ndarray, count: int, rule: Boundary) -> np.ndarray:
+            depth = how.fuse or _tuned(stencil, state.shape, chosen)
+            return cpu.run(state, stencil, count, rule, threads=how.threads, fuse=depth or "auto")
+
+        return on_cpu
+    if chosen.mode == "f64":
+        from sparstencil import cuda
+
+        return cuda.stepper(stencil, "f64", chosen.backend, how.tile, how.solver)
+    mode: Mode = chosen.mode
+    card = CARDS["h100"]
+
+    def one(of: Stencil) -> fuse.Step:
+        if chosen.backend == "emulate":
+            setup = best(of, mode, card, how.tile, how.solver)
+            return lambda state, count, rule: modes.run(setup, state, count, rule)
+        from sparstencil import cuda
+
+        return cuda.stepper(of, mode, chosen.backend, how.tile, how.solver)
+
+    depth = how.fuse or 1
+    singly = one(stencil)
+    if depth == 1:
+        return singly
+    together = one(stencil.power(depth))
+
+    def many(state: np.ndarray, count: int, rule: Boundary) -> np.ndarray:
+        whole = count // depth if fuse.worthwhile(state.shape, stencil, depth, rule) or rule.rules[0] == "valid" else 0
+        for _ in range(whole):
+            state = fuse.fused(state, stencil, depth, rule, lambda s, _, r: together(s, 1, r), singly)
+        return singly(state, count - whole * depth, rule) if count > whole * depth else state
+
+    return many
+
+
+def _tuned(stencil: Stencil, shape: tuple[int, ...], chosen: Chosen) -> int | None:
+    """How many steps a pass makes, where `tune` has found that out."""
+    from sparstencil.tune import known
+
+    held = known(stencil, shape, chosen)
+    return int(held["fuse"]) if held else None
+
+
+def _counted(state: np.ndarray, stencil: Stencil, count: int, rule: Boundary) -> np.ndarray:
+    """Whole numbers, exactly, in 64 bits. Raises OverflowError where 32 do not hold the result."""
+    out = reference.run(state.astype(np.int64), stencil, count, rule)
+    if np.abs(out).max(initial=0) > 2**31 - 1:
+        raise OverflowError("the counts do not fit 32 bits")
+    return out
+
+
+# ---------------------------------------------------------------- what is said about a run
+
+
+def warn_about(values: np.ndarray, stencil: Stencil, how: How, chosen: Chosen, strict: bool) -> list[str]:
+    """Lines for stderr. Raises BadInput under `strict` for numbers that are not finite."""
+    lines = []
+    if values.dtype.kind == "f":
+        bad = int(values.size - np.isfinite(values).sum())
+        if bad and strict:
+            raise BadInput(f"{bad} of {values.size} points of the grid are NaN or infinite (--strict)")
+        if bad:
+            lines.append(f"{bad} of {values.size} points of the grid are NaN or infinite; they spread with every step")
+    growth = stencil.growth()
+    if growth > 1 + 1e-9 and how.steps > 1:
+        lines.append(
+            f"the scheme is unstable: its worst wave grows by {growth:.6g} a step, by {growth**how.steps:.3g} in {how.steps}"
+        )
+    if chosen.mode in modes.ERRORS and how.rtol is not None and chosen.backend not in ("cpu", "cuda-core"):
+        predicted = modes.error_after(chosen.mode, how.steps)
+        if predicted > how.rtol:
+            lines.append(
+                f"--mode {chosen.mode}: predicted error {predicted:.2g} after {how.steps} steps, above --rtol {how.rtol:g}"
+            )
+    if stencil.points == 1:
+        lines.append("the stencil has one point: it moves and scales the grid")
+    return lines
+
+
+def measured_error(values: np.ndarray, stencil: Stencil, how: How, chosen: Chosen) -> Record | None:
+    """Relative L2 error against float64 on a sample of the grid from its middle, taken as periodic, over the run's steps or
+    the first hundred; None for whole numbers."""
+    if chosen.mode == "s8" or how.steps == 0:
+        return None
+    sample = values if values.ndim == stencil.ndim else values[0]
+    cut = tuple(slice((n - min(n, SAMPLE)) // 2, (n + min(n, SAMPLE)) // 2) for n in sample.shape)
+    sample = np.where(np.isfinite(sample[cut]), sample[cut], 0.0).astype(np.float64)
+    rule = Boundary.parse("wrap", stencil.ndim)
+    steps = min(how.steps, SAMPLE_STEPS)
+    truth = reference.run(sample, stencil, steps, rule)
+    small = How(rule, steps, how.mode, how.rtol, how.backend, None, how.tile, how.solver, how.threads)
+    found = advance(sample.astype(np.float64 if chosen.mode == "f64" else np.float32), stencil, small, chosen)
+    size = float(np.linalg.norm(truth))
+    error = float(np.linalg.norm(found.astype(np.float64) - truth)) / (size or 1.0)
+    return {"relative_l2": error, "steps": steps, "points": int(sample.size)}
+
+
+# ---------------------------------------------------------------- the verb
+
+
+class Checkpoint:
+    """The state after some steps, in one file beside the output: a line that says what run it is of, then a .npy."""
+
+    def __init__(self, output: str, identity: Record) -> None:
+        path = Path(grids.file_of(output))
+        self.path, self.identity = path.with_name(f".{path.name}.checkpoint"), identity
+
+    def save(self, state: np.ndarray, steps: int) -> None:
+        import io
+
+        memory = io.BytesIO()
+        np.save(memory, state, allow_pickle=False)
+        head = json.dumps({**self.identity, "steps_done": steps}).encode() + b"\n"
+        write_atomic(self.path, head + memory.getvalue())
+
+    def load(self) -> tuple[np.ndarray, int] | None:
+        """State and steps. Raises BadInput where it is of another run."""
+        if not self.path.exists():
+            return None
+        with open(self.path, "rb") as file:
+            head = json.loads(file.readline())
+            steps = head.pop("steps_done")
+            if found := difference(head, self.identity):
+                raise BadInput(f"{self.path}: a checkpoint of a run with {found}; remove it or add --overwrite")
+            return np.load(file, allow_pickle=False), steps
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def run(
+    *,
+    grid: str,
+    spec: str,
+    origin: tuple[int, ...] | None,
+    convolve: bool,
+    boundary: str,
+    shape: tuple[int, ...] | None,
+    dtype: str | None,
+    checkpoint_every: int | None,
+    strict: bool,
+    overwrite: bool,
+    output: str | None,
+    as_json: bool,
+    quiet: bool,
+    **how: Any,
+) -> int:
+    """The verb; returns the exit code."""
+    if told := grids.writable(output):
+        raise BadInput(told)
+    if checkpoint_every and (output is None or output == "-"):
+        raise BadInput("--checkpoint-every: needs -o FILE, beside which the checkpoints are kept")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        stencil = read(spec, origin)
+    say = _say(quiet)
+    for warning in caught:
+        say(str(warning.message))
+    if convolve:
+        stencil = stencil.flipped()
+    found = grids.read(grid, shape, dtype)
+    settings = How(boundary=Boundary.parse(boundary, stencil.ndim), **how)
+    values = found.values
+    batch = values.ndim == stencil.ndim + 1
+    settings.boundary.check(values.shape[1:] if batch else values.shape, stencil, settings.steps)
+    chosen = choose(stencil, values.dtype, settings)
+    if settings.backend == "auto" and chosen.backend == "cpu":
+        say(f"runs on the CPU: {chosen.why}")
+    for line in warn_about(values, stencil, settings, chosen, strict):
+        say(line)
+    identity = {
+        "schema": "manifest/1", "tool": "sparstencil", "verb": "run", "version": sparstencil.__version__,
+        "options": {
+            "stencil": stencil.key, "steps": settings.steps, "boundary": str(settings.boundary), "mode": chosen.mode,
+            "backend": chosen.backend, "fuse": settings.fuse, "tile": list(settings.tile) if settings.tile else None,
+            "solver": settings.solver, "checkpoint_every": checkpoint_every, "convolve": convolve,
+        },
+        "inputs": [{"path": grid, "sha256": found.sha256}],
+    }  # fmt: skip
+    lock = None
+    target = Path(grids.file_of(output)) if output and output != "-" else None
+    if target is not None:
+        lock = Lock(target.with_name(f".{target.name}.lock"), target)
+    try:
+        manifest = target.with_name(f"{target.name}.manifest.json") if target is not None else None
+        if target is not None and manifest is not None and target.exists() and not overwrite:
+            before = json.loads(manifest.read_text()) if manifest.exists() else {}
+            if changed := difference(before, identity):
+                raise BadInput(f"{output}: was made with {changed}; choose another output or add --overwrite")
+            say(f"{output}: is made already")
+            return 0
+        record = _made(values, stencil, settings, chosen, identity, output, checkpoint_every, overwrite, batch, say)
+        out = record.pop("values")
+        grids.write(output, out)
+        if manifest is not None:
+            whole = {
+                **identity,
+                "argv": sys.argv,
+                "counts": {"points": int(values.size), "steps": settings.steps},
+                **record,
+            }
+            write_atomic(manifest, json.dumps(whole, indent=2, default=float).encode() + b"\n")
+            Checkpoint(str(output), identity).remove()
+    finally:
+        if lock is not None:
+            lock.release()
+    if as_json:
+        stream = sys.stdout if target is not None else sys.stderr
+        print(json.dumps({"stencil": stencil.name, "key": stencil.key, **record}, default=float), file=stream)
+    elif not quiet:
+        print(
+            f"sparstencil: {settings.steps} steps of {' x '.join(map(str, values.shape))} on {chosen.backend} ({chosen.mode}): "
+            f"{record['seconds']:.3f} s, {record['gstencil_s']:.3f} GStencil/s",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _say(quiet: bool) -> Callable[[str], None]:
+    return lambda line: None if quiet else print(f"sparstencil: {line}", file=sys.stderr)
+
+
+def _made(
+    values: np.ndarray, stencil: Stencil, how: How, chosen: Chosen, identity: Record, output: str | None,
+    every: int | None, overwrite: bool, batch: bool, say: Callable[[str], None],
+) -> Record:  # fmt: skip
+    """The result and the record of how it came about."""
+    from tenfold_shared.progress import Progress
+
+    state, before = values, 0
+    checkpoint = Checkpoint(str(output), identity) if every and not batch else None
+    if checkpoint is not None:
+        if overwrite:
+            checkpoint.remove()
+        elif (held := checkpoint.load()) is not None:
+            state, before = held
+            say(f"goes on after step {before} of {how.steps}")
+    rest = How(**{**how.__dict__, "steps": how.steps - before})
+    started = time.time()
+    begun = time.perf_counter()
+    with Progress("run", how.steps, "steps", every is None) as progress:
+        progress.update(before)
+
+        def done(now: np.ndarray, taken: int) -> None:
+            if checkpoint is not None and before + taken < how.steps:
+                checkpoint.save(now, before + taken)
+            progress.update(every or 0)
+
+        try:
+            out = advance(state, stencil, rest, chosen, done if every else None, every)
+        except OverflowError as beyond:
+            raise BadInput(f"--mode {chosen.mode}: {beyond}; use --mode f32 or f64") from beyond
+    seconds = time.perf_counter() - begun
+    out = finished(out, values.dtype, chosen.mode) if values.dtype.kind == "f" else out
+    error = measured_error(values, stencil, how, chosen) if how.steps else None
+    work = rest.steps * math.prod(values.shape)
+    return {
+        "values": out, "backend": chosen.backend, "why": chosen.why, "mode": chosen.mode, "steps": how.steps,
+        "resumed_at": before, "fuse": how.fuse, "shape": list(out.shape), "dtype": str(out.dtype), "started": started,
+        "seconds": seconds, "gstencil_s": work / max(seconds, 1e-9) / 1e9, "error": error,
+        "predicted_error": modes.error_after(chosen.mode, how.steps) if chosen.mode in modes.ERRORS and how.steps and chosen.backend not in ("cpu", "cuda-core") else None,
+        "threads": how.threads or os.cpu_count() if chosen.backend == "cpu" else None,
+    }  # fmt: skip

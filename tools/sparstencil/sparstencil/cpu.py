@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import itertools
 import math
 import os
 import shlex
@@ -37,11 +36,21 @@ from tenfold_shared import BadInput, Missing
 from tenfold_shared.cli import cache_dir
 
 COMPILERS = ("cc", "gcc", "clang")
-FLAGS = ["-std=gnu11", "-O2", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared", "-pthread", "-w"]
+FLAGS = [
+    "-std=gnu11",
+    "-O2",
+    "-march=native",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+    "-w",
+]
 LINE = 64  # bytes
 MOST_STEPS = 128  # of a pass: cpu_runtime.c
 MOST_THREADS = 1024
-FAR_REACH = 20_000  # places of a stencil's box across its rows: the tables of cpu_runtime.c are on the stack
+FAR_REACH = 20_000  # rows a group of rows can read at most: their pointers are on the stack of a thread
 TURN_S = 0.2  # between two looks at stop and progress
 
 
@@ -75,13 +84,15 @@ def run(
     if not steps:
         return here.copy() if here is grid or np.shares_memory(here, grid) else here
     if kernel := _kernel(stencil, dtype):
-        states = _compiled(kernel, here, stencil, steps, boundary, plan(here.shape, dtype, stencil, boundary, steps, threads, fuse))
+        states = _compiled(
+            kernel, here, stencil, steps, boundary, plan(here.shape, dtype, stencil, boundary, steps, threads, fuse)
+        )
     else:
         from sparstencil import cpu_numba
 
         states = cpu_numba.states(here, stencil, steps, boundary, threads)
     done, state = 0, here
-    for done, state in states:
+    for done, state in states:  # noqa: B007 - the last one is the result
         if progress is not None:
             progress(done)
         if done < steps and stop is not None and stop():
@@ -165,9 +176,7 @@ def plan(
     return min(plans, key=lambda p: _seconds(p, shape, dtype.itemsize, stencil))
 
 
-def _cut(
-    shape: tuple[int, ...], size: int, stencil: Stencil, boundary: Boundary, t: int, threads: int | None
-) -> Plan:
+def _cut(shape: tuple[int, ...], size: int, stencil: Stencil, boundary: Boundary, t: int, threads: int | None) -> Plan:
     """Tiles for passes of t steps."""
     memory, points = caches(), math.prod(shape)
     work = points * t * (stencil.points + 4)
@@ -264,7 +273,9 @@ def _job(shape: tuple[int, ...], stencil: Stencil, boundary: Boundary, cut: Plan
     job.rule[:] = [_RULES["wrap"]] * missing + [_RULES[rule] for rule in boundary.rules]
     job.tile[:] = [1] * missing + list(cut.tile)
     job.value, job.along, job.far = boundary.value, 0 if len(shape) == 3 else 1, cut.far
-    for axis, (rule, n, low, high) in enumerate(zip(boundary.rules, shape, stencil.lo, stencil.hi, strict=True), missing):
+    for axis, (rule, n, low, high) in enumerate(
+        zip(boundary.rules, shape, stencil.lo, stencil.hi, strict=True), missing
+    ):
         deep = cut.fuse if rule == "wrap" else 1
         for side, places in enumerate((np.arange(low * deep, 0), np.arange(n, n + high * deep))):
             table = np.ascontiguousarray(_sources(rule, places, n), dtype=np.int64)
@@ -343,8 +354,8 @@ def processor() -> str:
 
 def _kernel(stencil: Stencil, dtype: np.dtype) -> Any:
     """`sweep` of cpu_runtime.c for a stencil and a type; None where numba is to do it, which is said."""
-    box = math.prod([1, *(high - low + 33 for low, high in zip(stencil.lo[:-1], stencil.hi[:-1], strict=True))])
-    if box > FAR_REACH * 33:
+    spans = [high - low + 1 for low, high in zip(stencil.lo[:-1], stencil.hi[:-1], strict=True)]
+    if math.prod(spans[:-1]) * (sum(spans[-1:]) + 31) > FAR_REACH:
         return None
     command = compiler()
     if command is None:
@@ -397,7 +408,9 @@ def build(source: str, command: list[str], folder: Path) -> Path:
             for part in (written, made):
                 os.replace(part, kept.parent / part.name)
     except OSError as error:
-        raise Missing(f"{kept.parent}: cannot be used ({error.strerror}); set TENFOLD_CACHE to another folder") from None
+        raise Missing(
+            f"{kept.parent}: cannot be used ({error.strerror}); set TENFOLD_CACHE to another folder"
+        ) from None
     return kept
 
 

@@ -628,15 +628,25 @@ Example:
 """
 
 
+SENTENCE = 100  # characters of a cell after which it is wrapped where stdout is no terminal
+
+
 def print_table(table: Any) -> None:
-    """A rich table on stdout. A reader that goes away ends us as it does any filter, not with rich's exit 1."""
+    """A rich table on stdout. No number is cut: where stdout is no terminal the table is as wide as its cells, and only
+    sentences are wrapped; on a narrow terminal a word goes on in the next line. A reader that goes away ends us as it does
+    any filter, not with rich's exit 1."""
     from rich.console import Console
 
     class Pipeable(Console):
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
-    Pipeable().print(table)
+    piped = not sys.stdout.isatty()
+    for column in table.columns:
+        column.overflow = "fold"
+        if piped and column.max_width is None:
+            column.max_width = SENTENCE
+    Pipeable(width=100_000 if piped else None).print(table)
 
 
 def _print_report(report: dict[str, dict[str, Any]]) -> None:

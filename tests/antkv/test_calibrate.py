@@ -1,6 +1,7 @@
 """Calibration against the models' own states and the cache's own anchors; runs that were cut off; texts, models and disks
 that it must refuse."""
 
+import argparse
 import gzip
 import hashlib
 import json
@@ -8,6 +9,7 @@ import os
 import resource
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -275,11 +277,109 @@ def test_parquet_and_json_lines_of_the_same_rows_are_the_same_text(tmp_path):
     rows = ["", "the river", "", "", "a stone", ""]
     pq.write_table(pa.table({"text": rows}), tmp_path / "w.parquet")
     (tmp_path / "w.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
-    found = [text.read([str(tmp_path / name)])[0] for name in ("w.parquet", "w.jsonl")]
+    found = [text.Text([str(tmp_path / name)]).upto() for name in ("w.parquet", "w.jsonl")]
     assert found[0] == found[1] == "\n\n".join(rows)
     pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "n.parquet")
     with pytest.raises(BadInput, match=r"n\.parquet: row 2: expected a string"):
         list(text.documents(str(tmp_path / "n.parquet")))
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"text": "a \\ud800 b"}', r"`text` holds \\ud800, one half of a surrogate pair"),
+        ("[" * 200_000, "JSON nested too deeply"),
+        ('{"n": ' + "9" * 6000 + ', "text": "a"}', "JSON that cannot be read"),
+        ('{"text": "a"', "not JSON"),
+        ('{"text": 1}', "expected an object with a string `text`"),
+        (b'{"text": "\xff"}', "expected UTF-8"),
+    ],
+)
+def test_json_that_is_no_text_is_named_by_its_line(tmp_path, line, told):
+    for name in ("a.jsonl", "a.json"):
+        path = tmp_path / name
+        path.write_bytes(b'{"text": "a"}\n\n' + (line if isinstance(line, bytes) else line.encode()) + b"\n")
+        with pytest.raises(BadInput, match=rf"{name}:3: .*{told}"):
+            text.Text([str(path)])
+
+
+def test_a_json_file_over_several_lines_is_one_value(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('\n\n[{"text":\n\n"a"},\n {"text": "b"}]\n')
+    assert list(text.documents(str(path))) == ["a", "b"]
+    path.write_text('\n\n[{"text":\n\n"a"},\n {"text" "b"}]\n')
+    with pytest.raises(BadInput, match=r"a\.json:6: not JSON"):
+        list(text.documents(str(path)))
+
+
+@pytest.fixture(scope="module")
+def bytewise():
+    """A tokenizer of bytes and pairs, as most models' are: fitted to Python's own prose."""
+    import inspect
+
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    made = ByteLevelBPETokenizer()
+    made.train_from_iterator([inspect.getsource(argparse)], vocab_size=600, show_progress=False)
+    return PreTrainedTokenizerFast(tokenizer_object=made._tokenizer)
+
+
+def test_only_what_is_wanted_is_read_and_tokenised(folder, bytewise, tmp_path):
+    """The ids are those of the whole text; what lies behind is neither tokenised nor, but for a piece, read."""
+    prose = Path(argparse.__file__).read_text() + "\n\n\n  ünï 漢字 \u2028 \r\n" * 50
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": part}) + "\n" for part in ("", "a stone", "", "\n")))
+    (tmp_path / "b.txt").write_text(prose)
+    (tmp_path / "c.jsonl").write_text("no JSON, and never read")
+    paths = [str(tmp_path / name) for name in ("a.jsonl", "b.txt", "c.jsonl")]
+    whole = "\n\n".join(["", "a stone", "", "\n", prose])
+    seen = []
+
+    def counted(words, **how):
+        seen.append(len(words))
+        return bytewise(words, **how)
+
+    every = list(bytewise(whole, add_special_tokens=False)["input_ids"])
+    for count in (1, 2, 100, 777, 5000):
+        assert text.Text(paths, count).ids(counted, count) == every[:count]
+        assert seen[-1] <= text.CHARACTERS * (count + text.SETTLED)
+    (tmp_path / "big.txt").write_text("the river " * 500_000)
+    source = text.Text([str(tmp_path / "big.txt")], 100)
+    assert len(source.ids(counted, 100)) == 100 and len(source.upto(0)) <= 2 * text.PIECE
+    words = load_causal_lm(str(folder), device="cpu")[1]  # 5 characters a token and then 300,000
+    (tmp_path / "long.txt").write_text("the river " * 40 + "x" * 300_000 + " old stone" * 100)
+    assert text.Text([str(tmp_path / "long.txt")], 150).ids(words, 150) == words((tmp_path / "long.txt").read_text())["input_ids"][:150]  # fmt: skip
+
+
+def test_what_is_read_once_is_hashed_whole(tmp_path):
+    data = "the river\n" * 50_000
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    feeding = threading.Thread(target=lambda: pipe.write_text(data))
+    feeding.start()
+    (tmp_path / "a.txt").write_text("a stone")
+    source = text.Text([str(pipe), str(tmp_path / "a.txt")], 10)
+    assert source.upto(9) and not source.whole
+    digests = source.digests()
+    feeding.join()
+    assert digests == [hashlib.sha256(part.encode()).hexdigest() for part in (data, "a stone")]
+    with pytest.raises(BadInput, match="stdin can be read once"):
+        text.Text(["-", "-"])
+
+
+def test_bytes_that_are_no_characters_are_named_where_they_stand(tmp_path):
+    path = tmp_path / "a.txt"
+    good = "\ufeff" + "ä" * text.PIECE  # a character lies across every piece's end
+    path.write_bytes(good.encode() + b"\xe4 b")
+    with pytest.raises(BadInput, match=rf"a\.txt: expected UTF-8: .* at byte {len(good.encode())}$"):
+        text.Text([str(path)])
+    path.write_text(good)
+    assert text.Text([str(path)]).upto() == good[1:]
+    path.write_text(" \n" * 100_000 + "x")
+    assert text.Text([str(path)], 1).upto(1)
+    path.write_text(" \n" * 100_000)
+    with pytest.raises(BadInput, match="no text in it"):
+        text.Text([str(path)], 1)
 
 
 # ------------------------------------------------------------ runs that are cut off
@@ -357,7 +457,10 @@ def test_a_kill_at_the_end_leaves_a_run_that_can_be_finished(folder, tmp_path, m
         elif at == "save":
             patch.setattr(calibrate, "save", die)
         else:
-            patch.setattr(shutil, "rmtree", lambda path, **more: die() if Path(path).exists() else None)
+            unlink = Path.unlink
+            patch.setattr(
+                Path, "unlink", lambda path, **more: die() if "layer-1" in path.name else unlink(path, **more)
+            )
         with pytest.raises(Killed):
             run(folder, out)
     assert (tmp_path / "c.safetensors.work").exists()
@@ -366,7 +469,7 @@ def test_a_kill_at_the_end_leaves_a_run_that_can_be_finished(folder, tmp_path, m
     assert not (tmp_path / "c.safetensors.work").exists()
     books.load(str(out))
     found = json.loads((tmp_path / "c.safetensors.manifest.json").read_text())
-    names = "schema tool version verb argv options seed inputs counts started seconds fit"
+    names = "schema tool version verb argv options seed inputs model counts started seconds fit"
     assert set(found) == set(names.split())
     digest = hashlib.sha256((folder / "text.txt").read_bytes()).hexdigest()
     assert found["inputs"] == [{"path": str(folder / "text.txt"), "sha256": digest}]
@@ -421,10 +524,245 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
 def test_a_damaged_layer_is_fitted_again(tmp_path):
     work = calibrate.Work(tmp_path / "x.work", codebook(tiny()).made)
     assert work.identity is None
-    work.begin({"tool": "antkv"})
-    assert work.identity == {"tool": "antkv"}
+    identity = calibrate.Run("antkv", "calibrate", {"seed": 0}, [calibrate.Input("a", "0" * 64)])
+    work.begin(identity)
+    assert work.identity == identity
     work.put_book(0, {"keys": np.zeros(3)})
     assert work.book(0)["keys"].tolist() == [0, 0, 0]
     path = tmp_path / "x.work" / "book-0.npz"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert work.book(0) is None and work.book(1) is None
+
+
+# ------------------------------------------------------------ another's folder
+
+
+def test_a_users_folder_where_the_work_would_be_is_left_alone(folder, tmp_path, capsys):
+    out, work = tmp_path / "c.safetensors", tmp_path / "c.safetensors.work"
+    for name in ("notes.txt", "layer-0", "identity.json"):
+        work.mkdir()
+        (work / name).write_text('{"name": "mine"}')
+        with pytest.raises(BadInput, match=f"is wanted for unfinished work, and has {name}.* move it away"):
+            run(folder, out)
+        assert (work / name).read_text() == '{"name": "mine"}' and not out.exists()
+        shutil.rmtree(work)
+    work.write_text("mine")
+    with pytest.raises(BadInput, match="move it away"):
+        run(folder, out)
+    assert work.read_text() == "mine"
+    work.unlink()
+    work.mkdir()  # one that is empty holds nothing of anybody
+    assert run(folder, out) == 0 and not work.exists()
+
+
+def test_what_a_user_puts_into_the_work_outlives_it(folder, tmp_path, monkeypatch):
+    out, work = tmp_path / "c.safetensors", tmp_path / "c.safetensors.work"
+    with monkeypatch.context() as patch:
+        patch.setattr(calibrate, "fit_layer", lambda *given: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run(folder, out)
+    (work / "notes.txt").write_text("mine")
+    for _ in range(2):  # the second time there is nothing to do
+        assert run(folder, out) == 0
+        assert [path.name for path in work.iterdir()] == ["notes.txt"]
+    with pytest.raises(BadInput, match=r"has notes\.txt"):
+        run(folder, out, seed=1, overwrite=True)
+
+
+@pytest.mark.parametrize("data", [b"", b'{"tool": "ant', b"\xff\xfe", b"[" * 100_000])
+def test_damaged_records_of_the_work_begin_it_again(folder, tmp_path, monkeypatch, capsys, data):
+    out, work = tmp_path / "c.safetensors", tmp_path / "c.safetensors.work"
+    for name, told in (("collected.json", "collecting again"), ("identity.json", "starting again")):
+        with monkeypatch.context() as patch:
+            patch.setattr(calibrate, "fit_layer", lambda *given: (_ for _ in ()).throw(Killed))
+            with pytest.raises(Killed):
+                run(folder, out, overwrite=True, seed=len(name))
+        (work / name).write_bytes(data)
+        capsys.readouterr()
+        assert run(folder, out, overwrite=True, seed=len(name)) == 0 and not work.exists()
+        assert capsys.readouterr().err.splitlines() == [f"antkv: {work / name}: not what was written there; {told}"]
+
+
+def test_differences_name_options_that_there_are(folder, tmp_path):
+    from antkv.cli import calibrate as command
+
+    options = {name for parameter in command.params for name in parameter.opts}
+    out = tmp_path / "c.safetensors"
+    assert run(folder, out) == 0
+    for change, word in (
+        ({"tokens": 256}, "--tokens 1024, this one has 256"), ({"length": 64}, "--length 128, this one has 64"),
+        ({"scope": "layer"}, "--codebook-scope"), ({"left_out": 0.05}, "--leave-out"), ({"seed": 1}, "--seed"),
+        ({"shape": books.Shape(8, 16)}, "--dim"), ({"rope": "post"}, "--rope"), ({"weights": "none"}, "--weights"),
+        ({"dtype": "bfloat16"}, "--dtype"),
+    ):  # fmt: skip
+        with pytest.raises(BadInput, match=f"was made with {word}"):
+            run(folder, out, **change)
+        assert word.split()[0] in options
+    other = model_folder(folder, tmp_path / "other", tiny(vocab_size=11, seed=5))
+    kept = tmp_path / "model"
+    shutil.copytree(folder, kept)
+    second = tmp_path / "d.safetensors"
+    assert run(kept, second) == 0
+    shutil.copy(other / "model.safetensors", kept)
+    with pytest.raises(BadInput, match=r"was made with another model in .*model: weights_sha256"):
+        run(kept, second)
+    (tmp_path / "c.safetensors.manifest.json").write_text("{}")
+    with pytest.raises(BadInput, match="no manifest says what made it"):
+        run(folder, out)
+
+
+def test_a_finished_run_tells_its_result_again(folder, tmp_path, capsys):
+    out = tmp_path / "c.safetensors"
+    told = []
+    for _ in range(2):
+        assert run(folder, out, as_json=True) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0] == told[1] and told[0]["codebook"] == str(out) and told[0]["tokens"] == 1024
+
+
+def test_a_codebook_is_no_stream(folder, tmp_path, monkeypatch):
+    from antkv.cli import calibrate as command
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="expected -o FILE"):
+        run(folder, "-")
+    assert list(tmp_path.iterdir()) == []
+    (output,) = (parameter for parameter in command.params if parameter.name == "output")
+    assert output.required and "stdout" not in output.help
+
+
+def test_fewer_tokens_than_a_sequence_are_a_shorter_one(folder, tmp_path, capsys):
+    out = tmp_path / "c.safetensors"
+    assert run(folder, out, tokens=96, length=512, quiet=False) == 0
+    made = books.load(str(out)).made
+    assert (made.tokens, made.sequences, made.length) == (96, 1, 96)
+    assert "--tokens 96: no whole sequence of --length 512: one of 96 is read" in capsys.readouterr().err
+
+
+def test_values_that_are_all_alike_leave_numbers(folder, tmp_path, capsys):
+    """Where all values are one vector, no key counts anything: errors are 0, and the result is JSON."""
+    model = tiny(vocab_size=11)
+    with torch.no_grad():
+        model.model.layers[1].self_attn.v_proj.weight.zero_()
+    flat = model_folder(folder, tmp_path / "flat", model)
+
+    def no_number(word):
+        raise AssertionError(word)
+
+    assert run(flat, tmp_path / "c.safetensors", as_json=True) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=no_number)
+    assert found["keys_error"][1] == found["values_error"][1] == 0
+
+
+# ------------------------------------------------------------ models that are none for it
+
+
+B = {
+    "vocab_size": 11, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "bos_token_id": None, "eos_token_id": None, "pad_token_id": 0,
+}  # fmt: skip
+OTHERS = {
+    "GptOss": (
+        {**B, "head_dim": 16, "num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 32,
+         "layer_types": ["sliding_attention", "full_attention"]},
+        "its attention has sinks",
+    ),
+    "Mamba": ({"vocab_size": 11, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 8}, "has no num_attention_heads"),
+    "Mistral": ({**B, "sliding_window": 64}, "no layer attends to its whole context"),
+    "Bloom": ({"vocab_size": 11, "hidden_size": 64, "n_layer": 2, "n_head": 4}, "attention code of its own, as models with ALiBi"),
+    "Llama4Text": (
+        {**B, "head_dim": 16, "intermediate_size_mlp": 96, "num_local_experts": 2, "num_experts_per_tok": 1},
+        "no layer attends to its whole context",
+    ),
+    "DeepseekV3": (
+        {**B, "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+         "v_head_dim": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+         "moe_intermediate_size": 32, "first_k_dense_replace": 1},
+        r"latent vectors \(MLA\)",
+    ),
+    "Gemma2": ({**B, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 32}, "has soft caps"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_models_that_are_none_for_it_are_refused_by_every_verb(folder, tmp_path, kind):
+    import transformers
+
+    from antkv import bench, inspect, plan
+
+    options, told = OTHERS[kind]
+    config = getattr(transformers, f"{kind}Config")(**options)
+    torch.manual_seed(0)
+    where = model_folder(folder, tmp_path / "m", transformers.AutoModelForCausalLM.from_config(config))
+    for rope in ("pre", "post"):
+        with pytest.raises(BadInput, match=told):
+            run(where, tmp_path / "c.safetensors", rope=rope)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
+    how = {
+        "uri": str(where), "codebook": None, "anchors": 0.01, "score": "bound2", "length": 128, "dtype": "auto", "device": "cpu",
+        "trust_remote_code": False, "allow_extrapolation": False, "seed": 0,
+    }  # fmt: skip
+    with pytest.raises(BadInput, match=told):
+        inspect.anchors_of(str(folder / "text.txt"), **how)
+    with pytest.raises(BadInput, match=told):
+        bench.run(uri=str(where), trust_remote_code=False, tokens=128, bits="1", rope="post", rounds=1, as_json=False)
+    if kind != "GptOss":  # its config does not tell of sinks
+        with pytest.raises(BadInput):
+            plan.plan(inspect.config_of(str(where)), 10**9, 512, 1, 0.01, 128, 512, "head", 0.05)
+
+
+def test_configs_that_count_nothing_are_named():
+    import transformers
+
+    llama = transformers.LlamaConfig(**B)
+    for name, value, told in (
+        ("num_key_value_heads", 0, "num_key_value_heads 0, expected 1 or more"),
+        ("num_attention_heads", [4, 2], r"num_attention_heads \[4, 2\], expected 1 or more"),
+        ("hidden_size", None, "has no hidden_size"),
+        ("num_key_value_heads", 3, "4 attention heads do not share 3 stored ones evenly"),
+        ("num_kv_shared_layers", 1, "last 1 layers read the keys and values of others"),
+    ):
+        before = getattr(llama, name, None)
+        object.__setattr__(llama, name, value)
+        with pytest.raises(BadInput, match=told):
+            books.Model.of(llama)
+        object.__setattr__(llama, name, before)
+    assert books.Model.of(llama).kv_heads == 2
+
+
+def test_heads_that_the_config_does_not_tell_of_are_named(folder):
+    made = codebook(tiny()).made
+    model, _ = load_causal_lm(str(folder), dtype="float32", device="cpu")
+    layer = anchors.watch(model, list(range(9)), None, calibrate.settings_of(made))[1]
+    layer.keys, layer.values = layer.keys[:, :1], layer.values[:, :1]
+    with pytest.raises(BadInput, match="layer 1: has 1 stored heads of 16 channels, the config tells of 2 of 16"):
+        calibrate.rows_of(layer, made)
+
+
+@pytest.fixture
+def broken(folder, tmp_path):
+    """A model whose keys and values are sound, and whose logits are not."""
+    model = tiny(vocab_size=11)
+    with torch.no_grad():
+        model.model.norm.weight[3] = torch.nan
+    return model_folder(folder, tmp_path / "broken", model)
+
+
+def test_a_model_whose_logits_are_no_numbers_is_refused(folder, broken, tmp_path):
+    from antkv import inspect, verbs
+
+    with pytest.raises(BadInput, match="sequence 1: the model's logits hold NaN or infinity"):
+        run(broken, tmp_path / "c.safetensors")
+    assert not (tmp_path / "c.safetensors").exists()
+    how = {"dtype": "float32", "device": "cpu", "trust_remote_code": False, "allow_extrapolation": False, "seed": 0}
+    with pytest.raises(BadInput, match=r"text\.txt, the first 70 tokens: the model's logits hold NaN"):
+        inspect.anchors_of(
+            str(folder / "text.txt"), uri=str(broken), codebook=None, anchors=0.01, score="bound2", length=70, **how
+        )
+    books.save(codebook(load_causal_lm(str(broken), "float32", "cpu")[0]), str(tmp_path / "b.safetensors"))
+    study = verbs.How(
+        model=str(broken), length=64, windows=2, anchors=0.01, score="bound2", scope="shared-kv", window=16, block=16,
+        protocol="decode", **how,
+    )  # fmt: skip
+    with pytest.raises(BadInput, match="window 1: the model's logits hold NaN or infinity"):
+        verbs.run_eval([str(folder / "text.txt")], study, str(tmp_path / "b.safetensors"), True, True)

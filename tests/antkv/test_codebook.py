@@ -12,7 +12,7 @@ from ant_models import BIN, antkv, codebook, tiny
 
 from antkv import calibrate as verb
 from antkv import codebook as books
-from antkv.text import read
+from antkv.text import Text
 from tenfold_shared import BadInput
 
 
@@ -30,8 +30,9 @@ def test_named_rates():
     for given in ((None, None, None), ("1", 8, 256), (None, 8, None)):
         with pytest.raises(BadInput, match="expected --bits, or --dim"):
             books.shape_of(*given)
-    with pytest.raises(BadInput, match="--centroids 100"):
-        books.shape_of(None, 8, 100)
+    for count in (8, 100, 128, 8192):
+        with pytest.raises(BadInput, match=f"--centroids {count}: expected one of 4, 16, 64, 256, 4096"):
+            books.shape_of(None, 8, count)
 
 
 def test_there_and_back(tmp_path):
@@ -77,6 +78,67 @@ def test_files_that_are_none(tmp_path):
     books.save(made, str(tmp_path / "short"))
     with pytest.raises(BadInput, match=r"layers\.1\.keys: expected a tensor of shape"):
         books.load(str(tmp_path / "short"))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"dim": 0}, "metadata: dim: expected a divisor of head_dim 16, got 0"),
+        ({"dim": -4}, "metadata: dim: expected a divisor of head_dim 16, got -4"),
+        ({"dim": 3}, "metadata: dim: expected a divisor of head_dim 16, got 3"),
+        ({"centroids": 8}, "metadata: centroids: expected one of 4, 16, 64, 256, 4096, got 8"),
+        ({"centroids": 0}, "metadata: centroids: expected one of"),
+        ({"layers": []}, "metadata: layers: expected some of 2, in ascending order"),
+        ({"layers": [1, 0]}, "metadata: layers"),
+        ({"layers": [0, 0, 1]}, "metadata: layers"),
+        ({"layers": [0, 2]}, "metadata: layers"),
+        ({"layers": [1]}, r"layers\.0\.keys: is no table of the layers that its metadata tells of"),
+        ({"model": {"head_dim": 0}}, "metadata: head_dim: expected 1 or more"),
+        ({"model": {"kv_heads": 0}}, "metadata: kv_heads: expected 1 or more"),
+        ({"model": {"kv_heads": 3}}, r"layers\.0\.keys: expected a tensor of shape \(3, 4, 16, 4\), got \(2, 4, 16, 4\)"),
+        ({"scope": "layer"}, r"expected a tensor of shape \(1, 4, 16, 4\)"),
+        ({"schema": "antkv-codebook/1"}, "expected antkv-codebook/2"),
+        (torch.float32, r"layers\.0\.keys: expected float16, got float32"),
+        (torch.bool, r"layers\.0\.keys: expected float16, got bool"),
+        ("more", r"more: is no table of the layers"),
+    ],
+)  # fmt: skip
+def test_codebooks_that_contradict_themselves_are_refused(tmp_path, change, told):
+    import msgspec
+    from safetensors.torch import save_file
+
+    book = codebook(tiny())
+    made = msgspec.to_builtins(book.made)
+    tables = {f"layers.{i}.{part}": getattr(book, part)[i] for i in (0, 1) for part in ("keys", "values")}
+    if isinstance(change, dict):
+        made |= {**change, "model": made["model"] | change.get("model", {})}
+    elif change == "more":
+        tables["more"] = torch.zeros(1)
+    else:
+        tables = {name: table.to(change) for name, table in tables.items()}
+    path = str(tmp_path / "c.safetensors")
+    save_file(tables, path, metadata={"antkv": json.dumps(made)})
+    with pytest.raises(BadInput, match=told):
+        books.load(path)
+
+
+def test_metadata_of_any_depth_are_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    path = str(tmp_path / "c.safetensors")
+    for text in ("[" * 100_000, '{"model": ' * 50_000):
+        save_file({"a": torch.zeros(1)}, path, metadata={"antkv": text})
+        with pytest.raises(BadInput, match="metadata"):
+            books.load(path)
+
+
+def test_a_codebook_of_other_layers_is_refused():
+    """A cache would look in vain for the books of a layer that is full in this model alone."""
+    kinds = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 8}
+    made = codebook(tiny("gemma", query_pre_attn_scalar=16, **kinds))
+    other = tiny("gemma", query_pre_attn_scalar=16, **kinds | {"layer_types": ["full_attention"] * 2})
+    with pytest.raises(BadInput, match="has books of layers 0, this model attends to its whole context in 0-1"):
+        made.check(other.config)
 
 
 def test_models_without_keys_a_head_are_refused():
@@ -154,10 +216,10 @@ def test_bad_texts_are_named(folder, tmp_path):
     ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(BadInput, match=word):
-            read([str(tmp_path / name)])
+            Text([str(tmp_path / name)])
     done = antkv("calibrate", tmp_path / "b.jsonl", "--model", folder, "--bits", "1", "-o", tmp_path / "x")
     assert done.returncode == 2 and "b.jsonl:1: not JSON" in done.stderr
-    assert "expected -o" in antkv("calibrate", folder / "text.txt", "--model", folder, "--bits", "1").stderr
+    assert "Missing option '-o'" in antkv("calibrate", folder / "text.txt", "--model", folder, "--bits", "1").stderr
     assert "does not exist" in calibrate(folder, tmp_path / "no" / "x").stderr
 
 

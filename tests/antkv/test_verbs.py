@@ -11,7 +11,9 @@ import pytest
 import torch
 from ant_models import BIN, antkv
 
-from antkv import evaluate
+from antkv import codebook as books_of
+from antkv import evaluate, inspect, verbs
+from tenfold_shared import BadInput, models
 
 
 def told(*args):
@@ -282,3 +284,163 @@ def test_bench_holds_its_result_to_the_dequantised_cache(folder):
     row = told("bench", "--model", folder, "--tokens", 256, "--bits", "0.375", "--rounds", 1)
     assert row["ratio"] == pytest.approx(row["peer"] / row["ours"], rel=0.02, abs=1e-3) and row["n"] == 256
     assert "multiple of 64" in antkv("bench", "--model", folder, "--tokens", 200).stderr
+
+
+def test_bench_tells_the_bytes_it_has_not(folder, monkeypatch):
+    """Layers, keys and values, heads, tokens, channels, float32; and the copies of one layer."""
+    from antkv import bench
+    from tenfold_shared import Missing
+
+    how = {"uri": str(folder), "trust_remote_code": False, "bits": "1", "rope": "pre", "rounds": 1, "as_json": False}
+    with pytest.raises(Missing, match=r"--tokens 100000000000: needs (\d+) bytes of memory") as told:
+        bench.run(tokens=100_000_000_000, **how)
+    wanted = int(str(told.value).split()[3])
+    assert wanted == pytest.approx(1e11 * (2 * 2 * 2 * 16 * (4 + 1 / 8) + 2 * 16 * (8 / 8 + 24)), rel=1e-6)
+    assert told.value.code == 3
+    monkeypatch.setattr(bench, "available", lambda: 1 << 60)  # what is promised may yet not be had
+    with pytest.raises(Missing, match="bytes of memory, which are not to be had"):
+        bench.run(tokens=100_000_000_000_000, **how)
+    with pytest.raises(BadInput, match="do not divide the model's head_dim 16"):
+        monkeypatch.setitem(books_of.NAMED, "1", books_of.Shape(32, 256))
+        bench.run(tokens=128, **how)
+
+
+def test_a_config_is_the_file_that_is_named(tmp_path, monkeypatch):
+    """By any name, whatever lies beside it; and no folder is meant by none."""
+    llama3_8b(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for name in ("other.json", "llama3.conf"):
+        (tmp_path / name).write_text(json.dumps(config | {"num_hidden_layers": 7}))
+        assert inspect.config_of(str(tmp_path / name)).num_hidden_layers == 7
+    assert inspect.config_of(str(tmp_path / "config.json")).num_hidden_layers == 32
+    assert inspect.config_of(str(tmp_path)).num_hidden_layers == 32
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="--model: expected one of"):
+        inspect.config_of("")
+    for text in ("{", "[1]", '{"model_type": "none_such"}', '{"model_type": "llama", "num_hidden_layers": "x"}', "\0"):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(BadInput, match=r"bad\.json: no config that transformers knows"):
+            inspect.config_of(str(tmp_path / "bad.json"))
+    (tmp_path / "code.json").write_text('{"model_type": "none_such", "auto_map": {"AutoConfig": "x.Y"}}')
+    with pytest.raises(BadInput, match="Python code of its own, which is not run here"):
+        inspect.config_of(str(tmp_path / "code.json"))
+
+
+def how_of(folder, **change):
+    return verbs.How(**{
+        "model": str(folder), "length": 128, "windows": 2, "anchors": 0.05, "score": "bound2", "scope": "shared-kv", "window": 16,
+        "block": 64, "protocol": "decode", "dtype": "float32", "device": "cpu", "trust_remote_code": False,
+        "allow_extrapolation": False, "seed": 0,
+    } | change)  # fmt: skip
+
+
+def seen_by(how):
+    """Closed tokens that each query reads, by feeding counts through the rule that the cache's docstring states."""
+    closed, read = 0, []
+    for start in range(0, how.length, how.block):
+        fed = min(start + how.block, how.length)
+        read += [closed] * (fed - start)
+        while fed - closed >= how.window + how.block:
+            closed += how.block
+    return read
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "block"), [(128, 16, 64), (130, 16, 64), (194, 16, 64), (100, 0, 8), (90, 33, 16)]
+)
+def test_what_queries_read_is_told(folder, books, capsys, length, window, block):
+    how = how_of(folder, length=length, window=window, block=block)
+    read = seen_by(how)
+    assert [how.read(at) for at in range(length)] == read
+    assert verbs.run_eval([str(folder / "text.txt")], how, str(books["codebook"]), True, True) == 0
+    out, err = capsys.readouterr()
+    found, none = json.loads(out), not any(read[:-1])
+    assert ("none reads a quantised token" in err) == none
+    if none:
+        assert "--length 130 or more" in err and found["kl"] < 1e-5
+    closed = how.closed(length)
+    coded = 8 * (found["bytes"]["index"] + found["bytes"]["anchors"]) / closed / (4 * 2 * 16)
+    bits = [(read[at] * coded + (at + 1 - read[at]) * (16 + 2 * 32 / (2 * 16))) / (at + 1) for at in range(length - 1)]
+    assert found["effective_bits_seen"] == pytest.approx(sum(bits) / len(bits))
+    assert found["effective_bits_seen"] > found["effective_bits"]
+
+
+def test_bits_that_queries_read_of_what_is_kept(folder, books, capsys):
+    how = how_of(folder, protocol="prefill", window=None, block=16)
+    assert verbs.run_eval([str(folder / "text.txt")], how, str(books["codebook"]), True, True) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["effective_bits_seen"] == pytest.approx(
+        found["effective_bits"]
+    )  # all is closed, and read as it is kept
+
+
+def test_files_are_looked_at_before_the_model_is_loaded(folder, books, tmp_path, monkeypatch):
+    def load(*args, **how):
+        raise AssertionError("the model is loaded")
+
+    monkeypatch.setattr(models, "load_causal_lm", load)
+    monkeypatch.setattr(inspect, "load_causal_lm", load)
+    text, nothing = str(folder / "text.txt"), str(tmp_path / "nothing")
+    (tmp_path / "bad.jsonl").write_text("{")
+    for texts, book, told in (
+        ([text, nothing], books["codebook"], "nothing: no such file"),
+        ([text], nothing, "nothing: no such file"),
+        ([text], text, "not a codebook"),
+        ([str(tmp_path / "bad.jsonl")], books["codebook"], r"bad\.jsonl:1: not JSON"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            verbs.run_eval(texts, how_of(folder), str(book), True, True)
+        with pytest.raises(BadInput, match=told):
+            inspect.anchors_of(
+                texts[-1], uri=str(folder), codebook=str(book), anchors=0.01, score="bound2", length=64, dtype="auto",
+                device="cpu", trust_remote_code=False, allow_extrapolation=False, seed=0,
+            )  # fmt: skip
+    with pytest.raises(AssertionError, match="the model is loaded"):
+        verbs.run_eval([text], how_of(folder), str(books["codebook"]), True, True)
+
+
+def test_tables_keep_their_numbers_in_a_pipe(tmp_path, capsys, monkeypatch):
+    """Every number whole and on its row's one line; on a terminal that is too narrow, none is cut."""
+    from rich.table import Table
+
+    from tenfold_shared.cli import print_table
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    numbers = [f"{10**at:,}" for at in range(9, 19)]
+    table = Table(*(f"longest context of {name}" for name in "abcdefghij"))
+    table.add_row(*numbers)
+    print_table(table)
+    out = capsys.readouterr().out
+    (row,) = [line for line in out.splitlines() if numbers[0] in line]
+    assert all(f" {number} " in row for number in numbers) and "…" not in out
+    wide = Table("detail", "count")
+    wide.add_row("a sentence of words " * 50, "1,234,567,890")
+    print_table(wide)
+    out = capsys.readouterr().out
+    assert " 1,234,567,890 " in out and max(map(len, out.splitlines())) <= 200
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    print_table(table)
+    out = capsys.readouterr().out
+    assert "…" not in out and max(map(len, out.splitlines())) <= 80
+
+
+def test_a_codebook_by_any_name_is_inspected(folder, books, tmp_path, capsys):
+    import shutil
+
+    from antkv.cli import main
+
+    copy = tmp_path / "codebook"
+    shutil.copy(books["codebook"], copy)
+    assert inspect.is_codebook(str(copy)) and not inspect.is_codebook(str(folder / "text.txt"))
+    (tmp_path / "brace.txt").write_text("12345678{")
+    for name in ("brace.txt", "nothing", ".", "-"):
+        assert not inspect.is_codebook(str(tmp_path / name) if name != "-" else "-")
+    how = {
+        "uri": str(folder), "codebook": None, "anchors": 0.01, "score": "bound2", "length": 64, "dtype": "auto", "device": "cpu",
+        "trust_remote_code": False, "allow_extrapolation": False, "seed": 0, "as_json": True,
+    }  # fmt: skip
+    assert inspect.run(str(copy), **how) == 0
+    assert json.loads(capsys.readouterr().out)["made"]["rope"] == "pre"
+    for verb in ("calibrate", "eval", "compare", "generate", "inspect", "bench"):
+        assert "--trust-remote-code" in {name for option in main.commands[verb].params for name in option.opts}, verb

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from antkv import score as scoring
 from antkv.cache import AntLayer, Packed, Pending, Settings, attached
+from antkv.layers import named
 from antkv.rope import Rope
 from antkv.score import Factors
+from tenfold_shared import BadInput
 
 
 class Watched(AntLayer):
@@ -33,6 +35,10 @@ class Watched(AntLayer):
         super().__init__(index, (nothing, nothing), rope, settings)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        if value_states.shape != key_states.shape:
+            raise BadInput(
+                f"layer {self.index}: keys of {key_states.shape[-1]} and values of {value_states.shape[-1]} channels are not alike"
+            )
         self.device = key_states.device
         self.is_initialized = True
 
@@ -71,11 +77,18 @@ def count(length: int, settings: Settings) -> int:
 
 @torch.inference_mode()
 def watch(model: Any, ids: Sequence[int], rope: Rope | None, settings: Settings) -> list[Watched]:
-    """The full layers of a model that has read `ids`. Raises BadInput for attention that antkv does not know, and for keys
-    or values that are no numbers."""
+    """The full layers of a model that has read `ids`. Raises BadInput for attention that antkv does not know, and for keys,
+    values or logits that are no numbers."""
     cache = Packed(model, lambda index: Watched(index, rope, settings))
     with attached(model):
-        model(
+        logits = model(
             input_ids=torch.tensor([list(ids)], device=model.device), past_key_values=cache, use_cache=True, logits_to_keep=1
-        )  # fmt: skip
-    return [layer for layer in cache.layers if isinstance(layer, Watched)]
+        ).logits  # fmt: skip
+    if not logits.amax(-1).isfinite().all():  # NaN and infinity stay; a token may well be ruled out, −infinity
+        raise BadInput(f"the model's logits hold NaN or infinity after {len(ids)} tokens")
+    seen = [layer for layer in cache.layers if isinstance(layer, Watched)]
+    if silent := [layer.index for layer in seen if not layer.is_initialized]:
+        raise BadInput(
+            f"layers {named(silent)}: the model keeps their keys and values elsewhere; antkv cannot see them"
+        )
+    return seen

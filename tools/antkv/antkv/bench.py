@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from antkv import needs
-from tenfold_shared import BadInput
+from tenfold_shared import BadInput, Missing
 
 COMMAND = "make bench-antkv"
 Record = dict[str, Any]
@@ -77,14 +77,46 @@ def machine() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
+def needed(of: Any, bits: str, tokens: int) -> int:
+    """Bytes at the peak: every layer's codes and its dequantised keys and values with a new token, float32; and, while one
+    is made, its indices of 8 bytes and the copies that decoding makes of it."""
+    from antkv.codebook import NAMED
+
+    shape, numbers = NAMED[bits], of.kv_heads * of.head_dim * tokens  # keys or values of a layer
+    held = of.layers * 2 * numbers * (shape.rate / 8 + 4)
+    return int(held + numbers * (8 / shape.dim + 24))
+
+
+def check_room(of: Any, bits: str, tokens: int) -> None:
+    """Raises Missing where the machine has not the memory."""
+    wanted, free = needed(of, bits, tokens), available()
+    if wanted > free:
+        raise Missing(
+            f"--tokens {tokens}: needs {wanted} bytes of memory ({wanted / 2**30:.1f} GiB), {free / 2**30:.1f} GiB are free"
+        )
+
+
+def available() -> int:
+    """Bytes of memory that programs can have, as Linux tells them."""
+    with open("/proc/meminfo", encoding="ascii") as told:
+        return next(1024 * int(line.split()[1]) for line in told if line.startswith("MemAvailable"))
+
+
 def rows(model: Any, tokens: int, bits: str, rope: str, rounds: int) -> Record:
     """One case: milliseconds a layer, of a model's shape."""
     from antkv import lut
-    from antkv.codebook import Model
+    from antkv.codebook import NAMED, Model
+    from antkv.layers import check_layers
     from antkv.rope import Rope
 
     config = model.config.get_text_config()
     of = Model.of(model.config)
+    check_layers(model)
+    if of.head_dim % NAMED[bits].dim:
+        raise BadInput(
+            f"--bits {bits}: its sub-vectors of {NAMED[bits].dim} do not divide the model's head_dim {of.head_dim}"
+        )
+    check_room(of, bits, tokens)
     shape = Shape(of.kv_heads, config.num_attention_heads // of.kv_heads, of.head_dim)
     turned = Rope(model) if rope == "pre" else None
     layers = [layer_of(bits, turned, tokens, seed, shape) for seed in range(of.layers)]
@@ -126,17 +158,25 @@ def rows(model: Any, tokens: int, bits: str, rope: str, rounds: int) -> Record:
     }
 
 
-def run(*, uri: str, tokens: int, bits: str, rope: str, rounds: int, as_json: bool) -> int:
+def run(*, uri: str, trust_remote_code: bool, tokens: int, bits: str, rope: str, rounds: int, as_json: bool) -> int:
     """The verb."""
+    from antkv.codebook import Model
+    from tenfold_shared.generate import out_of_memory
     from tenfold_shared.models import load_causal_lm
 
     needs.numba()
     if tokens % 64:
         raise BadInput(f"--tokens {tokens}: expected a multiple of 64, whole blocks")
-    model, _ = load_causal_lm(uri, dtype="float32", device="cpu")
-    row = rows(model, tokens, bits, rope, rounds)
+    model, _ = load_causal_lm(uri, dtype="float32", device="cpu", trust_remote_code=trust_remote_code)
+    try:
+        row = rows(model, tokens, bits, rope, rounds)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        wanted = needed(Model.of(model.config), bits, tokens)
+        raise Missing(f"--tokens {tokens}: needs {wanted} bytes of memory, which are not to be had") from None
     if as_json:
-        print(json.dumps(row))
+        print(json.dumps(row, allow_nan=False))
     else:
         print(f"{row['case']}: {row['ours']:.3f} ms, {row['peer_name']} {row['peer']:.3f} ms: {row['ratio']:.2f} ×")
     return 0

@@ -62,10 +62,12 @@ def _evaluation(function: Any) -> Any:
 @click.option("--weights", type=click.Choice(["bound2", "bound", "none"]), default="bound2", show_default=True, help="What a token's error counts.")  # fmt: skip
 @click.option("--codebook-scope", "scope", type=click.Choice(["head", "layer"]), default="head", show_default=True, help="Books for each head, or shared by a layer's heads.")  # fmt: skip
 @click.option("--leave-out", "left_out", type=Share(min=0, max=1, max_open=True), default=0.01, show_default=True, help="Share of tokens, those that become anchors, that do not count.")  # fmt: skip
-@click.option("--tokens", type=click.IntRange(min=1), default=32768, show_default=True, help="Tokens of text to read.")
-@click.option("--length", type=click.IntRange(min=2), default=2048, show_default=True, help="Tokens of a sequence.")
+@click.option("--tokens", type=click.IntRange(min=1), default=32768, show_default=True, help="Tokens of text to read, in whole sequences.")  # fmt: skip
+@click.option("--length", type=click.IntRange(min=2), default=2048, show_default=True, help="Tokens of a sequence; --tokens where that is less.")  # fmt: skip
 @_EXTRAPOLATE
-@options("seed", "output", "json", "common")
+@options("seed")
+@click.option("-o", "--output", metavar="FILE", required=True, help="The codebook: written complete or not at all.")
+@options("overwrite", "json", "common")
 def calibrate(texts: tuple[str, ...], bits: str | None, dim: int | None, centroids: int | None, **given: Any) -> int:
     """Fit a model's codebooks to TEXT (plain, JSON Lines or parquet with `text`; `-` is stdin); the same command continues
     after a kill.
@@ -94,7 +96,8 @@ def _how(given: dict[str, Any]) -> Any:
 @_evaluation
 @options("seed", "json", "common")
 def evaluate(texts: tuple[str, ...], codebook: str, as_json: bool, quiet: bool, **given: Any) -> int:
-    """Evaluate TEXT window by window beside the exact model.
+    """Evaluate TEXT window by window beside the exact model. effective_bits are those of the cache at the end of a window,
+    effective_bits_seen those that its queries read, in the mean: early ones read exact tokens alone.
 
     \b
     Example:
@@ -161,7 +164,7 @@ def generate(files: tuple[str, ...], **given: Any) -> int:
 
 
 @main.command(short_help="What fits on a card, and where its memory goes.")
-@click.option("--model", "uri", metavar="URI", default="smollm2", show_default=True, help="The model: smollm2, a folder, a GGUF file or a hub id.")  # fmt: skip
+@click.option("--model", "uri", metavar="URI", default="smollm2", show_default=True, help="The model: smollm2, a folder, its config.json by any name, a GGUF file or a hub id.")  # fmt: skip
 @click.option("--gpu-mem", metavar="SIZE", required=True, help="Memory of the card: 80G, 79.6GiB.")
 @click.option("--context", type=click.IntRange(min=1), help="Tokens of a sequence.  [the model's positions]")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences at once.")
@@ -191,8 +194,7 @@ def plan(**given: Any) -> int:
 
 @main.command(short_help="A codebook's layers, or the anchors of a text.")
 @click.argument("path", metavar="CODEBOOK|TEXT", type=click.Path())
-@click.option("--model", "uri", metavar="URI", default="smollm2", show_default=True, help="The model: smollm2, a folder, a GGUF file or a hub id.")  # fmt: skip
-@options("dtype", "device")
+@_model
 @click.option("--codebook", metavar="FILE", help="For a text: also the errors it leaves.")
 @_ANCHORS
 @_SCORE
@@ -217,6 +219,7 @@ def inspect(path: str, **given: Any) -> int:
 
 @main.command(short_help="Decoding from the codes beside the dequantised cache, on this CPU.")
 @click.option("--model", "uri", metavar="URI", default="smollm2", show_default=True, help="The model: smollm2, a folder, a GGUF file or a hub id.")  # fmt: skip
+@options("trust_remote_code")
 @click.option("--tokens", type=click.IntRange(min=128), default=8192, show_default=True, help="Cached tokens, a multiple of 64.")  # fmt: skip
 @click.option("--bits", type=click.Choice(["4", "2", "1", "0.75", "0.5", "0.375"]), default="1", show_default=True, help="A named rate.")  # fmt: skip
 @click.option("--rope", type=click.Choice(["pre", "post"]), default="pre", show_default=True, help="Quantise keys before or after their rotation.")  # fmt: skip

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from antkv.layers import full_layers, named
 from tenfold_shared import BadInput, Missing
 from tenfold_shared.jsonl import write_atomic
 
@@ -51,6 +52,7 @@ NAMED = {
     "0.375": Shape(16, 64),
 }
 STORED = (2, 4, 6, 8, 12)  # widths of an index that can be packed
+COUNTS = tuple(1 << width for width in STORED)
 
 
 def shape_of(bits: str | None, dim: int | None, centroids: int | None) -> Shape:
@@ -60,11 +62,13 @@ def shape_of(bits: str | None, dim: int | None, centroids: int | None) -> Shape:
     if bits is not None:
         return NAMED[bits]
     assert dim is not None and centroids is not None
-    shape = Shape(dim, centroids)
-    if centroids & (centroids - 1) or shape.bits not in STORED:
-        allowed = ", ".join(str(1 << width) for width in STORED)
-        raise BadInput(f"--centroids {centroids}: expected one of {allowed}, whose indices pack without waste")
-    return shape
+    if centroids not in COUNTS:
+        raise BadInput(f"--centroids {centroids}: expected {_counts()}, whose indices pack without waste")
+    return Shape(dim, centroids)
+
+
+def _counts() -> str:
+    return f"one of {', '.join(map(str, COUNTS))}"
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -80,27 +84,51 @@ class Model(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, config: Any) -> Model:
-        """From a transformers config. Raises BadInput for a model without keys and values a head."""
+        """From a transformers config. Raises BadInput for a model whose config tells that it is none for antkv."""
         text = config.get_text_config()
         if getattr(text, "kv_lora_rank", None):
             raise BadInput(
                 "the model caches latent vectors (MLA), no keys and values a head: antkv has nothing to do there"
             )
-        heads = text.num_attention_heads
+        if cap := getattr(text, "attn_logit_softcapping", None):
+            raise BadInput(
+                f"the model's attention has soft caps (attn_logit_softcapping {cap}); antkv does not know them"
+            )
+        if getattr(text, "num_kv_shared_layers", None):
+            raise BadInput(
+                f"the model's last {text.num_kv_shared_layers} layers read the keys and values of others; antkv does not know that"
+            )
+        heads, hidden = _count(text, "num_attention_heads"), _count(text, "hidden_size")
+        stored = _count(text, "num_key_value_heads", heads)
+        if heads % stored:
+            raise BadInput(f"the model's config: {heads} attention heads do not share {stored} stored ones evenly")
         rope = getattr(text, "rope_parameters", None) or {}
         return cls(
             (config.architectures or [type(config).__name__])[0],
-            text.num_hidden_layers,
-            getattr(text, "num_key_value_heads", None) or heads,
-            getattr(text, "head_dim", None) or text.hidden_size // heads,
-            text.hidden_size,
-            text.vocab_size,
+            _count(text, "num_hidden_layers"),
+            stored,
+            _count(text, "head_dim", hidden // heads),
+            hidden,
+            _count(text, "vocab_size"),
             json.dumps(rope, sort_keys=True, default=str),
         )
 
 
+def _count(config: Any, name: str, default: int | None = None) -> int:
+    """A number of a config. Raises BadInput for one that is missing, without a default, or counts nothing."""
+    found = getattr(config, name, None)
+    if found is None:
+        found = default
+    if not isinstance(found, int) or found < 1:
+        told = f"has no {name}" if found is None else f"has {name} {found!r}, expected 1 or more"
+        raise BadInput(
+            f"the model's config ({type(config).__name__}) {told}: antkv needs keys and values of attention heads"
+        )
+    return found
+
+
 class Made(msgspec.Struct, frozen=True):
-    """How a codebook was made. texts: sha256 of the calibration files; sequences and length: what was read of them.
+    """How a codebook was made. dim divides head_dim, centroids are of COUNTS, layers ascend. texts: sha256 of the calibration files; sequences and length: what was read of them.
     left_out: share of tokens that would be anchors and had no weight. weights: bound2, bound or none. weights_sha256: of the
     model's own (see below)."""
 
@@ -160,6 +188,11 @@ class Codebook:
                 raise BadInput(
                     f"{self.name}: was made for a model with {field} {getattr(mine, field)}, this one has {getattr(model, field)}"
                 )
+        if (layers := full_layers(config)) != self.made.layers:
+            raise BadInput(
+                f"{self.name}: has books of layers {named(self.made.layers)}, this model attends to its whole context in "
+                f"{named(layers) or 'none'}"
+            )
         if rope is not None and rope != self.made.rope:
             raise BadInput(f"{self.name}: was made with --rope {self.made.rope}, not {rope}")
         if weights_sha256 is not None and weights_sha256 != self.made.weights_sha256:
@@ -212,6 +245,9 @@ def load(path: str) -> Codebook:
         raise BadInput(f"{path}: no such file; antkv calibrate makes it") from None
     except (SafetensorError, OSError) as error:
         raise BadInput(f"{path}: not a codebook: {error}") from None
+    known = {f"layers.{layer}.{part}" for layer in made.layers for part in ("keys", "values")}
+    if others := sorted(tables.keys() - known):
+        raise BadInput(f"{path}: {others[0]}: is no table of the layers that its metadata tells of")
     keys, values = (
         {layer: _table(path, tables, f"layers.{layer}.{part}", made) for layer in made.layers}
         for part in ("keys", "values")
@@ -220,14 +256,28 @@ def load(path: str) -> Codebook:
 
 
 def made_of(path: str, metadata: dict[str, str] | None) -> Made:
+    """What the metadata tell. Raises BadInput where no tables can be as they say."""
     try:
         made = msgspec.json.decode((metadata or {})["antkv"], type=Made)
     except KeyError:
         raise BadInput(f"{path}: expected a codebook of antkv calibrate; its metadata has no `antkv`") from None
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise BadInput(f"{path}: metadata: {error}") from None
     if made.schema != SCHEMA:
         raise BadInput(f"{path}: expected {SCHEMA}, got {made.schema}; antkv calibrate makes it anew")
+    of = made.model
+    for field, found, expected, fits in (
+        ("centroids", made.centroids, _counts(), made.centroids in COUNTS),
+        ("kv_heads", of.kv_heads, "1 or more", of.kv_heads >= 1),
+        ("head_dim", of.head_dim, "1 or more", of.head_dim >= 1),
+        ("dim", made.dim, f"a divisor of head_dim {of.head_dim}", made.dim >= 1 and of.head_dim % made.dim == 0),
+        (
+            "layers", made.layers, f"some of {of.layers}, in ascending order",
+            made.layers != [] and made.layers == sorted({i for i in made.layers if 0 <= i < of.layers}),
+        ),
+    ):  # fmt: skip
+        if not fits:
+            raise BadInput(f"{path}: metadata: {field}: expected {expected}, got {found}")
     return made
 
 
@@ -237,6 +287,8 @@ def _table(path: str, tables: Record, name: str, made: Made) -> Any:
     if name not in tables or tuple(tables[name].shape) != expected:
         found = tuple(tables[name].shape) if name in tables else "nothing"
         raise BadInput(f"{path}: {name}: expected a tensor of shape {expected}, got {found}")
+    if (kind := str(tables[name].dtype).removeprefix("torch.")) != "float16":
+        raise BadInput(f"{path}: {name}: expected float16, got {kind}")
     _check_finite(path, name, tables[name])
     return tables[name]
 

@@ -4,33 +4,52 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from antkv.codebook import load
-from antkv.text import check_length, read_texts
+from antkv.text import Text, check_length
 from tenfold_shared import BadInput, Missing
+from tenfold_shared.generate import one_line
+from tenfold_shared.jsonl import is_pipe
+from tenfold_shared.models import load_causal_lm, resolve
 
 Record = dict[str, Any]
 
 
 def config_of(uri: str) -> Any:
-    """A model's config: smollm2, a folder with config.json, or a hub id. No weights are read. Raises BadInput, Missing."""
-    from pathlib import Path
-
-    from tenfold_shared.models import resolve
-
+    """A model's config: smollm2, a folder with config.json, such a file by any name, or a hub id. No weights are read and
+    no code of the model's own is run. Raises BadInput, Missing."""
     try:
         from transformers import AutoConfig
     except ImportError:
         raise Missing("needs transformers: pip install 'antkv[hf]'") from None
-    path = Path(uri)
-    if path.is_file() and path.suffix == ".json":
-        path = path.parent
-    folder = str(path) if path.is_dir() else resolve(uri).path
+    path = Path(uri).expanduser()
+    if path.is_file() and path.suffix != ".gguf":
+        where, revision = str(path), None
+    else:
+        where, revision, _ = resolve(uri)
     try:
-        return AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{uri}: no config that transformers knows: {str(error).splitlines()[0]}") from None
+        return AutoConfig.from_pretrained(where, revision=revision or "main", trust_remote_code=False)
+    except Exception as error:  # its libraries have classes of their own for a broken file
+        if "trust_remote_code" in str(error):
+            raise BadInput(f"{uri}: its config is Python code of its own, which is not run here") from None
+        if isinstance(error, OSError) and not Path(where).exists():
+            raise Missing(f"{uri}: no such folder, and not to be had from the hub: {one_line(error, 160)}") from None
+        raise BadInput(f"{uri}: no config that transformers knows: {one_line(error, 160)}") from None
+
+
+def is_codebook(path: str) -> bool:
+    """Whether a file is in the form of codebooks, whatever its name: safetensors, which begins with the length of a JSON
+    object, 8 bytes, and its brace. As characters of a text those would be a length that no header has."""
+    if path == "-" or is_pipe(path):
+        return False
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(9)
+    except OSError:
+        return False
+    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32
 
 
 def codebook_rows(path: str) -> Record:
@@ -65,6 +84,7 @@ def anchors_of(
     length: int,
     dtype: str,
     device: str,
+    trust_remote_code: bool,
     allow_extrapolation: bool,
     seed: int,
 ) -> Record:
@@ -74,15 +94,18 @@ def anchors_of(
 
     from antkv.anchors import in_blocks, watch
     from antkv.cache import Settings
-    from antkv.codebook import weights_sha256
+    from antkv.codebook import Model, weights_sha256
+    from antkv.layers import check_layers
     from antkv.rope import Rope
-    from tenfold_shared.models import load_causal_lm
 
-    model, tokenizer = load_causal_lm(uri, dtype=dtype, device=device)
+    book, source = load(codebook) if codebook else None, Text([text], length)
+    model, tokenizer = load_causal_lm(uri, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    Model.of(model.config)
+    check_layers(model)
     check_length(model.config, length, allow_extrapolation)
-    ids, _ = read_texts([text], tokenizer)
-    ids = ids[:length]
-    book = load(codebook) if codebook else None
+    ids = source.ids(tokenizer, length)
+    if not ids:
+        raise BadInput(f"{text}: the model's tokenizer makes no token of it")
     if book is not None:
         book.check(model.config, weights_sha256=weights_sha256(model))
     kept = torch.bfloat16 if model.dtype == torch.bfloat16 else torch.float16
@@ -92,7 +115,11 @@ def anchors_of(
     chosen: Counter[int] = Counter()
     rows = []
     lists = a_head = 0
-    for layer in watch(model, ids, rope, settings):
+    try:
+        seen = watch(model, ids, rope, settings)
+    except BadInput as error:
+        raise BadInput(f"{text}, the first {len(ids)} tokens: {error}") from None
+    for layer in seen:
         errors = _errors(layer.keys, layer.values, book, layer.index) if book is not None else None
         at = layer.anchors(errors)
         lists, a_head = lists + at.shape[1], at.shape[2]
@@ -104,7 +131,7 @@ def anchors_of(
         }
         if errors is not None:
             row |= {
-                f"{name}_error": round(float(e.square().sum() / x.float().square().sum()), 5)
+                f"{name}_error": round(float(e.square().sum() / x.float().square().sum().clamp_min(1e-30)), 5)
                 for name, e, x in (("keys", errors[0], layer.keys), ("values", errors[1], layer.values))
             }
         rows.append(row)
@@ -147,15 +174,16 @@ def run(
     length: int,
     dtype: str,
     device: str,
+    trust_remote_code: bool,
     allow_extrapolation: bool,
     seed: int,
     as_json: bool,
 ) -> int:
     """The verb."""
-    if path.endswith(".safetensors"):
+    if path.endswith(".safetensors") or is_codebook(path):
         found = codebook_rows(path)
         if as_json:
-            print(json.dumps(found))
+            print(json.dumps(found, allow_nan=False))
             return 0
         made = found["made"]
         print(
@@ -181,11 +209,12 @@ def run(
         length=length,
         dtype=dtype,
         device=device,
+        trust_remote_code=trust_remote_code,
         allow_extrapolation=allow_extrapolation,
         seed=seed,
     )
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(found, allow_nan=False))
         return 0
     print(
         f"{found['tokens']} tokens, {found['in_blocks']} of them in whole blocks; {found['anchors_a_head']} anchors in each of "

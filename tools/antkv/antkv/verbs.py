@@ -6,13 +6,13 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import msgspec
 
 from antkv.codebook import Codebook, load
-from antkv.text import read_texts
+from antkv.text import Text, check_length
 from tenfold_shared import BadInput
 from tenfold_shared.progress import Progress
 
@@ -42,35 +42,69 @@ class How(msgspec.Struct, frozen=True):
     def kept_window(self) -> int:
         return self.window if self.window is not None else 128 if self.protocol == "decode" else 0
 
+    def closed(self, length: int) -> int:
+        """How many tokens are closed once so many have been fed."""
+        return max(0, length - self.kept_window) // self.block * self.block
+
+    def read(self, at: int) -> int:
+        """How many closed tokens the query at a position reads: of those before its chunk, or of all in the end."""
+        if self.protocol == "prefill":
+            return min(at + 1, self.closed(self.length))
+        return self.closed(at // self.block * self.block)
+
 
 class Study:
-    """A model and a text, ready to run methods on. Raises BadInput for a text or length that cannot be evaluated."""
+    """A model and a text, ready to run methods on. The text is looked at at once, the model loaded when it is first asked
+    for. Raises BadInput for a text or length that cannot be evaluated."""
 
     def __init__(self, texts: Sequence[str], how: How) -> None:
+        if how.length < 2:
+            raise BadInput(f"--length {how.length}: expected at least 2 tokens, one of which is predicted")
+        self.how = how
+        self._wanted = None if how.windows is None else how.windows * how.length
+        self._text = Text(texts, self._wanted)
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any, list[list[int]]]:
+        """The model, its tokenizer and the windows of text."""
         from antkv.evaluate import windows
         from tenfold_shared.models import load_causal_lm
 
-        self.how = how
-        self.model, self.tokenizer = load_causal_lm(
+        how = self.how
+        model, tokenizer = load_causal_lm(
             how.model, dtype=how.dtype, device=how.device, trust_remote_code=how.trust_remote_code
         )
-        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if longest and how.length > longest and not how.allow_extrapolation:
-            raise BadInput(
-                f"--length {how.length}: the model has {longest} positions; --allow-extrapolation evaluates beyond them"
-            )
-        if how.length < 2:
-            raise BadInput(f"--length {how.length}: expected at least 2 tokens, one of which is predicted")
-        ids, self.digests = read_texts(texts, self.tokenizer)
-        self.windows = windows(ids, how.length, how.windows)
-        if not self.windows:
+        check_length(model.config, how.length, how.allow_extrapolation)
+        ids = self._text.ids(tokenizer, self._wanted)
+        found = windows(ids, how.length, how.windows)
+        if not found:
             raise BadInput(f"the text has {len(ids)} tokens, less than one window of --length {how.length}")
-        if how.length < how.kept_window + how.block:
+        if not how.closed(how.length):
             print(
                 f"antkv: windows of {how.length} tokens stay in the exact window of {how.kept_window} and one block of "
                 f"{how.block}: nothing is quantised",
                 file=sys.stderr,
             )
+        elif not how.read(how.length - 2):  # of the last token nothing is predicted
+            least = math.ceil((how.kept_window + how.block) / how.block) * how.block + 2
+            print(
+                f"antkv: in windows of {how.length} tokens the first block of {how.block} is closed behind the last query: none "
+                f"reads a quantised token, and all figures but the bits are the exact model's; --length {least} or more",
+                file=sys.stderr,
+            )
+        return model, tokenizer, found
+
+    @property
+    def model(self) -> Any:
+        return self._loaded[0]
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._loaded[1]
+
+    @property
+    def windows(self) -> list[list[int]]:
+        return self._loaded[2]
 
     def settings(self, **change: Any) -> Any:
         """Cache settings as the options say, with changes."""
@@ -99,7 +133,7 @@ class Study:
         return book
 
     def run(self, makers: dict[str, Callable[[], Any]], quiet: bool) -> dict[str, tuple[Any, Record]]:
-        """Of each method its Tally, and the bits of its last cache."""
+        """Of each method its Tally, and the bits of its last cache. Raises BadInput for logits that are no numbers."""
         from antkv.cache import Packed, attached
         from antkv.evaluate import Tally, run_windows
 
@@ -107,8 +141,12 @@ class Study:
         bits: dict[str, Record] = {name: {} for name in makers}
         around = {name: lambda: attached(self.model) for name in makers if name not in ("exact", "quantized-cache")}
         with Progress("windows", len(self.windows), "windows", quiet) as progress:
-            for found, caches in run_windows(self.model, self.windows, makers, around, self.step):
+            ran = run_windows(self.model, self.windows, makers, around, self.step)
+            for number, (found, caches) in enumerate(ran, 1):
                 for name, window in found.items():
+                    if not (window.nll.isfinite().all() and window.kl.isfinite().all()):
+                        whose = "the model's logits" if name == "exact" else f"the logits under {name}"
+                        raise BadInput(f"window {number}: {whose} hold NaN or infinity")
                     tallies[name].add(window)
                     if isinstance(cache := caches[name], Packed):
                         bits[name] = {
@@ -127,6 +165,18 @@ def total_bits(effective: float, book: Codebook, numbers: int, windows: int) -> 
     return effective + 8 * book.nbytes / (numbers * windows)
 
 
+def bits_seen(how: How, book: Codebook, size: Record) -> float:
+    """Bits a number of what the queries of a window read, in the mean over them: closed tokens with their share of the
+    anchors, others with their sums, as the cache at the end of the window (size: its bytes by part) has them."""
+    of = book.made.model
+    lists, closed = len(book.made.layers) * of.kv_heads, how.closed(how.length)
+    coded = (size["index"] + size["anchors"]) / closed if closed else 0.0
+    kept = lists * (4 * of.head_dim + 8)
+    queries = range(how.length - 1)
+    bytes_read = sum((how.read(at) * coded + (at + 1 - how.read(at)) * kept) / (at + 1) for at in queries)
+    return 8 * bytes_read / len(queries) / (lists * 2 * of.head_dim)
+
+
 def run_eval(texts: Sequence[str], how: How, codebook: str, as_json: bool, quiet: bool) -> int:
     """The verb `eval`."""
     from antkv.cache import AntCache
@@ -140,6 +190,7 @@ def run_eval(texts: Sequence[str], how: How, codebook: str, as_json: bool, quiet
     found = {
         "index_bits": book.made.shape.rate,
         "effective_bits": bits["effective_bits"],
+        "effective_bits_seen": bits_seen(how, book, bits["bytes"]),
         "total_bits": total_bits(bits["effective_bits"], book, bits["numbers"], len(study.windows)),
         **tally.figures(),
         "exact": {key: exact[key] for key in ("ppl", "ppl_stderr")},
@@ -153,7 +204,7 @@ def run_eval(texts: Sequence[str], how: How, codebook: str, as_json: bool, quiet
         "codebook_bytes": book.nbytes,
     }
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(found, allow_nan=False))
         return 0
     difference = found["against_exact"]
     print(
@@ -164,8 +215,8 @@ def run_eval(texts: Sequence[str], how: How, codebook: str, as_json: bool, quiet
     )
     parts = ", ".join(f"{name} {8 * size / bits['numbers']:.3f}" for name, size in bits["bytes"].items())
     print(
-        f"bits a number: index {found['index_bits']:g}, effective {found['effective_bits']:.3f} ({parts}), with the codebook "
-        f"over this run's tokens {found['total_bits']:.3f}"
+        f"bits a number: index {found['index_bits']:g}, effective at the end of a window {found['effective_bits']:.3f} ({parts}), "
+        f"as queries saw it {found['effective_bits_seen']:.3f}, with the codebook over this run's tokens {found['total_bits']:.3f}"
     )
     return 0
 

@@ -57,7 +57,15 @@ class Study:
         return [
             ["texts"],
             books,
-            ["report-rates", "report-anchors", "report-peers", "report-four", "report-prefill", "choose"],
+            [
+                "report-rates",
+                "report-anchors",
+                "report-peers",
+                "report-four",
+                "report-prefill",
+                "choose",
+                *([] if self.quick else ["ways"]),
+            ],
         ]
 
     def part(self, name: str) -> Record:
@@ -143,13 +151,20 @@ class Study:
             for kind in ("bound2", "bound", "mass", "mean-mass", "error", "sink")
         }
         makers |= {f"scope {scope}": self.packed(study, "1", scope=scope) for scope in ("head", "layer")}
-        if not self.quick:
-            makers |= {
+        return self.rows(study, makers)
+
+    def ways(self) -> Record:
+        """Other ways to make the book, on the same text."""
+        study = self.study("choose", *self.chosen_on)
+        return self.rows(
+            study,
+            {
+                "as chosen": self.packed(study, "1"),
                 "weights bound, score bound": self.packed(study, "1-linear", score="bound"),
                 "keys after RoPE": self.packed(study, "1-post"),
                 "anchors in the calibration": self.packed(study, "1-all"),
-            }
-        return self.rows(study, makers)
+            },
+        )
 
     def report(self, what: str) -> Record:
         from antkv import verbs
@@ -292,7 +307,7 @@ def main() -> None:
         table = {
             part: {name: brief(row) for name, row in results[part].items()}
             for part in names
-            if part.startswith(("report", "choose"))
+            if part.startswith(("report", "choose", "ways"))
         }
         (BENCH / "claims.json").write_text(json.dumps(claims, indent=1) + "\n")
         (BENCH / "tables.json").write_text(json.dumps(table, indent=1) + "\n")

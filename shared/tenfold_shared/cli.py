@@ -632,17 +632,18 @@ SENTENCE = 100  # characters of a cell after which it is wrapped where stdout is
 
 
 def print_table(table: Any) -> None:
-    """A rich table on stdout. No number is cut: where stdout is no terminal the table is as wide as its cells, and only
-    sentences are wrapped; on a narrow terminal a word goes on in the next line. A reader that goes away ends us as it does
-    any filter, not with rich's exit 1."""
+    """A rich table, or text, on stdout. No number is cut: where stdout is no terminal a table is as wide as its cells, and
+    only sentences are wrapped; on a narrow terminal a word goes on in the next line. A reader that goes away ends us as it
+    does any filter, not with rich's exit 1."""
     from rich.console import Console
+    from rich.table import Table
 
     class Pipeable(Console):
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
-    piped = not sys.stdout.isatty()
-    for column in table.columns:
+    piped = isinstance(table, Table) and not sys.stdout.isatty()
+    for column in table.columns if isinstance(table, Table) else ():
         column.overflow = "fold"
         if piped and column.max_width is None:
             column.max_width = SENTENCE

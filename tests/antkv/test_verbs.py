@@ -402,6 +402,7 @@ def test_files_are_looked_at_before_the_model_is_loaded(folder, books, tmp_path,
 def test_tables_keep_their_numbers_in_a_pipe(tmp_path, capsys, monkeypatch):
     """Every number whole and on its row's one line; on a terminal that is too narrow, none is cut."""
     from rich.table import Table
+    from rich.text import Text
 
     from tenfold_shared.cli import print_table
 
@@ -419,6 +420,8 @@ def test_tables_keep_their_numbers_in_a_pipe(tmp_path, capsys, monkeypatch):
     print_table(wide)
     out = capsys.readouterr().out
     assert " 1,234,567,890 " in out and max(map(len, out.splitlines())) <= 200
+    print_table(Text("a text is wrapped as ever " * 10))
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     print_table(table)
     out = capsys.readouterr().out

@@ -66,8 +66,7 @@ def _evaluation(function: Any) -> Any:
 @click.option("--length", type=click.IntRange(min=2), default=2048, show_default=True, help="Tokens of a sequence; --tokens where that is less.")  # fmt: skip
 @_EXTRAPOLATE
 @options("seed")
-@click.option("-o", "--output", metavar="FILE", required=True, help="The codebook: written complete or not at all.")
-@options("overwrite", "json", "common")
+@options("output", "json", "common")
 def calibrate(texts: tuple[str, ...], bits: str | None, dim: int | None, centroids: int | None, **given: Any) -> int:
     """Fit a model's codebooks to TEXT (plain, JSON Lines or parquet with `text`; `-` is stdin); the same command continues
     after a kill.

@@ -74,12 +74,12 @@ _CARD = click.option("--card", type=click.Choice(CARDS), default="h100", show_de
 @_SOLVER
 @click.option("--threads", type=click.IntRange(min=1), help="Of the CPU back end.  [all cores]")
 @click.option("--shape", type=Sizes(), help="Of a raw file.")
-@click.option("--dtype", type=click.Choice(["float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32"]), help="Of a raw file.")  # fmt: skip
+@click.option("--dtype", "number", type=click.Choice(["float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32"]), help="Of a raw file.")  # fmt: skip
 @click.option("--decomp", type=Sizes(), help="Ranks along each axis, under torchrun.")
 @click.option("--checkpoint-every", type=click.IntRange(min=1), metavar="N", help="Keep the state every N steps beside the output; the same command goes on from it.")  # fmt: skip
 @click.option("--strict", is_flag=True, help="Refuse a grid with NaN or infinity.")
 @options("output", "json", "common")
-def run(grid: str, decomp: tuple[int, ...] | None, **given: Any) -> int:
+def run(grid: str, decomp: tuple[int, ...] | None, number: str | None, **given: Any) -> int:
     """Apply a stencil to GRID (.npy, FILE.npz:KEY, FILE.h5:/DATASET, a raw file with --shape and --dtype, - for .npy on
     stdin) for a number of steps.
 
@@ -90,10 +90,10 @@ def run(grid: str, decomp: tuple[int, ...] | None, **given: Any) -> int:
     if decomp is not None:
         from sparstencil.distribute import run as distributed
 
-        return distributed(grid=grid, decomp=decomp, **given)
+        return distributed(grid=grid, decomp=decomp, dtype=number, **given)
     from sparstencil.runs import run as work
 
-    return work(grid=grid, **given)
+    return work(grid=grid, dtype=number, **given)
 
 
 @main.command(short_help="How a stencil becomes a sparse matrix, and what that costs.")
@@ -250,7 +250,7 @@ def suite(listed: bool, only: str | None, as_json: bool, quiet: bool) -> int:
 @main.command(short_help="One stencil on this machine, beside the copy roof and scipy.")
 @_stencil
 @click.option("--shape", type=Sizes(), help="Of the grid.  [4096x4096, or as many points in 1 or 3 axes]")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True, help="Of the grid.")  # fmt: skip
+@click.option("--dtype", "number", type=click.Choice(["float32", "float64"]), default="float32", show_default=True, help="Of the grid.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), default=16, show_default=True, help="Time steps.")
 @click.option("--boundary", default="wrap", show_default=True, metavar="RULE", help="As for run.")
 @click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="Where it runs.")
@@ -271,7 +271,7 @@ def bench(
     from sparstencil import bench as work
 
     stencil, shape, how = _timed(spec, origin, convolve, given)
-    found = work.bench(stencil, shape, given["dtype"], how, given["rounds"], not no_peers)
+    found = work.bench(stencil, shape, given["number"], how, given["rounds"], not no_peers)
     if plot:
         work.draw(found, plot)
     if as_json:
@@ -284,7 +284,7 @@ def bench(
         "ms a step",
         "GStencil/s",
         "times ours",
-        title=f"{stencil.name}, {shape} {given['dtype']}, {found['backend']}",
+        title=f"{stencil.name}, {shape} {given['number']}, {found['backend']}",
     )
     for row in found["rows"]:
         table.add_row(
@@ -297,7 +297,7 @@ def bench(
 @main.command(short_help="The fastest plan by the clock, kept for later runs.")
 @_stencil
 @click.option("--shape", type=Sizes(), help="Of the grid.  [4096x4096, or as many points in 1 or 3 axes]")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True, help="Of the grid.")  # fmt: skip
+@click.option("--dtype", "number", type=click.Choice(["float32", "float64"]), default="float32", show_default=True, help="Of the grid.")  # fmt: skip
 @_MODE
 @click.option("--steps", type=click.IntRange(min=1), default=16, show_default=True, help="Time steps of a trial.")
 @click.option("--boundary", default="wrap", show_default=True, metavar="RULE", help="As for run.")
@@ -315,7 +315,7 @@ def tune(spec: str, origin: Any, convolve: bool, as_json: bool, quiet: bool, **g
     from sparstencil.tune import tune as work
 
     stencil, shape, how = _timed(spec, origin, convolve, given)
-    found = work(stencil, shape, given["dtype"], how, given["steps"], given["rounds"])
+    found = work(stencil, shape, given["number"], how, given["steps"], given["rounds"])
     if as_json:
         print(json.dumps(found))
     else:

@@ -621,14 +621,10 @@ def test_a_finished_run_tells_its_result_again(folder, tmp_path, capsys):
 
 
 def test_a_codebook_is_no_stream(folder, tmp_path, monkeypatch):
-    from antkv.cli import calibrate as command
-
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput, match="expected -o FILE"):
         run(folder, "-")
     assert list(tmp_path.iterdir()) == []
-    (output,) = (parameter for parameter in command.params if parameter.name == "output")
-    assert output.required and "stdout" not in output.help
 
 
 def test_fewer_tokens_than_a_sequence_are_a_shorter_one(folder, tmp_path, capsys):

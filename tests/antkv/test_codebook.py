@@ -219,7 +219,7 @@ def test_bad_texts_are_named(folder, tmp_path):
             Text([str(tmp_path / name)])
     done = antkv("calibrate", tmp_path / "b.jsonl", "--model", folder, "--bits", "1", "-o", tmp_path / "x")
     assert done.returncode == 2 and "b.jsonl:1: not JSON" in done.stderr
-    assert "Missing option '-o'" in antkv("calibrate", folder / "text.txt", "--model", folder, "--bits", "1").stderr
+    assert "expected -o FILE" in antkv("calibrate", folder / "text.txt", "--model", folder, "--bits", "1").stderr
     assert "does not exist" in calibrate(folder, tmp_path / "no" / "x").stderr
 
 

@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from sparstencil import cpu, cpu_source, reference
@@ -173,6 +173,38 @@ def test_a_grid_of_whole_lines_goes_past_the_cache_by_whole_lines(cut):
         for fuse, tile in itertools.product((1, 2, 5), ((40, 64), (16, 32), (7, 16))):
             cut(tile, far=True)
             assert cpu.run(grid, stencil, 5, boundary, threads=2, fuse=fuse).tobytes() == singly.tobytes(), (rule, fuse)
+
+
+@st.composite
+def runs(draw):
+    """A case on any grid, under any rules, cut anyhow."""
+    name = draw(st.sampled_from(sorted(CASES)))
+    ndim = CASES[name][0].ndim
+    most = {1: (300,), 2: (60, 90), 3: (20, 24, 50)}[ndim]
+    shape = tuple(draw(st.integers(1, n)) for n in most)
+    if draw(st.booleans()):  # rows of whole lines: what goes past the caches goes by lines
+        shape = (*shape[:-1], draw(st.sampled_from((16, 32, 48, 64))))
+    each = st.sampled_from(("fixed", "nearest", "reflect", "mirror", "wrap", "constant:1.5"))
+    rule = "valid" if draw(st.integers(0, 5)) == 0 else ",".join(draw(each) for _ in shape)
+    steps = draw(st.integers(1, 9))
+    tile = tuple(draw(st.integers(1, n)) for n in shape)
+    return name, shape, rule, steps, draw(st.integers(1, steps)), tile, draw(st.booleans()), draw(st.integers(1, 3))
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(runs())
+def test_any_cut_of_any_grid_gives_the_same_bits(cut, run):
+    name, shape, rule, steps, fuse, tile, far, threads = run
+    stencil, boundary = CASES[name][0], Boundary.parse(rule, len(shape))
+    try:
+        boundary.check(shape, stencil, steps)
+    except BadInput:
+        assume(False)
+    grid = grid_of(shape, np.float32, 4)
+    cut(shape)
+    singly = cpu.run(grid, stencil, steps, boundary, threads=1, fuse=1)
+    cut(tile, far)
+    assert cpu.run(grid, stencil, steps, boundary, threads=threads, fuse=fuse).tobytes() == singly.tobytes()
 
 
 def test_large_enough_grids_are_cut_by_the_plan_itself():

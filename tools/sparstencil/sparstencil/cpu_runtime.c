@@ -7,7 +7,7 @@
      PLANES, LINES       HIGH − LOW + 1 of z and of y
      ROWS, VECTORS       of one register tile
    and behind it
-     rows_many(), rows_one()   ROWS rows of outputs, or one: the only code that does arithmetic
+     rows_many(), rows_some(), row_some()   rows of outputs: the only code that does arithmetic
 
    An output is one chain of fused multiply-adds from +0 in the order of the offsets, whatever vector, tile, thread or pass
    it falls in, so none of these changes a bit of it. (Without FMA in the hardware: a product and a sum, each rounded.)
@@ -165,13 +165,14 @@ static inline void STORE_SOME(REAL *p, lanes m, vec v)
 /* ---------------------------------------------------------------- the arithmetic (cpu_source.py) */
 
 #define TILE_LINES (ROWS * VECTORS * W / LINE_OF) /* of memory, in a register tile */
-#define CHUNK 32                   /* rows of outputs whose inputs are looked up at once */
-#define STRIDE (CHUNK + LINES - 1) /* of rows[] from plane to plane */
+#define CHUNK 32                                  /* rows of outputs whose inputs are looked up at once */
+#define STRIDE (CHUNK + LINES - 1)                /* of rows[] from plane to plane */
 
 /* Outputs x … end − 1 of ROWS rows, from rows[plane * STRIDE + line]; row 0 reads lines 0 … LINES − 1. A pointer is that of
    place x = 0. It begins `head` places before x, where a line of memory begins; loose: what lies there, and behind the end
-   up to the end of a register tile, may be read. how: STREAMED past the caches, WHOLE vectors at the ends, too. ask: lines of memory to ask for with each register
-   tile, from place `asked` of the rows at ahead, pitch ay, on, in the order of memory, as the hardware does it best. */
+   up to the end of a register tile, may be read. how: STREAMED past the caches, WHOLE vectors at the ends, too. ask: lines
+   of memory to ask for with each register tile, from place `asked` of the rows at ahead, pitch ay, on: in the order of
+   memory, which is how the hardware reads best. */
 #define ROWS_ARGUMENTS \
     const REAL *const *rows, REAL *const *outs, idx x, idx end, idx head, int loose, int how, const REAL *ahead, idx ay, \
         idx asked, idx ask
@@ -296,8 +297,9 @@ static void look_up(const Job *job, const Rows *of, const REAL *constant, idx z,
         for (idx y = a; y < b; y++) to[y - ya] = plane + y * of->py;
 }
 
-/* Rows ya … yb − 1 of plane z of the grid, and what lies beyond their ends. */
-static void copy_rows(const Job *job, const REAL *grid, idx z, idx ya, idx yb, span x, REAL *const *to)
+/* Rows ya … yb − 1 of plane z of the grid, and what lies beyond their ends. ahead: how far behind them lies what is copied
+   next, which is asked for; 0: nothing. */
+static void copy_rows(const Job *job, const REAL *grid, idx z, idx ya, idx yb, span x, REAL *const *to, idx ahead)
 {
     const idx n = job->n[2], a = max(x.a, 0), b = max(min(x.b, n), a), whole = a + (b - a) / W * W;
     const idx from_z = source(job, 0, z);
@@ -309,7 +311,10 @@ static void copy_rows(const Job *job, const REAL *grid, idx z, idx ya, idx yb, s
             continue;
         }
         const REAL *in = grid + (from_z * job->n[1] + from_y) * n;
-        for (idx i = a; i < whole; i += W) STORE(row + i, LOAD(in + i));
+        for (idx i = a; i < whole; i += W) {
+            if (ahead) ASK(in + ahead + i);
+            STORE(row + i, LOAD(in + i));
+        }
         for (idx i = whole; i < b; i++) row[i] = in[i];
         for (idx i = x.a; i < a; i++) {
             idx from = job->below[2][i + job->depth[2][0]];
@@ -396,7 +401,7 @@ static int begin(const Job *job, Column *w, const REAL *in, REAL *out, const spa
         }
     idx all = most[s].b - most[s].a, reach = HIGH[s], back = -LOW[s];
     if (c[s].look) reach = back = max(reach, back);
-    idx unit = !s ? 1 : first || t > 1 ? ROWS : CHUNK / 2, ring = min(2 * unit + reach + back - 1 + (s ? ROWS - 1 : 0), all);
+    idx unit = s ? ROWS : 1, ring = min(2 * unit + reach + back - 1 + (s ? ROWS - 1 : 0), all);
     int whole = (c[s].closed && t > 1) || 2 * all <= held * ring || all <= unit;
     if (whole) ring = unit = all, held = min(held, 2);
     w->unit = unit;
@@ -437,10 +442,11 @@ static void band(const Job *job, const Column *w, int k, idx z, idx ya, idx yb)
     const REAL *in[PLANES * STRIDE], *out[CHUNK];
     idx a = min(max(ya, cy->may.a), yb), b = max(min(yb, cy->may.b), a);
     if (k == 0 || z < cz->may.a || z >= cz->may.b) a = b = yb;
+    const idx gy = job->n[2], ahead = k || !job->far ? 0 : job->along ? ROWS * gy : job->n[1] * gy;
     for (int part = 0; part < 2; part++)
         for (idx y = part ? b : ya, end = part ? yb : a; y < end; y += CHUNK) {
             look_up(job, to, NULL, z, y, min(y + CHUNK, end), out);
-            copy_rows(job, w->in, z, y, min(y + CHUNK, end), cx->want[k], (REAL *const *)out);
+            copy_rows(job, w->in, z, y, min(y + CHUNK, end), cx->want[k], (REAL *const *)out, ahead);
         }
     const span x = w->x[k];
     const idx width = x.b - x.a, ask = w->ahead ? (TILE_LINES + w->t - 1) / w->t : 0;
@@ -464,7 +470,7 @@ static void band(const Job *job, const Column *w, int k, idx z, idx ya, idx yb)
                 for (; i < count; i++) row_some(in + i, (REAL *const *)out + i, x.a, x.b);
                 break;
             }
-            idx g = min(i, count - ROWS), gy = n[2], share = (k - 1) * ROWS * width / w->t;
+            idx g = min(i, count - ROWS), share = (k - 1) * ROWS * width / w->t;
             const REAL *ahead = w->ahead + (y + g - ya + share / width) * gy;
             rows_many(in + g, (REAL *const *)out + g, x.a, x.b, head, loose, how, ahead, gy, x.a + share % width, ask);
         }
@@ -515,30 +521,28 @@ static void advance(const Job *job, Column *w)
 /* ---------------------------------------------------------------- a tile */
 
 /* A column, but for one step three of them: the ends of rows that feel an edge are copied before they are used, the rest
-   need not be. They go down together, so that what one has read is in the cache for the other. 0 for want of memory. */
+   need not be. They go down together, the ends right behind the rest, whose reading has brought them into the cache. 0 for
+   want of memory. */
 static int tile(const Job *job, Column *columns, const REAL *in, REAL *out, const span *to, int t)
 {
     const int s = (int)job->along;
-    idx n = job->n[2], cuts[4] = {to[2].a, to[2].a, to[2].b, to[2].b};
-    if (t == 1 && job->rule[2] > CONSTANT - 1) {
-        cuts[1] = min(max(line_above(0, -LOW[2]), to[2].a), to[2].b);
-        cuts[2] = max(min(line_below(0, n - HIGH[2]), to[2].b), to[2].a);
-        if (cuts[1] > cuts[2]) cuts[1] = to[2].a, cuts[2] = to[2].b;
+    idx a = to[2].a, b = to[2].b, from = a, till = b;
+    if (t == 1 && job->rule[2] != FIXED && job->rule[2] != VALID) {
+        from = min(max(line_above(0, -LOW[2]), a), b);
+        till = max(min(line_below(0, job->n[2] - HIGH[2]), b), a);
+        if (from >= till) from = a, till = b;
     }
-    Column *parts[3];
+    const span parts[3] = {{from, till}, {a, from}, {till, b}};
     int count = 0;
     for (int i = 0; i < 3; i++) {
-        if (cuts[i] >= cuts[i + 1]) continue;
-        span part[3] = {to[0], to[1], {cuts[i], cuts[i + 1]}};
-        parts[count] = columns + i;
-        if (!begin(job, parts[count++], in, out, part, t)) return 0;
+        span part[3] = {to[0], to[1], parts[i]};
+        if (parts[i].a < parts[i].b && !begin(job, columns + count++, in, out, part, t)) return 0;
     }
     for (;;) {
-        Column *next = NULL;
-        for (int i = 0; i < count; i++)
-            if (parts[i]->done[t] < to[s].b && (!next || parts[i]->done[t] + parts[i]->unit < next->done[t] + next->unit))
-                next = parts[i];
-        if (!next) return 1;
+        Column *next = columns;
+        for (int i = 1; i < count; i++)
+            if (columns[i].done[t] < next->done[t]) next = columns + i;
+        if (next->done[t] >= to[s].b) return 1;
         advance(job, next);
     }
 }
@@ -554,14 +558,15 @@ static Cut cut(const Job *job, int axis, int t, idx done)
     Cut c = {0, n, job->tile[axis], 0};
     if (rule == FIXED) c.a = -LOW[axis], c.b = n - HIGH[axis];
     if (rule == VALID) c.a = -LOW[axis] * (done + t), c.b = n - HIGH[axis] * (done + t);
-    idx start = axis == 2 ? c.a / LINE_OF * LINE_OF : c.a; /* tiles begin with a line */
+    idx start = c.a;
+    if (axis == 2) c.tile = line_above(0, c.tile), start = line_below(0, c.a); /* a line has one tile */
     c.pieces = (c.b - start + c.tile - 1) / c.tile;
     return c;
 }
 
 static span piece(const Cut *c, int axis, idx i)
 {
-    idx start = (axis == 2 ? c->a / LINE_OF * LINE_OF : c->a) + i * c->tile;
+    idx start = (axis == 2 ? line_below(0, c->a) : c->a) + i * c->tile;
     return (span){max(start, c->a), min(start + c->tile, c->b)};
 }
 

@@ -45,13 +45,14 @@ def main() -> int:
     from tenfold_kernels.registry import TOOLS, kernels
 
     wanted = os.environ.get("ROWS") or None
-    if wanted is not None and wanted not in TOOLS:
-        print(f"ROWS={wanted}: expected one of {', '.join(TOOLS)}", file=sys.stderr)
+    known = sorted({*TOOLS, *(path.parents[2].name for path in row_files())})
+    if wanted is not None and wanted not in known:
+        print(f"ROWS={wanted}: expected one of {', '.join(known)}", file=sys.stderr)
         return 2
     name = torch.cuda.get_device_name()
     copy, matmul = copy_ceiling(), matmul_ceiling()
     print(f"{name}: copy {copy / 1e12:.2f} TB/s, bfloat16 matmul {matmul / 1e12:.0f} TFLOP/s", flush=True)
-    found = kernels(wanted)
+    found = kernels(wanted) if wanted is None or wanted in TOOLS else []
     begun = time.monotonic()
     jobs = [(kernel, case, True) for kernel in found for case in kernel.gpu]
     jobs += [(kernel, case, False) for kernel in found for case in kernel.tests]
@@ -75,11 +76,15 @@ def main() -> int:
     return 1 if bad else 0
 
 
+def row_files() -> list[Path]:
+    return sorted(HERE.parent.glob("tools/*/bench/gpu/rows.py"))
+
+
 def wholes(wanted: str | None, copy: float) -> Iterator[dict[str, Any]]:
     """Rows that are more than one kernel: what tools/<tool>/bench/gpu/rows.py measures (a model's step, what fits)."""
     import torch
 
-    for path in sorted(HERE.parent.glob("tools/*/bench/gpu/rows.py")):
+    for path in row_files():
         tool = path.parents[2].name
         if wanted not in (None, tool):
             continue

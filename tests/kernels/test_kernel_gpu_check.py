@@ -159,3 +159,19 @@ def test_rows_of_no_tool(check, monkeypatch, capsys):
     monkeypatch.setenv("ROWS", "nothing")
     assert check.main() == 2
     assert "antkv" in capsys.readouterr().err
+
+
+def test_rows_of_a_tool_that_registers_no_kernel(check, monkeypatch, capsys, tmp_path):
+    rows = tmp_path / "tools" / "apart" / "bench" / "gpu" / "rows.py"
+    rows.parent.mkdir(parents=True)
+    rows.write_text(
+        "def rows(timer, copy):\n"
+        "    empty = dict.fromkeys(('max_rel_err', 'ms', 'floor_ratio', 'baseline_ratio'))\n"
+        "    yield lambda: {'kernel': 'apart', 'case': 'all of it', **empty, 'ok': True}\n"
+    )
+    monkeypatch.setenv("ROWS", "apart")
+    assert check.main() == 0
+    assert [row["kernel"] for row in json.loads((tmp_path / "test-card.json").read_text())["rows"]] == ["apart"]
+    monkeypatch.setenv("ROWS", "nothing")
+    assert check.main() == 2
+    assert "antkv, apart" in capsys.readouterr().err

@@ -37,7 +37,7 @@ KINDS: dict[Mode, Kind] = {"fast": "f16", "mixed": "f16", "tf32": "tf32", "f32":
 PLANE_BYTES: dict[Mode, int] = {"fast": 2, "mixed": 2, "tf32": 4, "f32": 6, "s8": 1}
 STORED_BYTES: dict[Mode, int] = {"fast": 2, "mixed": 4, "tf32": 4, "f32": 4, "s8": 1}
 HIGH = 65504.0  # of float16
-# Relative errors (L2) of Heat-2D against float64, first step and a step more, measured on the emulator (bench/accuracy.py).
+# Relative errors (L2) of Heat-2D against float64, first step and a step more, measured on the emulator (bench/claims.py, part accuracy).
 ERRORS: dict[Mode, tuple[float, float]] = {
     "fast": (3e-4, 2.7e-4), "mixed": (1.4e-4, 1e-8), "tf32": (1.4e-4, 1e-8), "f32": (1e-7, 3e-8), "s8": (0.0, 0.0),
 }  # fmt: skip

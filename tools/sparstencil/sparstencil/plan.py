@@ -44,6 +44,7 @@ CARDS: dict[str, Card] = {
 }
 CPU_MEMORY, CPU_FMA = 20e9, 2 * 16 * 2 * 2.5e9  # two cores with 16 lanes; `bench` measures this machine's own
 SPEED: dict[Mode, float] = {"fast": 1.0, "mixed": 1.0, "tf32": 0.5, "f32": 1.0, "s8": 2.0}  # of float16's rate
+SAME = 1.02  # rates closer than this are the same, and then plain arithmetic, exact to its type, is preferred
 MAX_STEPS = 8
 MATCHED = 320  # columns up to which a matching is looked for without being asked
 
@@ -67,33 +68,63 @@ def _most(parts: dict[str, float], steps: int) -> Prediction:
     return Prediction(parts[bound] / steps, bound, {name: value / steps for name, value in parts.items()})
 
 
-def loads(setup: Setup) -> tuple[int, int]:
-    """Shared-memory loads of a lane for one instruction's width of patches: of whole registers, and of parts of one that lie
-    apart and are packed."""
-    program = setup.program
-    offsets, whole, apart = setup.geometry.offsets() + setup.geometry.origin, 0, 0
-    for step in program.steps:
-        row, column = step.form.b_places()
-        places = offsets[step.first + row] + column * program.layout.tile[-1]  # (32, registers, entries)
-        run = (np.diff(places, axis=-1) == 1).all(-1) & (places[..., 0] * step.form.size % 4 == 0)
-        one = run.all(0)  # all lanes alike, or the register is packed
-        whole += int(one.sum())
-        apart += int((~one).sum()) * step.form.each
-    planes = 1 + max(b for _, b in program.products)
-    return whole * planes, apart * planes
+@dataclass(frozen=True)
+class Block:
+    """What a step's time depends on of a thread block: its outputs along all axes, the places its tile in shared memory has for
+    them, and a lane's shared-memory loads for one instruction's width of patches, of all planes: of whole registers, and of
+    parts that lie apart and are packed."""
+
+    outputs: int
+    filled: int
+    whole: int
+    apart: int
+
+    @classmethod
+    def estimated(cls, setup: Setup) -> Block:
+        """From the setup's own geometry: quick, to rank tiles by."""
+        program, geometry = setup.program, setup.geometry
+        stencil = program.layout.stencil
+        offsets, whole, apart = geometry.offsets() + geometry.origin, 0, 0
+        for step in program.steps:
+            row, column = step.form.b_places()
+            places = offsets[step.first + row] + column * program.layout.tile[-1]  # (32, registers, entries)
+            run = (np.diff(places, axis=-1) == 1).all(-1) & (places[..., 0] * step.form.size % 4 == 0)
+            one = run.all(0)  # all lanes alike, or the register is packed
+            whole += int(one.sum())
+            apart += int((~one).sum()) * step.form.each
+        planes = 1 + max(b for _, b in program.products)
+        filled = math.prod(b + h - low for b, low, h in zip(geometry.block, stencil.lo, stencil.hi, strict=True))
+        return cls(math.prod(geometry.block), filled, whole * planes, apart * planes)
+
+    @classmethod
+    def emitted(cls, setup: Setup) -> Block | None:
+        """As the emitted kernel has it; None where the stencil reaches too far for one."""
+        from sparstencil.cuda_plan import Target
+        from tenfold_shared import BadInput
+
+        target = Target(setup, "cuda-sp")
+        try:
+            geometry = target.geometry
+        except BadInput:
+            return None
+        registers = [register for issue in target.loads for register in issue]
+        planes = max(1, target.types.planes)
+        whole = sum(len(register) == 1 for register in registers)
+        apart = sum(len(register) for register in registers if len(register) > 1)
+        filled = math.prod(geometry.extents[:-1]) * target.chunks * target.types.unit
+        return cls(math.prod(geometry.block), filled, whole * planes, apart * planes)
 
 
-def predict(setup: Setup, card: Card, steps: int = 1) -> dict[str, Prediction]:
-    """Of a pass that makes `steps` real steps: cuda-sp, cuda-tc (the same plan, dense instructions) and cuda-core."""
-    program, geometry, mode = setup.program, setup.geometry, setup.mode
-    outputs = math.prod(geometry.block)
-    stencil = program.layout.stencil
-    filled = math.prod(b + h - low for b, low, h in zip(geometry.block, stencil.lo, stencil.hi, strict=True))
-    halo = filled / outputs
+def predict(setup: Setup, card: Card, steps: int = 1, block: Block | None = None) -> dict[str, Prediction]:
+    """Of a pass that makes `steps` real steps: cuda-sp, cuda-tc (the same plan, dense instructions) and cuda-core. block: as
+    emitted; estimated without."""
+    program, mode = setup.program, setup.mode
+    block = block or Block.estimated(setup)
+    halo = block.filled / block.outputs
     stored = STORED_BYTES[mode]
     memory = (halo + 1) * stored / card.memory
     each = 8 * program.layout.rows  # outputs of one instruction's width
-    whole, apart = loads(setup)
+    whole, apart = block.whole, block.apart
     read = 32 * 4 * (whole + apart) / each
     shared = (read + halo * (stored + 2 * PLANE_BYTES[mode])) / card.shared
     products = len(program.products)
@@ -161,10 +192,11 @@ def best(
         shapes = [shape for rows, many in ((16, 4), (32, 2)) for shape in _promising(whole, rows, many, card)]
 
     def cost(setup: Setup) -> tuple[bool, int, int, int, int, int]:
-        seconds = predict(setup, card, steps)["cuda-sp"].seconds
+        block = Block.estimated(setup)
+        seconds = predict(setup, card, steps, block)["cuda-sp"].seconds
         program = setup.program
         return (
-            not program.grouping.spares, round(math.log(seconds) / 0.03), program.m_tiles, sum(loads(setup)), program.k, program.grouping.count
+            not program.grouping.spares, round(math.log(seconds) / 0.03), program.m_tiles, block.whole + block.apart, program.k, program.grouping.count
         )  # fmt: skip
 
     effort = 6 if solver == "quad" else 1
@@ -223,9 +255,10 @@ def told(setup: Setup, card: Card, steps: int) -> Record:
     program, grouping = setup.program, setup.program.grouping
     layout = program.layout
     slots = program.slots
+    block = Block.emitted(setup)
     predicted: Record = {
         name: {"gstencil_s": round(p.rate, 2), "bound": p.bound, "ns_a_point": {k: v * 1e9 for k, v in p.parts.items()}}
-        for name, p in predict(setup, card, steps).items()
+        for name, p in predict(setup, card, steps, block).items()
     }
     cpu = predict_cpu(layout.stencil, 4)
     predicted["cpu"] = {
@@ -234,6 +267,7 @@ def told(setup: Setup, card: Card, steps: int) -> Record:
         "ns_a_point": {k: v * 1e9 for k, v in cpu.parts.items()},
     }
     gpu = {name: value["gstencil_s"] for name, value in predicted.items() if name != "cpu"}
+    wins = "cuda-core" if gpu["cuda-core"] * SAME >= gpu["cuda-sp"] else max(gpu, key=lambda name: gpu[name])
     return {
         "stencil": layout.stencil.name, "key": layout.stencil.key, "points": layout.stencil.points, "mode": setup.mode,
         "increment": setup.increment, "steps_a_pass": steps, "tile": list(layout.tile), "M": layout.rows, "n": layout.n,
@@ -243,28 +277,10 @@ def told(setup: Setup, card: Card, steps: int) -> Record:
         "instructions": [f"{step.form.shape} {step.form.kind}" for step in program.steps],
         "permutation": grouping.permutation, "metadata": program.table(),
         "offsets": [list(layout.columns[c]) if c != NONE else None for c in slots],
-        "geometry": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(_Shape.of(setup)).items()},
-        "predicted": predicted, "wins": max(gpu, key=lambda name: gpu[name]),
+        "block": asdict(block) if block else None,
+        "predicted": predicted, "wins": wins,
+        "ties": [name for name, rate in gpu.items() if name != wins and rate > gpu[wins] / SAME],
     }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """What of a geometry a reader wants."""
-
-    block: Offset
-    patches: Offset
-    shared_extents: Offset
-    shared_bytes: int
-    whole_loads: int
-    packed_loads: int
-
-    @classmethod
-    def of(cls, setup: Setup) -> _Shape:
-        geometry = setup.geometry
-        whole, apart = loads(setup)
-        places = geometry.places * PLANE_BYTES[setup.mode]
-        return cls(geometry.block, geometry.patches, geometry.extents, places, whole, apart)
 
 
 def explained(setup: Setup) -> str:
@@ -324,7 +340,10 @@ def show(told: Record, table: list[Record] | None, card: str) -> None:
     for name in ("stencil", "points", "mode", "steps_a_pass", "tile", "M", "n", "z", "groups", "lower_bound", "solver", "K", "density", "redundancy"):  # fmt: skip
         facts.add_row(name, str(told[name]))
     facts.add_row("instructions", ", ".join(told["instructions"]))
-    facts.add_row("loads of B", f"{told['geometry']['whole_loads']} whole, {told['geometry']['packed_loads']} packed")
+    if told["block"]:
+        facts.add_row("loads of B", f"{told['block']['whole']} whole, {told['block']['apart']} to be packed")
+    else:
+        facts.add_row("emitted", "cannot be: the stencil reaches too far for a block in shared memory")
     print_table(facts)
     times = Table("back end", "GStencil/s", "bound by", title=f"predicted, {card}'s nominal rates; cpu: two cores")
     for name, value in told["predicted"].items():
@@ -332,6 +351,10 @@ def show(told: Record, table: list[Record] | None, card: str) -> None:
     print_table(times)
     if told["wins"] != "cuda-sp":
         print(f"sparse tensor cores do not win here: {told['wins']} is predicted as fast or faster")
+    elif told["ties"]:
+        print(
+            f"bound by {told['predicted']['cuda-sp']['bound']}: {' and '.join(told['ties'])} predicted as fast as cuda-sp"
+        )
     if table:
         rows = Table(
             "steps a pass", "points", "tile", "K", "cuda-sp", "cuda-core", "bound by", title="GStencil/s of real steps"

@@ -25,7 +25,7 @@ from sparstencil import grid as grids
 from sparstencil.boundary import Boundary
 from sparstencil.convert import Solver
 from sparstencil.modes import Mode
-from sparstencil.plan import CARDS, best
+from sparstencil.plan import CARDS, SAME, Block, best, predict
 from sparstencil.stencil import Offset, Stencil, read
 from tenfold_shared import BadInput, Missing
 from tenfold_shared.jsonl import Lock, difference, write_atomic
@@ -77,9 +77,9 @@ def choose(stencil: Stencil, dtype: np.dtype, how: How) -> Chosen:
         raise BadInput(
             f"--mode s8: needs a grid of 8-bit numbers (this one is {dtype}) and weights that are whole numbers from −127 to 127"
         )
-    if mode == "f64" and how.backend in ("cuda-sp", "cuda-tc", "emulate"):
+    if mode == "f64" and how.backend in ("cuda-sp", "emulate"):
         raise BadInput(
-            f"--mode f64 on {how.backend}: sparse tensor cores have no float64; use --backend cuda-core or cpu"
+            f"--mode f64 on {how.backend}: sparse tensor cores have no float64; use --backend cpu, cuda-core or cuda-tc"
             + (f" (--rtol {how.rtol:g} over {how.steps} steps needs it)" if how.rtol is not None else "")
         )
     if how.backend != "auto":
@@ -91,12 +91,10 @@ def choose(stencil: Stencil, dtype: np.dtype, how: How) -> Chosen:
         return Chosen("cpu", mode, "no GPU of compute capability 8.0 or more, or no cupy")
     if mode == "f64":
         return Chosen("cuda-core", mode, "float64")
-    from sparstencil.plan import predict
-
-    found = predict(best(stencil, mode, CARDS[card], how.tile, how.solver, how.fuse or 1), CARDS[card], how.fuse or 1)
+    setup = best(stencil, mode, CARDS[card], how.tile, how.solver, how.fuse or 1)
+    found = predict(setup, CARDS[card], how.fuse or 1, Block.emitted(setup))
     rates = {name: found[name].rate for name in ("cuda-sp", "cuda-core")}
-    # Where both wait for memory, plain arithmetic is as fast and exact to its type.
-    name: Backend = "cuda-sp" if rates["cuda-sp"] > 1.02 * rates["cuda-core"] else "cuda-core"
+    name: Backend = "cuda-sp" if rates["cuda-sp"] > SAME * rates["cuda-core"] else "cuda-core"
     return Chosen(name, mode, f"predicted {rates[name]:.0f} GStencil/s, bound by {found[name].bound}")
 
 

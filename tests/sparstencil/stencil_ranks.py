@@ -26,8 +26,9 @@ for names in rules:
     for depth in (1, 3):
         step = lambda g, k, b: reference.run(g, stencil, k, b)  # noqa: E731
         block = Block(shape, ranks, dist.get_rank(), stencil, boundary, step)
-        block.check(depth)
-        mine = block.advance(block.own(grid), 3 if "valid" in names else 7, depth)
+        steps = 3 if "valid" in names else 7
+        block.check(depth, steps)
+        mine = block.advance(block.own(grid), steps, depth)
         assert block.exchanged > 0 and block.early > 0
         whole = gathered(mine, block, dist.get_world_size())
         if whole is not None:

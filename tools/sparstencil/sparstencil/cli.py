@@ -90,7 +90,7 @@ def run(grid: str, decomp: tuple[int, ...] | None, number: str | None, **given: 
     if decomp is not None:
         from sparstencil.distribute import run as distributed
 
-        return distributed(grid=grid, decomp=decomp, dtype=number, **given)
+        return distributed(decomp, grid=grid, dtype=number, **given)
     from sparstencil.runs import run as work
 
     return work(grid=grid, dtype=number, **given)

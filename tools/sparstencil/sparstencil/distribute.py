@@ -10,19 +10,18 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from sparstencil import fuse, runs
-from sparstencil import grid as grids
 from sparstencil.boundary import INSIDE, Boundary, _sources
-from sparstencil.stencil import Stencil, read
-from tenfold_shared import BadInput, Missing
+from sparstencil.stencil import Stencil
+from tenfold_shared import BadInput, Missing, TenfoldError
 
 Slices = tuple[slice, ...]
 
@@ -52,13 +51,14 @@ class Block:
     def own(self, grid: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(grid[tuple(slice(a, b) for a, b in zip(self.first, self.last, strict=True))])
 
-    def check(self, depth: int) -> None:
-        """Raises BadInput where a block is thinner than a halo of so many steps."""
+    def check(self, depth: int, steps: int) -> None:
+        """Raises BadInput where a block is, or with `valid` becomes in so many steps, thinner than a halo of `depth` of them."""
         for axis, (n, count) in enumerate(zip(self.shape, self.ranks, strict=True)):
-            reach = depth * max(self.stencil.hi[axis], -self.stencil.lo[axis])
-            if count > 1 and n // count < reach:
+            reach = max(self.stencil.hi[axis], -self.stencil.lo[axis])
+            thin = n // count - (max(0, steps - depth) * reach if self.boundary.rules[axis] == "valid" else 0)
+            if count > 1 and thin < depth * reach:
                 raise BadInput(
-                    f"--decomp: blocks of {n // count} points along axis {axis} are thinner than the {reach} that {depth} steps "
+                    f"--decomp: blocks of {thin} points along axis {axis} are thinner than the {depth * reach} that {depth} steps "
                     "reach; use fewer ranks or a smaller --fuse"
                 )
 
@@ -226,50 +226,97 @@ def _around(size: list[int], box: list[tuple[int, int]]) -> Iterator[Slices]:
 # ---------------------------------------------------------------- the verb under torchrun
 
 
-def run(
-    *, grid: str, decomp: tuple[int, ...], spec: str, origin: Any, convolve: bool, boundary: str, shape: Any, dtype: Any, steps: int,
-    fuse: int | None, output: str | None, overwrite: bool, quiet: bool, as_json: bool, checkpoint_every: int | None, strict: bool, **how: Any,
-) -> int:  # fmt: skip
+def run(decomp: tuple[int, ...], **given: Any) -> int:
     """The verb; rank 0 says what is said and writes the result."""
     if "RANK" not in os.environ:
         raise BadInput(f"--decomp: start with torchrun --nproc-per-node {math.prod(decomp)} -m sparstencil run …")
-    if checkpoint_every:
-        raise BadInput("--checkpoint-every: not with --decomp")
     try:
         import torch.distributed as dist
     except ImportError as error:
         raise Missing("torch is not installed: pip install torch") from error
-    if told := grids.writable(output):
-        raise BadInput(told)
-    stencil = read(spec, origin)
-    stencil = stencil.flipped() if convolve else stencil
-    values = grids.read(grid, shape, dtype).values
-    settings = runs.How(Boundary.parse(boundary, stencil.ndim), steps, fuse=None, **how)
-    settings.boundary.check(values.shape, stencil)
-    if len(decomp) != stencil.ndim or min(decomp) < 1:
-        raise BadInput(
-            f"--decomp {'x'.join(map(str, decomp))}: expected {stencil.ndim} numbers of at least 1, one an axis"
-        )
     dist.init_process_group("gloo")
     try:
-        world, rank = dist.get_world_size(), dist.get_rank()
-        if math.prod(decomp) != world:
-            raise BadInput(f"--decomp {'x'.join(map(str, decomp))}: makes {math.prod(decomp)} blocks for {world} ranks")
-        chosen = runs.choose(stencil, values.dtype, settings)
-        block = Block(values.shape, decomp, rank, stencil, settings.boundary, runs.stepper(stencil, settings, chosen))
-        block.check(fuse or 1)
-        begun = time.perf_counter()
-        mine = block.advance(runs.working(block.own(values), chosen.mode), steps, fuse or 1)
-        out = gathered(mine, block, world)
-        seconds = time.perf_counter() - begun
-        if out is not None:
-            grids.write(output, runs.finished(out, values.dtype, chosen.mode))
-            if not quiet:
-                rate = steps * values.size / seconds / 1e9
-                print(f"sparstencil: {steps} steps on {world} ranks ({chosen.backend}): {seconds:.3f} s, {rate:.3f} GStencil/s", file=sys.stderr)  # fmt: skip
+        rank = dist.get_rank()
+        with ExitStack() as held:
+            job, problem, wanted = None, None, True
+            try:
+                job = _prepared(decomp, dist.get_world_size(), **given)
+                if rank == 0:
+                    for line in job.notes:
+                        job.say(line)
+                    wanted = held.enter_context(runs.claimed(job))
+            except TenfoldError as error:
+                problem = error
+            if (code := _agreed(problem, wanted)) is not None:
+                return code
+            assert job is not None
+            _made(job, decomp)
     finally:
         dist.destroy_process_group()
     return 0
+
+
+def _prepared(decomp: tuple[int, ...], world: int, **given: Any) -> runs.Job:
+    job = runs.prepared(**given)
+    text, ndim = "x".join(map(str, decomp)), job.stencil.ndim
+    if job.batch:
+        raise BadInput(f"--decomp {text}: a batch is not cut into blocks; run its grids one by one")
+    if len(decomp) != ndim or min(decomp) < 1:
+        raise BadInput(f"--decomp {text}: expected {ndim} numbers of at least 1, one an axis")
+    if math.prod(decomp) != world:
+        raise BadInput(f"--decomp {text}: makes {math.prod(decomp)} blocks for {world} ranks")
+    step = runs.stepper(job.stencil, replace(job.how, fuse=None), job.chosen)
+    Block(job.values.shape, decomp, 0, job.stencil, job.how.boundary, step).check(job.how.fuse or 1, job.how.steps)
+    return job
+
+
+def _agreed(problem: TenfoldError | None, wanted: bool) -> int | None:
+    """None where all ranks can go on; else the exit code of all. Rank 0 raises the problem of the first that has one."""
+    import torch.distributed as dist
+
+    told: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, ((problem.code, str(problem)) if problem else None, wanted))
+    first = next((rank for rank, (its, _) in enumerate(told) if its), None)
+    if first is None:
+        return None if told[0][1] else 0
+    code, text = told[first][0]
+    if dist.get_rank() > 0:
+        return int(code)
+    if problem is not None:
+        raise problem
+    raise (Missing if code == Missing.code else BadInput)(f"rank {first}: {text}")
+
+
+def _made(job: runs.Job, decomp: tuple[int, ...]) -> None:
+    """The steps, and on rank 0 the checkpoints and the result."""
+    import torch.distributed as dist
+
+    from tenfold_shared.progress import Progress
+
+    how, chosen, rank, depth = job.how, job.chosen, dist.get_rank(), job.how.fuse or 1
+    quietly = job if rank == 0 else replace(job, quiet=True)
+    state, before = runs.begun(quietly)
+    # The steps between exchanges are made one by one: what is fused is the exchange.
+    step = runs.stepper(job.stencil, replace(how, fuse=None), chosen)
+    block = Block(state.shape, decomp, rank, job.stencil, how.boundary, step)
+    started, clock, taken = time.time(), time.perf_counter(), before
+    mine, whole = runs.working(block.own(state), chosen.mode), None
+    with Progress("run", how.steps, "steps", quietly.quiet or job.every is None) as progress:
+        progress.update(before)
+        while True:
+            count = min(job.every or how.steps, how.steps - taken)
+            mine = block.advance(mine, count, depth)
+            taken += count
+            whole = gathered(mine, block, dist.get_world_size())
+            progress.update(count)
+            if taken == how.steps:
+                break
+            if whole is not None and (checkpoint := job.checkpoint) is not None:
+                checkpoint.save(whole, taken)
+    if whole is not None:
+        seconds = time.perf_counter() - clock
+        out = runs.finished(whole, job.values.dtype, chosen.mode)
+        runs.finish(job, out, runs.recorded(job, out, started, seconds, before, decomp))
 
 
 def gathered(mine: np.ndarray, block: Block, world: int) -> np.ndarray | None:

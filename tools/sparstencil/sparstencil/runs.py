@@ -12,8 +12,9 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -359,7 +360,45 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
-def run(
+@dataclass(frozen=True)
+class Job:
+    """A run that is read and checked, before anything is computed or written."""
+
+    values: np.ndarray
+    stencil: Stencil
+    how: How
+    chosen: Chosen
+    identity: Record
+    output: str | None
+    every: int | None
+    overwrite: bool
+    as_json: bool
+    quiet: bool
+    notes: tuple[str, ...]
+
+    @property
+    def target(self) -> Path | None:
+        """The file that is written, None for stdout."""
+        return Path(grids.file_of(self.output)) if self.output and self.output != "-" else None
+
+    @property
+    def manifest(self) -> Path | None:
+        return self.target.with_name(f"{self.target.name}.manifest.json") if self.target else None
+
+    @property
+    def batch(self) -> bool:
+        return self.values.ndim == self.stencil.ndim + 1
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        return Checkpoint(str(self.output), self.identity) if self.every and not self.batch else None
+
+    def say(self, line: str) -> None:
+        if not self.quiet:
+            print(f"sparstencil: {line}", file=sys.stderr)
+
+
+def prepared(
     *,
     grid: str,
     spec: str,
@@ -375,8 +414,8 @@ def run(
     as_json: bool,
     quiet: bool,
     **how: Any,
-) -> int:
-    """The verb; returns the exit code."""
+) -> Job:
+    """Raises BadInput and Missing for all that can be told before the first step."""
     if told := grids.writable(output):
         raise BadInput(told)
     if checkpoint_every and (output is None or output == "-"):
@@ -384,9 +423,7 @@ def run(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         stencil = read(spec, origin)
-    say = _say(quiet)
-    for warning in caught:
-        say(str(warning.message))
+    notes = [str(warning.message) for warning in caught]
     if convolve:
         stencil = stencil.flipped()
     found = grids.read(grid, shape, dtype)
@@ -396,9 +433,8 @@ def run(
     settings.boundary.check(values.shape[1:] if batch else values.shape, stencil, settings.steps)
     chosen = choose(stencil, values.dtype, settings)
     if settings.backend == "auto" and chosen.backend == "cpu":
-        say(f"runs on the CPU: {chosen.why}")
-    for line in warn_about(values, stencil, settings, chosen, strict):
-        say(line)
+        notes.append(f"runs on the CPU: {chosen.why}")
+    notes += warn_about(values, stencil, settings, chosen, strict)
     identity = {
         "schema": "manifest/1", "tool": "sparstencil", "verb": "run", "version": sparstencil.__version__,
         "options": {
@@ -408,68 +444,99 @@ def run(
         },
         "inputs": [{"path": grid, "sha256": found.sha256}],
     }  # fmt: skip
-    lock = None
-    target = Path(grids.file_of(output)) if output and output != "-" else None
-    if target is not None:
-        lock = Lock(target.with_name(f".{target.name}.lock"), target)
+    return Job(
+        values, stencil, settings, chosen, identity, output, checkpoint_every, overwrite, as_json, quiet, tuple(notes)
+    )
+
+
+@contextmanager
+def claimed(job: Job) -> Iterator[bool]:
+    """Holds the output; false where it is made already. Raises Busy where another run holds it, BadInput where it is another
+    run's result."""
+    target, manifest = job.target, job.manifest
+    if target is None or manifest is None:
+        yield True
+        return
+    lock = Lock(target.with_name(f".{target.name}.lock"), target)
     try:
-        manifest = target.with_name(f"{target.name}.manifest.json") if target is not None else None
-        if target is not None and manifest is not None and target.exists() and not overwrite:
+        made = target.exists() and not job.overwrite
+        if made:
             before = json.loads(manifest.read_text()) if manifest.exists() else {}
-            if changed := difference(before, identity):
-                raise BadInput(f"{output}: was made with {changed}; choose another output or add --overwrite")
-            say(f"{output}: is made already")
-            return 0
-        record = _made(values, stencil, settings, chosen, identity, output, checkpoint_every, overwrite, batch, say)
-        out = record.pop("values")
-        grids.write(output, out)
-        if manifest is not None:
-            whole = {
-                **identity,
-                "argv": sys.argv,
-                "counts": {"points": int(values.size), "steps": settings.steps},
-                **record,
-            }
-            write_atomic(manifest, json.dumps(whole, indent=2, default=float).encode() + b"\n")
-            Checkpoint(str(output), identity).remove()
+            if changed := difference(before, job.identity):
+                raise BadInput(f"{job.output}: was made with {changed}; choose another output or add --overwrite")
+            job.say(f"{job.output}: is made already")
+        yield not made
     finally:
-        if lock is not None:
-            lock.release()
-    if as_json:
-        stream = sys.stdout if target is not None else sys.stderr
-        print(json.dumps({"stencil": stencil.name, "key": stencil.key, **record}, default=float), file=stream)
-    elif not quiet:
-        print(
-            f"sparstencil: {settings.steps} steps of {' x '.join(map(str, values.shape))} on {chosen.backend} ({chosen.mode}): "
-            f"{record['seconds']:.3f} s, {record['gstencil_s']:.3f} GStencil/s",
-            file=sys.stderr,
+        lock.release()
+
+
+def begun(job: Job) -> tuple[np.ndarray, int]:
+    """The state to go on from, in the working type or the grid's own, and how many steps it has made."""
+    checkpoint = job.checkpoint
+    if checkpoint is None or job.overwrite or (held := checkpoint.load()) is None:
+        return job.values, 0
+    job.say(f"goes on after step {held[1]} of {job.how.steps}")
+    return held
+
+
+def finish(job: Job, out: np.ndarray, record: Record) -> None:
+    """Writes the result, then its manifest, and says so."""
+    grids.write(job.output, out)
+    if job.manifest is not None:
+        counts = {"points": int(job.values.size), "steps": job.how.steps}
+        whole = {**job.identity, "argv": sys.argv, "counts": counts, **record}
+        write_atomic(job.manifest, json.dumps(whole, indent=2, default=float).encode() + b"\n")
+        Checkpoint(str(job.output), job.identity).remove()
+    if job.as_json:
+        stream = sys.stdout if job.target is not None else sys.stderr
+        print(json.dumps({"stencil": job.stencil.name, "key": job.stencil.key, **record}, default=float), file=stream)
+    else:
+        shape = " x ".join(map(str, job.values.shape))
+        ranks = f", {record['ranks']} ranks" if record["ranks"] else ""
+        job.say(
+            f"{job.how.steps} steps of {shape} on {record['backend']} ({record['mode']}{ranks}): "
+            f"{record['seconds']:.3f} s, {record['gstencil_s']:.3f} GStencil/s"
         )
+
+
+def recorded(
+    job: Job, out: np.ndarray, started: float, seconds: float, before: int, ranks: tuple[int, ...] | None
+) -> Record:
+    """How a result came about."""
+    how, chosen = job.how, job.chosen
+    work = (how.steps - before) * math.prod(job.values.shape)
+    predicted = None
+    if chosen.mode != "f64" and chosen.backend not in ("cpu", "cuda-core") and how.steps:
+        predicted = modes.error_after(chosen.mode, how.steps)
+    return {
+        "backend": chosen.backend, "why": chosen.why, "mode": chosen.mode, "steps": how.steps, "resumed_at": before,
+        "fuse": how.fuse, "ranks": "x".join(map(str, ranks)) if ranks else None, "shape": list(out.shape),
+        "dtype": str(out.dtype), "started": started, "seconds": seconds, "gstencil_s": work / max(seconds, 1e-9) / 1e9,
+        "error": measured_error(job.values, job.stencil, how, chosen),
+        "predicted_error": predicted,
+        "threads": how.threads or os.cpu_count() if chosen.backend == "cpu" else None,
+    }  # fmt: skip
+
+
+def run(**given: Any) -> int:
+    """The verb; returns the exit code."""
+    job = prepared(**given)
+    for line in job.notes:
+        job.say(line)
+    with claimed(job) as wanted:
+        if wanted:
+            finish(job, *_made(job))
     return 0
 
 
-def _say(quiet: bool) -> Callable[[str], None]:
-    return lambda line: None if quiet else print(f"sparstencil: {line}", file=sys.stderr)
-
-
-def _made(
-    values: np.ndarray, stencil: Stencil, how: How, chosen: Chosen, identity: Record, output: str | None,
-    every: int | None, overwrite: bool, batch: bool, say: Callable[[str], None],
-) -> Record:  # fmt: skip
+def _made(job: Job) -> tuple[np.ndarray, Record]:
     """The result and the record of how it came about."""
     from tenfold_shared.progress import Progress
 
-    state, before = values, 0
-    checkpoint = Checkpoint(str(output), identity) if every and not batch else None
-    if checkpoint is not None:
-        if overwrite:
-            checkpoint.remove()
-        elif (held := checkpoint.load()) is not None:
-            state, before = held
-            say(f"goes on after step {before} of {how.steps}")
-    rest = How(**{**how.__dict__, "steps": how.steps - before})
-    started = time.time()
-    begun = time.perf_counter()
-    with Progress("run", how.steps, "steps", every is None) as progress:
+    state, before = begun(job)
+    checkpoint, every, how = job.checkpoint, job.every, job.how
+    started, clock = time.time(), time.perf_counter()
+    with Progress("run", how.steps, "steps", job.quiet or every is None) as progress:
         progress.update(before)
 
         def done(now: np.ndarray, taken: int) -> None:
@@ -478,17 +545,11 @@ def _made(
             progress.update(every or 0)
 
         try:
-            out = advance(state, stencil, rest, chosen, done if every else None, every)
+            out = advance(
+                state, job.stencil, replace(how, steps=how.steps - before), job.chosen, done if every else None, every
+            )
         except OverflowError as beyond:
-            raise BadInput(f"--mode {chosen.mode}: {beyond}; use --mode f32 or f64") from beyond
-    seconds = time.perf_counter() - begun
-    out = finished(out, values.dtype, chosen.mode) if values.dtype.kind == "f" else out
-    error = measured_error(values, stencil, how, chosen) if how.steps else None
-    work = rest.steps * math.prod(values.shape)
-    return {
-        "values": out, "backend": chosen.backend, "why": chosen.why, "mode": chosen.mode, "steps": how.steps,
-        "resumed_at": before, "fuse": how.fuse, "shape": list(out.shape), "dtype": str(out.dtype), "started": started,
-        "seconds": seconds, "gstencil_s": work / max(seconds, 1e-9) / 1e9, "error": error,
-        "predicted_error": modes.error_after(chosen.mode, how.steps) if chosen.mode in modes.ERRORS and how.steps and chosen.backend not in ("cpu", "cuda-core") else None,
-        "threads": how.threads or os.cpu_count() if chosen.backend == "cpu" else None,
-    }  # fmt: skip
+            raise BadInput(f"--mode {job.chosen.mode}: {beyond}; use --mode f32 or f64") from beyond
+    seconds = time.perf_counter() - clock
+    out = finished(out, job.values.dtype, job.chosen.mode) if job.values.dtype.kind == "f" else out
+    return out, recorded(job, out, started, seconds, before, None)

@@ -146,6 +146,8 @@ def test_models_without_keys_a_head_are_refused():
 
     with pytest.raises(BadInput, match="MLA"):
         books.Model.of(transformers.DeepseekV3Config(num_hidden_layers=2))
+    with pytest.raises(BadInput, match="gpt_oss: its attention has sinks"):
+        books.Model.of(transformers.GptOssConfig(num_hidden_layers=2))
 
 
 def test_same_bytes_for_the_same_seed_and_nothing_to_do_twice(folder, tmp_path):

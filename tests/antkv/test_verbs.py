@@ -96,6 +96,9 @@ def test_figures_by_hand():
         math.sqrt(((4 / 3) ** 2 + (1 / 3) ** 2 + (5 / 3) ** 2) / 2 / 3)
     )
     assert tally.figures()["ppl"] == pytest.approx(math.exp(float(window.nll.mean()) + 4 / 3))
+    tally.add(evaluate.Window(window.nll + 3000, window.kl, window.top))
+    with pytest.raises(BadInput, match="no language model's"):
+        tally.figures()
 
 
 def test_compare_runs_all_methods_on_equal_windows(folder, books, tmp_path):
@@ -269,6 +272,22 @@ def test_plan_is_the_references_arithmetic(tmp_path):
     assert by[1]["max_context"] > 5_000_000 > by[16]["max_context"] and by[1]["max_batch"] >= 1
     contexts = [row["max_context"] for row in rows]
     assert contexts == sorted(contexts)
+
+
+def test_plan_knows_an_mlp_by_any_name():
+    """OPT says ffn_dim, GPT-2 nothing where it is four times as wide."""
+    import transformers
+
+    from antkv.plan import activation_bytes
+
+    made = [
+        transformers.OPTConfig(hidden_size=64, ffn_dim=512, num_attention_heads=4, vocab_size=100),
+        transformers.GPT2Config(n_embd=64, n_inner=512, n_head=4, vocab_size=100),
+        transformers.GPT2Config(n_embd=64, n_head=4, vocab_size=100),
+    ]
+    assert [activation_bytes(config, 10) for config in made] == [
+        2 * 10 * (2 * 64 + 3 * width) + 4 * 100 for width in (512, 512, 256)
+    ]
 
 
 def test_plan_wants_a_size(tmp_path):

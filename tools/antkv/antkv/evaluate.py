@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tenfold_shared import BadInput
+
 Record = dict[str, Any]
 
 
@@ -74,11 +76,16 @@ class Tally:
 
     def figures(self) -> Record:
         nll = [float(window.nll.mean()) for window in self.seen]
-        ppl = math.exp(sum(nll) / len(nll))
+        mean = sum(nll) / len(nll)
+        if mean > 700:
+            raise BadInput(
+                f"a loss of {mean:.0f} a token: these logits are no language model's; no perplexity can be told"
+            )
+        ppl = math.exp(mean)
         return {
             "ppl": ppl,
             "ppl_stderr": ppl * stderr(nll) if len(nll) > 1 else None,
-            "nll": sum(nll) / len(nll),
+            "nll": mean,
             "kl": float(torch.cat([window.kl for window in self.seen]).mean()),
             "top1_agreement": float(torch.cat([window.top for window in self.seen]).mean()),
             "tokens": self.tokens,

@@ -65,7 +65,13 @@ def activation_bytes(config: Any, tokens: int) -> int:
     dim = getattr(config, "head_dim", None) or hidden // heads
     kv = getattr(config, "num_key_value_heads", None) or heads
     attention = 2 * heads * dim + 2 * kv * dim
-    return 2 * tokens * (2 * hidden + max(attention, 3 * config.intermediate_size)) + 4 * config.vocab_size
+    return 2 * tokens * (2 * hidden + max(attention, 3 * mlp_width(config))) + 4 * config.vocab_size
+
+
+def mlp_width(config: Any) -> int:
+    """Under any of its names; GPT-2 leaves it out where it is four times the hidden size."""
+    named = (getattr(config, name, None) for name in ("intermediate_size", "ffn_dim", "n_inner"))
+    return next((width for width in named if isinstance(width, int)), 4 * config.hidden_size)
 
 
 def decoding_bytes(model: Model, shape: Shape | None, tokens: int) -> tuple[int, float]:
@@ -96,11 +102,7 @@ def plan(
     model, layers = Model.of(config), len(full_layers(config))
     if not layers:
         raise BadInput("plan: no layer of the model attends to its whole context; there is nothing to quantise")
-    missing = [
-        name
-        for name in ("hidden_size", "intermediate_size", "vocab_size")
-        if not isinstance(getattr(text, name, None), int)
-    ]
+    missing = [name for name in ("hidden_size", "vocab_size") if not isinstance(getattr(text, name, None), int)]
     if missing:
         raise BadInput(f"plan: the config has no {', '.join(missing)}: its activations cannot be counted")
     weights = weight_bytes(config)

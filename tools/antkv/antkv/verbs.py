@@ -260,9 +260,8 @@ def run_compare(
 
         draw(rows, plot)
     if as_json:
-        print(
-            json.dumps({"protocol": how.protocol, "length": how.length, "tokens": rows[0]["tokens"], "methods": rows})
-        )
+        told = {"protocol": how.protocol, "length": how.length, "tokens": rows[0]["tokens"], "methods": rows}
+        print(json.dumps(told, allow_nan=False))
         return 0
     from rich.table import Table
 

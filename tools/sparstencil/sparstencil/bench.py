@@ -57,7 +57,7 @@ def copy_seconds(grid: np.ndarray, threads: int | None, rounds: int) -> float:
 def bench(stencil: Stencil, shape: tuple[int, ...], dtype: str, how: How, rounds: int, peers: bool) -> Record:
     """The rows of one stencil."""
     grid = np.random.default_rng(0).standard_normal(shape).astype(dtype)
-    chosen = choose(stencil, grid.dtype, how)
+    chosen = choose(stencil, grid, how)
     state = working(grid, chosen.mode)
     single = stepper(stencil, How(**{**how.__dict__, "fuse": 1}), chosen)
     fused = stepper(stencil, how, chosen)

@@ -48,7 +48,7 @@ class Boundary:
                 if not math.isfinite(mine):
                     raise BadInput(f"--boundary {part}: expected a finite number")
                 if value is not None and value != mine:
-                    raise BadInput(f"--boundary {text}: constants {value:g} and {mine:g}; one value serves all axes")
+                    raise BadInput(f"--boundary {text}: constants {value!r} and {mine!r}; one value serves all axes")
                 value = mine
             rules.append(name)
         if len(rules) == 1:
@@ -58,14 +58,14 @@ class Boundary:
         return cls(tuple(rules), value or 0.0)
 
     def __str__(self) -> str:
-        names = [f"constant:{self.value:g}" if rule == "constant" else rule for rule in self.rules]
+        names = [f"constant:{self.value!r}" if rule == "constant" else rule for rule in self.rules]
         return names[0] if len(set(names)) == 1 else ",".join(names)
 
     def check(self, shape: tuple[int, ...], stencil: Stencil, steps: int = 1) -> None:
         """Raises BadInput where the grid is too small for the rule or has another number of axes."""
         if len(shape) != stencil.ndim:
             raise BadInput(
-                f"a grid of {len(shape)} axes {shape} and a stencil of {stencil.ndim}: expected the same number"
+                f"a grid of {len(shape)} axes {shape} and a stencil of {stencil.ndim}: expected the same number, or one more, of a batch"
             )
         if len(self.rules) != stencil.ndim:
             raise BadInput(f"--boundary {self}: {len(self.rules)} rules for {stencil.ndim} axes")

@@ -46,7 +46,7 @@ def source(stencil: Stencil, dtype: np.dtype, wide: bool = True) -> str:
     lo, hi = missing + stencil.lo, missing + stencil.hi
     planes = _planes([missing + offset for offset in stencil.offsets])
     head = [
-        f"/* {stencil.name or 'stencil'}: {stencil.points} points, {stencil.ndim}D. Written by sparstencil. */",
+        f"/* {stencil.points} points, {stencil.ndim}D. Written by sparstencil. */",  # no name: it is another's text
         f"#define REAL {'float' if dtype.itemsize == 4 else 'double'}",
         f"#define F64 {int(dtype.itemsize == 8)}",
         f"#define ROWS {rows}",

@@ -184,7 +184,7 @@ class Block:
                 slice(-lo[axis] if before else 0, wide.shape[axis] - (hi[axis] if after else 0))
                 for axis, (before, after) in enumerate(depths)
             ]
-            whole = wide[tuple(cut)].copy()
+            whole = wide[tuple(cut)].astype(out.dtype)
             whole[tuple(slice(a, n - b) for n, (a, b) in zip(whole.shape, kept, strict=True))] = out
             return whole
         return out
@@ -204,7 +204,7 @@ class Block:
         for axis, (before, _) in enumerate(depths):
             added = 0 if before or self.boundary.rules[axis] in INSIDE else -lo[axis]
             begin.append(before + added)
-        out = np.empty(size, dtype=padded.dtype)
+        out = np.empty(size, dtype=inner.dtype)  # counts of 8 bits become wider
         box = [(b, b + n) for b, n in zip(begin, inner.shape, strict=True)]
         out[tuple(slice(a, b) for a, b in box)] = inner
         for slab in _around(size, box):

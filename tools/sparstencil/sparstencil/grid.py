@@ -9,7 +9,10 @@ import hashlib
 import io
 import math
 import os
+import shutil
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +22,14 @@ from tenfold_shared import BadInput, Missing
 from tenfold_shared.jsonl import own_stdout, write_atomic
 
 HDF5 = (".h5", ".hdf5", ".he5")
-TYPES = ("float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32")
+UNREADABLE = (
+    ValueError,
+    EOFError,
+    OSError,
+    zipfile.BadZipFile,
+    zlib.error,
+    SyntaxError,
+)  # what numpy raises for bytes that are no array
 
 
 class Grid(NamedTuple):
@@ -33,10 +43,12 @@ def read(text: str, shape: tuple[int, ...] | None = None, dtype: str | None = No
     """The grid that GRID names. Raises BadInput naming the file, Missing without h5py."""
     path, key = _split(text)
     suffix = Path(path).suffix.lower()
-    if path != "-" and not Path(path).is_file():
+    if path != "-" and not Path(path).is_file() and not Path(path).is_fifo():
         raise BadInput(
             f"{path}: no such file" if not Path(path).is_dir() else f"{path}: is a folder; expected a grid file"
         )
+    if shape is not None and min(shape, default=0) < 1:
+        raise BadInput(f"--shape {'x'.join(map(str, shape))}: expected numbers of at least 1")
     if shape is not None or (dtype is not None and path != "-" and suffix not in (".npy", ".npz", *HDF5)):
         values = _raw(path, shape, dtype)
     elif path == "-" or suffix == ".npy":
@@ -49,6 +61,8 @@ def read(text: str, shape: tuple[int, ...] | None = None, dtype: str | None = No
         raise BadInput(f"{path}: expected .npy, .npz:KEY, .h5:/DATASET, or a raw file with --shape and --dtype")
     if dtype == "bfloat16" and values.dtype == np.uint16:
         values = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    elif dtype is not None and values.dtype.name != dtype:
+        raise BadInput(f"--dtype {dtype}: {text} says itself that it holds {values.dtype}; --dtype is for raw files")
     if values.dtype.kind not in "fiub" or values.dtype.itemsize > 8:
         raise BadInput(f"{text}: numbers of type {values.dtype}; expected real ones of at most 8 bytes")
     if values.dtype.byteorder == ">":
@@ -77,7 +91,8 @@ def write(text: str | None, values: np.ndarray) -> None:
     if suffix == ".npy":
         np.save(memory, values, allow_pickle=False)
     elif suffix == ".npz":
-        np.savez(memory, allow_pickle=False, **{key or "u": values})
+        others = {name: _npz(path, name) for name in keys(path)} if Path(path).exists() else {}
+        np.savez(memory, **(others | {key or "u": values}))  # type: ignore[arg-type]
     elif suffix in (".bin", ".raw", ".dat"):
         memory.write(values.tobytes())
     else:
@@ -104,6 +119,47 @@ def file_of(text: str) -> str:
     return _split(text)[0]
 
 
+def key_of(text: str) -> str | None:
+    """What a result is called in the file that -o names; None where the file holds nothing else."""
+    path, key = _split(text)
+    suffix = Path(path).suffix.lower()
+    if suffix in HDF5:
+        return "/" + (key or "u").strip("/")
+    return (key or "u") if suffix == ".npz" else None
+
+
+def exists(text: str) -> bool:
+    """Whether the result that -o names is there already."""
+    path, key = file_of(text), key_of(text)
+    return Path(path).exists() and (key is None or key in keys(path))
+
+
+def keys(path: str) -> list[str]:
+    """The arrays of a .npz, or the datasets of an HDF5 file. Raises BadInput for a file that is neither."""
+    if Path(path).suffix.lower() == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return list(archive.files)
+        except (*UNREADABLE, TypeError, AttributeError) as error:  # a .npy is no archive
+            raise BadInput(f"{path}: not a .npz file of numbers ({_first(error)})") from error
+    h5py = _h5py()
+    try:
+        with h5py.File(path, "r") as file:
+            return _datasets(h5py, file)
+    except OSError as error:
+        raise BadInput(f"{path}: not an HDF5 file ({_first(error)})") from error
+
+
+def _datasets(h5py: Any, file: Any) -> list[str]:
+    found: list[str] = []
+    file.visititems(lambda name, item: found.append(f"/{name}") if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def _first(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 # ---------------------------------------------------------------- formats
 
 
@@ -117,26 +173,29 @@ def _split(text: str) -> tuple[str, str | None]:
 
 
 def _npy(path: str) -> np.ndarray:
+    name = "stdin" if path == "-" else path
     try:
-        if path == "-":
-            return np.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=False)
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        name = "stdin" if path == "-" else path
-        raise BadInput(f"{name}: not a .npy file of numbers ({str(error).splitlines()[0]})") from error
+        values = np.load(io.BytesIO(sys.stdin.buffer.read()) if path == "-" else path, allow_pickle=False)
+    except UNREADABLE as error:
+        raise BadInput(f"{name}: not a .npy file of numbers ({_first(error)})") from error
+    if not isinstance(values, np.ndarray):
+        raise BadInput(
+            f"{name}: an archive of arrays; expected a .npy file of one (.npz names say which: FILE.npz:KEY)"
+        )
+    return values
 
 
 def _npz(path: str, key: str | None) -> np.ndarray:
+    names = keys(path)
+    if key is None and len(names) != 1:
+        raise BadInput(f"{path}: holds {', '.join(names) or 'nothing'}; say which with {path}:KEY")
+    if key is not None and key not in names:
+        raise BadInput(f"{path}: no {key}; it holds {', '.join(names)}")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            names = list(archive.files)
-            if key is None and len(names) != 1:
-                raise BadInput(f"{path}: holds {', '.join(names)}; say which with {path}:KEY")
-            if key is not None and key not in names:
-                raise BadInput(f"{path}: no {key}; it holds {', '.join(names)}")
             return archive[key or names[0]]
-    except (ValueError, OSError) as error:
-        raise BadInput(f"{path}: not a .npz file of numbers ({str(error).splitlines()[0]})") from error
+    except UNREADABLE as error:
+        raise BadInput(f"{path}: {key or names[0]} cannot be read ({_first(error)})") from error
 
 
 def _h5py() -> Any:
@@ -151,8 +210,7 @@ def _hdf5(path: str, key: str | None) -> np.ndarray:
     h5py = _h5py()
     try:
         with h5py.File(path, "r") as file:
-            found: list[str] = []
-            file.visititems(lambda name, item: found.append(f"/{name}") if isinstance(item, h5py.Dataset) else None)
+            found = _datasets(h5py, file)
             if key is None and len(found) != 1:
                 raise BadInput(f"{path}: holds {', '.join(found) or 'no dataset'}; say which with {path}:/DATASET")
             name = key or found[0]
@@ -160,14 +218,23 @@ def _hdf5(path: str, key: str | None) -> np.ndarray:
                 raise BadInput(f"{path}: no dataset {name}; it holds {', '.join(found)}")
             return file[name][()]
     except OSError as error:
-        raise BadInput(f"{path}: not an HDF5 file ({str(error).splitlines()[0]})") from error
+        raise BadInput(f"{path}: not an HDF5 file ({_first(error)})") from error
 
 
 def _write_hdf5(path: str, key: str, values: np.ndarray) -> None:
+    """What else the file holds stays: a copy is changed and put in its place."""
     h5py = _h5py()
     aside = Path(path).with_name(f".{Path(path).name}.tmp")
-    with h5py.File(aside, "w") as file:
-        file.create_dataset(key, data=values)
+    if Path(path).exists():
+        shutil.copyfile(path, aside)
+    try:
+        with h5py.File(aside, "r+" if Path(path).exists() else "w") as file:
+            if key in file:
+                del file[key]
+            file.create_dataset(key, data=values)
+    except (OSError, ValueError, TypeError) as error:
+        aside.unlink(missing_ok=True)
+        raise BadInput(f"{path}:{key}: cannot be written ({_first(error)})") from error
     with open(aside, "rb+") as done:
         os.fsync(done.fileno())
     aside.rename(path)

@@ -1,11 +1,12 @@
 """`sparstencil run` and `sparstencil.apply`: a grid after T steps, by the back end that was asked for or chosen.
 
 What a mode means to each back end: the tensor cores and the emulator do as modes.py says; `cpu` and `cuda-core` compute in
-float32 for fast, mixed, tf32 and f32, and in float64 for f64.
+float32 for fast, mixed, tf32 and f32, and in float64 for f64. In `fast` cuda-core stores the grid in float16.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -26,7 +27,7 @@ from sparstencil import grid as grids
 from sparstencil.boundary import Boundary
 from sparstencil.convert import Solver
 from sparstencil.modes import Mode
-from sparstencil.plan import CARDS, SAME, Block, best, predict
+from sparstencil.plan import CARDS, MAX_STEPS, SAME, Block, best, predict
 from sparstencil.stencil import Offset, Stencil, read
 from tenfold_shared import BadInput, Missing
 from tenfold_shared.jsonl import Lock, difference, write_atomic
@@ -34,7 +35,8 @@ from tenfold_shared.jsonl import Lock, difference, write_atomic
 Record = dict[str, Any]
 Backend = Literal["auto", "cpu", "cuda-sp", "cuda-tc", "cuda-core", "emulate"]
 BACKENDS: tuple[Backend, ...] = ("auto", "cpu", "cuda-sp", "cuda-tc", "cuda-core", "emulate")
-SAMPLE, SAMPLE_STEPS = 48, 100  # points an axis and steps of the sample that errors are measured on
+# Points an axis and steps of the sample that errors are measured on.
+SAMPLE, SAMPLE_STEPS = {1: 2048, 2: 48, 3: 16}, 100
 
 
 @dataclass(frozen=True)
@@ -54,29 +56,56 @@ class How:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The back end and mode of a run, and why."""
+    """The back end and mode of a run, and why. error: measured on a sample, where --rtol asked for it."""
 
     backend: Backend
     mode: Mode | Literal["f64"]
     why: str
+    error: Record | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether steps are made in float32 or float64 throughout."""
+        return self.backend == "cpu" or (self.backend == "cuda-core" and self.mode != "fast")
 
 
 # ---------------------------------------------------------------- choosing
 
 
-def choose(stencil: Stencil, dtype: np.dtype, how: How) -> Chosen:
-    """Raises BadInput for a mode that a back end has not, Missing for a GPU that is not there."""
-    mode = how.mode
-    if mode is None:
-        if dtype.kind in "iub" and _exact(stencil, dtype):
-            mode = "s8"
-        elif how.rtol is not None:
-            mode = modes.chosen(how.rtol, how.steps) or "f64"
-        else:
-            mode = "f64" if dtype == np.float64 or (dtype.kind in "iu" and dtype.itemsize > 2) else "f32"
-    if mode == "s8" and not _exact(stencil, dtype):
+def choose(stencil: Stencil, values: np.ndarray, how: How) -> Chosen:
+    """With --rtol and no --mode: the cheapest mode whose error, measured on a sample of this grid and stencil over these
+    steps, stays below it [2.8]. Raises BadInput for a mode that a back end has not, Missing for a GPU that is not there."""
+    if how.backend not in BACKENDS:
+        raise BadInput(f"--backend {how.backend}: expected {', '.join(BACKENDS)}")
+    if how.mode is not None and how.mode not in (*modes.MODES, "s8", "f64"):
+        raise BadInput(f"--mode {how.mode}: expected {', '.join((*modes.MODES, 's8', 'f64'))}")
+    if how.mode is not None or how.rtol is None or _counts(stencil, values):
+        return _placed(stencil, values, how.mode or _own_mode(stencil, values), how)
+    for mode in modes.MODES:
+        chosen = _placed(stencil, values, mode, how)
+        if chosen.plain and mode != "f32":
+            continue  # they are all float32 there
+        if modes.error_after(mode, how.steps) > how.rtol:  # whatever a sample says that happens to be exact
+            continue
+        error = measured_error(values, stencil, how, chosen)
+        if error is None or error["predicted"] <= how.rtol:
+            return replace(chosen, error=error)
+    return _placed(stencil, values, "f64", how)
+
+
+def _own_mode(stencil: Stencil, values: np.ndarray) -> Mode | Literal["f64"]:
+    """Exact counts where 8 bits hold them, else the precision that the grid comes in."""
+    if _counts(stencil, values):
+        return "s8"
+    kind, size = values.dtype.kind, values.dtype.itemsize
+    return "f64" if size == 8 or (kind in "iu" and size > 2) else "f32"
+
+
+def _placed(stencil: Stencil, values: np.ndarray, mode: Mode | Literal["f64"], how: How) -> Chosen:
+    """The back end of a mode."""
+    if mode == "s8" and not _whole(stencil, values.dtype):
         raise BadInput(
-            f"--mode s8: needs a grid of 8-bit numbers (this one is {dtype}) and weights that are whole numbers from −127 to 127"
+            f"--mode s8: needs a grid of 8-bit numbers (this one is {values.dtype}) and weights that are whole numbers from −127 to 127"
         )
     if mode == "f64" and how.backend in ("cuda-sp", "emulate"):
         raise BadInput(
@@ -99,9 +128,16 @@ def choose(stencil: Stencil, dtype: np.dtype, how: How) -> Chosen:
     return Chosen(name, mode, f"predicted {rates[name]:.0f} GStencil/s, bound by {found[name].bound}")
 
 
-def _exact(stencil: Stencil, dtype: np.dtype) -> bool:
-    """Whether 8-bit products hold grid and weights exactly."""
+def _whole(stencil: Stencil, dtype: np.dtype) -> bool:
+    """Whether 8 bits hold the weights, and such a grid."""
     return dtype.itemsize == 1 and all(w == round(w) and abs(w) <= 127 for w in stencil.weights)
+
+
+def _counts(stencil: Stencil, values: np.ndarray) -> bool:
+    """Whether 8-bit products hold grid and weights exactly."""
+    if not _whole(stencil, values.dtype):
+        return False
+    return int(values.max(initial=0)) <= 127 and int(values.min(initial=0)) >= -127
 
 
 def _gpu(required: bool) -> str | None:
@@ -113,8 +149,7 @@ def _gpu(required: bool) -> str | None:
         if cupy.cuda.runtime.getDeviceCount() == 0:
             told = "no CUDA device"
         else:
-            major = int(cupy.cuda.Device().compute_capability[0])
-            if major >= 8:
+            if int(cupy.cuda.Device().compute_capability) >= 80:  # "80", "90", "120"
                 name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode().lower()
                 return next((card for card in ("h200", "h100", "a100") if card in name), "h100")
             told = "the GPU has no sparse tensor cores (compute capability below 8.0)"
@@ -142,11 +177,18 @@ def apply(
     fuse: int | None = None,
     threads: int | None = None,
 ) -> Any:
-    """u after `steps` steps, of u's own kind: numpy, or torch and cupy through DLPack.
+    """u after `steps` steps, of u's own kind, numpy, torch or cupy; u is not changed. Arrays of a GPU go through host memory.
 
     stencil: a Stencil, a name, file or formula as --stencil takes it, or an array of weights about its middle. One axis more
     than the stencil's in front is a batch. Raises BadInput as the command does."""
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
+        raise BadInput(f"{steps!r} steps: expected a whole number of at least 0")
+    if fuse is not None and fuse < 1:
+        raise BadInput(f"{fuse} steps a pass: expected at least 1")
     values, back = _numpy_of(u)
+    if values.dtype.kind not in "fiub" or values.dtype.itemsize > 8:
+        raise BadInput(f"an array of {values.dtype}: expected real numbers of at most 8 bytes")
+    values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
     made = (
         stencil
         if isinstance(stencil, Stencil)
@@ -156,7 +198,11 @@ def apply(
     )
     rule = boundary if isinstance(boundary, Boundary) else Boundary.parse(boundary, made.ndim)
     how = How(rule, steps, mode, rtol, backend, fuse, threads=threads)
-    return back(advance(values, made, how, choose(made, values.dtype, how)))
+    rule.check(values.shape[1:] if values.ndim == made.ndim + 1 else values.shape, made, steps)
+    try:
+        return back(advance(values, made, how, choose(made, values, how)))
+    except OverflowError as beyond:
+        raise BadInput(f"{beyond}; use mode f64") from beyond
 
 
 def _numpy_of(u: Any) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
@@ -166,8 +212,11 @@ def _numpy_of(u: Any) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
     if module == "torch":
         import torch
 
-        device = u.device
-        return u.detach().cpu().numpy(), lambda out: torch.from_numpy(out).to(device)
+        device, kind = u.device, u.dtype
+        held = u.detach().cpu()
+        if kind != torch.bfloat16:
+            return held.numpy(), lambda out: torch.from_numpy(out).to(device)
+        return held.float().numpy(), lambda out: torch.from_numpy(out).to(device, kind)  # numpy has no bfloat16
     if module == "cupy":
         import cupy
 
@@ -184,17 +233,20 @@ def advance(
     chosen: Chosen,
     done: Callable[[np.ndarray, int], None] | None = None,
     every: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """The grid after how.steps steps, in the type that came in (int32 for 8-bit counts). A leading axis more is a batch.
 
-    done(state, steps so far) is called every `every` steps, with the state in the working type."""
+    done(state, steps so far) is called every `every` steps, with the state in the working type; progress(steps so far) more
+    often, where the back end tells."""
     if values.ndim == stencil.ndim + 1 and how.steps:
         parts = [advance(np.ascontiguousarray(one), stencil, how, chosen) for one in values]
         return np.stack(parts)
     how.boundary.check(values.shape, stencil, how.steps)
     state = working(values, chosen.mode)
-    step = stepper(stencil, how, chosen)
     taken = 0
+    tell = None if progress is None else lambda count: progress(taken + count)
+    step = stepper(stencil, how, chosen, values.shape, tell)
     while taken < how.steps:
         count = min(every or how.steps, how.steps - taken)
         state = step(state, count, how.boundary)
@@ -207,11 +259,8 @@ def advance(
 def working(values: np.ndarray, mode: str) -> np.ndarray:
     """The grid in the type that steps are made in."""
     if mode == "s8":
-        return (
-            values.astype(np.int8)
-            if values.dtype == np.int8 or values.max(initial=0) <= 127
-            else values.astype(np.int32)
-        )
+        small = int(values.min(initial=0)) >= -127 and int(values.max(initial=0)) <= 127
+        return values.astype(np.int8 if small else np.int64)
     return np.ascontiguousarray(values, dtype=np.float64 if mode == "f64" else np.float32)
 
 
@@ -222,8 +271,15 @@ def finished(state: np.ndarray, dtype: np.dtype, mode: str) -> np.ndarray:
     return state.astype(dtype) if dtype.kind == "f" else state
 
 
-def stepper(stencil: Stencil, how: How, chosen: Chosen) -> fuse.Step:
-    """A function of a grid, a number of steps and a rule."""
+def stepper(
+    stencil: Stencil,
+    how: How,
+    chosen: Chosen,
+    shape: tuple[int, ...] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> fuse.Step:
+    """A function of a grid, a number of steps and a rule. shape: of the grid, by which a plan that `tune` has kept is found.
+    progress: is told now and then how many steps of the call are done, by the CPU back end."""
     if chosen.backend == "cpu":
         from sparstencil import cpu
 
@@ -232,7 +288,7 @@ def stepper(stencil: Stencil, how: How, chosen: Chosen) -> fuse.Step:
 
         def on_cpu(state: np.ndarray, count: int, rule: Boundary) -> np.ndarray:
             depth = how.fuse or _tuned(stencil, state.shape, chosen)
-            return cpu.run(state, stencil, count, rule, threads=how.threads, fuse=depth or "auto")
+            return cpu.run(state, stencil, count, rule, threads=how.threads, fuse=depth or "auto", progress=progress)
 
         return on_cpu
     if chosen.mode == "f64":
@@ -240,6 +296,7 @@ def stepper(stencil: Stencil, how: How, chosen: Chosen) -> fuse.Step:
 
         return cuda.stepper(stencil, "f64", chosen.backend, how.tile, how.solver)
     mode: Mode = chosen.mode
+    how = _planned(stencil, how, chosen, shape)
     card = CARDS["h100"]
 
     def one(of: Stencil) -> fuse.Step:
@@ -250,7 +307,7 @@ def stepper(stencil: Stencil, how: How, chosen: Chosen) -> fuse.Step:
 
         return cuda.stepper(of, mode, chosen.backend, how.tile, how.solver)
 
-    depth = how.fuse or 1
+    depth = min(how.fuse or 1, max(1, how.steps))
     singly = one(stencil)
     if depth == 1:
         return singly
@@ -271,6 +328,25 @@ def _tuned(stencil: Stencil, shape: tuple[int, ...], chosen: Chosen) -> int | No
 
     held = known(stencil, shape, chosen)
     return int(held["fuse"]) if held else None
+
+
+def _planned(stencil: Stencil, how: How, chosen: Chosen, shape: tuple[int, ...] | None) -> How:
+    """With `--fuse auto`: as `tune` has found it; else, on a GPU, as many steps a pass as are predicted fastest."""
+    from sparstencil.plan import fusion
+    from sparstencil.tune import known
+
+    mode = chosen.mode
+    if how.fuse is not None or mode == "f64" or mode == "s8" or shape is None:
+        return how
+    if held := known(stencil, shape, chosen):
+        tile, solver = held.get("tile"), held.get("solver")
+        return replace(
+            how, fuse=int(held["fuse"]), tile=how.tile or (tuple(tile) if tile else None), solver=how.solver or solver
+        )
+    if not chosen.backend.startswith("cuda") or how.steps < 2:
+        return how
+    rows = fusion(stencil, mode, CARDS[_gpu(required=True) or "h100"], min(how.steps, MAX_STEPS))
+    return replace(how, fuse=max(rows, key=lambda row: row[chosen.backend])["steps"]) if rows else how
 
 
 def _counted(state: np.ndarray, stencil: Stencil, count: int, rule: Boundary) -> np.ndarray:
@@ -296,46 +372,75 @@ def warn_about(values: np.ndarray, stencil: Stencil, how: How, chosen: Chosen, s
     growth = stencil.growth()
     if growth > 1 + 1e-9 and how.steps > 1:
         lines.append(
-            f"the scheme is unstable: its worst wave grows by {growth:.6g} a step, by {growth**how.steps:.3g} in {how.steps}"
+            f"the scheme is unstable: its worst wave grows by {growth:.6g} a step, {_power(growth, how.steps)} in {how.steps}"
         )
-    if chosen.mode in modes.ERRORS and how.rtol is not None and chosen.backend not in ("cpu", "cuda-core"):
-        predicted = modes.error_after(chosen.mode, how.steps)
-        if predicted > how.rtol:
-            lines.append(
-                f"--mode {chosen.mode}: predicted error {predicted:.2g} after {how.steps} steps, above --rtol {how.rtol:g}"
-            )
+    error = measured_error(values, stencil, how, chosen) if how.rtol is not None and how.mode is not None else None
+    if how.rtol is not None and error is not None and error["predicted"] > how.rtol:
+        lines.append(
+            f"--mode {chosen.mode} on {chosen.backend}: an error of {error['predicted']:.2g} after {how.steps} steps is "
+            f"predicted from a sample of the grid, above --rtol {how.rtol:g}"
+        )
     if stencil.points == 1:
         lines.append("the stencil has one point: it moves and scales the grid")
     return lines
 
 
+def _power(growth: float, steps: int) -> str:
+    """growth^steps, however large."""
+    digits = steps * math.log10(growth)
+    return f"{growth**steps:.3g} times" if digits < 300 else f"10^{digits:.0f} times"
+
+
 def measured_error(values: np.ndarray, stencil: Stencil, how: How, chosen: Chosen) -> Record | None:
-    """Relative L2 error against float64 on a sample of the grid from its middle, taken as periodic, over the run's steps or
-    the first hundred; None for whole numbers."""
+    """Relative L2 error against float64 on a sample of the grid about its largest number, taken as periodic, over the run's
+    steps or the first hundred; `predicted` goes on from there in a straight line. None for whole numbers, and where the
+    sample overflows."""
     if chosen.mode == "s8" or how.steps == 0:
         return None
     sample = values if values.ndim == stencil.ndim else values[0]
-    cut = tuple(slice((n - min(n, SAMPLE)) // 2, (n + min(n, SAMPLE)) // 2) for n in sample.shape)
-    sample = np.where(np.isfinite(sample[cut]), sample[cut], 0.0).astype(np.float64)
+    most = SAMPLE[stencil.ndim]
+    large = np.unravel_index(int(np.argmax(np.where(np.isfinite(sample), np.abs(sample), -1))), sample.shape)
+    first = [min(max(0, int(at) - most // 2), max(0, n - most)) for at, n in zip(large, sample.shape, strict=True)]
+    sample = sample[tuple(slice(at, at + most) for at in first)]
+    sample = np.where(np.isfinite(sample), sample, 0.0).astype(np.float64)
     rule = Boundary.parse("wrap", stencil.ndim)
-    steps = min(how.steps, SAMPLE_STEPS)
-    truth = reference.run(sample, stencil, steps, rule)
-    small = How(rule, steps, how.mode, how.rtol, how.backend, None, how.tile, how.solver, how.threads)
-    found = advance(sample.astype(np.float64 if chosen.mode == "f64" else np.float32), stencil, small, chosen)
-    size = float(np.linalg.norm(truth))
-    error = float(np.linalg.norm(found.astype(np.float64) - truth)) / (size or 1.0)
-    return {"relative_l2": error, "steps": steps, "points": int(sample.size)}
+    steps, truth, before = min(how.steps, SAMPLE_STEPS), sample, 0.0
+    found = sample.astype(np.float64 if chosen.mode == "f64" else np.float32)
+    marks = sorted({steps // 2, steps} - {0})
+    errors = []
+    for mark, last in zip(marks, [0, *marks], strict=False):
+        with np.errstate(all="ignore"):  # an unstable scheme
+            truth = reference.run(truth, stencil, mark - last, rule)
+            try:
+                # From the start: `fast` scales by what comes in, once.
+                out = advance(found, stencil, replace(how, boundary=rule, steps=mark, fuse=None), chosen)
+            except OverflowError:
+                return None
+            size = float(np.linalg.norm(truth))
+            before = float(np.linalg.norm(out.astype(np.float64) - truth)) / (size or 1.0)
+        errors.append(before if math.isfinite(before) else math.inf)
+    slope = max(0.0, errors[-1] - errors[0]) / (marks[-1] - marks[0]) if len(marks) > 1 else 0.0
+    if not math.isfinite(errors[-1]):
+        return None
+    predicted = errors[-1] + slope * (how.steps - steps)
+    return {"relative_l2": errors[-1], "steps": steps, "points": int(sample.size), "predicted": predicted}
 
 
 # ---------------------------------------------------------------- the verb
+
+
+def _beside(output: str, before: str, after: str) -> Path:
+    """A file of ours beside a result, by the result's own name in its file."""
+    path, key = Path(grids.file_of(output)), grids.key_of(output)
+    name = f"{path.name}.{key.strip('/').replace('/', '.')}" if key else path.name
+    return path.with_name(f"{before}{name}{after}")
 
 
 class Checkpoint:
     """The state after some steps, in one file beside the output: a line that says what run it is of, then a .npy."""
 
     def __init__(self, output: str, identity: Record) -> None:
-        path = Path(grids.file_of(output))
-        self.path, self.identity = path.with_name(f".{path.name}.checkpoint"), identity
+        self.path, self.identity = _beside(output, ".", ".checkpoint"), identity
 
     def save(self, state: np.ndarray, steps: int) -> None:
         import io
@@ -349,12 +454,15 @@ class Checkpoint:
         """State and steps. Raises BadInput where it is of another run."""
         if not self.path.exists():
             return None
-        with open(self.path, "rb") as file:
-            head = json.loads(file.readline())
-            steps = head.pop("steps_done")
-            if found := difference(head, self.identity):
-                raise BadInput(f"{self.path}: a checkpoint of a run with {found}; remove it or add --overwrite")
-            return np.load(file, allow_pickle=False), steps
+        try:
+            with open(self.path, "rb") as file:
+                head = json.loads(file.readline())
+                steps, state = int(head.pop("steps_done")), np.load(file, allow_pickle=False)
+        except (ValueError, EOFError, KeyError, AttributeError, TypeError) as error:
+            raise BadInput(f"{self.path}: a damaged checkpoint ({error}); remove it or add --overwrite") from error
+        if found := difference(head, self.identity):
+            raise BadInput(f"{self.path}: a checkpoint of a run with {found}; remove it or add --overwrite")
+        return state, steps
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -383,7 +491,7 @@ class Job:
 
     @property
     def manifest(self) -> Path | None:
-        return self.target.with_name(f"{self.target.name}.manifest.json") if self.target else None
+        return _beside(str(self.output), "", ".manifest.json") if self.target else None
 
     @property
     def batch(self) -> bool:
@@ -391,7 +499,11 @@ class Job:
 
     @property
     def checkpoint(self) -> Checkpoint | None:
-        return Checkpoint(str(self.output), self.identity) if self.every and not self.batch else None
+        return Checkpoint(str(self.output), self.identity) if self.every else None
+
+    @functools.cached_property
+    def error(self) -> Record | None:
+        return self.chosen.error or measured_error(self.values, self.stencil, self.how, self.chosen)
 
     def say(self, line: str) -> None:
         if not self.quiet:
@@ -420,10 +532,9 @@ def prepared(
         raise BadInput(told)
     if checkpoint_every and (output is None or output == "-"):
         raise BadInput("--checkpoint-every: needs -o FILE, beside which the checkpoints are kept")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    notes: list[str] = []
+    with spoken(notes.append):
         stencil = read(spec, origin)
-    notes = [str(warning.message) for warning in caught]
     if convolve:
         stencil = stencil.flipped()
     found = grids.read(grid, shape, dtype)
@@ -431,7 +542,9 @@ def prepared(
     values = found.values
     batch = values.ndim == stencil.ndim + 1
     settings.boundary.check(values.shape[1:] if batch else values.shape, stencil, settings.steps)
-    chosen = choose(stencil, values.dtype, settings)
+    if batch and checkpoint_every:
+        raise BadInput(f"--checkpoint-every: {grid} is a batch of {len(values)} grids; run them one by one")
+    chosen = choose(stencil, values, settings)
     if settings.backend == "auto" and chosen.backend == "cpu":
         notes.append(f"runs on the CPU: {chosen.why}")
     notes += warn_about(values, stencil, settings, chosen, strict)
@@ -441,12 +554,26 @@ def prepared(
             "stencil": stencil.key, "steps": settings.steps, "boundary": str(settings.boundary), "mode": chosen.mode,
             "backend": chosen.backend, "fuse": settings.fuse, "tile": list(settings.tile) if settings.tile else None,
             "solver": settings.solver, "checkpoint_every": checkpoint_every, "convolve": convolve,
+            "result": grids.key_of(output) if output else None,
         },
         "inputs": [{"path": grid, "sha256": found.sha256}],
     }  # fmt: skip
     return Job(
         values, stencil, settings, chosen, identity, output, checkpoint_every, overwrite, as_json, quiet, tuple(notes)
     )
+
+
+def _manifest(path: Path, output: str) -> Record:
+    """Raises BadInput where a result has none that can be read: it may be anybody's."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{output}: is there already, and no manifest says of which run; add --overwrite") from None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise BadInput(f"{path}: damaged; choose another output or add --overwrite")
+    return found
 
 
 @contextmanager
@@ -459,9 +586,9 @@ def claimed(job: Job) -> Iterator[bool]:
         return
     lock = Lock(target.with_name(f".{target.name}.lock"), target)
     try:
-        made = target.exists() and not job.overwrite
+        made = not job.overwrite and grids.exists(str(job.output))
         if made:
-            before = json.loads(manifest.read_text()) if manifest.exists() else {}
+            before = _manifest(manifest, str(job.output))
             if changed := difference(before, job.identity):
                 raise BadInput(f"{job.output}: was made with {changed}; choose another output or add --overwrite")
             job.say(f"{job.output}: is made already")
@@ -505,17 +632,31 @@ def recorded(
     """How a result came about."""
     how, chosen = job.how, job.chosen
     work = (how.steps - before) * math.prod(job.values.shape)
-    predicted = None
-    if chosen.mode != "f64" and chosen.backend not in ("cpu", "cuda-core") and how.steps:
-        predicted = modes.error_after(chosen.mode, how.steps)
     return {
         "backend": chosen.backend, "why": chosen.why, "mode": chosen.mode, "steps": how.steps, "resumed_at": before,
         "fuse": how.fuse, "ranks": "x".join(map(str, ranks)) if ranks else None, "shape": list(out.shape),
         "dtype": str(out.dtype), "started": started, "seconds": seconds, "gstencil_s": work / max(seconds, 1e-9) / 1e9,
-        "error": measured_error(job.values, job.stencil, how, chosen),
-        "predicted_error": predicted,
+        "error": job.error,
         "threads": how.threads or os.cpu_count() if chosen.backend == "cpu" else None,
     }  # fmt: skip
+
+
+@contextmanager
+def spoken(say: Callable[[str], None]) -> Iterator[None]:
+    """Python's warnings as lines of ours, each once."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        if str(message) not in said and issubclass(
+            category, UserWarning
+        ):  # what numpy says of infinities is told elsewhere
+            said.add(str(message))
+            say(str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = show
+        yield
 
 
 def run(**given: Any) -> int:
@@ -523,7 +664,7 @@ def run(**given: Any) -> int:
     job = prepared(**given)
     for line in job.notes:
         job.say(line)
-    with claimed(job) as wanted:
+    with claimed(job) as wanted, spoken(job.say):
         if wanted:
             finish(job, *_made(job))
     return 0
@@ -536,20 +677,31 @@ def _made(job: Job) -> tuple[np.ndarray, Record]:
     state, before = begun(job)
     checkpoint, every, how = job.checkpoint, job.every, job.how
     started, clock = time.time(), time.perf_counter()
-    with Progress("run", how.steps, "steps", job.quiet or every is None) as progress:
+    with Progress("run", how.steps, "steps", job.quiet) as progress:
         progress.update(before)
+
+        def tell(taken: int) -> None:
+            progress.update(before + taken - progress.done)
 
         def done(now: np.ndarray, taken: int) -> None:
             if checkpoint is not None and before + taken < how.steps:
                 checkpoint.save(now, before + taken)
-            progress.update(every or 0)
+            tell(taken)
 
+        rest = replace(how, steps=how.steps - before)
         try:
             out = advance(
-                state, job.stencil, replace(how, steps=how.steps - before), job.chosen, done if every else None, every
+                state, job.stencil, rest, job.chosen, done if every else None, every, None if job.batch else tell
             )
         except OverflowError as beyond:
-            raise BadInput(f"--mode {job.chosen.mode}: {beyond}; use --mode f32 or f64") from beyond
+            wider = "--mode f64" if job.chosen.mode in ("f32", "s8") else "--mode f32 or f64"
+            raise BadInput(f"--mode {job.chosen.mode}: {beyond}; use {wider}") from beyond
+        except MemoryError as error:
+            needed = 3 * state.size * (8 if job.chosen.mode == "f64" else 4) / 2**30
+            raise Missing(
+                f"out of memory: a run of {state.size} points holds about {needed:.1f} GiB beside the grid; "
+                "cut it over processes with --decomp under torchrun"
+            ) from error
     seconds = time.perf_counter() - clock
     out = finished(out, job.values.dtype, job.chosen.mode) if job.values.dtype.kind == "f" else out
     return out, recorded(job, out, started, seconds, before, None)

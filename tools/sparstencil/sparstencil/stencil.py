@@ -10,8 +10,11 @@ import hashlib
 import itertools
 import json
 import math
+import re
+import sys
 import tomllib
 import warnings
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ import numpy as np
 from tenfold_shared import BadInput
 
 Offset = tuple[int, ...]
+FARTHEST = 1 << 16  # of an offset: what is beyond it is a slip of the pen
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,10 @@ class Stencil:
         if len(origin) != weights.ndim:
             raise BadInput(
                 f"--origin {','.join(map(str, origin))}: expected {weights.ndim} numbers, one an axis of the weights"
+            )
+        if not all(0 <= o < n for o, n in zip(origin, weights.shape, strict=True)):
+            raise BadInput(
+                f"--origin {','.join(map(str, origin))}: no entry of weights of shape {weights.shape}, counted from 0"
             )
         for at in np.argwhere(~np.isfinite(weights)):
             raise BadInput(f"entry {at.tolist()} of the weights is {weights[tuple(at)]}; expected a finite number")
@@ -186,17 +194,21 @@ def read(text: str, origin: tuple[int, ...] | None = None) -> Stencil:
     .toml), or a formula in u[…]. Raises BadInput."""
     from sparstencil.suite import named
 
-    if "u[" in text.replace(" ", ""):
-        return formula(text)
     suffix = Path(text).suffix.lower()
+    if origin is not None and suffix != ".npy":
+        raise BadInput(f"--origin: {text} says itself where its point is; --origin is for weights.npy")
+    if re.search(r"\bu\s*(\[|[-+*/)]|$)", text):
+        return formula(text)
     if suffix in (".npy", ".json", ".toml"):
         if not Path(text).is_file():
             raise BadInput(f"{text}: no such file")
         if suffix == ".npy":
             try:
                 weights = np.load(text, allow_pickle=False)
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, EOFError, zipfile.BadZipFile, SyntaxError) as error:
                 raise BadInput(f"{text}: not an array of weights ({error})") from error
+            if not isinstance(weights, np.ndarray):
+                raise BadInput(f"{text}: an archive of arrays; expected a .npy file of one")
             if weights.dtype.kind not in "fiub":
                 raise BadInput(f"{text}: weights of type {weights.dtype}; expected real numbers")
             return _told(text, lambda: Stencil.dense(weights, origin, Path(text).stem))
@@ -213,10 +225,10 @@ def _told(path: str, make: Any) -> Stencil:
 
 def _offsets(path: str) -> Stencil:
     """{ndim, offsets, weights, name} as JSON or TOML."""
-    raw = Path(path).read_text(encoding="utf-8")
     try:
+        raw = Path(path).read_text(encoding="utf-8")
         given = tomllib.loads(raw) if path.lower().endswith(".toml") else json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"cannot be read ({error})") from error
     if not isinstance(given, dict) or not {"offsets", "weights"} <= set(given):
         raise BadInput("expected an object with offsets and weights")
@@ -224,6 +236,8 @@ def _offsets(path: str) -> Stencil:
     if not isinstance(offsets, list) or not isinstance(weights, list) or len(offsets) != len(weights):
         raise BadInput("offsets and weights: expected two lists of the same length")
     ndim = given.get("ndim")
+    if ndim is not None and (isinstance(ndim, bool) or not isinstance(ndim, int)):
+        raise BadInput(f"ndim: {ndim!r}; expected a whole number")
     terms: dict[Offset, float] = {}
     twice = 0
     for at, (offset, weight) in enumerate(zip(offsets, weights, strict=True)):
@@ -232,12 +246,14 @@ def _offsets(path: str) -> Stencil:
             isinstance(x, int) and not isinstance(x, bool) for x in place
         ):
             raise BadInput(f"offsets[{at}]: {offset!r}; expected a list of whole numbers")
+        if any(abs(x) > FARTHEST for x in place):
+            raise BadInput(f"offsets[{at}]: {offset!r}; expected numbers from −{FARTHEST} to {FARTHEST}")
         if ndim is not None and len(place) != ndim:
             raise BadInput(f"offsets[{at}]: {len(place)} numbers; expected {ndim} (ndim)")
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             raise BadInput(f"weights[{at}]: {weight!r}; expected a number")
-        if not math.isfinite(weight):
-            raise BadInput(f"weights[{at}] is {weight}; expected a finite number")
+        if abs(weight) > sys.float_info.max or weight != weight:  # whole numbers may be larger than any float
+            raise BadInput(f"weights[{at}] is {str(weight)[:40]}; expected a finite number")
         twice += tuple(place) in terms
         terms[tuple(place)] = terms.get(tuple(place), 0.0) + float(weight)
     if twice:
@@ -250,16 +266,29 @@ def formula(text: str) -> Stencil:
     naming it. Parsed, never evaluated."""
     try:
         tree = ast.parse(text.strip(), mode="eval")
-    except SyntaxError as error:
-        raise BadInput(f"formula: {error.msg} at character {error.offset}") from error
-    constant, terms = _linear(tree.body, text)
+    except (SyntaxError, ValueError) as error:
+        where = f" at character {error.offset}" if isinstance(error, SyntaxError) else ""
+        raise BadInput(f"formula: {getattr(error, 'msg', error)}{where}") from error
+    except (RecursionError, MemoryError):
+        raise BadInput(f"formula: too many terms one in another ({len(text)} characters); {_FILE}") from None
+    try:
+        constant, terms = _linear(tree.body, text)
+    except RecursionError:
+        raise BadInput(f"formula: too many terms one in another ({len(text)} characters); {_FILE}") from None
+    except OverflowError:
+        raise BadInput("formula: a number is larger than any float") from None
+    if any(abs(x) > FARTHEST for offset in terms for x in offset):
+        raise BadInput(f"formula: an offset beyond {FARTHEST}")
+    if any(not math.isfinite(weight) for weight in terms.values()):
+        raise BadInput("formula: a weight that is no finite number")
     if constant != 0.0:
         raise BadInput(f"formula: the constant {constant} stands beside u; expected a sum of multiples of u[…] alone")
     return Stencil.of(terms, "formula")
 
 
 Linear = tuple[float, dict[Offset, float]]
-_INSTEAD = "expected a linear sum with constant coefficients"
+_INSTEAD = "expected a linear sum with constant coefficients (no back end, cuda-core neither, takes another)"
+_FILE = "write it as stencil.json, offsets and weights"
 
 
 def _linear(node: ast.AST, text: str) -> Linear:

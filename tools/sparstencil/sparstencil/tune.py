@@ -84,7 +84,7 @@ def candidates(stencil: Stencil, chosen: Chosen, shape: tuple[int, ...]) -> list
 def tune(stencil: Stencil, shape: tuple[int, ...], dtype: str, how: How, steps: int, rounds: int) -> Record:
     """Times of all candidates, seconds a step, the least of `rounds`; the winner is kept."""
     grid = np.random.default_rng(0).standard_normal(shape).astype(dtype)
-    chosen = choose(stencil, grid.dtype, how)
+    chosen = choose(stencil, grid, how)
     state = working(grid, chosen.mode)
     rows = []
     for plan in candidates(stencil, chosen, shape):

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 import sparstencil
+from sparstencil import cpu, reference
 from sparstencil import grid as grids
-from sparstencil import reference
 from sparstencil.boundary import Boundary
-from sparstencil.runs import Checkpoint, How, choose
+from sparstencil.runs import Checkpoint, Chosen, How, choose
 from sparstencil.stencil import Stencil, read
 from sparstencil.suite import named
+from sparstencil.tune import known
 from tenfold_shared import BadInput
 
 BIN = Path(sys.executable).parent / "sparstencil"
@@ -442,3 +443,50 @@ def test_other_verbs_end_to_end(tmp_path):
     doctor = json.loads(sparstencil_("doctor", "--json").stdout)
     assert doctor["backends"]["items"]["emulate"]["ok"]
     assert Stencil.of({(0,): 1.0}).points == 1
+
+
+def test_tune_keeps_what_run_takes(npy, tmp_path, monkeypatch):
+    env = {"TENFOLD_CACHE": str(tmp_path / "cache")}
+    done = sparstencil_("tune", "--stencil", "heat-2d", "--shape", "33x45", "--steps", 4, "--rounds", 1, "--threads", 1, "--json", **env)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [row["fuse"] for row in found["rows"]] == [1, 2, 3, 4] and found["backend"] == "cpu"
+    assert found["winner"] == min(found["rows"], key=lambda row: row["seconds_a_step"])
+    held = json.loads(Path(found["kept"]).read_text())
+    assert held == {found["key"]: found["winner"]}
+    monkeypatch.setenv("TENFOLD_CACHE", env["TENFOLD_CACHE"])
+    chosen = Chosen("cpu", "f32", "")
+    Path(found["kept"]).write_text(json.dumps({found["key"]: found["winner"] | {"fuse": 3}}))
+    assert known(named("heat-2d"), (40, 50), chosen, 1)["fuse"] == 3  # the same power of two
+    assert known(named("heat-2d"), (80, 50), chosen, 1) is None and known(named("heat-2d"), (40, 50), chosen, 2) is None
+    seen = []
+    monkeypatch.setattr(cpu, "run", lambda grid, *_, fuse, **__: (seen.append(fuse), grid)[1])
+    sparstencil.apply(np.load(npy), "heat-2d", 7, threads=1)
+    assert seen == [3]
+
+
+def test_bench_times_ours_beside_the_copy_and_scipy(tmp_path):
+    done = sparstencil_("bench", "--stencil", "heat-2d", "--shape", "64x64", "--rounds", 1, "--boundary", "mirror", "--json", "--plot", tmp_path / "p.png")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    ways = [row["way"] for row in found["rows"]]
+    assert ways == ["copy", "single sweeps", "several steps a pass", "scipy.ndimage.correlate"]
+    assert all(row["seconds_a_step"] > 0 for row in found["rows"]) and (tmp_path / "p.png").stat().st_size > 1000
+    for shape, told in (("-5x5", "at least 1"), ("1000000x1000000", "GiB, and this machine has")):
+        done = sparstencil_("bench", "--stencil", "heat-2d", f"--shape={shape}")
+        assert done.returncode in (2, 3) and told in done.stderr, done.stderr
+
+
+def test_weights_with_an_origin_are_flipped_by_convolve(npy, field, tmp_path):
+    from scipy import ndimage
+
+    weights = np.array([[1.0, 2.0], [3.0, -4.0]]) / 8
+    np.save(tmp_path / "w.npy", weights)
+    args = ["run", npy, "--stencil", tmp_path / "w.npy", "--origin", "0x1", "--boundary", "mirror", "-q"]
+    for more, whole in (
+        ([], ndimage.correlate(field.astype(float), weights, mode="mirror", origin=(-1, 0))),
+        (["--convolve"], ndimage.convolve(field.astype(float), weights, mode="mirror", origin=(-1, 0))),
+    ):
+        done = sparstencil_(*args, *more, "-o", tmp_path / "o.npy", "--overwrite")
+        assert done.returncode == 0, done.stderr
+        assert np.allclose(np.load(tmp_path / "o.npy"), whole, atol=1e-6)

@@ -88,7 +88,7 @@ class Boundary:
     def sources(self, axis: int, n: int, low: int, high: int) -> np.ndarray:
         """Source index of places low … n − 1 + high of an axis of n points, int32; −1 for the constant, and for what
         `fixed` and `valid` never use."""
-        return _sources(self.rules[axis], np.arange(low, n + high), n)
+        return sources_of(self.rules[axis], np.arange(low, n + high), n)
 
     def ring(self, shape: tuple[int, ...], stencil: Stencil, axis: int) -> tuple[int, int]:
         """First and last + 1 of an axis that a step changes (`fixed`), or that its result has (`valid`)."""
@@ -97,7 +97,8 @@ class Boundary:
         return 0, shape[axis]
 
 
-def _sources(rule: Name, at: np.ndarray, n: int) -> np.ndarray:
+def sources_of(rule: Name, at: np.ndarray, n: int) -> np.ndarray:
+    """Of places `at` of an axis of n points: int32, −1 for the constant and for what `fixed` and `valid` never use."""
     if rule == "wrap":
         out = at % n
     elif rule == "nearest":

@@ -30,7 +30,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sparstencil import cpu_source
-from sparstencil.boundary import Boundary, _sources
+from sparstencil.boundary import Boundary, sources_of
 from sparstencil.stencil import Stencil
 from tenfold_shared import BadInput, Missing
 from tenfold_shared.cli import cache_dir
@@ -278,7 +278,7 @@ def _job(shape: tuple[int, ...], stencil: Stencil, boundary: Boundary, cut: Plan
     ):
         deep = cut.fuse if rule == "wrap" else 1
         for side, places in enumerate((np.arange(low * deep, 0), np.arange(n, n + high * deep))):
-            table = np.ascontiguousarray(_sources(rule, places, n), dtype=np.int64)
+            table = np.ascontiguousarray(sources_of(rule, places, n), dtype=np.int64)
             job.depth[2 * axis + side] = len(table)
             (job.above if side else job.below)[axis] = table.ctypes.data
             tables.append(table)

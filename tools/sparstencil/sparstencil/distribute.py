@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from sparstencil import fuse, runs
-from sparstencil.boundary import INSIDE, Boundary, _sources
+from sparstencil.boundary import INSIDE, Boundary, sources_of
 from sparstencil.stencil import Stencil
 from tenfold_shared import BadInput, Missing, TenfoldError
 
@@ -171,7 +171,7 @@ class Block:
                 continue
             kept.append((0, 0))
             if low or high:
-                table = _sources(rule, np.arange(-low, n + high), n)
+                table = sources_of(rule, np.arange(-low, n + high), n)
                 padded = padded.take(table.clip(0), axis=axis)
                 if rule == "constant" and (table < 0).any():
                     where = [slice(None)] * padded.ndim

@@ -287,7 +287,7 @@ def stepper(
             return lambda state, count, rule: _counted(state, stencil, count, rule)
 
         def on_cpu(state: np.ndarray, count: int, rule: Boundary) -> np.ndarray:
-            depth = how.fuse or _tuned(stencil, state.shape, chosen)
+            depth = how.fuse or _tuned(stencil, state.shape, chosen, how.threads)
             return cpu.run(state, stencil, count, rule, threads=how.threads, fuse=depth or "auto", progress=progress)
 
         return on_cpu
@@ -322,11 +322,11 @@ def stepper(
     return many
 
 
-def _tuned(stencil: Stencil, shape: tuple[int, ...], chosen: Chosen) -> int | None:
+def _tuned(stencil: Stencil, shape: tuple[int, ...], chosen: Chosen, threads: int | None) -> int | None:
     """How many steps a pass makes, where `tune` has found that out."""
     from sparstencil.tune import known
 
-    held = known(stencil, shape, chosen)
+    held = known(stencil, shape, chosen, threads)
     return int(held["fuse"]) if held else None
 
 

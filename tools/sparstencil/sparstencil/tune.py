@@ -1,8 +1,8 @@
 """`sparstencil tune`: the fastest of a few plans by the clock, kept for later runs (reference 2.6).
 
-On a CPU what is tried is how many steps a pass makes; on a GPU also the tiles that are predicted best, on sparse tensor cores,
-dense ones and plain arithmetic. A winner is known by the stencil, the size of the grid to a power of two, its type, the back
-end, and the machine.
+What is tried is how many steps a pass makes, on the back end that `run` would take; on a GPU with the tile and solver that are
+predicted best for so many. A winner is known by the stencil, the size of the grid to a power of two, its type, the back end,
+and the machine with its compiler and number of threads.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import json
 import math
 import platform
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sparstencil import modes
+from sparstencil import cpu, modes
 from sparstencil.plan import CARDS, predict
 from sparstencil.runs import Chosen, How, choose, stepper, working
 from sparstencil.stencil import Stencil
@@ -36,32 +37,36 @@ def key_of(stencil: Stencil, shape: tuple[int, ...], chosen: Chosen, machine: st
     return f"{stencil.key}/{size}/{chosen.mode}/{chosen.backend}/{machine}"
 
 
-def machine(backend: str) -> str:
+def machine(backend: str, threads: int | None = None) -> str:
+    """The processor with its threads and compiler, or the card with its driver."""
     if backend.startswith("cuda"):
         import cupy
 
         name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
         return f"{name}, driver {cupy.cuda.runtime.driverGetVersion()}, runtime {cupy.cuda.runtime.runtimeGetVersion()}"
     with open("/proc/cpuinfo", encoding="utf-8") as info:
-        return next((line.split(":")[1].strip() for line in info if line.startswith("model name")), platform.machine())
+        name = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), platform.machine())
+    command = cpu.compiler()
+    return f"{name}, {threads or cpu.cores()} threads, {cpu._identity(command[0]) if command else 'numba'}"
 
 
-def known(stencil: Stencil, shape: tuple[int, ...], chosen: Chosen) -> Record | None:
+def known(stencil: Stencil, shape: tuple[int, ...], chosen: Chosen, threads: int | None = None) -> Record | None:
     """What `tune` found for such a run, or None."""
     try:
         held = json.loads(store().read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    found = held.get(key_of(stencil, shape, chosen, machine(chosen.backend)))
+    found = held.get(key_of(stencil, shape, chosen, machine(chosen.backend, threads)))
     return found if isinstance(found, dict) else None
 
 
-def candidates(stencil: Stencil, chosen: Chosen, shape: tuple[int, ...]) -> list[Record]:
-    """Plans to time: depths on a CPU; on a GPU the eight that are predicted fastest."""
+def candidates(stencil: Stencil, chosen: Chosen, shape: tuple[int, ...], steps: int) -> list[Record]:
+    """Plans to time, of at most so many steps a pass: depths on a CPU; on a GPU the eight that are predicted fastest."""
     depths = [
         depth
         for depth in DEPTHS
-        if all(2 * depth * (h - low) < n for low, h, n in zip(stencil.lo, stencil.hi, shape, strict=True))
+        if depth <= steps
+        and all(2 * depth * (h - low) < n for low, h, n in zip(stencil.lo, stencil.hi, shape, strict=True))
     ]
     if chosen.backend == "cpu" or chosen.mode == "f64":
         return [{"fuse": depth} for depth in depths or [1]]
@@ -87,23 +92,15 @@ def tune(stencil: Stencil, shape: tuple[int, ...], dtype: str, how: How, steps: 
     chosen = choose(stencil, grid, how)
     state = working(grid, chosen.mode)
     rows = []
-    for plan in candidates(stencil, chosen, shape):
-        mine = How(
-            **{
-                **how.__dict__,
-                "fuse": plan["fuse"],
-                "tile": tuple(plan["tile"]) if "tile" in plan else None,
-                "solver": plan.get("solver"),
-            }
-        )
-        step = stepper(stencil, mine, chosen)
-        count = max(steps, plan["fuse"])
-        step(state, count, how.boundary)  # compiles
+    for plan in candidates(stencil, chosen, shape, steps):
+        tile = tuple(plan["tile"]) if "tile" in plan else None
+        step = stepper(stencil, replace(how, fuse=plan["fuse"], tile=tile, solver=plan.get("solver")), chosen)
+        step(state, steps, how.boundary)  # compiles
         took = []
         for _ in range(rounds):
             begun = time.perf_counter()
-            step(state, count, how.boundary)
-            took.append((time.perf_counter() - begun) / count)
+            step(state, steps, how.boundary)
+            took.append((time.perf_counter() - begun) / steps)
         rows.append({**plan, "seconds_a_step": min(took), "gstencil_s": math.prod(shape) / min(took) / 1e9})
     winner = min(rows, key=lambda row: row["seconds_a_step"])
     path = store()
@@ -112,7 +109,7 @@ def tune(stencil: Stencil, shape: tuple[int, ...], dtype: str, how: How, steps: 
         held = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         held = {}
-    key = key_of(stencil, shape, chosen, machine(chosen.backend))
+    key = key_of(stencil, shape, chosen, machine(chosen.backend, how.threads))
     held[key] = winner
     write_atomic(path, json.dumps(held, indent=1).encode() + b"\n")
     return {

@@ -229,7 +229,7 @@ def _even(n: int, most: int, unit: int) -> int:
 
 
 def _seconds(plan: Plan, shape: tuple[int, ...], size: int, stencil: Stencil) -> float:
-    """A model's nanoseconds a step: memory at 40 bytes/ns, or 80 where it is a cache; arithmetic at six vectors of 64 bytes
+    """A model's nanoseconds a step: memory at 30 bytes/ns, or 40 where it is a cache; arithmetic at six vectors of 64 bytes
     a nanosecond; 5 µs a pass. Only their proportions matter."""
     points, t = math.prod(shape), plan.fuse
     redundant, reach = 1.0, [high - low for low, high in zip(stencil.lo, stencil.hi, strict=True)]
@@ -239,7 +239,7 @@ def _seconds(plan: Plan, shape: tuple[int, ...], size: int, stencil: Stencil) ->
         redundant *= 1 + 4 * LINE // size / plan.tile[-1]
     if plan.held > 0.7 * caches().second:
         redundant *= 1.5
-    moved = points * 2 * size / (40.0 if plan.far else 80.0)
+    moved = points * 2 * size / (30.0 if plan.far else 40.0)
     computed = points * (stencil.points + 4) * size / 64 / 6.0 * redundant
     return (moved / t + computed) / plan.threads + 5000.0 / t
 

@@ -137,7 +137,7 @@ static inline void STORE_SOME(REAL *p, lanes m, vec v)
 #define LINE 64 /* bytes */
 #define LINE_OF ((idx)(LINE / sizeof(REAL)))
 #define APART static __attribute__((noinline)) /* its registers are its own */
-#define ASK(p) __builtin_prefetch(p)
+#define ASK(p) __builtin_prefetch(p, 0, 2) /* into the second cache: what is asked for would fill the first */
 #define AHEAD 8192 /* bytes that are asked for before they are read, at least, where rows are short */
 #define min(a, b) ((a) < (b) ? (a) : (b))
 #define max(a, b) ((a) > (b) ? (a) : (b))

@@ -5,9 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparstencil.mma import FORMS, UNDEFINED, a_fragment, b_fragment, compress, decoded, execute, rounded, words
+from sparstencil.mma import FORMS, UNDEFINED, a_fragment, compress, decoded, execute, packed, rounded, words
 
 ALL = [(form, selector) for form in FORMS.values() for selector in range(form.selectors)]
+
+
+def b_fragment(b, form):
+    """Registers (…, 32, b_registers) of B (…, K, 8)."""
+    row, column = form.b_places()
+    return packed(b[..., row, column], form.kind)
 
 
 def sparse(form, draw, values=(1, 8)):

@@ -5,13 +5,14 @@ both; two pairs of compatible columns are a group, and the only kind that the 1:
 
 - staircase: pairs along one axis by a closed form; z = max(k − r + 1, (k + r − 1) mod 2) zero columns a line in 1D
 - blossom: a maximum matching of compatible columns; z = n − 2ν is the least that pairs can do
-- quad: groups that need not be pairs, by greedy choice and repair; it stops at the bound max(⌈P/2⌉, ⌈n/4⌉)
+- quad: groups that need not be pairs, by greedy choice and repair, or annealing; it stops at the bound max(⌈P/2⌉, ⌈n/4⌉)
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import random
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,8 @@ from sparstencil.stencil import Offset
 Solver = Literal["staircase", "blossom", "quad"]
 SOLVERS: tuple[Solver, ...] = ("staircase", "blossom", "quad")
 NONE = -1  # a zero column
+ANNEALED = 200_000  # exchanges that one attempt of annealing proposes, about half a second
+MATCHED = 1280  # columns up to which `fewest` looks for a matching
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,10 @@ class Grouping:
 
 
 def convert(layout: Layout, solver: Solver, seed: int = 0, effort: int = 6) -> Grouping:
-    """The columns of a layout in legal groups. effort: attempts of `quad` at each number of groups."""
+    """The columns of a layout in legal groups. effort: attempts of `quad` at each number of groups; a single one is repair
+    alone, without annealing."""
     if solver == "quad":
-        groups = quad(layout, seed, effort, 500 * effort)
+        groups = quad(layout, seed, effort, 500 * effort, ANNEALED if effort > 1 else 0)
         found = Grouping(layout, "quad", tuple(groups), 4 * len(groups) - layout.n, False)
     else:
         pairs = staircase(layout) if solver == "staircase" else blossom(layout)
@@ -169,20 +173,79 @@ def _quads(layout: Layout, pairs: list[Pair]) -> list[tuple[int, int, int, int]]
 # ---------------------------------------------------------------- groups that need not be pairs
 
 
-def quad(layout: Layout, seed: int = 0, tries: int = 6, moves: int = 3000) -> list[tuple[int, int, int, int]]:
-    """Groups of any four columns, as near to the bound as repair by exchange gets: from the bound upwards, columns are dealt
-    out greedily, then columns of rows with three or more entries are exchanged, worst first, with a memory of recent ones."""
+def quad(
+    layout: Layout, seed: int = 0, tries: int = 6, moves: int = 3000, annealed: int = ANNEALED
+) -> list[tuple[int, int, int, int]]:
+    """Groups of any four columns, as near to the bound as exchanges of two columns get, from the bound upwards. A number of groups
+    is tried `tries` times: by annealing, with up to `annealed` proposals each, or, where that is 0, by the quicker repair of a
+    greedy deal, with `moves` exchanges each. The same seed gives the same groups. Search, no proof: it may miss the bound."""
     draw = np.random.default_rng(seed)
     support = np.vstack([layout.support, np.zeros((1, layout.rows), dtype=bool)]).astype(np.int16)  # the last: none
     paired = _quads(layout, blossom(layout)) if layout.n <= 400 else _quads(layout, staircase(layout))
     if len(paired) == layout.bound:
         return paired
     for count in range(layout.bound, len(paired)):
-        for _ in range(tries):
+        for attempt in range(tries):
+            if annealed:
+                chance = random.Random(1000 * seed + attempt)
+                found = _annealed(layout, count, chance, min(annealed, 100 * layout.n**2))
+                if found is not None:
+                    return [_told(group, layout.n) for group in found]
+                continue
             places = _dealt(support, count, draw)
             if _repaired(support, places, draw, moves):
                 return [_told(group, layout.n) for group in places.tolist()]
     return paired
+
+
+def _annealed(layout: Layout, count: int, draw: random.Random, proposals: int) -> list[list[int]] | None:
+    """`count` groups of column numbers, layout.n for a zero column, or None where the excess did not reach 0.
+
+    The excess, entries beyond two summed over rows and groups, is lowered by exchanges of two columns under a temperature that
+    falls from 1 to .15 of an entry. A group's entries a row are four bits of one whole number: adding a column is one addition,
+    and a row has three entries where bits 0 and 1 are set, four where bit 2 is."""
+    ones = sum(1 << 4 * row for row in range(layout.rows))
+    bits = [sum(1 << 4 * int(row) for row in np.flatnonzero(used)) for used in layout.support] + [0]
+    order = [*range(layout.n), *[layout.n] * (4 * count - layout.n)]
+    draw.shuffle(order)
+
+    def excess(rows: int) -> int:
+        return (rows & rows >> 1 & ones).bit_count() + 2 * (rows >> 2 & ones).bit_count()
+
+    held = [bits[c] for c in order]
+    sums = [sum(held[4 * g : 4 * g + 4]) for g in range(count)]
+    each = [excess(rows) for rows in sums]
+    left, chance, places, cold = sum(each), draw.random, 4 * count, math.log(0.15)
+    for proposal in range(proposals):
+        if not left:
+            break
+        i, j = int(chance() * places), int(chance() * places)
+        g, h, change = i >> 2, j >> 2, held[j] - held[i]
+        if g == h or not change:
+            continue
+        here, there = excess(sums[g] + change), excess(sums[h] - change)
+        worse = here + there - each[g] - each[h]
+        if worse > 0 and chance() >= math.exp(-worse / math.exp(cold * proposal / proposals)):
+            continue
+        held[i], held[j], order[i], order[j] = held[j], held[i], order[j], order[i]
+        sums[g], sums[h], each[g], each[h] = sums[g] + change, sums[h] - change, here, there
+        left += worse
+    return None if left else [order[4 * g : 4 * g + 4] for g in range(count)]
+
+
+def fewest(layout: Layout, pairs: bool = False) -> int:
+    """Groups of the best conversion of a tile by any solver; pairs: by those that pair columns alone, as tf32 needs. A plan may
+    hold one with more groups, where they make no more instructions and its loads are fewer."""
+    least: int | None = None
+    for solver in SOLVERS:
+        if (solver == "blossom" and layout.n > MATCHED) or (solver == "quad" and pairs):
+            continue
+        found = convert(layout, solver).count
+        least = min(least or found, found)
+        if least == layout.bound:
+            break
+    assert least is not None
+    return least
 
 
 def _dealt(support: np.ndarray, count: int, draw: np.random.Generator) -> np.ndarray:

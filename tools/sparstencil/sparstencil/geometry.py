@@ -1,5 +1,6 @@
 """How a thread block covers the grid: its patches, its tile in shared memory, and where everything lies in it (reference 2.4,
-2.6 a, b). The CUDA sources and the emulator both take their numbers from here.
+2.6 a, b), for the emulator and for ranking plans. Emitted kernels refine it: cuda_plan.Placed, a Geometry whose rows begin at
+16-byte boundaries, is where the CUDA sources take their numbers from, and the emulator runs that too.
 
 A block computes patches_a tiles along each axis, a multiple of eight along the last one: a column of an instruction is a
 patch, and eight neighbours along the last axis are its N. Its tile in shared memory holds the outputs' places and a halo.
@@ -123,14 +124,13 @@ def _pitch(extents: list[int], program: Program) -> int:
 
 def _conflicts(program: Program, strides: tuple[int, ...]) -> int:
     """Shared-memory passes of all registers of B, one an instruction's load at best."""
-    form = program.steps[0].form
-    offsets = program.offsets(strides) - program.offsets(strides).min()
-    row, column = form.b_places()
+    offsets = program.offsets(strides)
+    offsets = offsets - offsets.min()
     total = 0
-    for step in program.steps[: max(1, len(program.steps))]:
+    for step in program.steps:
         row, column = step.form.b_places()
         at = offsets[step.first + row[:, :, 0]] + column[:, :, 0] * program.layout.tile[-1]
-        words = at * form.size // 4
+        words = at * step.form.size // 4
         for register in range(words.shape[1]):
             banks = np.unique(words[:, register])
             total += int(np.bincount(banks % 32).max())

@@ -212,12 +212,6 @@ def a_fragment(stored: np.ndarray, form: Form) -> np.ndarray:
     return packed(stored[row, column], form.kind)
 
 
-def b_fragment(b: np.ndarray, form: Form) -> np.ndarray:
-    """Registers (…, 32, b_registers) of B (…, K, 8)."""
-    row, column = form.b_places()
-    return packed(b[..., row, column], form.kind)
-
-
 # ---------------------------------------------------------------- what an instruction does
 
 

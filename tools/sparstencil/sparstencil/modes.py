@@ -59,8 +59,16 @@ class Setup:
 
 
 def prepare(stencil: Stencil, mode: Mode, tile: Offset, solver: Solver, effort: int = 6) -> Setup:
-    """The setup of a mode. Raises BadInput for s8 weights that are no whole numbers of 8 bits."""
-    grouping = grouped(stencil, tile, solver, effort)
+    """The setup of a mode. Raises BadInput for s8 weights that are no whole numbers of 8 bits, and for tf32 by `quad`."""
+    if mode == "tf32" and solver == "quad":
+        raise BadInput(
+            "--solver quad with --mode tf32: tf32 keeps one of two columns, and quad's groups are no pairs; expected staircase or blossom"
+        )
+    return set_up(stencil, mode, grouped(stencil, tile, solver, effort))
+
+
+def set_up(stencil: Stencil, mode: Mode, grouping: Grouping) -> Setup:
+    """The setup of a mode on a conversion of the stencil. Raises BadInput for s8 weights that are no whole numbers of 8 bits."""
     increment = False
     if mode == "f32":
         made = program.split(grouping)

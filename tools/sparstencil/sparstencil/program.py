@@ -116,17 +116,20 @@ class Program:
         """A's registers (32, registers of the form) uint32 of one instruction."""
         return self._compressed[0][plane][tile][step]
 
+    @functools.cached_property
+    def places(self) -> list[Offset | None]:
+        """Place of each of K slots beside a patch's first output; None for a zero column."""
+        return [None if column == NONE else self.layout.columns[column] for column in self.slots]
+
     def offsets(self, strides: tuple[int, ...]) -> np.ndarray:
         """Where each of K places lies beside a patch's origin, in entries, int32 [2.6 b]. The origin is the first output;
         places reach back by −lo. A zero column reads where its neighbour does: its weights are 0."""
         out = np.zeros(self.k, dtype=np.int32)
-        last = 0
-        for place, column in enumerate(self.slots):
-            if column != NONE:
-                last = sum(c * s for c, s in zip(self.layout.columns[column], strides, strict=True))
-            out[place] = last
-        first = next((i for i, c in enumerate(self.slots) if c != NONE), 0)
-        out[:first] = out[first]
+        real = [at for at, place in enumerate(self.places) if place is not None]
+        last = real[0] if real else 0
+        for at in range(self.k):
+            last = at if self.places[at] is not None else last
+            out[at] = sum(c * s for c, s in zip(self.places[last] or (), strides, strict=False))
         return out
 
     def table(self) -> list[dict[str, Any]]:
@@ -161,7 +164,6 @@ def _kept(a: np.ndarray, nibbles: np.ndarray, form: Form) -> np.ndarray:
 # ---------------------------------------------------------------- precision: planes of A and B
 
 
-SPLIT = {"f16x2": 2, "bf16x3": 3}
 BF16X3 = ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (2, 0))
 
 

@@ -13,7 +13,8 @@ for dimensions in (1, 2, 3):
     print(
         f"{label:<44}{sum(r['points'] for r in some):>8}{sum(r['K'] for r in some):>8}{dense:>9.3f}{sum(r['wrong'] for r in some):>7}"
     )
-best = sum(row["fewest"] == row["lower_bound"] for row in rows)
+plans, best = (sum(row[name] == row["lower_bound"] for row in rows) for name in ("groups", "fewest"))
 print(
-    f"{len(rows)} converted to 2:4, {best} with the fewest groups there can be, {sum(r['ok'] for r in rows)} exact when emulated"
+    f"{len(rows)} converted to 2:4, {sum(r['ok'] for r in rows)} exact when emulated; {plans} plans have the fewest groups there can "
+    f"be, and of {best} tiles some conversion"
 )

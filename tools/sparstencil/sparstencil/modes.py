@@ -144,11 +144,11 @@ def run(setup: Setup, grid: np.ndarray, steps: int, boundary: Boundary) -> np.nd
 def _step(setup: Setup, state: np.ndarray, boundary: Boundary, scale: float) -> np.ndarray:
     if setup.mode == "f32":
         planes = list(program.parts(state))
-        constants = [float(part) for part in program.parts(np.asarray(boundary.value))]
+        constants = [float(part.item()) for part in program.parts(np.asarray(boundary.value))]
     else:
         inside = scale if setup.mode == "mixed" else 1.0
         planes = [rounded(state * np.float32(inside), setup.kind)]
-        constants = [float(rounded(np.asarray(boundary.value * inside, dtype=np.float32), setup.kind))]
+        constants = [float(rounded(np.asarray(boundary.value * inside, dtype=np.float32), setup.kind).item())]
     found = emulate.product(setup.geometry, planes, boundary, constants)
     if setup.mode == "mixed":
         found = found / np.float32(scale)

@@ -6,6 +6,7 @@ stores. How a GPU orders memory accesses is not seen, nor how fast it is.
 """
 
 import ctypes
+import functools
 import importlib.util
 import json
 import re
@@ -23,6 +24,7 @@ from sparstencil import cuda, cuda_build, modes, reference
 from sparstencil.boundary import Boundary
 from sparstencil.cuda_launch import Gpu, Runner
 from sparstencil.cuda_plan import BACKENDS, Target
+from sparstencil.plan import CARDS, Core, predict_core, told
 from sparstencil.stencil import Stencil
 from sparstencil.suite import LITERATURE, SUITE
 from sparstencil.verify import RULES, SHAPES
@@ -192,6 +194,18 @@ def test_real_weights_agree_with_the_emulator(mode, ulps, folder):
     assert np.abs(result - exact).max() <= (1e-6 if mode == "f32" else 4e-3) * np.abs(exact).max()
 
 
+def test_cuda_cores_round_no_weights(folder):
+    """`fast` there: float16 grids, float32 arithmetic. A step's error is the rounding of what is stored, to half a place."""
+    stencil, boundary = SUITE["hdiff-2d"].stencil, Boundary.parse("wrap", 2)
+    target = cuda.target_of(stencil, "fast", "cuda-core")
+    source = cuda.source(target.setup, ("wrap", "wrap"), "cuda-core")
+    assert target.types.stored == "u16" and all(f"({float(np.float32(w)).hex()}f)" in source for w in stencil.weights)
+    grid = np.random.default_rng(3).standard_normal((37, 53)).astype(np.float16).astype(np.float64)
+    result = Runner(target, Cpu(folder)).run(grid, 1, boundary).grid
+    truth = reference.run(grid, stencil, 1, boundary)
+    assert (np.abs(result - truth) <= 0.51 * np.spacing(np.abs(truth).astype(np.float16)).astype(np.float64)).all()
+
+
 def test_infinities_and_nan_spread_no_further_than_their_tile(folder):
     """Where the definition has them, the source has; tf32 rounds none into a number. What an absent weight multiplies is left
     out as the instruction leaves it out, so it spreads less than in the emulator."""
@@ -287,15 +301,23 @@ def reported(source, arch):
         pytest.skip(str(error))
 
 
-def assembled(kernel, arch, mode=None):
-    setup = modes.prepare(
-        kernel.stencil, mode or ("s8" if kernel.integer else "fast"), cuda.TILES[kernel.ndim], "staircase"
-    )
-    target = Target(setup, "cuda-sp")
-    source = cuda.source(setup, ("wrap",) * kernel.ndim, arch=arch)
-    found = reported(source, arch)
+def rules_of(kernel):
+    return (RULES[kernel.id % len(RULES)],) * kernel.ndim
+
+
+@functools.cache
+def planned(name, mode):
+    """What `emit` and `run` compile."""
+    return cuda.target_of(SUITE[name].stencil, mode, "cuda-sp")
+
+
+def assembled(kernel, arch, mode=None, rules=None):
+    """On the best plan, the rules in turn."""
+    target = planned(kernel.name, mode or ("s8" if kernel.integer else "fast"))
+    setup = target.setup
+    found = reported(cuda.source(setup, rules or rules_of(kernel), arch=arch), arch)
     sparse = "IMMA.SP" if setup.mode == "s8" else "HMMA.SP"
-    # Twice: for blocks inside, their loop unrolled, and for those at an edge.
+    # Twice: for blocks inside, their loop perhaps unrolled, and for those at an edge.
     least = len(target.issues) * len(target.products) * target.m_tiles * 2
     assert found.instructions[sparse] >= least
     assert not {"HMMA", "IMMA"} & set(found.instructions)
@@ -321,6 +343,15 @@ def test_literature_kernels_assemble(name, arch):
 @pytest.mark.parametrize("kernel", SUITE.values(), ids=lambda k: k.name)
 def test_every_kernel_assembles(kernel, arch):
     assembled(kernel, arch)
+
+
+@pytest.mark.deep
+@needs_nvcc
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("edges", ["wrap", "fixed", "valid"])  # all the code there is: the others are tables
+@pytest.mark.parametrize("name", ["box-2d121p", "ltl-r5-2d", "box-3d343p"])
+def test_kernels_short_of_registers_at_every_rule(name, edges, arch):
+    assembled(SUITE[name], arch, rules=(edges,) * SUITE[name].ndim)
 
 
 @pytest.mark.deep
@@ -379,6 +410,35 @@ def test_a_stencils_name_stays_in_its_comment(tmp_path):
     setup = modes.prepare(stencil, "fast", (16,), "staircase")
     assert cuda.source(setup, ("wrap",)).startswith("// x__error _y_ _: one step")
     assert [path.name for path in cuda.emit(setup, Boundary.parse("wrap", 1), "sm_80", tmp_path)] == ["x-error-y.cu", "x-error-y.json"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name, numbers_a_point", [("box-2d49p", 6.25), ("star-2d13p", 3.25), ("box-3d27p", 4.5), ("life-count-2d", None)]
+)
+@pytest.mark.parametrize("mode", ["fast", "f32"])
+def test_the_prediction_counts_what_the_source_of_cuda_cores_loads(name, numbers_a_point, mode):
+    kernel = SUITE[name]
+    mode = "s8" if kernel.integer else mode
+    target = cuda.target_of(kernel.stencil, mode, "cuda-core")
+    source = cuda.source(target.setup, ("wrap",) * kernel.ndim, "cuda-core")
+    body = source[source.index("const In* const at = raw") : source.index("const Sum out0_0[")]
+    core = Core.emitted(kernel.stencil, mode)
+    assert core.outputs == len(re.findall(r"Sum c\d+_\d+_\d+ = 0;", body))
+    assert core.loads == len(re.findall(r"reinterpret_cast<const Ins\*>\(at", body)) + len(re.findall(r"\bat\[", body))
+    assert core.numbers == len(re.findall(r"const Sum v\w+ =", body))
+    products = re.findall(r"= fused\(| \+= ", body)
+    assert len(products) == kernel.points * core.outputs
+    if mode == "fast":
+        assert core.numbers / core.outputs == numbers_a_point
+
+
+def test_the_bound_of_arithmetic_on_cuda_cores():
+    """The reference's 684 GStencil/s of 49 float32 multiply-adds a point on an H100 (9); and `auto` wants more than a tie."""
+    predicted = predict_core(SUITE["box-2d49p"].stencil, "fast", CARDS["h100"])
+    assert 1e-9 / predicted.parts["multiply"] == pytest.approx(684, rel=1e-3)
+    setup = modes.prepare(SUITE["1d5p"].stencil, "fast", (16,), "staircase")
+    found = told(setup, CARDS["h100"], 1)
+    assert found["wins"] == "cuda-core" and "cuda-sp" in found["ties"]
 
 
 # ---------------------------------------------------------------- emitted folders
@@ -464,6 +524,81 @@ def test_a_stepper_keeps_its_kernel(folder):
         step = cuda.stepper(stencil, mode, backend, (8, 2) if mode == "fast" else None, None, Cpu(folder))
         grid = numbers((37, 53), mode)
         assert np.array_equal(step(step(grid, 1, boundary), 1, boundary), reference.run(grid, stencil, 2, boundary))
+
+
+class Counting(Cpu):
+    """Counts grids that go to the device and back: all but tables of places and the flag, which are int32."""
+
+    def __init__(self, *given, **more):
+        super().__init__(*given, **more)
+        self.puts = self.gets = 0
+
+    def put(self, address, array):
+        self.puts += array.dtype != np.int32
+        super().put(address, array)
+
+    def get(self, address, dtype, shape):
+        self.gets += np.prod(shape) > 1
+        return super().get(address, dtype, shape)
+
+
+# A name, mode and back end, steps a pass, steps, rule, whether passes are made. Odd counts leave single steps behind them.
+FUSED = [
+    ("heat-2d", "f32", "cuda-sp", 2, 5, "wrap", True), ("box-2d9p", "mixed", "cuda-core", 2, 4, "valid", True),
+    ("heat-2d", "fast", "cuda-core", 2, 3, "reflect", True), ("heat-2d", "mixed", "cuda-sp", 2, 4, "fixed", True),
+    ("1d5p", "fast", "cuda-sp", 3, 3, "mirror", True), ("upwind-2d", "f64", "cuda-core", 3, 7, "constant", True),
+    ("life-count-2d", "s8", "cuda-core", 2, 2, "reflect", False),
+    *(
+        pytest.param(*case, marks=pytest.mark.deep)
+        for case in [
+            ("heat-1d", "fast", "cuda-sp", 2, 3, "wrap", True), ("heat-2d", "tf32", "cuda-tc", 2, 5, "valid", True),
+            ("heat-2d", "f32", "cuda-core", 2, 5, "wrap,nearest", True), ("heat-3d", "fast", "cuda-core", 2, 3, "nearest", True),
+            ("life-count-2d", "s8", "cuda-sp", 2, 3, "wrap", True),
+        ]
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, mode, backend, depth, steps, edges, passes", FUSED, ids=lambda value: str(value))
+def test_fused_passes_stay_on_the_device(name, mode, backend, depth, steps, edges, passes, folder):
+    """The same numbers as single steps, and one grid each way for all of them."""
+    stencil = (
+        Stencil.of(dict.fromkeys(SUITE[name].stencil.offsets, 1.0), name)
+        if mode == "s8"
+        else whole(SUITE[name].stencil, 2)
+    )
+    boundary = rule(edges, stencil.ndim)
+    shape = {1: (301,), 2: (37, 53), 3: (13, 15, 37)}[stencil.ndim]
+    grid = numbers(shape, mode)
+    if mode == "s8":
+        grid *= np.random.default_rng(4).integers(0, 9, shape) == 0  # sparse: no count outgrows 8 bits
+        grid = grid.astype(np.int8)
+    device = Counting(folder)
+    step = cuda.stepper(stencil, mode, backend, None, None, device, depth)
+    found = step(grid, steps, boundary)
+    assert np.array_equal(found, reference.run(grid.astype(np.float64), stencil, steps, boundary))
+    assert (device.puts, device.gets) == (1, 1)
+    target = cuda.target_of(stencil, mode, backend)
+    runner = Runner(target, device, cuda.target_of(stencil.power(depth), mode, backend), depth)
+    assert runner.passes(shape, steps, boundary) == (steps // depth if passes else 0)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("edges", RULES)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["upwind-1d", "box-2d9p", "heat-3d"])
+def test_fused_passes_at_every_rule(name, backend, edges, folder):
+    stencil = whole(SUITE[name].stencil, 2)
+    boundary, grid = rule(edges, stencil.ndim), numbers({1: (301,), 2: (37, 53), 3: (13, 15, 37)}[stencil.ndim], "fast")
+    step = cuda.stepper(stencil, "f32", backend, None, None, Cpu(folder), 2)
+    assert np.array_equal(step(grid, 3, boundary), reference.run(grid, stencil, 3, boundary))
+
+
+def test_a_grid_that_edges_fill_is_stepped_singly(folder):
+    stencil = whole(SUITE["heat-2d"].stencil, 2)
+    boundary, grid = Boundary.parse("mirror", 2), numbers((8, 60), "fast")
+    step = cuda.stepper(stencil, "f32", "cuda-core", None, None, Cpu(folder), 2)
+    assert np.array_equal(step(grid, 2, boundary), reference.run(grid, stencil, 2, boundary))
 
 
 # ---------------------------------------------------------------- the rows of the GPU check

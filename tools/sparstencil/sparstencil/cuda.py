@@ -89,12 +89,16 @@ def stepper(
     tile: Offset | None = None,
     solver: Solver | None = None,
     device: int | Device = 0,
+    depth: int = 1,
 ) -> Callable[[np.ndarray, int, Boundary], np.ndarray]:
     """A function of a grid, a number of steps and a rule; plan and machine code are made once, the GPU is asked for at the first
-    call."""
+    call. depth: steps a pass. The grid goes to the GPU and back once a call, whatever the number of passes; what is left of
+    `depth`, and all of it where a pass would feel an edge everywhere (Runner.passes), is made step by step. Raises BadInput for
+    s8 where `depth` steps as one have weights beyond 8 bits."""
     target = target_of(stencil, mode, backend, tile, solver)
+    power = target_of(stencil.power(depth), mode, backend, tile, solver) if depth > 1 else None
     where: Callable[[], Device] = (lambda: device) if not isinstance(device, int) else functools.partial(Gpu, device)
-    return cuda_launch.stepper_on(where, target)
+    return cuda_launch.stepper_on(where, target, power, depth)
 
 
 def target_of(

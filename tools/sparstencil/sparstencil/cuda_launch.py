@@ -19,6 +19,7 @@ from sparstencil import cuda_build
 from sparstencil.boundary import INSIDE, Boundary
 from sparstencil.cuda_plan import Target, three
 from sparstencil.cuda_source import print_source
+from sparstencil.fuse import slabs, worthwhile
 from sparstencil.modes import scale_of
 from sparstencil.stencil import Offset
 from tenfold_shared import BadInput, Missing
@@ -65,6 +66,7 @@ class Buffer:
     size: int
     shape: Offset
     row: int
+    plane: int
     phase: int
 
     @classmethod
@@ -78,22 +80,28 @@ class Buffer:
 
     @classmethod
     def at(cls, address: int, size: int, shape: Offset, phase: int) -> Buffer:
-        return cls(address, size, shape, cls.row_for(shape, size), phase)
-
-    @property
-    def plane(self) -> int:
-        return self.row * self.shape[1]
+        row = cls.row_for(shape, size)
+        return cls(address, size, shape, row, row * shape[1], phase)
 
     def point(self, z: int, y: int, x: int) -> int:
         """The address of a point, which may lie before the first."""
         return self.address + self.size * (self.phase + z * self.plane + y * self.row + x)
 
+    def part(self, where: tuple[slice, ...]) -> Buffer:
+        """Some of its points, where they are. where: of the grid's own axes."""
+        cut = [slice(None)] * (3 - len(where)) + list(where)
+        first, last = zip(*(s.indices(n)[:2] for s, n in zip(cut, self.shape, strict=True)), strict=True)
+        shape = tuple(b - a for a, b in zip(first, last, strict=True))
+        address = self.address + self.size * (first[0] * self.plane + first[1] * self.row)
+        return Buffer(address, self.size, shape, self.row, self.plane, self.phase + first[2])
+
 
 class Runner:
-    """A target's compiled steps, by rules."""
+    """A target's compiled steps, by rules. power: another target's, each of whose steps is `depth` of this one's."""
 
-    def __init__(self, target: Target, device: Device) -> None:
-        self.target, self.device = target, device
+    def __init__(self, target: Target, device: Device, power: Target | None = None, depth: int = 1) -> None:
+        self.target, self.device, self.depth = target, device, depth
+        self.power = Runner(power, device) if power is not None and depth > 1 else None
         self._modules: dict[Any, Any] = {}
 
     def module(self, boundary: Boundary) -> Any:
@@ -103,10 +111,19 @@ class Runner:
             self._modules[key] = self.device.module(text, self.target.shared)
         return self._modules[key]
 
+    def passes(self, shape: Offset, steps: int, boundary: Boundary) -> int:
+        """How many of `depth` steps are made as one. None where an edge is felt everywhere, nor, but for `wrap` and `valid`, of
+        8-bit numbers: beside a slab's inner cut some come out wrong, and might say of 8 bits that they are too few."""
+        if self.power is None:
+            return 0
+        anywhere = boundary.rules[0] == "valid" or set(boundary.rules) == {"wrap"}
+        inside = worthwhile(shape, self.target.setup.stencil, self.depth, boundary)
+        return steps // self.depth if anywhere or (inside and self.target.types.stored != "i8") else 0
+
     def run(self, grid: np.ndarray, steps: int, boundary: Boundary) -> Ran:
         """`steps` steps. Raises BadInput for a grid too small, OverflowError where float16 or 8 bits do not hold a value."""
-        types = self.target.types
-        boundary.check(grid.shape, self.target.setup.stencil)
+        types, stencil = self.target.types, self.target.setup.stencil
+        boundary.check(grid.shape, stencil)
         if max(grid.shape) > 2**31 - 2**20:
             raise BadInput(f"a grid of {grid.shape}: no axis may have 2³¹ points or more")
         began = time.perf_counter()
@@ -117,13 +134,19 @@ class Runner:
             return Ran(given.astype(TYPES[types.taken]), 0.0, time.perf_counter() - began, 0)
         finite = np.abs(given[np.isfinite(given)].astype(np.float64))
         largest = max(float(finite.max(initial=0.0)), abs(boundary.value))
-        scale = scale_of(largest, self.target.setup.stencil.gain) if self.target.scaled else 1.0
+        passes = self.passes(given.shape, steps, boundary)
+        gain = stencil.gain if not passes or self.power is None else max(stencil.gain, self.power.target.setup.stencil.gain)  # fmt: skip
+        scale = scale_of(largest, gain) if self.target.scaled else 1.0
         try:
-            session = Session(self, given.shape, boundary, scale, steps)
+            session = Session(self, given.shape, boundary, scale, steps, passes)
             session.load(given)
             with self.device.clock() as clock:
-                for left in reversed(range(steps)):
-                    session.step(more=left > 0)
+                for left in reversed(range(steps - passes * (self.depth - 1))):
+                    if passes:
+                        session.fused(more=left > 0)
+                        passes -= 1
+                    else:
+                        session.step(more=left > 0)
             result = session.unload()
         finally:
             self.device.close()
@@ -132,30 +155,84 @@ class Runner:
         return Ran(result, clock.seconds, time.perf_counter() - began, steps)
 
 
-class Session:
-    """A grid in device memory, from step to step. scale: by which float16 is."""
+class Stage:
+    """A runner's step at a rule, with its tables in device memory. reals: scale, its inverse, the constant as it is stored."""
 
-    def __init__(self, runner: Runner, shape: Offset, boundary: Boundary, scale: float = 1.0, steps: int = 1) -> None:
-        self.runner, self.device, self.target = runner, runner.device, runner.target
-        self.module, self.plan, self.ndim = runner.module(boundary), Plan(runner.target, boundary), len(shape)
-        types, device = self.target.types, self.device
-        outside = boundary.value * (scale if types.stored == "u16" else 1.0)
-        self.reals = [_real(types, scale), _real(types, 1.0 / scale), _real(types, outside)]
-        size = max(types.stored_bytes, types.out_bytes)
-        whole = three(shape, 1)
-        self.here, self.there = (device.room(Buffer.bytes_for(whole, size)) for _ in range(2))
-        self.beyond = device.room(4)
-        device.put(self.beyond, np.zeros(1, dtype=np.int32))
-        self.state = Buffer.at(self.here, types.stored_bytes, whole, self.plan.first_phase)
-        self.tables = {at: self._tables(at) for at in self.plan.shapes(whole, steps)}
-        self.resident = device.blocks(self.module, self.target.threads, self.target.shared)
+    def __init__(self, runner: Runner, boundary: Boundary, reals: list[Any]) -> None:
+        self.target, self.device, self.reals = runner.target, runner.device, reals
+        self.module, self.plan = runner.module(boundary), Plan(runner.target, boundary)
+        self.resident = self.device.blocks(self.module, self.target.threads, self.target.shared)
+        self.tables: dict[Offset, list[int]] = {}
+
+    def prepare(self, shape: Offset, steps: int) -> Offset:
+        """Tables for that many steps from a grid of `shape`; returns the shape after them. Raises BadInput where one is too
+        small."""
+        for _ in range(steps):
+            if shape not in self.tables:
+                self.plan.check(shape)
+                self.tables[shape] = self._tables(shape)
+            shape = self.plan.after(shape)
+        return shape
 
     def _tables(self, shape: Offset) -> list[int]:
         found = []
-        for table in self.target.geometry.tables(self.plan.boundary, shape[3 - self.ndim :]):
+        for table in self.target.geometry.tables(self.plan.boundary, shape[3 - self.plan.ndim :]):
             found.append(self.device.room(table.nbytes))
             self.device.put(found[-1], table)
         return [*[0] * (3 - len(found)), *found]
+
+    def step(self, state: Buffer, room: int) -> Buffer:
+        done, shift = self.plan.next(state, room)
+        arguments = [
+            *(np.uint64(x) for x in (state.point(0, 0, 0), self.plan.origin(done), *self.tables[state.shape])),
+            *(np.int32(n) for n in state.shape),
+            *(np.int64(n) for n in (state.plane, state.row, done.plane, done.row)),
+            np.int32(shift),
+            *self.reals,
+        ]
+        blocks = min(self.resident, self.plan.tiles(state.shape, shift))
+        self.device.launch(self.module, cuda_build.STEP, blocks, self.target.threads, self.target.shared, arguments)
+        return done
+
+
+class Session:
+    """A grid in device memory, from step to step. scale: by which float16 is. passes: of `runner.depth` steps as one, which come
+    first of `steps` steps."""
+
+    def __init__(
+        self, runner: Runner, shape: Offset, boundary: Boundary, scale: float = 1.0, steps: int = 1, passes: int = 0
+    ) -> None:
+        self.runner, self.device, self.target, self.ndim = runner, runner.device, runner.target, len(shape)
+        types, device = self.target.types, self.device
+        outside = boundary.value * (scale if types.stored == "u16" else 1.0)
+        reals = [_real(types, scale), _real(types, 1.0 / scale), _real(types, outside)]
+        self.single = Stage(runner, boundary, reals)
+        self.module, self.reals = self.single.module, reals
+        self.size = max(types.stored_bytes, types.out_bytes)
+        whole = three(shape, 1)
+        self.here, self.there = (device.room(Buffer.bytes_for(whole, self.size)) for _ in range(2))
+        self.beyond = device.room(4)
+        device.put(self.beyond, np.zeros(1, dtype=np.int32))
+        self.state = Buffer.at(self.here, types.stored_bytes, whole, self.single.plan.first_phase)
+        left = whole
+        if passes and runner.power is not None:
+            self.power = Stage(runner.power, boundary, reals)
+            left = self.power.prepare(whole, passes)
+            self.slabs = list(slabs(shape, self.target.setup.stencil, runner.depth, boundary))
+            self._rooms_for_slabs(whole)
+        self.single.prepare(left, steps - passes * runner.depth)
+
+    def _rooms_for_slabs(self, whole: Offset) -> None:
+        """Two for their steps, and one for what goes from there to the grid."""
+        most = [0, 0]
+        for slab in self.slabs:
+            shape = self.state.part(slab.stepped(self.ndim)).shape
+            self.single.prepare(shape, 1)
+            right = math.prod(whole) // whole[3 - self.ndim + slab.axis] * slab.width
+            most = [max(most[0], Buffer.bytes_for(shape, self.size)), max(most[1], right)]
+        if self.slabs:
+            self.slab_rooms = [self.device.room(most[0]) for _ in range(2)]
+            self.dense = self.device.room(most[1] * np.dtype(TYPES[self.target.types.taken]).itemsize)
 
     def load(self, given: np.ndarray) -> None:
         """A grid of the caller's own type."""
@@ -165,20 +242,27 @@ class Session:
 
     def step(self, more: bool = False) -> None:
         """One step. more: whether another will follow, for which 32-bit results are narrowed."""
-        state = self.state
-        done, shift = self.plan.next(state, self.there)
-        arguments = [
-            *(np.uint64(x) for x in (state.point(0, 0, 0), self.plan.origin(done), *self.tables[state.shape])),
-            *(np.int32(n) for n in state.shape),
-            *(np.int64(n) for n in (state.plane, state.row, done.plane, done.row)),
-            np.int32(shift),
-            *self.reals,
-        ]
-        blocks = min(self.resident, self.plan.tiles(state.shape, shift))
-        target = self.target
-        self.device.launch(self.module, cuda_build.STEP, blocks, target.threads, target.shared, arguments)
-        if target.types.stored == "i8" and more:
-            narrow = Buffer.at(self.here, 1, done.shape, self.plan.first_phase)
+        self._became(self.single.step(self.state, self.there), more)
+
+    def fused(self, more: bool = False) -> None:
+        """`runner.depth` steps as one, and step by step what feels an edge."""
+        before, done = self.state, self.power.step(self.state, self.there)
+        one = _real(self.target.types, 1.0)
+        for slab in self.slabs:
+            here, there = self.slab_rooms
+            state = before.part(slab.stepped(self.ndim))
+            for _ in range(self.runner.depth):
+                state, here, there = self.single.step(state, there), there, here
+            # Through numbers of the caller's type, which hold the stored ones: that needs no kernel of its own.
+            right, to = state.part(slab.right_inside(self.ndim)), done.part(slab.right(self.ndim))
+            self._launch("sparstencil_unload", right.point(0, 0, 0), self.dense, *_sizes(right), one)
+            self._launch("sparstencil_load", self.dense, to.point(0, 0, 0), *_sizes(to), one)
+        self._became(done, more)
+
+    def _became(self, done: Buffer, more: bool) -> None:
+        """`done`, in the room `there`, is the grid now."""
+        if self.target.types.stored == "i8" and more:
+            narrow = Buffer.at(self.here, 1, done.shape, self.single.plan.first_phase)
             places = [np.int64(narrow.plane), np.int64(narrow.row), np.uint64(self.beyond)]
             self._launch("sparstencil_narrow", done.point(0, 0, 0), narrow.point(0, 0, 0), *_sizes(done), *places)
             self.state = narrow
@@ -222,15 +306,17 @@ class Plan:
         """For which the first tile begins at the first point."""
         return (self.target.geometry.lead - self._low[2]) % self.target.types.unit
 
-    def shapes(self, shape: Offset, steps: int) -> Iterator[Offset]:
-        """Of each step's input. Raises BadInput where one is too small."""
-        ndim = self.target.setup.stencil.ndim
-        for _ in range(steps):
-            self.boundary.check(shape[3 - ndim :], self.target.setup.stencil)
-            yield shape
-            if not self.shrinks:
-                return
-            shape = self._shrunk(shape)
+    @property
+    def ndim(self) -> int:
+        return self.target.setup.stencil.ndim
+
+    def check(self, shape: Offset) -> None:
+        """Raises BadInput where a grid is too small for a step."""
+        self.boundary.check(shape[3 - self.ndim :], self.target.setup.stencil)
+
+    def after(self, shape: Offset) -> Offset:
+        """A step's result's."""
+        return self._shrunk(shape) if self.shrinks else shape
 
     def _shrunk(self, shape: Offset) -> Offset:
         return tuple(n - high + low for n, low, high in zip(shape, self._low, self._high, strict=True))
@@ -239,7 +325,7 @@ class Plan:
         """The buffer that a step from `state` fills, and how many points before the grid its first tile begins."""
         types, low = self.target.types, self._low
         shift = (state.phase + low[2] - self.target.geometry.lead) % types.unit
-        shape = self._shrunk(state.shape) if self.shrinks else state.shape
+        shape = self.after(state.shape)
         phase = (shift - (low[2] if self.shrinks else 0)) % (16 // types.out_bytes)
         return Buffer.at(room, types.out_bytes, shape, phase), shift
 
@@ -358,13 +444,15 @@ class Gpu:
         self._held.clear()
 
 
-def stepper_on(device: Callable[[], Device], target: Target) -> Callable[[np.ndarray, int, Boundary], np.ndarray]:
-    """A function of a grid, a number of steps and a rule; the device is asked for at the first call."""
+def stepper_on(
+    device: Callable[[], Device], target: Target, power: Target | None = None, depth: int = 1
+) -> Callable[[np.ndarray, int, Boundary], np.ndarray]:
+    """A function of a grid, a number of steps and a rule; the device is asked for at the first call. power, depth: as Runner's."""
     runner: list[Runner] = []
 
     def step(state: np.ndarray, count: int, boundary: Boundary) -> np.ndarray:
         if not runner:
-            runner.append(Runner(target, device()))
+            runner.append(Runner(target, device(), power, depth))
         return runner[0].run(state, count, boundary).grid
 
     return step

@@ -35,6 +35,7 @@ GOALS = {1: (8192,), 2: (64, 128), 3: (8, 16, 64)}
 SHARED = (80 * 1024, 160 * 1024)  # bytes a block: two of the first on an A100's multiprocessor, one of the second
 ENOUGH = 4096  # outputs of a block below which the larger size is taken
 HELD = 132  # registers that A and its metadata may take for the whole kernel
+ADDED = 150  # registers of A, sums and addresses from which addresses are added up at each load
 UNROLLED = 400  # loads and products of two rounds of a warp's loop up to which it is unrolled
 THREADS_CORE = 256
 FMAS = 1024  # of a thread's straight-line code on CUDA cores
@@ -95,6 +96,8 @@ class Types:
 
 
 def types_of(mode: Mode, backend: Backend, wide: bool) -> Types:
+    """On CUDA cores `fast` is a matter of storage alone: float16 grids, halving what memory moves, and float32 weights, products
+    and sums."""
     if wide:
         return Types("double", 8, "double", 8, "double", 0, 8, "double", "double")
     if mode == "s8":
@@ -291,6 +294,8 @@ class Target:
         goal = list(GOALS[stencil.ndim])
         if stencil.ndim == 3 and stencil.lo[0] == stencil.hi[0] == 0:  # a plane needs no halo along z
             goal = [2, 64, 64]
+        elif stencil.ndim == 3 and stencil.lo[1:] == stencil.hi[1:] == (0, 0):  # a column needs one there alone
+            goal = [64, 2, 64]
         patches = [max(1, round(g / r)) for g, r in zip(goal, tile, strict=True)]
         patches[-1] = max(1, round(goal[-1] / tile[-1] / 8))  # eights of them
         while True:
@@ -436,7 +441,7 @@ class Target:
         where that leaves room, or through the first-level cache."""
         if self.a_registers <= HELD:
             return "registers"
-        return "shared" if self._weights <= SHARED[0] // 2 else "global"
+        return "shared" if self._weights + self.meta_bytes <= SHARED[0] // 2 else "global"
 
     @property
     def held(self) -> bool:
@@ -446,6 +451,18 @@ class Target:
     def _weights(self) -> int:
         """Bytes of A as its table has it."""
         return sum(issue.a.nbytes for issue in self.issues)
+
+    @property
+    def meta_bytes(self) -> int:
+        """Bytes of the metadata words."""
+        return self.program.meta.nbytes if self.backend == "cuda-sp" else 0
+
+    @property
+    def adds(self) -> bool:
+        """Whether a lane's places are added to the tile's at each load. Sums that are kept for a tile take a register more a
+        pattern: with many patterns more than there are."""
+        sums = self.together * self.m_tiles * self.sums * (2 if self.wide else 1)
+        return (self.a_registers if self.held else 0) + sums + 2 * len(self.patterns) > ADDED
 
     @property
     def a_registers(self) -> int:
@@ -487,7 +504,7 @@ class Target:
         loads = sum(len(register) for issue in self.loads for register in issue)
         work = loads * max(1, self.types.planes) + len(self.products) * self.m_tiles * len(self.issues)
         rounds = self.share.each // self.together
-        return 2 if rounds % 2 == 0 and 2 * self.together * work <= UNROLLED else 1
+        return 2 if rounds % 2 == 0 and 2 * self.together * work <= UNROLLED and not self.adds else 1
 
     @functools.cached_property
     def vectors(self) -> Vectors:
@@ -511,6 +528,21 @@ class Target:
                 best, least = (z, y, width), len(rows) / (z * y)
         return best
 
+    @functools.cached_property
+    def core_rows(self) -> dict[tuple[int, int], list[tuple[int, list[int]]]]:
+        """Inputs of a thread on CUDA cores: of each row (z, y) beside its first output its loads, (first x, those x that are
+        used): a vector, or one number where a vector has no other that is used."""
+        tz, ty, tx = self.core_tile
+        wanted: dict[tuple[int, int], set[int]] = {}
+        for offset in self.setup.stencil.offsets:
+            oz, oy, ox = three(offset, 0)
+            for z, y in itertools.product(range(tz), range(ty)):
+                wanted.setdefault((z + oz, y + oy), set()).update(range(ox, ox + tx))
+        return {
+            line: [(first, list(some)) for first, some in itertools.groupby(sorted(row), key=lambda x: x // tx * tx)]
+            for line, row in sorted(wanted.items())
+        }
+
     # ------------------------------------------------------------ sizes
 
     @property
@@ -530,8 +562,8 @@ class Target:
 
     @property
     def weight_bytes(self) -> int:
-        """Of A in shared memory."""
-        return self._weights if self.on_tensor_cores and self.weights_in == "shared" else 0
+        """Of A and its metadata in shared memory."""
+        return self._weights + self.meta_bytes if self.on_tensor_cores and self.weights_in == "shared" else 0
 
     @property
     def shared(self) -> int:

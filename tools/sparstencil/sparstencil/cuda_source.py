@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +97,7 @@ def _constants(target: Target, rules: tuple[Name, ...]) -> list[str]:
     warps = target.threads // 32
     integers = {
         "NDIM": stencil.ndim, "THREADS": target.threads, "WARPS": warps, "STAGES": target.stages,
-        "BLOCKS": _resident(target), "VECTOR": types.vector, "UNIT": types.unit, "CHUNKS": target.chunks,
+        "BLOCKS": _resident(target, rules), "VECTOR": types.vector, "UNIT": types.unit, "CHUNKS": target.chunks,
         "FRONT": FRONT, "LEAD": geometry.lead,
         "BZ": block[0], "BY": block[1], "BX": block[2], "EZ": extents[0], "EY": extents[1], "PITCH": extents[2],
         "PLACES": geometry.places, "STRIDE_Z": strides[0], "STRIDE_Y": strides[1], "ORIGIN": geometry.origin,
@@ -130,14 +129,16 @@ def _constants(target: Target, rules: tuple[Name, ...]) -> list[str]:
     return lines
 
 
-def _resident(target: Target) -> int:
-    """Blocks on a multiprocessor that registers are kept few enough for: two, one where that would spill."""
+def _resident(target: Target, rules: tuple[Name, ...]) -> int:
+    """Blocks on a multiprocessor that registers are kept few enough for: two, one where that would spill (bench/gpu/sass.py)."""
     if not target.on_tensor_cores:
         return 1 if target.wide else 2
     largest = max(
         2 * issue.a[:, :, 0].nbytes // 4 for issue in target.issues
     )  # of A, one instruction's and the next one's
-    wanted = (target.a_registers if target.held else largest) + len(target.patterns)
+    wanted = (target.a_registers if target.held else largest + 2) + len(target.patterns)
+    if not target.held and not set(rules).isdisjoint(INSIDE):  # where a frozen ring begins and ends
+        wanted += 4
     wanted += target.together * target.m_tiles * target.sums * (2 if target.wide else 1) + 88
     return 2 if wanted <= 65536 // (2 * target.threads) else 1
 
@@ -366,8 +367,8 @@ def _on_tensor_cores(target: Target) -> list[str]:
         *_held(target),
         "",
         "template <bool INSIDE>",
-        "static __device__ __forceinline__ void compute(const Run& run, const Place& tile, const Held& held, const u8* planes, const In* raw) {",
-        *(f"    const u8* const p{i} = planes + held.lane{i};" for i in range(len(target.patterns))),
+        "static __device__ __forceinline__ void compute(const Run& run, const Place& tile, const Held& held, int planes, const In* raw) {",
+        *([] if target.adds else (f"    const u8* const p{i} = shared_memory + planes + held.lane{i};" for i in range(len(target.patterns)))),
         "    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, z = tile.z + warp_z(warp), y = tile.y + warp_y(warp), x = tile.x + warp_x(warp);",
     ]  # fmt: skip
     if target.vectors.direct is None:
@@ -376,7 +377,10 @@ def _on_tensor_cores(target: Target) -> list[str]:
     body = []
     all_j = [f"j{u}" for u in range(target.together)]
     for u, j in enumerate(all_j):
-        body.append(f"const int {j} = round * {target.together} + {u}, far{u} = eight_place({j}) * {target.types.plane_bytes};")  # fmt: skip
+        far = f"eight_place({j}) * {target.types.plane_bytes}"
+        if target.adds:  # in one sum that the compiler cannot take apart: it would keep each pattern's part of it
+            far = f"opaque(planes + {far})"
+        body.append(f"const int {j} = round * {target.together} + {u}, far{u} = {far};")
     begins = " || ".join(
         f"(z + eight_z({j}) < run.nz && y + eight_y({j}) < run.ny && x + eight_x({j}) < run.nx)" for j in all_j
     )
@@ -406,7 +410,7 @@ def _held(target: Target) -> list[str]:
         for at, issue in enumerate(target.issues):
             planes, tiles, _, count = issue.a.shape
             lines += [f"    {kind} a{at}[{planes}][{tiles}][{count}];"]
-    if target.backend == "cuda-sp":
+    if target.backend == "cuda-sp" and target.held:
         lines += [f"    u32 meta[{target.program.meta.shape[0]}][{target.program.meta.shape[1]}];"]
     lines += [f"    int lane{i};" for i in range(len(target.patterns))]
     vectors = target.vectors
@@ -436,10 +440,15 @@ def _held(target: Target) -> list[str]:
             first += 32 * count
     if target.weights_in == "shared":
         lines += [
-            f"    for (int i = threadIdx.x; i < {target.weight_bytes // 16}; i += THREADS)",
+            f"    for (int i = threadIdx.x; i < {(target.weight_bytes - target.meta_bytes) // 16}; i += THREADS)",
             "        reinterpret_cast<Four*>(shared_memory + WEIGHTS_AT)[i] = reinterpret_cast<const Four*>(WEIGHTS)[i];",
         ]
-    if target.backend == "cuda-sp":
+        if target.meta_bytes:
+            lines += [
+                f"    for (int i = threadIdx.x; i < {target.meta_bytes // 4}; i += THREADS)",
+                f"        reinterpret_cast<u32*>(shared_memory + {_meta_at(target)})[i] = METADATA[i];",
+            ]
+    if target.backend == "cuda-sp" and target.held:
         tiles, registers, _ = target.program.meta.shape
         for tile, register in itertools.product(range(tiles), range(registers)):
             lines.append(f"    held.meta[{tile}][{register}] = METADATA[{(tile * registers + register) * 32} + lane];")
@@ -459,13 +468,21 @@ def _held(target: Target) -> list[str]:
     return [*lines, "    return held;", "}"]
 
 
+def _meta_at(target: Target) -> str:
+    """The metadata words' place in shared memory, behind A."""
+    return f"WEIGHTS_AT + {target.weight_bytes - target.meta_bytes}"
+
+
 def _load(target: Target, parts: list[Part], u: int, plane: int) -> str:
     """A register of B."""
 
     def one(part: Part) -> str:
         at = int(part.at[0]) + plane * target.plane_size
         name = {8: "wide_word", 4: "word", 2: "half_word", 1: "byte"}[part.size]
-        return f"{name}(p{target.patterns.index(part.pattern)} + far{u} + {at})"
+        pattern = target.patterns.index(part.pattern)
+        if target.adds:
+            return f"{name}(shared_memory + (far{u} + held.lane{pattern}) + {at})"
+        return f"{name}(p{pattern} + far{u} + {at})"
 
     if len(parts) == 1:
         return one(parts[0])
@@ -493,13 +510,23 @@ def _issued(target: Target, at: int, issue: Issue) -> list[str]:
                 place = f"shared_memory + WEIGHTS_AT + {where * entry} + lane * {count * entry}"
             one = f"{name}[{plane}][{tile}]{'[0]' if target.wide else ''}"
             lines.append(f"{one} = *reinterpret_cast<const {size}*>({place});")
+        if issue.selector is not None:
+            registers = target.program.meta.shape[1]
+            for tile in range(tiles):
+                place = f"METADATA[{(tile * registers + issue.meta) * 32} + lane]"
+                if target.weights_in == "shared":
+                    place = (
+                        f"word(shared_memory + {_meta_at(target)} + {(tile * registers + issue.meta) * 128} + lane * 4)"
+                    )
+                lines.append(f"const u32 meta{at}_{tile} = {place};")
     for u in range(target.together):
         for plane in sorted({b for _, b in target.products}):
             registers = ", ".join(_load(target, parts, u, plane) for parts in target.loads[at])
             lines.append(f"const {kind} b{at}_{u}_{plane}[{len(target.loads[at])}] = {{{registers}}};")
     for (a, b), tile, u in itertools.product(target.products, range(tiles), range(target.together)):
         template = f"<{issue.selector}>" if issue.selector is not None else ""
-        meta = f", held.meta[{tile}][{issue.meta}]" if issue.selector is not None else ""
+        meta = f", held.meta[{tile}][{issue.meta}]" if target.held else f", meta{at}_{tile}"
+        meta = meta if issue.selector is not None else ""
         weights = f"{name}[{a}][{tile}]" + ("" if target.held or target.wide else ".of")
         lines.append(f"{issue.name}{template}(c{u}[{tile}], {weights}, b{at}_{u}_{b}{meta});")
     return lines
@@ -552,16 +579,15 @@ def _on_cores(target: Target) -> list[str]:
     number = {"u16": "half_to_float({})", "i8": "static_cast<int>({})"}.get(types.stored, "{}")
     weights = [_number(target, w) for w in stencil.weights]
     offsets = [three(o, 0) for o in stencil.offsets]
-    rows: dict[tuple[int, int], list[tuple[Offset, Offset, str]]] = {}
+    rows: dict[tuple[int, int], list[tuple[Offset, Offset, str]]] = {}  # of an input row, the products of its numbers
     outputs = list(itertools.product(range(tz), range(ty), range(tx)))
     for out, (offset, weight) in itertools.product(outputs, list(zip(offsets, weights, strict=True))):
         rows.setdefault((out[0] + offset[0], out[1] + offset[1]), []).append((out, offset, weight))
     body = [f"Sum c{z}_{y}_{x} = 0;" for z, y, x in outputs]
-    for at, (line, uses) in enumerate(sorted(rows.items())):
-        place = line[0] * strides[0] + line[1] * strides[1]
-        wanted = sorted({o[2] + offset[2] for o, offset, _ in uses})
+    for at, (line, loads) in enumerate(target.core_rows.items()):
+        place, uses = line[0] * strides[0] + line[1] * strides[1], rows[line]
         body.append(f"{{  // row z {line[0]:+d}, y {line[1]:+d}")
-        for first, some in _groups(wanted, tx):
+        for first, some in loads:
             if len(some) > 1:
                 body.append(
                     f"    const Ins r{at}_{_signed(first)} = *reinterpret_cast<const Ins*>(at + {place + first});"
@@ -593,7 +619,7 @@ def _on_cores(target: Target) -> list[str]:
         "static __device__ __forceinline__ Held hold(const Run&, int, int) { return {}; }",
         "",
         "template <bool INSIDE>",
-        "static __device__ __forceinline__ void compute(const Run& run, const Place& tile, const Held&, const u8*, const In* raw) {",
+        "static __device__ __forceinline__ void compute(const Run& run, const Place& tile, const Held&, int, const In* raw) {",
         "#pragma unroll 1",
         f"    for (int i = threadIdx.x; i < {math.prod(counts)}; i += THREADS) {{",
         f"        const int z = i / {counts[1] * counts[2]} * {tz}, y = i / {counts[2]} % {counts[1]} * {ty}, x = i % {counts[2]} * {tx};",
@@ -605,11 +631,6 @@ def _on_cores(target: Target) -> list[str]:
     ]
 
 
-def _groups(wanted: list[int], width: int) -> Iterable[tuple[int, list[int]]]:
-    for first, some in itertools.groupby(wanted, key=lambda x: x // width * width):
-        yield first, list(some)
-
-
 def _signed(value: int) -> str:
     return f"m{-value}" if value < 0 else str(value)
 
@@ -619,5 +640,4 @@ def _number(target: Target, weight: float) -> str:
         return str(round(weight))
     if target.wide:
         return f"({weight.hex()})"
-    kept = np.float16(weight) if target.mode == "fast" else np.float32(weight)
-    return f"({float(kept).hex()}f)"
+    return f"({float(np.float32(weight)).hex()}f)"

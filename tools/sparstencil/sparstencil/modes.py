@@ -8,6 +8,8 @@
 | f32 | float32 | three bfloat16 parts of each, six products | u' = w u |
 | s8 | whole numbers | 8-bit, exact | out in 32 bits |
 
+On CUDA cores `fast` stores float16 too, but its weights and sums are float32.
+
 Float16-rounded weights no longer sum to what they did, and `fast` leaks with every step. In the increment form the rounded
 weights keep their sum exactly, and u itself is added in float32. Where |L| is no smaller than |w|, mixed and tf32 multiply w.
 """

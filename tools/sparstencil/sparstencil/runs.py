@@ -291,27 +291,24 @@ def stepper(
             return cpu.run(state, stencil, count, rule, threads=how.threads, fuse=depth or "auto", progress=progress)
 
         return on_cpu
-    if chosen.mode == "f64":
-        from sparstencil import cuda
-
-        return cuda.stepper(stencil, "f64", chosen.backend, how.tile, how.solver)
-    mode: Mode = chosen.mode
     how = _planned(stencil, how, chosen, shape)
-    card = CARDS["h100"]
-
-    def one(of: Stencil) -> fuse.Step:
-        if chosen.backend == "emulate":
-            setup = best(of, mode, card, how.tile, how.solver)
-            return lambda state, count, rule: modes.run(setup, state, count, rule)
+    depth = min(how.fuse or 1, max(1, how.steps))
+    if chosen.backend.startswith("cuda"):
         from sparstencil import cuda
 
-        return cuda.stepper(of, mode, chosen.backend, how.tile, how.solver)
+        device = int(os.environ.get("LOCAL_RANK", 0))  # torchrun's: a rank a GPU
+        return cuda.stepper(stencil, chosen.mode, chosen.backend, how.tile, how.solver, device, depth=depth)
+    assert chosen.mode != "f64"
+    mode: Mode = chosen.mode
 
-    depth = min(how.fuse or 1, max(1, how.steps))
-    singly = one(stencil)
+    def emulated(of: Stencil) -> fuse.Step:
+        setup = best(of, mode, CARDS["h100"], how.tile, how.solver)
+        return lambda state, count, rule: modes.run(setup, state, count, rule)
+
+    singly = emulated(stencil)
     if depth == 1:
         return singly
-    together = one(stencil.power(depth))
+    together = emulated(stencil.power(depth))
 
     def many(state: np.ndarray, count: int, rule: Boundary) -> np.ndarray:
         whole = count // depth if fuse.worthwhile(state.shape, stencil, depth, rule) or rule.rules[0] == "valid" else 0

@@ -3,7 +3,8 @@
 - 79 stencils: one step of each against float64, at an odd size, rules in turn (float16; whole numbers exactly in 8 bits).
 - modes: mixed, tf32, f32 and f64 on every back end that has them.
 - literature: the eight benchmark stencils on their full grids, one step a launch, `fast`: cuda-sp beside cuda-tc (the same plan,
-  dense), cuda-core, torch's convolution and cupyx.scipy.ndimage.correlate. A band of the grid is compared with float64.
+  dense), cuda-core (float16 stored, float32 arithmetic), torch's convolution and cupyx.scipy.ndimage.correlate. A band of the
+  grid is compared with float64.
 - fused: passes of several steps as one stencil.
 - ConvStencil's way: its layout (a first and a second matrix of 52 rows for a 7 × 7 stencil, dense float64 m8n8k4 instructions)
   put again into this tool's tiles and copies, not its own code; by its own rule float64 counts four times.
@@ -159,11 +160,11 @@ def precision(bench: Bench) -> Record:
         kernel = SUITE[name]
         rules = Boundary.parse("mirror", kernel.ndim)
         for mode in ("fast", "mixed", "tf32", "f32"):
-            setup = modes.prepare(kernel.stencil, mode, cuda.TILES[kernel.ndim], "staircase")  # type: ignore[arg-type]
+            setup = modes.prepare(kernel.stencil, mode, cuda.TILES[kernel.ndim], "staircase")
             jobs += [(mode, Target(setup, backend), rules) for backend in cuda.BACKENDS]
         for backend, tiles in (("cuda-core", cuda.TILES), ("cuda-tc", cuda.TILES_64)):
             setup = modes.prepare(kernel.stencil, "f32", tiles[kernel.ndim], "staircase")
-            jobs.append(("f64", Target(setup, backend, wide=True), rules))  # type: ignore[arg-type]
+            jobs.append(("f64", Target(setup, backend, wide=True), rules))
     bench.compile([(target, rules) for _, target, rules in jobs])
     wrong, errors = [], {}
     for mode, target, rules in jobs:

@@ -50,9 +50,15 @@ static __device__ __forceinline__ void store_four(void* to, const Four& words) {
                  "r"(words.of[2]), "r"(words.of[3])
                  : "memory");
 }
+// The same number, which the compiler knows nothing of.
+static __device__ __forceinline__ int opaque(int value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
 static __device__ __forceinline__ void arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 //@instructions
 #else
+static int opaque(int value) { return value; }
 //@instructions_on_cpu
 #endif
 
@@ -238,7 +244,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         place.out = place.z * out_plane + place.y * out_row + place.x;
         place.inside = run.aligned_out && place.z >= RING_LZ && place.z + BZ <= nz - RING_HZ && place.y >= RING_LY &&
                        place.y + BY <= ny - RING_HY && place.x >= RING_LX && place.x + BX <= nx - RING_HX;
-        const u8* const planes = CONVERTS ? shared_memory + PLANES_AT : reinterpret_cast<const u8*>(raw);
+        const int planes = CONVERTS ? PLANES_AT : stage * TILE_BYTES;
         if (place.inside)
             compute<true>(run, place, held, planes, raw);
         else

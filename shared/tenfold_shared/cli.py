@@ -93,6 +93,8 @@ class Tool(click.Group):
                 signal.signal(signal.SIGINT, _on_sigint)
         except ValueError:
             pass  # not the main thread (a tool called from a program): the program keeps its handlers
+        if sys.stderr is None:  # closed: print would take stdout in its place
+            sys.stderr = open(os.devnull, "w", encoding="utf-8")
         if sys.stdout is None:
             self._say("stdout is closed; send it to a file, or to /dev/null")
             return 2
@@ -120,14 +122,18 @@ class Tool(click.Group):
             self._say(f"{error.filename or 'output'}: {error.strerror or error}")
             return 3 if error.errno in (errno.ENOSPC, errno.EIO, errno.ENOMEM) else 2
         except (KeyboardInterrupt, _Interrupted, click.Abort):
-            self._say("interrupted; finished work is kept where -o named a file: the same command continues")
+            self._say("interrupted; what is saved beside -o FILE is kept: the same command continues from it")
             return 130
         except Terminated:
-            self._say("terminated; finished work is kept where -o named a file: the same command continues")
+            self._say("terminated; what is saved beside -o FILE is kept: the same command continues from it")
             return 143
         except MemoryError:
-            self._say("out of memory; use a smaller --batch-size or --concurrency, or a --shard")
+            sizes = [name for name in ("--batch-size", "--concurrency", "--shard") if name in self._option_names()]
+            self._say("out of memory" + (f"; use a smaller {' or '.join(sizes)}" if sizes else "; less of it fits"))
             return 3
+
+    def _option_names(self) -> set[str]:
+        return {name for verb in self.commands.values() for param in verb.params for name in param.opts}
 
     def _say(self, text: str) -> None:
         line = f"{self.name}: {' '.join(text.split())}"
@@ -624,7 +630,7 @@ def add_doctor(
 
 \b
 Example:
-  {name} doctor --require smollm2
+  {name} doctor --require {"smollm2" if own is None else "cpu"}
 """
 
 
@@ -664,19 +670,27 @@ def _print_report(report: dict[str, dict[str, Any]]) -> None:
     print_table(table)
 
 
+_CACHED = re.compile(
+    r"keychain-synth|grpo-roc|dser|cotpass|datamix|seer-decode|antkv|longexp-peft|sparstencil|zerorepo|tokenizers|.+-[0-9a-f]{8,64}"
+)
+
+
 def _clear_cache() -> None:
+    """Frees what tools have made: their folders, and those whose name ends in a fingerprint. A folder that TENFOLD_CACHE names
+    by mistake keeps its other files."""
     folder = cache_dir()
     if not folder.is_dir():
         click.echo(f"{folder}: nothing cached")
         return
     total = 0
     for entry in sorted(folder.iterdir()):
-        size = (
-            sum(f.stat().st_size for f in entry.rglob("*") if f.is_file()) if entry.is_dir() else entry.stat().st_size
-        )
+        if entry.is_symlink() or not entry.is_dir() or not _CACHED.fullmatch(entry.name):
+            click.echo(f"{entry.name}: made by none of the tools; left")
+            continue
+        size = sum(f.stat().st_size for f in entry.rglob("*") if f.is_file())
         total += size
         click.echo(f"{entry.name}  {size / 1e6:.1f} MB")
-    shutil.rmtree(folder)
+        shutil.rmtree(entry)
     click.echo(f"{folder}: freed {total / 1e6:.1f} MB")
 
 

@@ -425,14 +425,22 @@ class Journal:
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write DATA beside PATH, fsync, rename: readers see the old file or the whole new one."""
+    """Write DATA beside PATH, fsync, rename: readers see the old file or the whole new one. What could not be written leaves
+    nothing, and the OSError names PATH."""
     target = Path(path)
     aside = target.with_name(f".{target.name}.tmp")
-    with open(aside, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(aside, target)
+    try:
+        with open(aside, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(aside, target)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(target)) from error
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 # ---------------------------------------------------------------- output

@@ -268,10 +268,13 @@ def test_a_tool_without_models_has_back_ends_of_its_own():
 
 def test_doctor_clears_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TENFOLD_CACHE", str(tmp_path / "c"))
-    (tmp_path / "c" / "model").mkdir(parents=True)
-    (tmp_path / "c" / "model" / "w").write_bytes(b"x" * 2_000_000)
+    made, foreign = tmp_path / "c" / "model-0123456789abcdef", tmp_path / "c" / "docs"
+    for folder in (made, foreign):
+        folder.mkdir(parents=True)
+        (folder / "w").write_bytes(b"x" * 2_000_000)
     result = CliRunner().invoke(make(lambda given: 0), ["doctor", "--clear-cache"])
-    assert "model  2.0 MB" in result.stdout and "freed 2.0 MB" in result.stdout and not (tmp_path / "c").exists()
+    assert "model-0123456789abcdef  2.0 MB" in result.stdout and "freed 2.0 MB" in result.stdout
+    assert not made.exists() and "docs: made by none of the tools; left" in result.stdout and (foreign / "w").exists()
 
 
 def test_reference_is_made_from_the_help():

@@ -40,6 +40,10 @@ def drawn(ndim, low, high, points, seed):
 CASES = {
     "1d": (drawn(1, (-2,), (3,), 5, 1), (101,)),
     "1d-left": (drawn(1, (-5,), (0,), 4, 2), (101,)),
+    "1d-far": (
+        Stencil.of({(-8,): 0.3, (0,): -0.2, (7,): 0.1, (8,): 0.25}, "far"),
+        (101,),
+    ),  # as far as vectors are long
     "2d": (drawn(2, (-1, -1), (1, 1), 9, 3), (37, 53)),
     "2d-corner": (drawn(2, (-3, 1), (-1, 5), 11, 4), (37, 53)),
     "2d-large": (drawn(2, (-5, -5), (5, 5), 121, 5), (12, 13)),
@@ -47,7 +51,7 @@ CASES = {
     "3d-planes": (drawn(3, (-3, -2, -2), (3, 3, 3), 252, 7), (7, 9, 23)),
     "3d-table": (drawn(3, (-2, -3, -3), (2, 3, 3), 150, 8), (17, 9, 23)),
 }
-DOUBLE = ("1d", "2d", "3d")
+DOUBLE = ("1d", "1d-far", "2d", "3d")
 KINDS = [(name, np.float32) for name in CASES] + [(name, np.float64) for name in DOUBLE]
 
 

@@ -69,12 +69,16 @@ def test_ranks_are_one_process(case, tmp_path):
 def test_blocks_thinner_than_a_halo_are_refused():
     block = Block((12, 12), (4, 1), 0, stencil_of([(-2, 0), (2, 0)]), Boundary(("wrap", "wrap")), reference.run)
     block.check(1, 9)
-    with pytest.raises(BadInput, match="blocks of 3 points along axis 0 are thinner than the 4 that 2 steps reach"):
+    with pytest.raises(BadInput, match="blocks of 3 points along axis 0; 2 steps that reach 2 points each need 4"):
         block.check(2, 9)
     dropped = Block((12, 12), (2, 1), 0, stencil_of([(-2, 0), (2, 0)]), Boundary(("valid", "valid")), reference.run)
-    dropped.check(1, 3)
-    with pytest.raises(BadInput, match="blocks of 0 points"):
-        dropped.check(1, 4)
+    dropped.check(1, 2)
+    with pytest.raises(BadInput, match="blocks of 2 points"):
+        dropped.check(1, 3)
+    Block((6,), (2,), 0, stencil_of([(0,), (3,)]), Boundary(("reflect",)), reference.run).check(1, 1)
+    for rule in ("mirror", "fixed"):
+        with pytest.raises(BadInput, match="need 4"):
+            Block((6,), (2,), 0, stencil_of([(0,), (3,)]), Boundary((rule,)), reference.run).check(1, 1)
 
 
 def test_the_command_under_torchrun_gives_the_bytes_of_one_process(tmp_path):

@@ -43,7 +43,7 @@ def copy_seconds(grid: np.ndarray, threads: int | None, rounds: int) -> float:
 
     out = np.empty_like(grid)
     flat, into = grid.reshape(-1), out.reshape(-1)
-    count = threads or cpu_count() or 1
+    count = min(threads or cpu_count() or 1, max(1, len(flat) // 4096))
     cuts = [len(flat) * i // count for i in range(count + 1)]
     with ThreadPoolExecutor(count) as pool:
 
@@ -62,7 +62,7 @@ def bench(stencil: Stencil, shape: tuple[int, ...], dtype: str, how: How, rounds
     state = working(grid, chosen.mode)
     single = stepper(stencil, replace(how, fuse=1), chosen)
     fused = stepper(stencil, how, chosen, shape)
-    steps = max(how.steps, 8)
+    steps = how.steps
     copied = copy_seconds(state, how.threads, rounds)
     rows: list[Record] = [{"way": "copy", "seconds_a_step": copied}]
     for way, step in (("single sweeps", single), ("several steps a pass", fused)):

@@ -39,7 +39,9 @@ class Boundary:
         for part in parts:
             name, _, given = part.partition(":")
             if name not in NAMES or (given and name != "constant"):
-                raise BadInput(f"--boundary {part}: expected {', '.join(NAMES).replace('constant', 'constant:VALUE')}")
+                raise BadInput(
+                    f"--boundary {text}: {part or 'an empty rule'}; expected {', '.join(NAMES).replace('constant', 'constant:VALUE')}"
+                )
             if name == "constant":
                 try:
                     mine = float(given or 0)

@@ -337,9 +337,20 @@ def _aligned(like: np.ndarray) -> np.ndarray:
 
 def compiler() -> list[str] | None:
     """The command of $CC, or of the first compiler found."""
-    if given := shlex.split(os.environ.get("CC", "")):
+    try:
+        given = shlex.split(os.environ.get("CC", ""))
+    except ValueError as error:
+        raise BadInput(f"CC={os.environ['CC']}: {error}; expected a command") from None
+    if given:
         return given if shutil.which(given[0]) else None
     return next(([path] for name in COMPILERS if (path := shutil.which(name))), None)
+
+
+def arithmetic() -> str:
+    """What decides the last bits of a result: runs that go on from each other must agree in it."""
+    if compiler() is None:
+        return "numba"
+    return "fused multiply-add" if {"fma", "asimd"} & set(processor().split()) else "products and sums"
 
 
 @functools.cache

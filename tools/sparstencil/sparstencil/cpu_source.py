@@ -21,7 +21,7 @@ import numpy as np
 from sparstencil.stencil import Stencil
 
 UNROLLED = 130  # points: 11 × 11 and 5 × 5 × 5 are written out, 7 × 7 × 7 is not
-NEAR = 8  # columns: the lanes of the shortest of the long vectors
+NEAR = 7  # columns: less than the lanes of the shortest of the long vectors, which is as far as two can be joined
 RUNTIME = Path(__file__).with_name("cpu_runtime.c")
 
 Plane = tuple[tuple[int, int], ...]  # (dy, dx), in order

@@ -56,10 +56,13 @@ class Block:
         for axis, (n, count) in enumerate(zip(self.shape, self.ranks, strict=True)):
             reach = max(self.stencil.hi[axis], -self.stencil.lo[axis])
             thin = n // count - (max(0, steps - depth) * reach if self.boundary.rules[axis] == "valid" else 0)
-            if count > 1 and thin < depth * reach:
+            # At the grid's own edges a block stands for the grid: mirror needs a point more than it reaches, and where nothing
+            # beyond is read, one point is left to be computed.
+            least = depth * reach + (self.boundary.rules[axis] in ("mirror", "fixed", "valid"))
+            if count > 1 and thin < least:
                 raise BadInput(
-                    f"--decomp: blocks of {thin} points along axis {axis} are thinner than the {depth * reach} that {depth} steps "
-                    "reach; use fewer ranks or a smaller --fuse"
+                    f"--decomp: blocks of {thin} points along axis {axis}; {depth} steps that reach {reach} points each need "
+                    f"{least}; use fewer ranks or a smaller --fuse"
                 )
 
     # ------------------------------------------------------------ halos
@@ -228,7 +231,7 @@ def _around(size: list[int], box: list[tuple[int, int]]) -> Iterator[Slices]:
 
 def run(decomp: tuple[int, ...], **given: Any) -> int:
     """The verb; rank 0 says what is said and writes the result."""
-    if "RANK" not in os.environ:
+    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ):
         raise BadInput(f"--decomp: start with torchrun --nproc-per-node {math.prod(decomp)} -m sparstencil run …")
     try:
         import torch.distributed as dist

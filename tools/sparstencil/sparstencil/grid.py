@@ -22,6 +22,7 @@ from tenfold_shared import BadInput, Missing
 from tenfold_shared.jsonl import own_stdout, write_atomic
 
 HDF5 = (".h5", ".hdf5", ".he5")
+LONGEST = 200  # bytes of a result's name in its file
 UNREADABLE = (
     ValueError,
     EOFError,
@@ -43,15 +44,17 @@ def read(text: str, shape: tuple[int, ...] | None = None, dtype: str | None = No
     """The grid that GRID names. Raises BadInput naming the file, Missing without h5py."""
     path, key = _split(text)
     suffix = Path(path).suffix.lower()
-    if path != "-" and not Path(path).is_file() and not Path(path).is_fifo():
-        raise BadInput(
-            f"{path}: no such file" if not Path(path).is_dir() else f"{path}: is a folder; expected a grid file"
-        )
+    if path == "-" and sys.stdin is None:
+        raise BadInput("-: stdin is closed")
+    piped = path == "-" or (Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir())
+    if not path or not (piped or Path(path).is_file()):
+        told = "is a folder; expected a grid file" if path and Path(path).is_dir() else "no such file"
+        raise BadInput(f"{path or '(empty name)'}: {told}")
     if shape is not None and min(shape, default=0) < 1:
         raise BadInput(f"--shape {'x'.join(map(str, shape))}: expected numbers of at least 1")
     if shape is not None or (dtype is not None and path != "-" and suffix not in (".npy", ".npz", *HDF5)):
         values = _raw(path, shape, dtype)
-    elif path == "-" or suffix == ".npy":
+    elif piped or suffix == ".npy":
         values = _npy(path)
     elif suffix == ".npz":
         values = _npz(path, key)
@@ -83,6 +86,7 @@ def write(text: str | None, values: np.ndarray) -> None:
         out.flush()
         return
     path, key = _split(text)
+    path = os.path.realpath(path)  # a link stays one
     suffix = Path(path).suffix.lower()
     if suffix in HDF5:
         _write_hdf5(path, key or "/u", values)
@@ -91,8 +95,7 @@ def write(text: str | None, values: np.ndarray) -> None:
     if suffix == ".npy":
         np.save(memory, values, allow_pickle=False)
     elif suffix == ".npz":
-        others = {name: _npz(path, name) for name in keys(path)} if Path(path).exists() else {}
-        np.savez(memory, **(others | {key or "u": values}))  # type: ignore[arg-type]
+        _write_npz(memory, path, key or "u", values)
     elif suffix in (".bin", ".raw", ".dat"):
         memory.write(values.tobytes())
     else:
@@ -111,6 +114,16 @@ def writable(text: str | None) -> str | None:
         _h5py()
     if not Path(path).parent.is_dir():
         return f"-o {text}: the folder {Path(path).parent} does not exist; create it first"
+    if Path(path).is_dir():
+        return f"-o {text}: is a folder"
+    name, key = Path(path).name, key_of(text)
+    if len(f"{name}.{key or ''}".encode()) > LONGEST:
+        return f"-o {text[:60]}…: a name of more than {LONGEST} bytes leaves no room for what stands beside it"
+    if key is not None and not key.strip("/"):
+        return f"-o {text}: expected the name of a dataset"
+    if Path(path).exists() and Path(path).suffix.lower() == ".npz":
+        for other in set(keys(path)) - {key}:
+            _npz(path, other)  # it is written again; raises BadInput where that cannot be
     return None
 
 
@@ -131,7 +144,20 @@ def key_of(text: str) -> str | None:
 def exists(text: str) -> bool:
     """Whether the result that -o names is there already."""
     path, key = file_of(text), key_of(text)
-    return Path(path).exists() and (key is None or key in keys(path))
+    if key is None or not Path(path).exists():
+        return Path(path).exists()
+    if Path(path).suffix.lower() == ".npz":
+        return key in keys(path)
+    h5py = _h5py()
+    keys(path)
+    with h5py.File(path, "r") as file:
+        if file.get(key, getlink=True) is None:
+            return False
+        if not isinstance(file.get(key), h5py.Dataset):
+            raise BadInput(f"{path}: {key} is there, and is no dataset; choose another name")
+        if not isinstance(file.get(key, getlink=True), h5py.HardLink):
+            raise BadInput(f"{path}: {key} is a link to a dataset; name the dataset itself")
+        return True
 
 
 def keys(path: str) -> list[str]:
@@ -175,7 +201,12 @@ def _split(text: str) -> tuple[str, str | None]:
 def _npy(path: str) -> np.ndarray:
     name = "stdin" if path == "-" else path
     try:
-        values = np.load(io.BytesIO(sys.stdin.buffer.read()) if path == "-" else path, allow_pickle=False)
+        if path == "-":
+            values = np.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=False)
+        elif not Path(path).is_file():  # a pipe cannot be gone back in
+            values = np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False)
+        else:
+            values = np.load(path, allow_pickle=False)
     except UNREADABLE as error:
         raise BadInput(f"{name}: not a .npy file of numbers ({_first(error)})") from error
     if not isinstance(values, np.ndarray):
@@ -216,9 +247,27 @@ def _hdf5(path: str, key: str | None) -> np.ndarray:
             name = key or found[0]
             if name not in file or not isinstance(file[name], h5py.Dataset):
                 raise BadInput(f"{path}: no dataset {name}; it holds {', '.join(found)}")
-            return file[name][()]
+            values = file[name][()]
+            if not isinstance(values, np.ndarray | np.generic):
+                raise BadInput(f"{path}: dataset {name} holds no array")
+            return np.asarray(values)
     except OSError as error:
         raise BadInput(f"{path}: not an HDF5 file ({_first(error)})") from error
+
+
+def _write_npz(out: io.BytesIO, path: str, key: str, values: np.ndarray) -> None:
+    """With the arrays that the file holds already, compressed where they are."""
+    others: dict[str, np.ndarray] = {}
+    packed = zipfile.ZIP_STORED
+    if Path(path).exists():
+        others = {name: _npz(path, name) for name in keys(path)}
+        with zipfile.ZipFile(path) as old:
+            if any(entry.compress_type == zipfile.ZIP_DEFLATED for entry in old.infolist()):
+                packed = zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(out, "w", packed) as archive:
+        for name, array in (others | {key: values}).items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def _write_hdf5(path: str, key: str, values: np.ndarray) -> None:
@@ -229,11 +278,14 @@ def _write_hdf5(path: str, key: str, values: np.ndarray) -> None:
         shutil.copyfile(path, aside)
     try:
         with h5py.File(aside, "r+" if Path(path).exists() else "w") as file:
+            told = dict(file[key].attrs) if key in file else {}
             if key in file:
                 del file[key]
-            file.create_dataset(key, data=values)
-    except (OSError, ValueError, TypeError) as error:
+            file.create_dataset(key, data=values).attrs.update(told)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         aside.unlink(missing_ok=True)
+        if isinstance(error, RuntimeError) or "errno = 28" in str(error) or "errno = 27" in str(error):
+            raise Missing(f"{path}:{key}: no room to write it ({_first(error)})") from error
         raise BadInput(f"{path}:{key}: cannot be written ({_first(error)})") from error
     with open(aside, "rb+") as done:
         os.fsync(done.fileno())

@@ -201,7 +201,7 @@ def read(text: str, origin: tuple[int, ...] | None = None) -> Stencil:
         return formula(text)
     if suffix in (".npy", ".json", ".toml"):
         if not Path(text).is_file():
-            raise BadInput(f"{text}: no such file")
+            raise BadInput(f"{text}: is a folder" if Path(text).is_dir() else f"{text}: no such file")
         if suffix == ".npy":
             try:
                 weights = np.load(text, allow_pickle=False)
@@ -258,7 +258,8 @@ def _offsets(path: str) -> Stencil:
         terms[tuple(place)] = terms.get(tuple(place), 0.0) + float(weight)
     if twice:
         warnings.warn(f"{path}: {twice} offsets stand twice; their weights are added", stacklevel=2)
-    return Stencil.of(terms, str(given.get("name", Path(path).stem)))
+    name = str(given.get("name", Path(path).stem)).encode("utf-8", "replace").decode()
+    return Stencil.of(terms, name)
 
 
 def formula(text: str) -> Stencil:

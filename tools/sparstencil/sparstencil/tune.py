@@ -54,10 +54,14 @@ def known(stencil: Stencil, shape: tuple[int, ...], chosen: Chosen, threads: int
     """What `tune` found for such a run, or None."""
     try:
         held = json.loads(store().read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
-    found = held.get(key_of(stencil, shape, chosen, machine(chosen.backend, threads)))
-    return found if isinstance(found, dict) else None
+    found = (
+        held.get(key_of(stencil, shape, chosen, machine(chosen.backend, threads))) if isinstance(held, dict) else None
+    )
+    if not isinstance(found, dict) or not isinstance(depth := found.get("fuse"), int) or depth < 1:
+        return None  # a cache that is broken stops no run
+    return found
 
 
 def candidates(stencil: Stencil, chosen: Chosen, shape: tuple[int, ...], steps: int) -> list[Record]:
@@ -108,6 +112,8 @@ def tune(stencil: Stencil, shape: tuple[int, ...], dtype: str, how: How, steps: 
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
+        held = {}
+    if not isinstance(held, dict):
         held = {}
     key = key_of(stencil, shape, chosen, machine(chosen.backend, how.threads))
     held[key] = winner

@@ -112,6 +112,13 @@ def test_counts_on_ranks_are_those_of_one_process(tmp_path):
     assert np.array_equal(np.load(tmp_path / "o.npy"), runs.apply(given, stencil, 2, "fixed,wrap"))
 
 
+def test_torchrun_without_a_decomposition_is_refused(tmp_path):
+    pytest.importorskip("torch")
+    np.save(tmp_path / "u.npy", np.zeros((9, 9)))
+    done = torchrun("run", tmp_path / "u.npy", "--stencil", "heat-2d", "-o", tmp_path / "o.npy")
+    assert done.returncode != 0 and "no --decomp says how" in done.stderr
+
+
 def test_ranks_go_on_from_a_checkpoint(tmp_path):
     """Of fewer steps' state, as a killed run leaves it; what is wrong is said once."""
     pytest.importorskip("torch")

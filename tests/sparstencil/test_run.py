@@ -116,7 +116,7 @@ BAD = [  # arguments after `run`, what stderr says
     (["u.npy", "--stencil", "heat-3d"], "a grid of 2 axes (33, 45) and a stencil of 3"),
     (["u.npy", "--stencil", "heat-2"], "nearest name is heat-2d"),
     (["u.npy", "--stencil", "u[0,0]*u[0,1]"], "not linear"),
-    (["u.npy", "--stencil", "heat-2d", "--boundary", "wrapped"], "--boundary wrapped: expected fixed"),
+    (["u.npy", "--stencil", "heat-2d", "--boundary", "wrapped"], "--boundary wrapped: wrapped; expected fixed"),
     (["u.npy", "--stencil", "heat-2d", "--boundary", "constant:x"], "'x' is no number"),
     (["u.npy", "--stencil", "heat-2d", "--boundary", "wrap,valid"], "valid shrinks the grid"),
     (["u.npy", "--stencil", "heat-2d", "--boundary", "wrap,wrap,wrap"], "3 rules; expected one, or 2"),
@@ -160,6 +160,16 @@ BAD = [  # arguments after `run`, what stderr says
     (["raw.bin", "--stencil", "heat-2d", "--shape=-2x-5", "--dtype", "int8"], "expected numbers of at least 1"),
     (["u.npy", "--stencil", "heat-2d", "-o", "text.npy"], "text.npy: is there already, and no manifest"),
     (["batch.npy", "--stencil", "heat-2d", "--checkpoint-every", "2", "-o", "x.npy"], "is a batch of 3 grids"),
+    (["u.npy", "--stencil", "heat-2d", "-o", "u.npy", "--overwrite"], "is the grid itself"),
+    (["u.npy", "--stencil", "heat-2d", "-o", "sub.npy"], "-o sub.npy: is a folder"),
+    (["u.npy", "--stencil", "heat-2d", "-o", "x.h5:/"], "expected the name of a dataset"),
+    (["u.npy", "--stencil", "heat-2d", "-o", "x" * 230 + ".npy"], "leaves no room"),
+    (["u.npy", "--stencil", "sub.npy"], "sub.npy: is a folder"),
+    (["", "--stencil", "heat-2d"], "(empty name): no such file"),
+    (["double.npy", "--stencil", "heat-2d", "--backend", "emulate"], "the grid is float64: say --mode f32"),
+    (["bytes.npy", "--stencil", "u[0,1]", "--mode", "s8", "--boundary", "constant:1.5"], "constant 1.5 is no whole number"),
+    (["bytes.npy", "--stencil", "2*u[0,0]", "--steps", "64"], "do not fit 32 bits; use --mode f64"),
+    (["full.npy", "--stencil", "3*u[0,0]", "--steps", "4", "--strict", "-o", "x.npy"], "of the result are NaN or infinite"),
 ]  # fmt: skip
 
 
@@ -185,6 +195,10 @@ def test_bad_input_is_one_clear_line(args, told, field, tmp_path):
     (tmp_path / "far.json").write_text('{"offsets": [[0, 100000000000000000000]], "weights": [1]}')
     (tmp_path / "text.json").write_text('{"ndim": "2", "offsets": [[0, 0]], "weights": [1]}')
     np.save(tmp_path / "batch.npy", np.stack([field] * 3))
+    (tmp_path / "sub.npy").mkdir()
+    np.save(tmp_path / "double.npy", field.astype(np.float64))
+    np.save(tmp_path / "bytes.npy", np.ones((9, 9), np.uint8))
+    np.save(tmp_path / "full.npy", np.full((9, 9), 1e38, np.float32))
     done = sparstencil_("run", *args, "-q", cwd=tmp_path)
     if args[-1] == "cuda-sp":
         assert done.returncode == 3 and "--backend cpu or emulate" in done.stderr
@@ -192,7 +206,10 @@ def test_bad_input_is_one_clear_line(args, told, field, tmp_path):
         assert done.returncode == 0, done.stderr
     else:
         assert done.returncode == 2 and told in done.stderr, done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr
+        lines = [
+            line for line in done.stderr.strip().splitlines() if "unstable" not in line and "one point" not in line
+        ]
+        assert len(lines) == 1 and "Traceback" not in done.stderr
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(("x.", ".x"))]
 
 
@@ -293,6 +310,131 @@ def test_one_file_holds_several_results(name, npy, field, tmp_path):
     assert np.array_equal(read_[0], field)
     for found, steps in ((read_[1], 3), (read_[2], 2)):
         assert np.allclose(found, truth(field, steps=steps, rule="wrap"), atol=1e-6)
+
+
+def test_a_result_that_is_no_longer_whole_is_not_made_already(npy, tmp_path):
+    args = ["run", npy, "--stencil", "heat-2d", "-o", tmp_path / "o.npy", "--json"]
+    first = sparstencil_(*args)
+    again = sparstencil_(*args)
+    assert (
+        again.returncode == 0
+        and "made already" in again.stderr
+        and json.loads(again.stdout) == json.loads(first.stdout)
+    )
+    whole = (tmp_path / "o.npy").read_bytes()
+    for other in (whole[:100], whole[:-4] + b"abcd"):
+        (tmp_path / "o.npy").write_bytes(other)
+        done = sparstencil_(*args)
+        assert done.returncode == 2 and "is not what" in done.stderr, done.stderr
+
+
+def test_a_checkpoint_is_its_runs_alone(npy, tmp_path):
+    """Kept by runs that have none, gone on from under --overwrite, and refused where a bit of it has changed."""
+    args = ["run", npy, "--stencil", "heat-2d", "-o", tmp_path / "o.npy"]
+    long = [*args, "--steps", 6, "--checkpoint-every", 2]
+    assert sparstencil_(*long).returncode == 0
+    whole, manifest = (tmp_path / "o.npy").read_bytes(), json.loads((tmp_path / "o.npy.manifest.json").read_text())
+    identity = {key: manifest[key] for key in ("schema", "tool", "verb", "version", "options", "inputs")}
+    checkpoint = Checkpoint(str(tmp_path / "o.npy"), identity)
+    checkpoint.save(sparstencil.apply(np.load(npy), "heat-2d", 2), 2)
+    short = sparstencil_(*args, "--overwrite")
+    assert short.returncode == 0 and checkpoint.path.exists()
+    done = sparstencil_(*long, "--overwrite")
+    assert done.returncode == 0 and "goes on after step 2" in done.stderr and not checkpoint.path.exists()
+    assert (tmp_path / "o.npy").read_bytes() == whole
+    (tmp_path / "o.npy").unlink()
+    checkpoint.save(sparstencil.apply(np.load(npy), "heat-2d", 2), 2)
+    data = bytearray(checkpoint.path.read_bytes())
+    data[-20] ^= 1
+    checkpoint.path.write_bytes(data)
+    done = sparstencil_(*long)
+    assert done.returncode == 2 and "damaged checkpoint" in done.stderr
+    checkpoint.save(sparstencil.apply(np.load(npy), "heat-2d", 2), 2)
+    done = sparstencil_(*long, CC="no-such-compiler")  # numba rounds otherwise
+    assert done.returncode == 2 and "numba" in done.stderr, done.stderr
+
+
+def test_links_groups_and_compression_stay(npy, field, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    args = ["run", npy, "--stencil", "heat-2d", "-q", "-o"]
+    (tmp_path / "link.npy").symlink_to("target.npy")
+    assert sparstencil_(*args, tmp_path / "link.npy").returncode == 0
+    assert (tmp_path / "link.npy").is_symlink() and (tmp_path / "target.npy").exists()
+    with h5py.File(tmp_path / "g.h5", "w") as file:
+        file["g/x"] = field
+        file["u"] = field
+        file["u"].attrs["unit"] = "K"
+        file["soft"] = h5py.SoftLink("/u")
+    for key, told in (("g", "is no dataset"), ("soft", "is a link")):
+        done = sparstencil_(*args, f"{tmp_path / 'g.h5'}:/{key}")
+        assert done.returncode == 2 and told in done.stderr, done.stderr
+    assert sparstencil_(*args, f"{tmp_path / 'g.h5'}:/u", "--overwrite").returncode == 0
+    with h5py.File(tmp_path / "g.h5") as file:
+        assert file["u"].attrs["unit"] == "K" and "g/x" in file
+    np.savez_compressed(tmp_path / "c.npz", zeros=np.zeros((500, 500)))
+    assert sparstencil_(*args, f"{tmp_path / 'c.npz'}:file").returncode == 0
+    assert (tmp_path / "c.npz").stat().st_size < 100_000 and grids.keys(str(tmp_path / "c.npz")) == ["zeros", "file"]
+
+
+def test_pipes_and_closed_streams(npy, field, tmp_path):
+    run = f"{BIN} run --stencil heat-2d"
+    for line in (f"{run} <(cat {npy}) -o {tmp_path}/a.npy", f"{run} /dev/stdin -o {tmp_path}/b.npy < {npy}", f"{run} {npy} -o {tmp_path}/c.npy 2>&-"):  # fmt: skip
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and not done.stdout, (line, done.stdout, done.stderr)
+    made = [(tmp_path / name).read_bytes() for name in ("a.npy", "b.npy", "c.npy")]
+    assert made[0] == made[1] == made[2]
+    done = subprocess.run(["bash", "-c", f"{run} {npy} 2>&-"], capture_output=True, timeout=120)
+    assert done.returncode == 0 and np.array_equal(np.load(io.BytesIO(done.stdout)), np.load(tmp_path / "a.npy"))
+    done = subprocess.run(["bash", "-c", f"{run} - -q <&-"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "stdin is closed" in done.stderr
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path):
+    np.save(tmp_path / "big.npy", np.zeros((300, 300), np.float32))
+    for name in ("x.npy", "x.h5"):
+        line = f"ulimit -f 100; {BIN} run {tmp_path}/big.npy --stencil heat-2d -q -o {tmp_path}/{name}"
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120)
+        assert done.returncode in (2, 3) and name in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["big.npy"]
+
+
+def test_a_broken_cache_stops_no_run(npy, tmp_path):
+    kept = tmp_path / "cache" / "sparstencil" / "plans.json"
+    kept.parent.mkdir(parents=True)
+    for text in ("[]", "null", "3", "{"):
+        kept.write_text(text)
+        done = sparstencil_("run", npy, "--stencil", "heat-2d", "-q", "-o", tmp_path / "o.npy", "--overwrite", TENFOLD_CACHE=str(tmp_path / "cache"))  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    done = sparstencil_("run", npy, "--stencil", "heat-2d", CC='"x')
+    assert done.returncode == 2 and "No closing quotation" in done.stderr
+
+
+def test_what_a_mode_cannot_hold_is_told(tmp_path):
+    """Results that overflow, weights too small for float16, and numbers beyond float32 under --rtol."""
+    np.save(tmp_path / "half.npy", np.full((20, 20), 3.0, np.float16))
+    done = sparstencil_("run", tmp_path / "half.npy", "--stencil", "60000*u[0,0]", "-q", "-o", tmp_path / "a.npy")
+    assert done.returncode == 0 and "of the result are NaN or infinite" in done.stderr
+    np.save(tmp_path / "one.npy", np.ones(64, np.float32))
+    done = sparstencil_("run", tmp_path / "one.npy", "--stencil", "1e-9*u[0]+1e-9*u[1]", "--backend", "emulate", "--mode", "fast", "-o", tmp_path / "b.npy")  # fmt: skip
+    assert done.returncode == 0 and "far above the mode's own" in done.stderr
+    for name, scale in (("large", 1e300), ("tiny", 1e-300)):
+        np.save(tmp_path / f"{name}.npy", scale * np.random.default_rng(0).random((20, 20)))
+        done = sparstencil_("run", tmp_path / f"{name}.npy", "--stencil", "heat-2d", "--rtol", 1e-3, "--json", "-q", "-o", tmp_path / f"{name}.out.npy")  # fmt: skip
+        assert done.returncode == 0 and json.loads(done.stdout)["mode"] == "f64" and not done.stderr, done.stderr
+    with pytest.raises(BadInput, match="do not fit 32 bits"):
+        sparstencil.apply(np.ones((16, 16), np.uint8), "u[-1,0]+2*u[0,0]+u[1,0]", 32)
+    edge = sparstencil.apply(np.ones((9, 9), np.uint8), "u[1,0]+u[-1,0]", 1, "constant:1.5")
+    assert edge[0, 0] == 2.5
+
+
+def test_a_smooth_field_with_an_offset_needs_more(tmp_path):
+    """A second difference cancels nearly all of it: the seam of a periodic sample would hide that."""
+    x = np.arange(256) * 0.02
+    grid = np.sin(x)[:, None] * np.cos(x) + 300
+    stencil = read("u[-1,0]+u[1,0]+u[0,-1]+u[0,1]-4*u[0,0]")
+    out = sparstencil.apply(grid, stencil, 1, "mirror", rtol=1e-2)
+    whole = reference.run(grid, stencil, 1, Boundary.parse("mirror", 2))
+    assert np.linalg.norm(out - whole) <= 1e-2 * np.linalg.norm(whole)
 
 
 def test_a_name_is_only_a_name(npy, tmp_path):

@@ -36,6 +36,9 @@ class Fuse(click.ParamType):
 
     name = "auto|N"
 
+    def get_metavar(self, param: Any, ctx: Any = None) -> str:
+        return self.name  # the word as it is written
+
     def convert(self, value: Any, param: Any, ctx: Any) -> int | None:
         if value in (None, "auto"):
             return None
@@ -126,6 +129,7 @@ def plan(
         stencil = stencil.flipped()
     rates = work.CARDS[card]
     table = work.fusion(stencil, mode, rates) if fuse is None else None
+    _shallow(stencil, fuse or 1)
     steps = fuse or (max(table, key=lambda row: row["cuda-sp"])["steps"] if table else 1)
     setup = work.best(stencil, mode, rates, tile, solver, steps)
     told = work.told(setup, rates, steps)
@@ -133,7 +137,12 @@ def plan(
         print(json.dumps(told | ({"fusion": table} if table else {})))
         return 0
     if explain:
-        print(work.explained(setup))
+        drawing = work.explained(setup)
+        try:
+            drawing.encode(sys.stdout.encoding or "utf-8")
+        except UnicodeEncodeError:
+            drawing = drawing.replace("·", ".")
+        print(drawing)
         print()
     work.show(told, table, card)
     return 0
@@ -229,7 +238,10 @@ def suite(listed: bool, only: str | None, as_json: bool, quiet: bool) -> int:
     """
     from sparstencil.suite import SUITE, named
 
-    names = [named(name.strip()).name for name in only.split(",")] if only else list(SUITE)
+    try:
+        names = [named(name.strip()).name for name in only.split(",")] if only is not None else list(SUITE)
+    except BadInput as error:
+        raise BadInput(str(error).replace("--stencil", "--only", 1)) from None
     if listed:
         rows: list[Any] = [
             {"id": k.id, "name": k.name, "ndim": k.ndim, "radius": k.radius, "points": k.points, "field": k.field}
@@ -340,6 +352,13 @@ def tune(spec: str, origin: Any, convolve: bool, as_json: bool, quiet: bool, **g
     return 0
 
 
+def _shallow(stencil: Any, steps: int) -> None:
+    """Raises BadInput for more steps a pass than any tile serves; it would take minutes to find that out."""
+    most = math.prod(steps * (high - low) + 1 for low, high in zip(stencil.lo, stencil.hi, strict=True))
+    if steps > 1 and most > 4096:
+        raise BadInput(f"--fuse {steps}: as one stencil so many steps have up to {most} points; expected 4096 at most")
+
+
 def _timed(spec: str, origin: Any, convolve: bool, given: dict[str, Any]) -> tuple[Any, tuple[int, ...], Any]:
     """Stencil, shape and settings of a verb that makes its own grid."""
     from sparstencil.boundary import Boundary
@@ -390,9 +409,16 @@ def _cuda() -> dict[str, Any]:
 def _backends() -> dict[str, dict[str, Any]]:
     """What doctor says of the back ends."""
     import importlib.util
+    import shlex
     import shutil
 
-    compiler = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+    from sparstencil import cpu
+
+    try:
+        found = cpu.compiler()  # as `run` has it
+    except BadInput:
+        found = None
+    compiler = shlex.join(found) if found else None
     numba = importlib.util.find_spec("numba") is not None
     return {
         "cpu": check(bool(compiler) or numba, f"compiled by {compiler}" if compiler else "by numba, slower", "install gcc, or pip install 'sparstencil[fast]'"),

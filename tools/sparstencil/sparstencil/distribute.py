@@ -245,8 +245,7 @@ def run(decomp: tuple[int, ...], **given: Any) -> int:
             try:
                 job = _prepared(decomp, dist.get_world_size(), **given)
                 if rank == 0:
-                    for line in job.notes:
-                        job.say(line)
+                    runs.tell(job)
                     wanted = held.enter_context(runs.claimed(job))
             except TenfoldError as error:
                 problem = error

@@ -46,7 +46,9 @@ def read(text: str, shape: tuple[int, ...] | None = None, dtype: str | None = No
     suffix = Path(path).suffix.lower()
     if path == "-" and sys.stdin is None:
         raise BadInput("-: stdin is closed")
-    piped = path == "-" or (Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir())
+    # /dev/stdin may be a file, and has no suffix to say its format.
+    odd = Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir()
+    piped = path == "-" or odd or path.startswith("/dev/")
     if not path or not (piped or Path(path).is_file()):
         told = "is a folder; expected a grid file" if path and Path(path).is_dir() else "no such file"
         raise BadInput(f"{path or '(empty name)'}: {told}")
@@ -73,9 +75,14 @@ def read(text: str, shape: tuple[int, ...] | None = None, dtype: str | None = No
     if values.size == 0:
         raise BadInput(f"{text}: the grid is empty: shape {values.shape}")
     values = np.ascontiguousarray(values)
-    digest = hashlib.sha256(repr((values.shape, values.dtype.str)).encode())
-    digest.update(values.reshape(-1).view(np.uint8).data)
-    return Grid(values, digest.hexdigest())
+    return Grid(values, digest(values))
+
+
+def digest(values: np.ndarray) -> str:
+    """Of the numbers, their type and shape."""
+    made = hashlib.sha256(repr((values.shape, values.dtype.str)).encode())
+    made.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+    return made.hexdigest()
 
 
 def write(text: str | None, values: np.ndarray) -> None:
@@ -203,7 +210,7 @@ def _npy(path: str) -> np.ndarray:
     try:
         if path == "-":
             values = np.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=False)
-        elif not Path(path).is_file():  # a pipe cannot be gone back in
+        elif not Path(path).is_file() or path.startswith("/dev/"):  # a pipe cannot be gone back in
             values = np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False)
         else:
             values = np.load(path, allow_pickle=False)

@@ -70,19 +70,28 @@ def prepare(stencil: Stencil, mode: Mode, tile: Offset, solver: Solver, effort: 
 
 
 def set_up(stencil: Stencil, mode: Mode, grouping: Grouping) -> Setup:
-    """The setup of a mode on a conversion of the stencil. Raises BadInput for s8 weights that are no whole numbers of 8 bits."""
-    increment = False
+    """The setup of a mode on a conversion of the stencil. Raises BadInput for weights that the mode does not hold."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            made, increment = _programmed(stencil, mode, grouping)
+    except OverflowError as error:
+        raise BadInput(f"--mode {mode}: a weight of the stencil is too large for it ({error})") from error
+    return Setup(stencil, mode, made, fit(made, PLANE_BYTES[mode]), increment)
+
+
+def _programmed(stencil: Stencil, mode: Mode, grouping: Grouping) -> tuple[Program, bool]:
+    """The program, and whether it is that of the increment."""
+    if any(abs(w) > np.finfo(np.float32).max for w in stencil.weights):
+        raise OverflowError("beyond float32")
     if mode == "f32":
-        made = program.split(grouping)
-    elif mode == "s8":
+        return program.split(grouping), False
+    if mode == "s8":
         if any(w != round(w) or abs(w) > 127 for w in stencil.weights):
             raise BadInput("--mode s8: the weights are no whole numbers from −127 to 127")
-        made = program.plain(grouping, "s8")
-    elif mode == "fast":
-        made = program.plain(grouping, "f16")
-    else:
-        made, increment = _increment(stencil, grouping, KINDS[mode])
-    return Setup(stencil, mode, made, fit(made, PLANE_BYTES[mode]), increment)
+        return program.plain(grouping, "s8"), False
+    if mode == "fast":
+        return program.plain(grouping, "f16"), False
+    return _increment(stencil, grouping, KINDS[mode])
 
 
 @functools.lru_cache(maxsize=256)

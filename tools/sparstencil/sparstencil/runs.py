@@ -7,7 +7,10 @@ float32 for fast, mixed, tf32 and f32, and in float64 for f64. In `fast` cuda-co
 from __future__ import annotations
 
 import functools
+import hashlib
+import io
 import json
+import logging
 import math
 import os
 import sys
@@ -22,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 
 import sparstencil
-from sparstencil import fuse, modes, reference
+from sparstencil import cpu, fuse, modes, reference
 from sparstencil import grid as grids
 from sparstencil.boundary import Boundary
 from sparstencil.convert import Solver
@@ -32,6 +35,7 @@ from sparstencil.stencil import Offset, Stencil, read
 from tenfold_shared import BadInput, Missing
 from tenfold_shared.jsonl import Lock, difference, write_atomic
 
+log = logging.getLogger("tenfold_shared.sparstencil")
 Record = dict[str, Any]
 Backend = Literal["auto", "cpu", "cuda-sp", "cuda-tc", "cuda-core", "emulate"]
 BACKENDS: tuple[Backend, ...] = ("auto", "cpu", "cuda-sp", "cuda-tc", "cuda-core", "emulate")
@@ -79,8 +83,8 @@ def choose(stencil: Stencil, values: np.ndarray, how: How) -> Chosen:
         raise BadInput(f"--backend {how.backend}: expected {', '.join(BACKENDS)}")
     if how.mode is not None and how.mode not in (*modes.MODES, "s8", "f64"):
         raise BadInput(f"--mode {how.mode}: expected {', '.join((*modes.MODES, 's8', 'f64'))}")
-    if how.mode is not None or how.rtol is None or _counts(stencil, values):
-        return _placed(stencil, values, how.mode or _own_mode(stencil, values), how)
+    if how.mode is not None or how.rtol is None or _counts(stencil, values, how.boundary):
+        return _placed(stencil, values, how.mode or _own_mode(stencil, values, how.boundary), how)
     for mode in modes.MODES:
         chosen = _placed(stencil, values, mode, how)
         if chosen.plain and mode != "f32":
@@ -88,14 +92,14 @@ def choose(stencil: Stencil, values: np.ndarray, how: How) -> Chosen:
         if modes.error_after(mode, how.steps) > how.rtol:  # whatever a sample says that happens to be exact
             continue
         error = measured_error(values, stencil, how, chosen)
-        if error is None or error["predicted"] <= how.rtol:
+        if not how.steps or (error is not None and error["predicted"] <= how.rtol):
             return replace(chosen, error=error)
     return _placed(stencil, values, "f64", how)
 
 
-def _own_mode(stencil: Stencil, values: np.ndarray) -> Mode | Literal["f64"]:
+def _own_mode(stencil: Stencil, values: np.ndarray, boundary: Boundary) -> Mode | Literal["f64"]:
     """Exact counts where 8 bits hold them, else the precision that the grid comes in."""
-    if _counts(stencil, values):
+    if _counts(stencil, values, boundary):
         return "s8"
     kind, size = values.dtype.kind, values.dtype.itemsize
     return "f64" if size == 8 or (kind in "iu" and size > 2) else "f32"
@@ -107,9 +111,12 @@ def _placed(stencil: Stencil, values: np.ndarray, mode: Mode | Literal["f64"], h
         raise BadInput(
             f"--mode s8: needs a grid of 8-bit numbers (this one is {values.dtype}) and weights that are whole numbers from −127 to 127"
         )
+    if mode == "s8" and not _byte(how.boundary.value):
+        raise BadInput(f"--mode s8: the boundary's constant {how.boundary.value!r} is no whole number from −127 to 127")
     if mode == "f64" and how.backend in ("cuda-sp", "emulate"):
+        own = "" if how.mode or how.rtol is not None else f", and the grid is {values.dtype}: say --mode f32"
         raise BadInput(
-            f"--mode f64 on {how.backend}: sparse tensor cores have no float64; use --backend cpu, cuda-core or cuda-tc"
+            f"--mode f64 on {how.backend}: sparse tensor cores have no float64{own}; or use --backend cpu, cuda-core or cuda-tc"
             + (f" (--rtol {how.rtol:g} over {how.steps} steps needs it)" if how.rtol is not None else "")
         )
     if how.backend != "auto":
@@ -133,9 +140,13 @@ def _whole(stencil: Stencil, dtype: np.dtype) -> bool:
     return dtype.itemsize == 1 and all(w == round(w) and abs(w) <= 127 for w in stencil.weights)
 
 
-def _counts(stencil: Stencil, values: np.ndarray) -> bool:
-    """Whether 8-bit products hold grid and weights exactly."""
-    if not _whole(stencil, values.dtype):
+def _byte(value: float) -> bool:
+    return value == round(value) and abs(value) <= 127
+
+
+def _counts(stencil: Stencil, values: np.ndarray, boundary: Boundary) -> bool:
+    """Whether 8-bit products hold grid, constant and weights exactly."""
+    if not _whole(stencil, values.dtype) or not _byte(boundary.value):
         return False
     return int(values.max(initial=0)) <= 127 and int(values.min(initial=0)) >= -127
 
@@ -183,12 +194,22 @@ def apply(
     than the stencil's in front is a batch. Raises BadInput as the command does."""
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
         raise BadInput(f"{steps!r} steps: expected a whole number of at least 0")
-    if fuse is not None and fuse < 1:
-        raise BadInput(f"{fuse} steps a pass: expected at least 1")
+    if fuse is not None and (isinstance(fuse, bool) or not isinstance(fuse, int) or fuse < 1):
+        raise BadInput(f"{fuse!r} steps a pass: expected a whole number of at least 1, or None")
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise BadInput(f"{threads!r} threads: expected a whole number of at least 1")
+    if rtol is not None and not (isinstance(rtol, int | float) and rtol > 0):
+        raise BadInput(f"an rtol of {rtol!r}: expected a number above 0")
+    if not isinstance(boundary, Boundary | str):
+        raise BadInput(f"a boundary of {boundary!r}: expected a text as --boundary takes it, or a Boundary")
+    if isinstance(u, np.ma.MaskedArray):
+        raise BadInput("a masked array: fill it first, a stencil reads every point")
     values, back = _numpy_of(u)
     if values.dtype.kind not in "fiub" or values.dtype.itemsize > 8:
         raise BadInput(f"an array of {values.dtype}: expected real numbers of at most 8 bytes")
     values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
+    if values.size == 0:
+        raise BadInput(f"an empty array, shape {values.shape}")
     made = (
         stencil
         if isinstance(stencil, Stencil)
@@ -213,7 +234,9 @@ def _numpy_of(u: Any) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
         import torch
 
         device, kind = u.device, u.dtype
-        held = u.detach().cpu()
+        if u.layout != torch.strided:
+            raise BadInput(f"a torch tensor of layout {u.layout}: expected a dense one")
+        held = u.detach().cpu().resolve_conj().resolve_neg()
         if kind != torch.bfloat16:
             return held.numpy(), lambda out: torch.from_numpy(out).to(device)
         return held.float().numpy(), lambda out: torch.from_numpy(out).to(device, kind)  # numpy has no bfloat16
@@ -239,7 +262,7 @@ def advance(
 
     done(state, steps so far) is called every `every` steps, with the state in the working type; progress(steps so far) more
     often, where the back end tells."""
-    if values.ndim == stencil.ndim + 1 and how.steps:
+    if values.ndim == stencil.ndim + 1:
         parts = [advance(np.ascontiguousarray(one), stencil, how, chosen) for one in values]
         return np.stack(parts)
     how.boundary.check(values.shape, stencil, how.steps)
@@ -281,8 +304,6 @@ def stepper(
     """A function of a grid, a number of steps and a rule. shape: of the grid, by which a plan that `tune` has kept is found.
     progress: is told now and then how many steps of the call are done, by the CPU back end."""
     if chosen.backend == "cpu":
-        from sparstencil import cpu
-
         if chosen.mode == "s8":
             return lambda state, count, rule: _counted(state, stencil, count, rule)
 
@@ -347,10 +368,12 @@ def _planned(stencil: Stencil, how: How, chosen: Chosen, shape: tuple[int, ...] 
 
 
 def _counted(state: np.ndarray, stencil: Stencil, count: int, rule: Boundary) -> np.ndarray:
-    """Whole numbers, exactly, in 64 bits. Raises OverflowError where 32 do not hold the result."""
-    out = reference.run(state.astype(np.int64), stencil, count, rule)
-    if np.abs(out).max(initial=0) > 2**31 - 1:
-        raise OverflowError("the counts do not fit 32 bits")
+    """Whole numbers, exactly, in 64 bits. Raises OverflowError as soon as 32 do not hold a step's."""
+    out = state.astype(np.int64)
+    for _ in range(count):
+        out = reference.step(out, stencil, rule)
+        if np.abs(out).max(initial=0) > 2**31 - 1:
+            raise OverflowError("the counts do not fit 32 bits")
     return out
 
 
@@ -371,12 +394,6 @@ def warn_about(values: np.ndarray, stencil: Stencil, how: How, chosen: Chosen, s
         lines.append(
             f"the scheme is unstable: its worst wave grows by {growth:.6g} a step, {_power(growth, how.steps)} in {how.steps}"
         )
-    error = measured_error(values, stencil, how, chosen) if how.rtol is not None and how.mode is not None else None
-    if how.rtol is not None and error is not None and error["predicted"] > how.rtol:
-        lines.append(
-            f"--mode {chosen.mode} on {chosen.backend}: an error of {error['predicted']:.2g} after {how.steps} steps is "
-            f"predicted from a sample of the grid, above --rtol {how.rtol:g}"
-        )
     if stencil.points == 1:
         lines.append("the stencil has one point: it moves and scales the grid")
     return lines
@@ -389,9 +406,9 @@ def _power(growth: float, steps: int) -> str:
 
 
 def measured_error(values: np.ndarray, stencil: Stencil, how: How, chosen: Chosen) -> Record | None:
-    """Relative L2 error against float64 on a sample of the grid about its largest number, taken as periodic, over the run's
-    steps or the first hundred; `predicted` goes on from there in a straight line. None for whole numbers, and where the
-    sample overflows."""
+    """Relative L2 error against float64 on a sample of the grid about its largest number, over the run's steps or the first
+    hundred; `predicted` goes on from there in a straight line. The sample's edges are reflected, and left out of the norm as
+    far as they are felt, but for its inner half. None for whole numbers, and where the sample overflows."""
     if chosen.mode == "s8" or how.steps == 0:
         return None
     sample = values if values.ndim == stencil.ndim else values[0]
@@ -400,25 +417,31 @@ def measured_error(values: np.ndarray, stencil: Stencil, how: How, chosen: Chose
     first = [min(max(0, int(at) - most // 2), max(0, n - most)) for at, n in zip(large, sample.shape, strict=True)]
     sample = sample[tuple(slice(at, at + most) for at in first)]
     sample = np.where(np.isfinite(sample), sample, 0.0).astype(np.float64)
-    rule = Boundary.parse("wrap", stencil.ndim)
-    steps, truth, before = min(how.steps, SAMPLE_STEPS), sample, 0.0
-    found = sample.astype(np.float64 if chosen.mode == "f64" else np.float32)
+    reach = [max(high, -low) for low, high in zip(stencil.lo, stencil.hi, strict=True)]
+    rule = Boundary.parse(
+        "reflect" if all(r <= n for r, n in zip(reach, sample.shape, strict=True)) else "wrap", stencil.ndim
+    )
+    steps, truth, errors = min(how.steps, SAMPLE_STEPS), sample, []
     marks = sorted({steps // 2, steps} - {0})
-    errors = []
-    for mark, last in zip(marks, [0, *marks], strict=False):
-        with np.errstate(all="ignore"):  # an unstable scheme
+    with np.errstate(all="ignore"):  # an unstable scheme
+        given = sample.astype(np.float64 if chosen.mode == "f64" else np.float32)
+        for mark, last in zip(marks, [0, *marks], strict=False):
             truth = reference.run(truth, stencil, mark - last, rule)
             try:
                 # From the start: `fast` scales by what comes in, once.
-                out = advance(found, stencil, replace(how, boundary=rule, steps=mark, fuse=None), chosen)
+                out = advance(given, stencil, replace(how, boundary=rule, steps=mark, fuse=None), chosen)
             except OverflowError:
                 return None
-            size = float(np.linalg.norm(truth))
-            before = float(np.linalg.norm(out.astype(np.float64) - truth)) / (size or 1.0)
-        errors.append(before if math.isfinite(before) else math.inf)
-    slope = max(0.0, errors[-1] - errors[0]) / (marks[-1] - marks[0]) if len(marks) > 1 else 0.0
+            felt = [min(mark * r, n // 4) for r, n in zip(reach, sample.shape, strict=True)]
+            inner = tuple(slice(f, n - f) for f, n in zip(felt, sample.shape, strict=True))
+            peak = (
+                float(np.abs(truth[inner]).max(initial=0)) or 1.0
+            )  # squares of numbers far from 1 would be 0 or infinite
+            size = float(np.linalg.norm(truth[inner] / peak)) or 1.0
+            errors.append(float(np.linalg.norm((out.astype(np.float64) - truth)[inner] / peak)) / size)
     if not math.isfinite(errors[-1]):
         return None
+    slope = max(0.0, errors[-1] - errors[0]) / (marks[-1] - marks[0]) if len(marks) > 1 else 0.0
     predicted = errors[-1] + slope * (how.steps - steps)
     return {"relative_l2": errors[-1], "steps": steps, "points": int(sample.size), "predicted": predicted}
 
@@ -429,8 +452,12 @@ def measured_error(values: np.ndarray, stencil: Stencil, how: How, chosen: Chose
 def _beside(output: str, before: str, after: str) -> Path:
     """A file of ours beside a result, by the result's own name in its file."""
     path, key = Path(grids.file_of(output)), grids.key_of(output)
-    name = f"{path.name}.{key.strip('/').replace('/', '.')}" if key else path.name
+    name = f"{path.name}.{key.strip('/').replace('/', '~')}" if key else path.name
     return path.with_name(f"{before}{name}{after}")
+
+
+def _sha256(data: bytes, steps: int) -> str:
+    return hashlib.sha256(data + str(steps).encode()).hexdigest()
 
 
 class Checkpoint:
@@ -440,12 +467,11 @@ class Checkpoint:
         self.path, self.identity = _beside(output, ".", ".checkpoint"), identity
 
     def save(self, state: np.ndarray, steps: int) -> None:
-        import io
-
         memory = io.BytesIO()
         np.save(memory, state, allow_pickle=False)
-        head = json.dumps({**self.identity, "steps_done": steps}).encode() + b"\n"
-        write_atomic(self.path, head + memory.getvalue())
+        data = memory.getvalue()
+        told = {**self.identity, "steps_done": steps, "sha256": _sha256(data, steps)}
+        write_atomic(self.path, json.dumps(told).encode() + b"\n" + data)
 
     def load(self) -> tuple[np.ndarray, int] | None:
         """State and steps. Raises BadInput where it is of another run."""
@@ -454,7 +480,10 @@ class Checkpoint:
         try:
             with open(self.path, "rb") as file:
                 head = json.loads(file.readline())
-                steps, state = int(head.pop("steps_done")), np.load(file, allow_pickle=False)
+                steps, sha256, data = int(head.pop("steps_done")), head.pop("sha256"), file.read()
+            if sha256 != _sha256(data, steps):
+                raise ValueError("its numbers are not those that were written")
+            state = np.load(io.BytesIO(data), allow_pickle=False)
         except (ValueError, EOFError, KeyError, AttributeError, TypeError) as error:
             raise BadInput(f"{self.path}: a damaged checkpoint ({error}); remove it or add --overwrite") from error
         if found := difference(head, self.identity):
@@ -480,6 +509,8 @@ class Job:
     as_json: bool
     quiet: bool
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    strict: bool
 
     @property
     def target(self) -> Path | None:
@@ -503,8 +534,14 @@ class Job:
         return self.chosen.error or measured_error(self.values, self.stencil, self.how, self.chosen)
 
     def say(self, line: str) -> None:
+        """How it goes: not with -q."""
+        log.info(line)
         if not self.quiet:
             print(f"sparstencil: {line}", file=sys.stderr)
+
+    def warn(self, line: str) -> None:
+        log.warning(line)
+        print(f"sparstencil: {line}", file=sys.stderr)
 
 
 def prepared(
@@ -530,7 +567,8 @@ def prepared(
     if checkpoint_every and (output is None or output == "-"):
         raise BadInput("--checkpoint-every: needs -o FILE, beside which the checkpoints are kept")
     notes: list[str] = []
-    with spoken(notes.append):
+    warned: list[str] = []
+    with spoken(warned.append):
         stencil = read(spec, origin)
     if convolve:
         stencil = stencil.flipped()
@@ -538,13 +576,18 @@ def prepared(
     settings = How(boundary=Boundary.parse(boundary, stencil.ndim), **how)
     values = found.values
     batch = values.ndim == stencil.ndim + 1
-    settings.boundary.check(values.shape[1:] if batch else values.shape, stencil, settings.steps)
+    try:
+        settings.boundary.check(values.shape[1:] if batch else values.shape, stencil, settings.steps)
+    except BadInput as error:
+        raise BadInput(f"{grid}: {error}") from None
+    if output and grid != "-" and _same(output, grid):
+        raise BadInput(f"-o {output}: is the grid itself; choose another output")
     if batch and checkpoint_every:
         raise BadInput(f"--checkpoint-every: {grid} is a batch of {len(values)} grids; run them one by one")
     chosen = choose(stencil, values, settings)
     if settings.backend == "auto" and chosen.backend == "cpu":
         notes.append(f"runs on the CPU: {chosen.why}")
-    notes += warn_about(values, stencil, settings, chosen, strict)
+    warned += warn_about(values, stencil, settings, chosen, strict)
     identity = {
         "schema": "manifest/1", "tool": "sparstencil", "verb": "run", "version": sparstencil.__version__,
         "options": {
@@ -552,12 +595,34 @@ def prepared(
             "backend": chosen.backend, "fuse": settings.fuse, "tile": list(settings.tile) if settings.tile else None,
             "solver": settings.solver, "checkpoint_every": checkpoint_every, "convolve": convolve,
             "result": grids.key_of(output) if output else None,
+            "arithmetic": cpu.arithmetic() if chosen.backend == "cpu" else None,
         },
         "inputs": [{"path": grid, "sha256": found.sha256}],
     }  # fmt: skip
     return Job(
-        values, stencil, settings, chosen, identity, output, checkpoint_every, overwrite, as_json, quiet, tuple(notes)
+        values,
+        stencil,
+        settings,
+        chosen,
+        identity,
+        output,
+        checkpoint_every,
+        overwrite,
+        as_json,
+        quiet,
+        tuple(notes),
+        tuple(warned),
+        strict,
     )
+
+
+def _same(output: str, grid: str) -> bool:
+    """Whether a result would take the place of its own grid."""
+    file, key = grids.file_of(grid), grids.key_of(grid)
+    target = grids.file_of(output)
+    if not os.path.exists(target) or not os.path.samefile(file, target):
+        return False
+    return key == grids.key_of(output) or grid == file
 
 
 def _manifest(path: Path, output: str) -> Record:
@@ -571,6 +636,20 @@ def _manifest(path: Path, output: str) -> Record:
     if not isinstance(found, dict):
         raise BadInput(f"{path}: damaged; choose another output or add --overwrite")
     return found
+
+
+def _whole_result(before: Record, manifest: Path, output: str) -> None:
+    """Raises BadInput where the file is not what its manifest says."""
+    told = before.get("result", {})
+    try:
+        raw = (
+            {"shape": tuple(told["shape"]), "dtype": told["dtype"]} if output.endswith((".bin", ".raw", ".dat")) else {}
+        )
+        sound = grids.read(output, **raw).sha256 == told["sha256"]
+    except (BadInput, KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise BadInput(f"{output}: is not what {manifest} says; choose another output or add --overwrite")
 
 
 @contextmanager
@@ -588,38 +667,75 @@ def claimed(job: Job) -> Iterator[bool]:
             before = _manifest(manifest, str(job.output))
             if changed := difference(before, job.identity):
                 raise BadInput(f"{job.output}: was made with {changed}; choose another output or add --overwrite")
+            _whole_result(before, manifest, str(job.output))
             job.say(f"{job.output}: is made already")
+            if job.as_json:
+                print(json.dumps(before.get("result", {})))
         yield not made
     finally:
         lock.release()
 
 
 def begun(job: Job) -> tuple[np.ndarray, int]:
-    """The state to go on from, in the working type or the grid's own, and how many steps it has made."""
+    """The state to go on from, in the working type or the grid's own, and how many steps it has made. Under --overwrite a
+    checkpoint of another run is no hindrance."""
     checkpoint = job.checkpoint
-    if checkpoint is None or job.overwrite or (held := checkpoint.load()) is None:
+    try:
+        held = checkpoint.load() if checkpoint is not None else None
+    except BadInput:
+        if not job.overwrite:
+            raise
+        held = None
+    if held is None:
         return job.values, 0
     job.say(f"goes on after step {held[1]} of {job.how.steps}")
     return held
 
 
 def finish(job: Job, out: np.ndarray, record: Record) -> None:
-    """Writes the result, then its manifest, and says so."""
+    """Writes the result, then its manifest, and says so. Raises BadInput under --strict for a result that is not finite."""
+    bad = int(out.size - np.isfinite(out).sum()) if out.dtype.kind == "f" else 0
+    if bad and np.isfinite(job.values).all():
+        told = f"{bad} of {out.size} points of the result are NaN or infinite, and none of the grid was"
+        if job.strict:
+            raise BadInput(f"{told} (--strict)")
+        job.warn(told)
+    _warn_of_error(job)
+    result = {"stencil": job.stencil.name, "key": job.stencil.key, **record, "sha256": grids.digest(out)}
     grids.write(job.output, out)
     if job.manifest is not None:
         counts = {"points": int(job.values.size), "steps": job.how.steps}
-        whole = {**job.identity, "argv": sys.argv, "counts": counts, **record}
+        whole = {**job.identity, "argv": sys.argv, "counts": counts, "result": result}
         write_atomic(job.manifest, json.dumps(whole, indent=2, default=float).encode() + b"\n")
-        Checkpoint(str(job.output), job.identity).remove()
+    if (checkpoint := job.checkpoint) is not None:
+        checkpoint.remove()
     if job.as_json:
-        stream = sys.stdout if job.target is not None else sys.stderr
-        print(json.dumps({"stencil": job.stencil.name, "key": job.stencil.key, **record}, default=float), file=stream)
+        print(json.dumps(result, default=float), file=sys.stdout if job.target is not None else sys.stderr)
     else:
         shape = " x ".join(map(str, job.values.shape))
         ranks = f", {record['ranks']} ranks" if record["ranks"] else ""
         job.say(
             f"{job.how.steps} steps of {shape} on {record['backend']} ({record['mode']}{ranks}): "
             f"{record['seconds']:.3f} s, {record['gstencil_s']:.3f} GStencil/s"
+        )
+
+
+def _warn_of_error(job: Job) -> None:
+    """Where the sample's error is above --rtol, or far above what the mode promises."""
+    how, chosen, error = job.how, job.chosen, job.error
+    if error is None:
+        return
+    told = f"--mode {chosen.mode} on {chosen.backend}: an error of {error['predicted']:.2g} after {how.steps} steps is predicted from a sample of the grid"
+    if how.rtol is not None and error["predicted"] > how.rtol:
+        job.warn(f"{told}, above --rtol {how.rtol:g}")
+    elif (
+        how.rtol is None
+        and not chosen.plain
+        and chosen.mode != "f64"
+        and error["predicted"] > 10 * modes.error_after(chosen.mode, how.steps)
+    ):
+        job.warn(
+            f"{told}, far above the mode's own {modes.error_after(chosen.mode, how.steps):.2g}; --mode f32 or f64 is nearer"
         )
 
 
@@ -656,12 +772,21 @@ def spoken(say: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def run(**given: Any) -> int:
-    """The verb; returns the exit code."""
-    job = prepared(**given)
+def tell(job: Job) -> None:
+    """What is known before the first step."""
     for line in job.notes:
         job.say(line)
-    with claimed(job) as wanted, spoken(job.say):
+    for line in job.warnings:
+        job.warn(line)
+
+
+def run(**given: Any) -> int:
+    """The verb; returns the exit code."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise BadInput("started under torchrun, and no --decomp says how the grid is cut")
+    job = prepared(**given)
+    tell(job)
+    with claimed(job) as wanted, spoken(job.warn):
         if wanted:
             finish(job, *_made(job))
     return 0

@@ -1,0 +1,204 @@
+"""The sparse cache in transformers' own models: dense parity, blocks however they fill, and no trace of batch mates."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from seer_models import config, draw
+
+from seer_decode import attend
+from seer_decode.cache import SeerCache, attached
+from seer_decode.gate import Gates
+from seer_decode.rotate import Unrotated
+from seer_decode.select import Policy, Selection
+from tenfold_shared import BadInput
+
+METHODS = ["seer", "oracle", "quest", "recent", "random"]
+
+
+def model_of(kind="llama", **more):
+    import transformers
+
+    torch.manual_seed(0)
+    made = transformers.AutoModelForCausalLM.from_config(config(kind, **more)).float().eval()
+    for parameter in made.parameters():  # attention that is far from even, so that a wrong block shows
+        parameter.data *= 3.0 if parameter.dim() > 1 else 1.0
+    return made
+
+
+def tokens(*shape, seed=0):
+    return torch.randint(3, 97, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def gates_of(model, block=16):
+    return Gates.of(model.config, seed=1, block=block)
+
+
+@torch.no_grad()
+def logits_of(model, ids, cache, mask=None, chunk=None):
+    """Logits (B, n, V) of a prefill of all but the last 12 tokens, or in chunks, then a token at a time."""
+    found, last = [], ids.shape[1] - 12
+    cuts = [0, *range(chunk, last, chunk), last] if chunk else [0, last]
+    cuts += range(last + 1, ids.shape[1] + 1)
+    positions = torch.arange(ids.shape[1])[None] if mask is None else (mask.cumsum(1) - 1).clamp_min(0)
+    for a, b in itertools.pairwise(cuts):
+        given = None if mask is None else mask[:, :b]
+        out = model(ids[:, a:b], attention_mask=given, position_ids=positions[:, a:b].expand(ids.shape[0], -1), past_key_values=cache)  # fmt: skip
+        found.append(out.logits)
+    return torch.cat(found, 1)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_budget_that_holds_everything_is_dense(kind, method):
+    """Greedy tokens of transformers' own generate, and its logits."""
+    model, ids = model_of(kind), tokens(2, 50)
+    gates = gates_of(model) if method == "seer" else None
+    alone = model.generate(ids, max_new_tokens=40, do_sample=False, eos_token_id=None, output_logits=True, return_dict_in_generate=True)  # fmt: skip
+    with attached(model):
+        cache = SeerCache(model, Policy("budget", 96, 16), method, gates)
+        ours = model.generate(ids, max_new_tokens=40, do_sample=False, eos_token_id=None, past_key_values=cache, output_logits=True, return_dict_in_generate=True)  # fmt: skip
+    assert torch.equal(alone.sequences, ours.sequences)
+    assert torch.allclose(torch.stack(alone.logits), torch.stack(ours.logits), atol=1e-4)
+    assert cache.density() == 1.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_small_budget_changes_the_result_and_is_a_ceiling(method):
+    model, ids = model_of(), tokens(1, 150)
+    gates = gates_of(model) if method == "seer" else None
+    with attached(model):
+        cache = SeerCache(model, Policy("budget", 48, 16, sink=1), method, gates)
+        sparse = logits_of(model, ids, cache)
+        dense = logits_of(model, ids, SeerCache(model, Policy("dense", block=16), "dense"))
+    assert torch.equal(sparse[:, :138], dense[:, :138]) and not torch.allclose(
+        sparse[:, 138:], dense[:, 138:], atol=1e-3
+    )
+    assert len(cache.trace) == 3 * 12
+    assert all(
+        step.read == 2 * 3 and step.blocks >= 2 * 9 for step in cache.trace
+    )  # two stored heads, three blocks each
+
+
+@pytest.mark.parametrize("before", range(16, 33))
+def test_compressed_keys_do_not_depend_on_how_blocks_fill(before):
+    """A block that begins in the prefill and fills token by token, in every layer: its first key and position are its own."""
+    model, ids = model_of("qwen"), tokens(1, 53)
+    made = []
+    for prefill in (before, 53):
+        with attached(model), torch.no_grad():
+            cache = SeerCache(model, Policy("dense", block=16), "seer", gates_of(model))
+            model(ids[:, :prefill], past_key_values=cache)
+            for at in range(prefill, 53):
+                model(ids[:, at : at + 1], past_key_values=cache)
+        made.append([layer.compressed[:, :, :3] for layer in cache.sparse])
+    assert len(made[0]) == 3 and made[0][0].abs().min() > 0
+    for layer, (one, other) in enumerate(zip(*made, strict=True)):
+        assert torch.allclose(one, other, atol=2e-5), layer
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "policy", [Policy("budget", 48, 16), Policy("threshold", 0.05, 16)], ids=["budget", "threshold"]
+)
+def test_batch_mates_and_padding_change_nothing(method, policy):
+    model = model_of("qwen")
+    lengths, width = (70, 101, 20), 101
+    ids, mask = tokens(3, width), torch.ones(3, width, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        mask[row, : width - length] = 0
+    gates = gates_of(model) if method == "seer" else None
+    with attached(model):
+        together = logits_of(model, ids, SeerCache(model, policy, method, gates), mask)
+        for row, length in enumerate(lengths):
+            alone = logits_of(model, ids[row : row + 1, width - length :], SeerCache(model, policy, method, gates))
+            assert torch.allclose(together[row, width - length :], alone[0], atol=1e-4), row
+
+
+def test_a_prefill_in_chunks_is_the_whole_one():
+    model, ids = model_of(), tokens(2, 90)
+    with attached(model):
+        made = [
+            logits_of(model, ids, SeerCache(model, Policy("budget", 32, 16), "seer", gates_of(model)), chunk=chunk)
+            for chunk in (None, 13, 32)
+        ]
+    assert torch.allclose(made[0], made[1], atol=1e-4) and torch.allclose(made[0], made[2], atol=1e-4)
+
+
+def test_beams_samples_and_tokens_taken_back():
+    model, ids = model_of(), tokens(2, 40)
+    how = {"max_new_tokens": 20, "eos_token_id": None}
+    for more in ({"num_beams": 3, "do_sample": False}, {"do_sample": True, "top_k": 20}):
+        torch.manual_seed(5)
+        alone = model.generate(ids, **how, **more)
+        torch.manual_seed(5)
+        with attached(model):
+            ours = model.generate(
+                ids, **how, **more, past_key_values=SeerCache(model, Policy("budget", 64, 16), "oracle")
+            )
+        assert torch.equal(alone, ours)
+    policy = Policy("budget", 32, 16)
+    with attached(model), torch.no_grad():
+        cache, fresh = (SeerCache(model, policy, "seer", gates_of(model)) for _ in range(2))
+        model(ids, past_key_values=cache)
+        model(tokens(2, 9, seed=7), past_key_values=cache)  # fills a block that is taken back
+        cache.crop(-9)
+        model(ids, past_key_values=fresh)
+        for at in range(12):
+            step = tokens(2, 1, seed=20 + at)
+            assert torch.allclose(
+                model(step, past_key_values=cache).logits, model(step, past_key_values=fresh).logits, atol=1e-4
+            )
+
+
+def test_gates_of_another_model_are_refused():
+    model = model_of()
+    with pytest.raises(BadInput, match="needs gates"):
+        SeerCache(model, Policy("dense", block=16))
+    with pytest.raises(BadInput, match="block 32, and here it is 16"):
+        SeerCache(model, Policy("dense", block=16), "seer", gates_of(model, 32))
+    with pytest.raises(BadInput, match="layers 2, and here it is 3"):
+        SeerCache(model, Policy("dense", block=16), "seer", Gates.of(config(num_hidden_layers=2), block=16))
+    with pytest.raises(BadInput, match="left padding only"), attached(model), torch.no_grad():
+        model(tokens(1, 8), attention_mask=torch.tensor([[1, 1, 0, 1, 1, 1, 1, 1]]), past_key_values=SeerCache(model, Policy("dense", block=16), "dense"))  # fmt: skip
+
+
+@pytest.mark.parametrize("rope", [None, {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 1024}])  # fmt: skip
+def test_the_rotation_is_taken_off(rope):
+    model = model_of(**({"rope_parameters": rope} if rope else {}))
+    back, x, positions = (
+        Unrotated(model),
+        draw(2, 4, 9, 8),
+        torch.arange(9)[None].expand(2, -1) + torch.tensor([[0], [700]]),
+    )
+    cos, sin = model.model.rotary_emb(x, positions)
+    left, right = x.chunk(2, -1)
+    turned = x * cos[:, None] + torch.cat([-right, left], -1) * sin[:, None]
+    assert torch.allclose(back(turned, positions), x, atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 6), st.integers(0, 1000))
+def test_chosen_blocks_are_the_softmax_of_their_tokens(batch, stored, group, most, seed):
+    generator = torch.Generator().manual_seed(seed)
+    block, dim, count = 16, 8, 6
+    lengths = torch.randint(1, count * block + 1, (batch,), generator=generator)
+    q, k, v = draw(batch, stored * group, dim, seed=seed), draw(batch, stored, count * block, dim, seed=seed + 1), draw(batch, stored, count * block, dim, seed=seed + 2)  # fmt: skip
+    mask = torch.rand(batch, stored, count, generator=generator).argsort(-1) < most
+    mask &= torch.arange(count) < ((lengths + block - 1) // block)[:, None, None]
+    found = attend.blocks(q, k, v, lengths, Selection.of_mask(mask, max(1, most)), block, 0.3)
+    for b in range(batch):
+        seen = mask[b].repeat_interleave(block, -1) & (torch.arange(count * block) < lengths[b])
+        for h in range(stored * group):
+            own = seen[h // group]
+            z = (k[b, h // group][own].double() @ q[b, h].double()) * 0.3
+            whole = z.softmax(0) @ v[b, h // group][own].double()
+            assert torch.allclose(found[b, h].double(), whole, atol=1e-5)
+    everything = Selection.of_mask(
+        (torch.arange(count) < ((lengths + block - 1) // block)[:, None, None]).expand(batch, stored, count)
+    )
+    assert torch.allclose(
+        attend.blocks(q, k, v, lengths, everything, block, 0.3), attend.dense(q, k, v, lengths, 0.3), atol=1e-5
+    )

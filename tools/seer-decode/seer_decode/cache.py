@@ -1,0 +1,391 @@
+"""The cache of a sparse decoder in a transformers model: all keys and values, one compressed key a block, and what is read.
+
+    with attached(model):
+        cache = SeerCache(model, Policy("budget", 1024), gates=gates)
+        model.generate(..., past_key_values=cache)
+
+A prefill is dense. Then each step of each gated layer scores the past blocks, chooses by the policy and attends to what was
+chosen (arXiv 2506.08889, section 3). A sequence's token p lies at slot p whatever padding it came with: blocks begin at its
+own first token, padding is in no pool, and no batch mate changes a result. Memory grows by doubling, so that a step copies
+nothing. A block's compressed key is made when it is full, from its keys turned back by the model's rotation, at the position
+of its first token, in a prefill as in a step.
+
+Positions must count from a sequence's first token, as `generate` has them; padding must be on the left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.modeling_utils import AttentionInterface
+
+from seer_decode import attend
+from seer_decode.gate import Gate, Gates
+from seer_decode.rotate import Unrotated
+from seer_decode.select import (
+    METHODS,
+    Bounds,
+    Policy,
+    Selection,
+    blocks_of,
+    key_bounds,
+    oracle_scores,
+    quest_scores,
+    random_scores,
+    recent_scores,
+    select,
+)
+from seer_decode.shape import gated_layers
+from tenfold_shared import BadInput
+
+NAME = "seer-decode"
+Method = Literal["seer", "oracle", "quest", "recent", "random", "dense"]
+
+
+class Step(NamedTuple):
+    """What one layer read of its sequences in one step: blocks of all stored heads, of so many."""
+
+    layer: int
+    read: int
+    blocks: int
+
+
+class Pending(NamedTuple):
+    """New keys and values on their way from `update` to the attention function."""
+
+    layer: SeerLayer
+    keys: Tensor
+    values: Tensor
+
+
+class SeerLayer(CacheLayerMixin):
+    """One layer. keys, values (B, Hkv, capacity, D); lengths (B,) tokens of each sequence; compressed (B, Hkv, N, dg) float32
+    and, for `quest`, bounds (B, Hkv, N, D), of whole blocks."""
+
+    is_sliding = False
+    is_croppable = True
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, index: int, how: SeerCache, gate: Gate | None) -> None:
+        super().__init__()
+        self.index, self.how, self.gate = index, how, gate
+        self.length = 0  # with padding, as transformers counts
+        self.start: Tensor | None = None
+
+    @property
+    def block(self) -> int:
+        return self.how.policy.block
+
+    # ------------------------------------------------------------ what transformers asks of a layer
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        batch, heads, _, dim = key_states.shape
+        if value_states.shape != key_states.shape:
+            raise BadInput(
+                f"layer {self.index}: keys of {dim} and values of {value_states.shape[-1]} channels are not alike"
+            )
+        self.keys, self.values = (
+            key_states.new_zeros(batch, heads, 0, dim),
+            value_states.new_zeros(batch, heads, 0, dim),
+        )
+        self.lengths = torch.zeros(batch, dtype=torch.int64, device=key_states.device)
+        wide = self.gate.shape.gate_dim if self.gate is not None else 0
+        self.compressed = torch.zeros(batch, heads, 0, wide, device=key_states.device)
+        self.high, self.low = (torch.zeros(batch, heads, 0, dim, device=key_states.device) for _ in range(2))
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.length += key_states.shape[2]
+        pending = Pending(self, key_states, value_states)
+        return pending, pending
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def reset(self) -> None:
+        self.is_initialized, self.length, self.start = False, 0, None
+
+    def _over_batch(self, change: Callable[[Tensor], Tensor]) -> None:
+        if not self.is_initialized:
+            return
+        for name in ("keys", "values", "lengths", "compressed", "high", "low"):
+            setattr(self, name, change(getattr(self, name)))
+        self.start = None if self.start is None else change(self.start)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self._over_batch(lambda t: t.index_select(0, beam_idx.to(t.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self._over_batch(lambda t: t.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._over_batch(lambda t: t[indices])
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take back the latest tokens: so many where the number is below 0, else, as transformers has it, all beyond it. A
+        block that is no longer full is compressed again when it fills."""
+        count = -tokens_to_remove if tokens_to_remove < 0 else max(0, self.length - tokens_to_remove)
+        if not count or not self.is_initialized:
+            return
+        if count > int(self.lengths.min()):
+            raise BadInput(
+                f"layer {self.index}: {count} tokens cannot be taken back, a sequence has {int(self.lengths.min())}"
+            )
+        self.length -= count
+        self.lengths = self.lengths - count
+
+    # ------------------------------------------------------------ attention
+
+    def attend(self, query: Tensor, pending: Pending, padding: Tensor | None, scale: float) -> Tensor:
+        """(B, Hq, n, D) of new queries over all tokens or, for one query each, over the blocks that are chosen.
+
+        padding: (B, kv) which slots are tokens, or None for all."""
+        if padding is not None:
+            self.start = _start(padding)
+        count = pending.keys.shape[2]
+        self._append(pending.keys, pending.values)
+        if count > 1:
+            return self._chunk(query, scale)
+        alone = query[:, :, 0]
+        chosen = self._choose(alone, scale)
+        if chosen is None:
+            return attend.dense(alone, self.keys, self.values, self.lengths, scale)[:, :, None]
+        return attend.blocks(alone, self.keys, self.values, self.lengths, chosen, self.block, scale)[:, :, None]
+
+    def _append(self, keys: Tensor, values: Tensor) -> None:
+        """New tokens to their slots; padding has none."""
+        batch, _, count, _ = keys.shape
+        start = (
+            torch.zeros(batch, dtype=torch.int64, device=keys.device)
+            if self.start is None
+            else self.start.to(keys.device)
+        )
+        before, lengths = self.lengths, (self.length - start).clamp_min(0)
+        if int((lengths - before).min()) < 0 or int((lengths - before).max()) > count:
+            raise BadInput(f"layer {self.index}: the padding of a sequence changed after its first tokens")
+        self._grow(int(lengths.max()))
+        even = bool((before == before[0]).all() and (lengths == lengths[0]).all())
+        if even:
+            first, last = int(before[0]), int(lengths[0])
+            self.keys[:, :, first:last] = keys[:, :, count - (last - first) :]
+            self.values[:, :, first:last] = values[:, :, count - (last - first) :]
+        for row, (first, last) in enumerate(zip(before.tolist(), lengths.tolist(), strict=True)):
+            if last > first and not even:
+                self.keys[row, :, first:last] = keys[row, :, count - (last - first) :]
+                self.values[row, :, first:last] = values[row, :, count - (last - first) :]
+        self.lengths = lengths
+        for row, (first, last) in enumerate(zip(before.tolist(), lengths.tolist(), strict=True)):
+            if first // self.block < last // self.block:
+                self._compress(row, first // self.block, last // self.block)
+
+    def _grow(self, tokens: int) -> None:
+        """Room for so many tokens, whole blocks, at least twice what there was."""
+        held = self.keys.shape[2]
+        if tokens <= held:
+            return
+        blocks = -(-max(tokens, 2 * held, 256) // self.block)
+        more = blocks * self.block - held
+        self.keys, self.values = (pad(x, (0, 0, 0, more)) for x in (self.keys, self.values))
+        self.compressed = pad(self.compressed, (0, 0, 0, blocks - self.compressed.shape[2]))
+        if self.how.method == "quest":
+            self.high, self.low = (pad(x, (0, 0, 0, blocks - x.shape[2])) for x in (self.high, self.low))
+
+    def _compress(self, row: int, first: int, last: int) -> None:
+        """Blocks first … last − 1 of a sequence, which are full."""
+        held = self.keys[row : row + 1, :, first * self.block : last * self.block]
+        if self.gate is not None and self.how.method == "seer":
+            positions = torch.arange(first * self.block, last * self.block, device=held.device)[None]
+            features = self.gate.key_features(self.how.unrotated(held, positions), first)
+            self.compressed[row : row + 1, :, first:last] = features.detach()
+        if self.how.method == "quest":
+            bounds = key_bounds(held.float(), self.block)
+            self.high[row : row + 1, :, first:last], self.low[row : row + 1, :, first:last] = bounds
+
+    def _chunk(self, query: Tensor, scale: float) -> Tensor:
+        """Dense attention of a chunk, each query to what is before it."""
+        count, lengths = query.shape[2], self.lengths.tolist()
+        even = self.start is None and min(lengths) == max(lengths)
+        if even and lengths[0] == count:
+            keys, values = self.keys[:, :, :count], self.values[:, :, :count]
+            return scaled_dot_product_attention(query, keys, values, is_causal=True, scale=scale, enable_gqa=True)
+        out = torch.zeros_like(query)
+        for row, length in enumerate(lengths):
+            real = min(count, length)
+            mine = slice(row, row + 1)
+            seen = torch.ones(real, length, dtype=torch.bool, device=query.device).tril(length - real)
+            out[mine, :, count - real :] = scaled_dot_product_attention(
+                query[mine, :, count - real :], self.keys[mine, :, :length], self.values[mine, :, :length], seen, scale=scale,
+                enable_gqa=True,
+            )  # fmt: skip
+        return out
+
+    def _choose(self, query: Tensor, scale: float) -> Selection | None:
+        """The blocks of one query each, (B, Hq, D); None where all are read, and dense attention is the same."""
+        how, lengths = self.how, self.lengths
+        blocks = blocks_of(lengths, self.block)
+        every = self.keys.shape[1] * int(blocks.sum())
+        if how.method == "dense" or self.index < how.dense_layers or int(lengths.min()) < 1:
+            how.trace.append(Step(self.index, every, every))
+            return None
+        chosen = select(self._scores(query, int(blocks.max()), scale), lengths, how.policy)
+        read = int(chosen.counts.sum())
+        how.trace.append(Step(self.index, read, every))
+        return None if read == every else chosen
+
+    def _scores(self, query: Tensor, most: int, scale: float) -> Tensor:
+        """(B, Hkv, most) logits of blocks, of which those from the tail on are not looked at."""
+        how, lengths, heads = self.how, self.lengths, self.keys.shape[1]
+        if how.method == "seer":
+            assert self.gate is not None
+            at = (lengths - 1)[:, None]
+            features = self.gate.query_features(how.unrotated(query[:, :, None], at), at)
+            return self.gate.scores(features, self.compressed[:, :, :most])[:, :, 0]
+        if how.method == "oracle":
+            return oracle_scores(query, self.keys[:, :, : int(lengths.max())], lengths, self.block, scale)
+        if how.method == "quest":
+            return quest_scores(query, Bounds(self.high[:, :, :most], self.low[:, :, :most]), how.quest_share, scale)
+        if how.method == "recent":
+            return recent_scores(lengths, heads, self.block)
+        return random_scores(lengths, heads, self.block, how.seed, self.index)
+
+
+class SeerCache(Cache):
+    """For use inside `attached(model)`. Layers that can have no gate keep transformers' own caches.
+
+    method: what ranks blocks; `seer` needs gates of the policy's block. dense_layers: so many first layers read everything.
+    quest_share: how a group shares Quest's scores. trace: a `Step` a layer and step, for as long as the cache lives.
+    Raises BadInput for gates that are missing or of another shape.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        policy: Policy,
+        method: Method = "seer",
+        gates: Gates | None = None,
+        *,
+        dense_layers: int = 0,
+        quest_share: Literal["max", "mean"] = "max",
+        seed: int = 0,
+    ) -> None:
+        if method not in METHODS:
+            raise BadInput(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+        self.policy, self.method, self.seed = policy.checked(), method, seed
+        self.dense_layers, self.quest_share = dense_layers, quest_share
+        self.unrotated = Unrotated(model)
+        self.trace: list[Step] = []
+        gated, _ = gated_layers(model.config)
+        if method == "seer":
+            _check(model, policy, gates, gated)
+        config = model.config.get_text_config()
+        layers = list(DynamicCache(config=config).layers)
+        while len(layers) < config.num_hidden_layers:  # a config of full layers only leaves them to be made later
+            layers.append(DynamicLayer())
+        for index in gated:
+            layers[index] = SeerLayer(index, self, gates[index] if gates is not None and index in gates else None)
+        super().__init__(layers=layers)
+
+    @property
+    def sparse(self) -> list[SeerLayer]:
+        return [layer for layer in self.layers if isinstance(layer, SeerLayer)]
+
+    def density(self) -> float:
+        """Share of blocks that were read, over all steps and layers of the trace; 1 before the first step."""
+        blocks = sum(step.blocks for step in self.trace)
+        return sum(step.read for step in self.trace) / blocks if blocks else 1.0
+
+
+def _check(model: Any, policy: Policy, gates: Gates | None, gated: list[int]) -> None:
+    from seer_decode.shape import Shape
+
+    if gates is None:
+        raise BadInput("method seer: needs gates; the others (oracle, quest, recent, random, dense) do not")
+    mine, found = Shape.of(model.config, block=policy.block), gates.shape
+    for name in ("layers", "heads", "kv_heads", "head_dim", "block"):
+        if getattr(mine, name) != getattr(found, name):
+            raise BadInput(f"gates: are made for {name} {getattr(found, name)}, and here it is {getattr(mine, name)}")
+    if missing := [index for index in gated if index not in gates]:
+        raise BadInput(f"gates: have none of layer {missing[0]}")
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Any,
+    value: Any,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention function: gated layers attend through their cache, others as `sdpa` does."""
+    if not isinstance(key, Pending):
+        return sdpa_attention_forward(
+            module, query, key, value, _dense_mask(query, key, attention_mask), scaling=scaling, **kwargs
+        )
+    if kwargs.get("softcap") or kwargs.get("sliding_window") or kwargs.get("s_aux") is not None:
+        raise BadInput("the model's attention has soft caps, sinks or windows of its own in a gated layer")
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    out = key.layer.attend(query, key, attention_mask, scale)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _start(padding: Tensor) -> Tensor:
+    """(B,) how many slots before a sequence's first token, of padding (B, kv). Raises BadInput for padding elsewhere."""
+    tokens = padding.bool()
+    start = tokens.shape[1] - tokens.sum(1)
+    if not torch.equal(tokens, torch.arange(tokens.shape[1], device=tokens.device) >= start[:, None]):
+        raise BadInput("the attention mask hides tokens other than padding on the left; expected left padding only")
+    return start
+
+
+def _dense_mask(query: Tensor, key: Tensor, given: Tensor | None) -> Tensor | None:
+    """What `sdpa` needs where a layer has another cache: our padding (B, kv) with the causal order written out."""
+    count, tokens = query.shape[2], key.shape[2]
+    if given is not None and given.dim() == 4:
+        return given
+    if given is None and count in (1, tokens):
+        return None
+    seen = torch.ones(count, tokens, dtype=torch.bool, device=query.device).tril(tokens - count)[None, None]
+    return seen if given is None else seen & given[:, None, None, :tokens]
+
+
+def mask(**given: Any) -> Tensor | None:
+    """For gated layers the padding (B, kv), None without any: causal order needs no mask. For others what `sdpa` wants."""
+    if given.get("local_size") is not None:
+        return sdpa_mask(**given)
+    padding = given.get("attention_mask")
+    if padding is None or bool(padding.bool().all()):
+        return None
+    return padding.bool()
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, mask)
+
+
+@contextmanager
+def attached(model: Any) -> Iterator[Any]:
+    """The model with this attention; its own comes back at the end. A call without a `SeerCache` attends as `sdpa`."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    try:
+        yield model
+    finally:
+        model.set_attn_implementation(before)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-TOOLS = ("antkv",)
+TOOLS = ("antkv", "seer-decode")  # their cases stand in modules with _ for -
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def kernels(tool: str | None = None) -> list[Kernel]:
     """The registered kernels, of one tool or of all."""
     found: list[Kernel] = []
     for name in TOOLS if tool is None else (tool,):
-        found += importlib.import_module(f"tenfold_kernels.cases.{name}").KERNELS
+        found += importlib.import_module(f"tenfold_kernels.cases.{name.replace('-', '_')}").KERNELS
     return found
 
 
@@ -81,9 +81,10 @@ def relative_error(result: Any, oracle: Any) -> float:
     return worst / largest if largest > 0 else worst
 
 
-def check(kernel: Kernel, arguments: dict[str, Any], results: tuple[Any, ...]) -> float:
-    """Largest error of a launcher's results against the oracle."""
+def check(kernel: Kernel, arguments: dict[str, Any], results: Any) -> float:
+    """Largest error of a launcher's results, a tuple or one tensor, against the oracle."""
     errors = [0.0]
+    results = results if isinstance(results, tuple) else (results,)
     for result, truth in zip(results, kernel.oracle(arguments), strict=True):
         if (result is None) != (truth is None):
             raise ValueError(f"{kernel.name}: a result is missing or not expected")

@@ -665,7 +665,7 @@ OTHERS = {
     ),
     "Mamba": ({"vocab_size": 11, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 8}, "has no num_attention_heads"),
     "Mistral": ({**B, "sliding_window": 64}, "no layer attends to its whole context"),
-    "Bloom": ({"vocab_size": 11, "hidden_size": 64, "n_layer": 2, "n_head": 4}, "attention code of its own, as models with ALiBi"),
+    "Bloom": ({"vocab_size": 11, "hidden_size": 64, "n_layer": 2, "n_head": 4}, "attention code of its own"),
     "Llama4Text": (
         {**B, "head_dim": 16, "intermediate_size_mlp": 96, "num_local_experts": 2, "num_experts_per_tok": 1},
         "no layer attends to its whole context",
@@ -702,9 +702,8 @@ def test_models_that_are_none_for_it_are_refused_by_every_verb(folder, tmp_path,
         inspect.anchors_of(str(folder / "text.txt"), **how)
     with pytest.raises(BadInput, match=told):
         bench.run(uri=str(where), trust_remote_code=False, tokens=128, bits="1", rope="post", rounds=1, as_json=False)
-    if kind != "GptOss":  # its config does not tell of sinks
-        with pytest.raises(BadInput):
-            plan.plan(inspect.config_of(str(where)), 10**9, 512, 1, 0.01, 128, 512, "head", 0.05)
+    with pytest.raises(BadInput):
+        plan.plan(inspect.config_of(str(where)), 10**9, 512, 1, 0.01, 128, 512, "head", 0.05)
 
 
 def test_configs_that_count_nothing_are_named():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tenfold_kernels import device, report
-from tenfold_kernels.registry import check, kernels, relative_error
+from tenfold_kernels.registry import TOOLS, check, kernels, relative_error
 
 KERNELS = kernels()
 TESTS = [
@@ -57,6 +57,12 @@ def test_cases_of_the_gpu_can_be_launched(kernel):
 
 def test_names_are_unique():
     assert len({kernel.name for kernel in KERNELS}) == len(KERNELS)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_kernels_of_one_tool_are_its_own(tool):
+    assert kernels(tool)
+    assert all(kernel.tool == tool for kernel in kernels(tool))
 
 
 def test_every_device_file_is_registered():

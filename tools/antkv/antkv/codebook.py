@@ -96,6 +96,8 @@ class Model(msgspec.Struct, frozen=True):
             )
         if text.model_type == "gpt_oss":  # its config does not say so; a model's parameters do (layers.py)
             raise BadInput("gpt_oss: its attention has sinks, a share that goes to no token; antkv does not know them")
+        if text.model_type in ("bloom", "mpt") or getattr(text, "alibi", False):
+            raise BadInput(f"{text.model_type}: has attention code of its own, for ALiBi; antkv cannot reach it")
         if getattr(text, "num_kv_shared_layers", None):
             raise BadInput(
                 f"the model's last {text.num_kv_shared_layers} layers read the keys and values of others; antkv does not know that"

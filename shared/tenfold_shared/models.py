@@ -175,6 +175,28 @@ def resolve(uri: str) -> Checkpoint:
     return Checkpoint(found[1], found[2])
 
 
+def config_of(uri: str, extra: str) -> Any:
+    """A transformers model's config: smollm2, a folder with config.json, such a file by any name, or a hub id. No weights are
+    read and no code of the model's own is run. extra: what installs transformers. Raises BadInput, Missing."""
+    try:
+        from transformers import AutoConfig
+    except ImportError:
+        raise Missing(f"needs transformers: pip install '{extra}'") from None
+    path = Path(uri).expanduser()
+    if path.is_file() and path.suffix != ".gguf":
+        where, revision = str(path), None
+    else:
+        where, revision, _ = resolve(uri)
+    try:
+        return AutoConfig.from_pretrained(where, revision=revision or "main", trust_remote_code=False)
+    except Exception as error:  # its libraries have classes of their own for a broken file
+        if "trust_remote_code" in str(error):
+            raise BadInput(f"{uri}: its config is Python code of its own, which is not run here") from None
+        if isinstance(error, OSError) and not Path(where).exists():
+            raise Missing(f"{uri}: no such folder, and not to be had from the hub: {one_line(error, 160)}") from None
+        raise BadInput(f"{uri}: no config that transformers knows: {one_line(error, 160)}") from None
+
+
 def _adapter(folder: Path) -> Checkpoint:
     try:
         base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]

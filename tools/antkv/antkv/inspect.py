@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from antkv.codebook import load
 from antkv.text import Text, check_length
-from tenfold_shared import BadInput, Missing
-from tenfold_shared.generate import one_line
+from tenfold_shared import BadInput, models
 from tenfold_shared.jsonl import is_pipe
-from tenfold_shared.models import load_causal_lm, resolve
+from tenfold_shared.models import load_causal_lm
 
 Record = dict[str, Any]
 
@@ -20,23 +18,7 @@ Record = dict[str, Any]
 def config_of(uri: str) -> Any:
     """A model's config: smollm2, a folder with config.json, such a file by any name, or a hub id. No weights are read and
     no code of the model's own is run. Raises BadInput, Missing."""
-    try:
-        from transformers import AutoConfig
-    except ImportError:
-        raise Missing("needs transformers: pip install 'antkv[hf]'") from None
-    path = Path(uri).expanduser()
-    if path.is_file() and path.suffix != ".gguf":
-        where, revision = str(path), None
-    else:
-        where, revision, _ = resolve(uri)
-    try:
-        return AutoConfig.from_pretrained(where, revision=revision or "main", trust_remote_code=False)
-    except Exception as error:  # its libraries have classes of their own for a broken file
-        if "trust_remote_code" in str(error):
-            raise BadInput(f"{uri}: its config is Python code of its own, which is not run here") from None
-        if isinstance(error, OSError) and not Path(where).exists():
-            raise Missing(f"{uri}: no such folder, and not to be had from the hub: {one_line(error, 160)}") from None
-        raise BadInput(f"{uri}: no config that transformers knows: {one_line(error, 160)}") from None
+    return models.config_of(uri, "antkv[hf]")
 
 
 def is_codebook(path: str) -> bool:

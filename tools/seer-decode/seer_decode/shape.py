@@ -15,9 +15,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from tenfold_shared import BadInput, Missing
+from tenfold_shared import BadInput, models
 from tenfold_shared.generate import one_line
-from tenfold_shared.models import resolve
 
 Pool = Literal["max", "min", "avg"]
 Query = Literal["Qproj", "Qavgproj", "Qavg", "Qorig"]
@@ -314,22 +313,10 @@ class Base(msgspec.Struct, frozen=True):
 def config_of(uri: str) -> Any:
     """A model's config: smollm2, a folder with config.json, such a file by any name, or a hub id. No weights are read and
     no code of the model's own is run. Raises BadInput, Missing."""
-    try:
-        from transformers import AutoConfig
-    except ImportError:
-        raise Missing("needs transformers: pip install 'seer-decode[hf]'") from None
     path = Path(uri).expanduser()
     if path.is_file() and path.suffix != ".gguf":
         return config_from(read_json(path), uri)
-    where, revision, _ = resolve(uri)
-    try:
-        return AutoConfig.from_pretrained(where, revision=revision or "main", trust_remote_code=False)
-    except Exception as error:  # its libraries have classes of their own for a broken file
-        if "trust_remote_code" in str(error):
-            raise BadInput(f"{uri}: its config is Python code of its own, which is not run here") from None
-        if isinstance(error, OSError) and not Path(where).exists():
-            raise Missing(f"{uri}: no such folder, and not to be had from the hub: {one_line(error, 160)}") from None
-        raise BadInput(f"{uri}: no config that transformers knows: {one_line(error, 160)}") from None
+    return models.config_of(uri, "seer-decode[hf]")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -155,19 +155,20 @@ def _quads(layout: Layout, pairs: list[Pair]) -> list[tuple[int, int, int, int]]
         return at.get((*place[:-1], place[-1] + 1))
 
     left = dict.fromkeys(sorted(pairs))
-    groups, rest = [], []
+    groups: list[tuple[int, int, int, int]] = []
+    rest: list[tuple[int, int]] = []
     while left:
         a, a2 = next(iter(left))
         del left[a, a2]
         b, b2 = next_to(a), next_to(a2)
-        if (b, b2) in left:
-            del left[b, b2]  # type: ignore[arg-type]
+        if b is not None and b2 is not None and (b, b2) in left:
+            del left[b, b2]
             groups.append((a, b, a2, b2))
         else:
             rest.append((a, a2))
     for first, second in itertools.zip_longest(rest[::2], rest[1::2], fillvalue=(NONE, NONE)):
         groups.append((first[0], second[0], first[1], second[1]))
-    return groups  # type: ignore[return-value]
+    return groups
 
 
 # ---------------------------------------------------------------- groups that need not be pairs

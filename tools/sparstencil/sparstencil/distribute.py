@@ -177,8 +177,8 @@ class Block:
                 table = sources_of(rule, np.arange(-low, n + high), n)
                 padded = padded.take(table.clip(0), axis=axis)
                 if rule == "constant" and (table < 0).any():
-                    where = [slice(None)] * padded.ndim
-                    where[axis] = table < 0  # type: ignore[call-overload]
+                    where: list[Any] = [slice(None)] * padded.ndim
+                    where[axis] = table < 0
                     padded[tuple(where)] = self.boundary.value
         out = self._valid(padded, wide, depths, inner)
         if any(a or b for a, b in kept):

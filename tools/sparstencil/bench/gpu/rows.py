@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -340,7 +341,7 @@ def rows(timer: Timer, copy: float, size: Size | None = None) -> Iterator[Callab
     if bench.size.modes:
         yield lambda: precision(bench) if bench.left(8) else late("modes", "")
     for name in bench.size.literature:
-        yield lambda name=name: timed(bench, name, 1)  # type: ignore[misc]
+        yield partial(timed, bench, name, 1)
     for name in bench.size.fused:
-        yield lambda name=name: timed(bench, name, FUSED[name])  # type: ignore[misc]
+        yield partial(timed, bench, name, FUSED[name])
     yield lambda: summary(bench)

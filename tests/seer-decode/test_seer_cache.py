@@ -7,12 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from seer_models import config, draw
+from torch.nn.functional import scaled_dot_product_attention
 
 from seer_decode import attend
 from seer_decode.cache import SeerCache, attached
 from seer_decode.gate import Gates
 from seer_decode.rotate import Unrotated
-from seer_decode.select import Policy, Selection
+from seer_decode.select import Policy, Selection, select
 from tenfold_shared import BadInput
 
 METHODS = ["seer", "oracle", "quest", "recent", "random"]
@@ -202,3 +203,99 @@ def test_chosen_blocks_are_the_softmax_of_their_tokens(batch, stored, group, mos
     assert torch.allclose(
         attend.blocks(q, k, v, lengths, everything, block, 0.3), attend.dense(q, k, v, lengths, 0.3), atol=1e-5
     )
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 150), st.integers(1, 4), st.sampled_from([torch.float32, torch.bfloat16]), st.integers(0, 1000))  # fmt: skip
+def test_a_workspace_and_parts_change_nothing(batch, stored, length, most, dtype, seed):
+    """Lists that are full and end with the tail, as those of a policy, with memory kept between calls and few lists at a time."""
+    block, dim, group = 16, 8, 2
+    blocks = -(-length // block)
+    q, k, v = (x.to(dtype) for x in (draw(batch, stored * group, dim, seed=seed), *draw(2, batch, stored, blocks * block + block, dim, seed=seed + 1)))  # fmt: skip
+    lengths = torch.full((batch,), length)
+    chosen = select(draw(batch, stored, blocks, seed=seed + 2), lengths, Policy("budget", most * block, block))
+    mask = chosen.mask(blocks).repeat_interleave(block, -1)[..., :length].repeat_interleave(group, 1)
+    whole = scaled_dot_product_attention(
+        q.float()[:, :, None], *(x[:, :, :length].float() for x in (k, v)), mask[:, :, None], enable_gqa=True
+    )[:, :, 0]
+    workspace, before = attend.Workspace(), attend.GATHERED
+    close = {"atol": 1e-5 if dtype == torch.float32 else 0.05}
+    for gathered in (before, 1, 3 * most * block * dim * k.element_size()):
+        attend.GATHERED = gathered
+        try:
+            for grad in (torch.inference_mode, torch.no_grad, torch.enable_grad):
+                with grad():
+                    for held in (workspace, None):
+                        found = attend.blocks(q, k, v, lengths, chosen, block, dim**-0.5, held)
+                        assert torch.allclose(found.float(), whole, **close)
+        finally:
+            attend.GATHERED = before
+    every = scaled_dot_product_attention(q.float()[:, :, None], *(x[:, :, :length].float() for x in (k, v)), enable_gqa=True)  # fmt: skip
+    assert torch.allclose(attend.dense(q, k, v, lengths, dim**-0.5).float(), every[:, :, 0], **close)
+
+
+def test_gathered_blocks_have_gradients():
+    q, k, v = (draw(*shape, seed=n).requires_grad_() for n, shape in enumerate([(1, 2, 8), (1, 1, 64, 8), (1, 1, 64, 8)]))  # fmt: skip
+    lengths = torch.tensor([60])
+    chosen = select(torch.tensor([[[0.0, 2.0, 1.0]]]), lengths, Policy("budget", 48, 16))
+    attend.blocks(q, k, v, lengths, chosen, 16, 0.3, attend.Workspace()).sum().backward()
+    read = (v.grad.abs().sum(-1) > 0)[0, 0]
+    assert read.tolist() == [16 <= slot < 60 for slot in range(64)] and q.grad.abs().min() > 0
+
+
+def test_one_rotation_a_step_is_the_gates_own():
+    """The matrices that layers share give the scores of the two rotations, at lengths of their own."""
+    model = model_of("qwen")
+    gates = gates_of(model)
+    cache = SeerCache(model, Policy("budget", 32, 16), "seer", gates)
+    layer, gate = cache.sparse[1], gates[1]
+    layer.take(draw(2, 2, 70, 8), draw(2, 2, 70, 8, seed=1))
+    layer.lengths = torch.tensor([70, 41])
+    query = draw(2, 4, 8, seed=2)
+    at = (layer.lengths - 1)[:, None]
+    wanted = gate.scores(gate.query_features(cache.unrotated(query[:, :, None], at), at), layer.compressed[:, :, :5])
+    found = layer._scores(query, [70, 41], 1.0)
+    assert torch.allclose(found, wanted[:, :, 0], atol=1e-5) and cache.turns([70, 41], query.device) is cache.turns([70, 41], query.device)  # fmt: skip
+
+
+def test_tokens_without_queries_are_a_prefills():
+    model, ids = model_of(), tokens(1, 50)
+    with attached(model), torch.no_grad():
+        one, other = (SeerCache(model, Policy("budget", 32, 16), "seer", gates_of(model)) for _ in range(2))
+        model(ids, past_key_values=one)
+        for mine, its in zip(other.sparse, one.sparse, strict=True):
+            mine.take(its.keys[:, :, :30], its.values[:, :, :30])
+            mine.take(its.keys[:, :, 30:50], its.values[:, :, 30:50])
+        step = tokens(1, 1, seed=3)
+        assert torch.allclose(model(step, past_key_values=one).logits, model(step, past_key_values=other).logits, atol=1e-6)  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [*METHODS, "dense"])
+@pytest.mark.parametrize(
+    "policy",
+    [Policy("budget", 48, 16), Policy("threshold", 0.02, 16, sink=1), Policy("mass", 0.8, 16)],
+    ids=["budget", "threshold", "mass"],
+)
+def test_a_chunk_stepwise_is_step_by_step(method, policy):
+    """What `study` does in one forward is what decoding does in many, and its reads are the cache's."""
+    model, ids = model_of("qwen"), tokens(1, 90)
+    gates = gates_of(model) if method == "seer" else None
+    with attached(model), torch.no_grad():
+        one = SeerCache(model, policy, method, gates)
+        steps = logits_of(model, ids, one)[:, 78:]
+        whole = SeerCache(model, Policy("dense", block=32), "dense")
+        model(ids[:, :78], past_key_values=whole)
+        whole.become(policy, method, gates)
+        whole.stepwise = True
+        for _ in range(2):  # taken back and done again it is the same
+            whole.seen.clear()
+            at_once = model(ids[:, 78:], past_key_values=whole).logits
+            assert torch.allclose(steps, at_once, atol=2e-4)
+            whole.crop(-12)
+    assert len(whole.seen) == 3 and all(len(part) == 12 for layer in whole.seen for part in layer)
+    for layer in whole.seen:
+        assert (layer.mass <= 1 + 1e-5).all() and (layer.peak <= 1 + 1e-5).all()
+        if method == "dense":
+            assert torch.allclose(layer.mass, torch.ones(12)) and layer.read.tolist() == list(range(79, 91))
+        if method != "dense" and policy.kind == "budget":
+            assert (layer.read <= 48).all() and (layer.read > 32).all()

@@ -157,6 +157,41 @@ def test_the_papers_own_rule(case, budget, tau):
             assert set(by_threshold[b, h]) == {j for j in range(nb) if shares[j] > tau} | {0, nb - 1}
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 40 * B), st.integers(0, 2**31)),
+    st.sampled_from(
+        [("budget", 1), ("budget", 4), ("budget", 9), ("ratio", 0.07), ("ratio", 0.3), ("ratio", 1), ("dense", 0)]
+    ),
+    st.integers(0, 3),
+    st.integers(1, 3),
+    st.sampled_from(["plain", "ties", "all", "gaps"]),
+)
+def test_the_short_way_is_the_long_one(case, how, sink, local, look):
+    """Float32 scores of sequences of one length on a CPU are chosen from in NumPy; float64 ones are not."""
+    batch, heads, length, seed = case
+    kind, value = how
+    policy = Policy(kind, max(value, sink + local) * B if kind == "budget" else value, B, sink, local)
+    z = draw(batch, heads, blocks(length) + seed % 3, seed=seed, scale=2)
+    if look == "ties":
+        z = z.round()
+    elif look == "all":
+        z = z * 0.0  # of both signs
+    elif look == "gaps":
+        z = z.masked_fill(z < 0.5, -torch.inf)
+    z[..., blocks(length) - 1 :] = torch.nan  # the tail's and what is after it are not looked at
+    lengths = torch.full((batch,), length)
+    short, long = select(z, lengths, policy), select(z.double(), lengths, policy)
+    lists(short)
+    assert torch.equal(short.indices, long.indices) and torch.equal(short.counts, long.counts)
+    if blocks(length) > 1:
+        for wrong in (torch.nan, torch.inf):
+            z[0, 0, seed % (blocks(length) - 1)] = wrong
+            for scores in (z, z.double()):
+                with pytest.raises(BadInput, match="NaN or infinity"):
+                    select(scores, lengths, policy)
+
+
 def test_the_papers_rule_exceeds_its_budget_and_ours_does_not():
     z, lengths = torch.tensor([[[-1.0, 5.0, 4.0, -2.0, 9.0]]]), torch.tensor([5 * B - 1])
     assert lists(select(z, lengths, Policy("budget", 2 * B, B, paper_compat=True)))[0, 0] == [0, 1, 2, 4]

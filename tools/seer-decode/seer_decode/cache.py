@@ -6,9 +6,9 @@
 
 A prefill is dense. Then each step of each gated layer scores the past blocks, chooses by the policy and attends to what was
 chosen (arXiv 2506.08889, section 3). A sequence's token p lies at slot p whatever padding it came with: blocks begin at its
-own first token, padding is in no pool, and no batch mate changes a result. Memory grows by doubling, so that a step copies
-nothing. A block's compressed key is made when it is full, from its keys turned back by the model's rotation, at the position
-of its first token, in a prefill as in a step.
+own first token, padding is in no pool, and no batch mate changes a result. Memory grows by quarters, so that a step copies
+next to nothing. A block's compressed key is made when it is full, from its keys turned back by the model's rotation, at the
+position of its first token, in a prefill as in a step.
 
 Positions must count from a sequence's first token, as `generate` has them; padding must be on the left.
 """
@@ -27,15 +27,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
-from seer_decode import attend
+from seer_decode import attend, kernels, stepwise
 from seer_decode.gate import Gate, Gates
-from seer_decode.rotate import Unrotated
+from seer_decode.rotate import Turns, Unrotated, turns
 from seer_decode.select import (
     METHODS,
     Bounds,
     Policy,
     Selection,
-    blocks_of,
     key_bounds,
     oracle_scores,
     quest_scores,
@@ -44,6 +43,7 @@ from seer_decode.select import (
     select,
 )
 from seer_decode.shape import gated_layers
+from seer_decode.stepwise import Seen
 from tenfold_shared import BadInput
 
 NAME = "seer-decode"
@@ -161,62 +161,88 @@ class SeerLayer(CacheLayerMixin):
             self.start = _start(padding)
         count = pending.keys.shape[2]
         self._append(pending.keys, pending.values)
+        if self.how.stepwise:
+            return stepwise.attend(self, query, scale)
         if count > 1:
             return self._chunk(query, scale)
-        alone = query[:, :, 0]
-        chosen = self._choose(alone, scale)
+        return self.read(query[:, :, 0], scale)[:, :, None]
+
+    def take(self, keys: Tensor, values: Tensor) -> None:
+        """Keep tokens (B, Hkv, n, D) that come without queries, as a prefill keeps its own."""
+        self.update(keys, values)
+        self._append(keys, values)
+
+    def read(self, query: Tensor, scale: float) -> Tensor:
+        """(B, Hq, D) of the newest tokens' queries (B, Hq, D) over the blocks that are chosen for them."""
+        return self.over(query, self.choose(query, scale), scale)
+
+    def over(self, query: Tensor, chosen: Selection | None, scale: float) -> Tensor:
+        """The same over blocks at hand; None for all."""
         if chosen is None:
-            return attend.dense(alone, self.keys, self.values, self.lengths, scale)[:, :, None]
-        return attend.blocks(alone, self.keys, self.values, self.lengths, chosen, self.block, scale)[:, :, None]
+            return attend.dense(query, self.keys, self.values, self.lengths, scale)
+        given = query, self.keys, self.values, self.lengths, chosen, self.block, scale
+        return kernels.attend(*given) if kernels.usable(self.keys) else attend.blocks(*given, self.how.workspace)
 
     def _append(self, keys: Tensor, values: Tensor) -> None:
         """New tokens to their slots; padding has none."""
-        batch, _, count, _ = keys.shape
-        start = (
-            torch.zeros(batch, dtype=torch.int64, device=keys.device)
-            if self.start is None
-            else self.start.to(keys.device)
-        )
-        before, lengths = self.lengths, (self.length - start).clamp_min(0)
+        count = keys.shape[2]
+        if self.start is None:  # every sequence has every token
+            first, last = self.length - count, self.length
+            self._grow(last)
+            self.keys[:, :, first:last], self.values[:, :, first:last] = keys, values
+            self.lengths = self.lengths + count
+            if first // self.block < last // self.block:
+                self._compress(slice(None), first // self.block, last // self.block)
+            return
+        before, lengths = self.lengths, (self.length - self.start.to(keys.device)).clamp_min(0)
         if int((lengths - before).min()) < 0 or int((lengths - before).max()) > count:
             raise BadInput(f"layer {self.index}: the padding of a sequence changed after its first tokens")
         self._grow(int(lengths.max()))
-        even = bool((before == before[0]).all() and (lengths == lengths[0]).all())
-        if even:
-            first, last = int(before[0]), int(lengths[0])
-            self.keys[:, :, first:last] = keys[:, :, count - (last - first) :]
-            self.values[:, :, first:last] = values[:, :, count - (last - first) :]
-        for row, (first, last) in enumerate(zip(before.tolist(), lengths.tolist(), strict=True)):
-            if last > first and not even:
-                self.keys[row, :, first:last] = keys[row, :, count - (last - first) :]
-                self.values[row, :, first:last] = values[row, :, count - (last - first) :]
         self.lengths = lengths
         for row, (first, last) in enumerate(zip(before.tolist(), lengths.tolist(), strict=True)):
+            if last > first:
+                self.keys[row, :, first:last] = keys[row, :, count - (last - first) :]
+                self.values[row, :, first:last] = values[row, :, count - (last - first) :]
             if first // self.block < last // self.block:
-                self._compress(row, first // self.block, last // self.block)
+                self._compress(slice(row, row + 1), first // self.block, last // self.block)
 
     def _grow(self, tokens: int) -> None:
-        """Room for so many tokens, whole blocks, at least twice what there was."""
+        """Room for so many tokens, whole blocks, at least a quarter more than there was."""
         held = self.keys.shape[2]
         if tokens <= held:
             return
-        blocks = -(-max(tokens, 2 * held, 256) // self.block)
+        blocks = -(-max(tokens, held + held // 4, 256) // self.block)
         more = blocks * self.block - held
         self.keys, self.values = (pad(x, (0, 0, 0, more)) for x in (self.keys, self.values))
         self.compressed = pad(self.compressed, (0, 0, 0, blocks - self.compressed.shape[2]))
         if self.how.method == "quest":
             self.high, self.low = (pad(x, (0, 0, 0, blocks - x.shape[2])) for x in (self.high, self.low))
 
-    def _compress(self, row: int, first: int, last: int) -> None:
-        """Blocks first … last − 1 of a sequence, which are full."""
-        held = self.keys[row : row + 1, :, first * self.block : last * self.block]
+    def compress_anew(self) -> None:
+        """Make what the method needs of every full block, for the blocks that the policy has now."""
+        if not self.is_initialized:
+            return
+        batch, heads, tokens, dim = self.keys.shape
+        blocks = -(-tokens // self.block)
+        self.keys, self.values = (pad(x, (0, 0, 0, blocks * self.block - tokens)) for x in (self.keys, self.values))
+        wide = self.gate.shape.gate_dim if self.gate is not None else 0
+        self.compressed = self.keys.new_zeros(batch, heads, blocks, wide, dtype=torch.float32)
+        held = blocks if self.how.method == "quest" else 0
+        self.high, self.low = (self.keys.new_zeros(batch, heads, held, dim, dtype=torch.float32) for _ in range(2))
+        for row, length in enumerate(self.lengths.tolist()):
+            if length >= self.block:
+                self._compress(slice(row, row + 1), 0, length // self.block)
+
+    def _compress(self, rows: slice, first: int, last: int) -> None:
+        """Blocks first … last − 1 of some sequences, which are full."""
+        held = self.keys[rows, :, first * self.block : last * self.block]
         if self.gate is not None and self.how.method == "seer":
             positions = torch.arange(first * self.block, last * self.block, device=held.device)[None]
             features = self.gate.key_features(self.how.unrotated(held, positions), first)
-            self.compressed[row : row + 1, :, first:last] = features.detach()
+            self.compressed[rows, :, first:last] = features.detach()
         if self.how.method == "quest":
             bounds = key_bounds(held.float(), self.block)
-            self.high[row : row + 1, :, first:last], self.low[row : row + 1, :, first:last] = bounds
+            self.high[rows, :, first:last], self.low[rows, :, first:last] = bounds
 
     def _chunk(self, query: Tensor, scale: float) -> Tensor:
         """Dense attention of a chunk, each query to what is before it."""
@@ -236,29 +262,34 @@ class SeerLayer(CacheLayerMixin):
             )  # fmt: skip
         return out
 
-    def _choose(self, query: Tensor, scale: float) -> Selection | None:
+    def choose(self, query: Tensor, scale: float) -> Selection | None:
         """The blocks of one query each, (B, Hq, D); None where all are read, and dense attention is the same."""
-        how, lengths = self.how, self.lengths
-        blocks = blocks_of(lengths, self.block)
-        every = self.keys.shape[1] * int(blocks.sum())
-        if how.method == "dense" or self.index < how.dense_layers or int(lengths.min()) < 1:
+        how, lengths, each = self.how, self.lengths, self.lengths.tolist()
+        blocks = [-(-length // self.block) for length in each]
+        every = self.keys.shape[1] * sum(blocks)
+        if how.method == "dense" or self.index < how.dense_layers or min(each) < 1:
             how.trace.append(Step(self.index, every, every))
             return None
-        chosen = select(self._scores(query, int(blocks.max()), scale), lengths, how.policy)
+        if how.method == "seer" and self.gate is not None and kernels.chooses(self.gate, how.policy, self.compressed):
+            before = query.float() @ how.turns(each, query.device).back
+            chosen, _ = kernels.choose(self.gate, before, self.compressed, lengths, how.policy)
+        else:
+            chosen = select(self._scores(query, each, scale), lengths, how.policy)
         read = int(chosen.counts.sum())
         how.trace.append(Step(self.index, read, every))
         return None if read == every else chosen
 
-    def _scores(self, query: Tensor, most: int, scale: float) -> Tensor:
-        """(B, Hkv, most) logits of blocks, of which those from the tail on are not looked at."""
+    def _scores(self, query: Tensor, each: list[int], scale: float) -> Tensor:
+        """(B, Hkv, blocks) logits of sequences of `each` tokens, of which those from the tail on are not looked at."""
         how, lengths, heads = self.how, self.lengths, self.keys.shape[1]
+        most = -(-max(each) // self.block)
         if how.method == "seer":
             assert self.gate is not None
-            at = (lengths - 1)[:, None]
-            features = self.gate.query_features(how.unrotated(query[:, :, None], at), at)
-            return self.gate.scores(features, self.compressed[:, :, :most])[:, :, 0]
+            turns = how.turns(each, query.device)
+            features = self.gate.projected((query.float() @ turns.back)[:, :, None])
+            return self.gate.scores(features @ turns.on[:, None], self.compressed[:, :, :most])[:, :, 0]
         if how.method == "oracle":
-            return oracle_scores(query, self.keys[:, :, : int(lengths.max())], lengths, self.block, scale)
+            return oracle_scores(query, self.keys[:, :, : max(each)], lengths, self.block, scale)
         if how.method == "quest":
             return quest_scores(query, Bounds(self.high[:, :, :most], self.low[:, :, :most]), how.quest_share, scale)
         if how.method == "recent":
@@ -289,7 +320,11 @@ class SeerCache(Cache):
             raise BadInput(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
         self.policy, self.method, self.seed = policy.checked(), method, seed
         self.dense_layers, self.quest_share = dense_layers, quest_share
-        self.unrotated = Unrotated(model)
+        self.unrotated, self.gates, self.workspace = Unrotated(model), gates, attend.Workspace()
+        self._turns: tuple[list[int], Turns] | None = None
+        self.model = model
+        self.stepwise = False  # whether the tokens of a chunk choose their blocks one by one (stepwise.py)
+        self.seen: list[Seen] = []
         self.trace: list[Step] = []
         gated, _ = gated_layers(model.config)
         if method == "seer":
@@ -302,9 +337,25 @@ class SeerCache(Cache):
             layers[index] = SeerLayer(index, self, gates[index] if gates is not None and index in gates else None)
         super().__init__(layers=layers)
 
+    def become(self, policy: Policy, method: Method, gates: Gates | None = None) -> None:
+        """Go on with another policy and method over the same keys and values; full blocks are compressed anew."""
+        self.policy, self.method, self.gates, self._turns = policy.checked(), method, gates, None
+        if method == "seer":
+            _check(self.model, policy, gates, [layer.index for layer in self.sparse])
+        for layer in self.sparse:
+            layer.gate = gates[layer.index] if gates is not None and layer.index in gates else None
+            layer.compress_anew()
+
     @property
     def sparse(self) -> list[SeerLayer]:
         return [layer for layer in self.layers if isinstance(layer, SeerLayer)]
+
+    def turns(self, each: list[int], device: torch.device) -> Turns:
+        """Of the last of `each` tokens; the layers of a step share them."""
+        if self._turns is None or self._turns[0] != each or self._turns[1].back.device != device:
+            assert self.gates is not None
+            self._turns = each, turns(self.unrotated, self.gates, torch.tensor(each, device=device) - 1)
+        return self._turns[1]
 
     def density(self) -> float:
         """Share of blocks that were read, over all steps and layers of the trace; 1 before the first step."""

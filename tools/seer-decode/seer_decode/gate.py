@@ -61,12 +61,16 @@ class Rotation:
             raise BadInput(f"{text_of(config).model_type}: rope_type {kind}: {error!r} is missing or wrong") from None
         return cls(frequencies, float(factor))
 
+    def tables(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin (..., dg / 2) float32 of positions (...), times the factor."""
+        angles = positions.float()[..., None] * self.frequencies.to(positions.device)
+        return angles.cos() * self.factor, angles.sin() * self.factor
+
     def turn(self, x: Tensor, positions: Tensor) -> Tensor:
         """x (B, H, n, dg) at positions (n,) or (B, n): float32, turned."""
-        angles = positions.float()[..., None] * self.frequencies.to(x.device)  # (..., n, dg / 2)
-        if angles.dim() == 3:
-            angles = angles[:, None]
-        cos, sin = angles.cos() * self.factor, angles.sin() * self.factor
+        cos, sin = self.tables(positions.to(x.device))
+        if positions.dim() == 2:
+            cos, sin = cos[:, None], sin[:, None]
         left, right = x.float().chunk(2, -1)
         return torch.cat([left * cos - right * sin, right * cos + left * sin], -1)
 
@@ -133,14 +137,21 @@ class Gate(nn.Module):
                 norm.fill_(1.0)
 
     def query_features(self, queries: Tensor, positions: Tensor) -> Tensor:
-        """Queries (B, Hq, n, D) before RoPE at positions (n,) or (B, n) to qg (B, Hkv, n, dg) float32.
+        """Queries (B, Hq, n, D) before RoPE at positions (n,) or (B, n) to qg (B, Hkv, n, dg) float32."""
+        return self._turned(self.projected(queries), positions)
+
+    def projected(self, queries: Tensor) -> Tensor:
+        """Queries (B, Hq, n, D) before RoPE to their features before the gate's rotation, (B, Hkv, n, dg) float32.
 
         Qorig scores with every query head and averages; as scores are linear in a feature, its feature is the mean.
         """
         grouped = queries.unflatten(1, (self.shape.kv_heads, self.shape.group))  # (B, Hkv, g, n, D)
         if self.shape.query_pooling == "Qproj":
             assert self.query is not None
-            features = torch.einsum("bhjnd,hjde->bhne", grouped.to(self.query.dtype), self.query)
+            batch, stored, _, tokens, _ = grouped.shape
+            rows = grouped.to(self.query.dtype).permute(1, 0, 3, 2, 4).reshape(stored, batch * tokens, -1)
+            # One product a stored head over g D channels: for a single token several times as fast as einsum's.
+            features = torch.bmm(rows, self.query.flatten(1, 2)).view(stored, batch, tokens, -1).transpose(0, 1)
         elif self.shape.query_pooling == "Qavgproj":
             assert self.query is not None
             features = torch.einsum("bhnd,hde->bhne", grouped.mean(2).to(self.query.dtype), self.query)
@@ -148,11 +159,8 @@ class Gate(nn.Module):
             features = grouped.mean(2)
         else:
             each = normed(grouped, self.query_norm) if self.query_norm is not None else grouped.float()
-            features = each.mean(2)
-            return self._turned(features, positions)
-        if self.query_norm is not None:
-            features = normed(features, self.query_norm)
-        return self._turned(features, positions)
+            return each.mean(2)
+        return normed(features, self.query_norm) if self.query_norm is not None else features.float()
 
     def project(self, pooled: Tensor, blocks: Tensor) -> Tensor:
         """Pooled blocks (B, Hkv, N, 3 D), the blocks (N,) or (B, N) of their sequences, to kg (B, Hkv, N, dg) float32."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import copy
 import inspect
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from seer_decode.gate import Gates
 from seer_decode.shape import FIXED_ROPES, FULL
 from tenfold_shared import BadInput
 
@@ -58,3 +59,23 @@ class Unrotated:
         left, right = part.chunk(2, -1)
         turned = (part * cos - torch.cat([-right, left], -1) * sin) / self.factor**2
         return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], -1)
+
+
+class Turns(NamedTuple):
+    """Both rotations at one position of each sequence, as matrices that rows are multiplied by: one small product in place of
+    many small steps. back (B, D, D) takes the model's off queries, on (B, dg, dg) is the gate's of features."""
+
+    back: Tensor
+    on: Tensor
+
+
+def turns(unrotated: Unrotated, gates: Gates, positions: Tensor) -> Turns:
+    """At positions (B,). Rotations are linear, and a row of their matrix is what they make of a unit vector."""
+    shape, at = gates.shape, positions[:, None]
+    units, features = (
+        torch.eye(wide, device=positions.device).expand(len(positions), 1, wide, wide)
+        for wide in (shape.head_dim, shape.gate_dim)
+    )
+    return Turns(
+        unrotated(units, at)[:, 0], (features if gates.rotation is None else gates.rotation.turn(features, at))[:, 0]
+    )

@@ -10,10 +10,12 @@ Scores are logits: budget and ratio need their order alone, threshold and mass t
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Literal, NamedTuple
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -81,18 +83,29 @@ class Policy(msgspec.Struct, frozen=True):
             ]
         return []
 
-    def ceiling(self, blocks: Tensor) -> Tensor | None:
-        """Blocks read at most of so many, (B,) each; None where scores decide."""
+    def ceiling(self, blocks: int) -> int | None:
+        """Blocks read at most of so many; None where scores decide."""
         if self.kind == "budget":
-            most = torch.full_like(blocks, int(self.value // self.block))
+            most = int(self.value // self.block)
         elif self.kind == "ratio":
             # 0.07 · 100 is a little more than 7 in floats; such a hair is no block.
-            most = (blocks.double() * self.value - 1e-9).ceil().to(blocks.dtype).clamp_min(self.sink + self.local)
+            most = max(math.ceil(blocks * self.value - 1e-9), self.sink + self.local)
         elif self.kind == "dense":
             most = blocks
         else:
             return None
-        return most.minimum(blocks)
+        return min(most, blocks)
+
+    def ceilings(self, blocks: Tensor) -> Tensor | None:
+        """The same of (B,) numbers of blocks."""
+        each = [self.ceiling(count) for count in blocks.tolist()]
+        return None if None in each else torch.tensor(each, device=blocks.device)
+
+
+@functools.lru_cache(64)
+def _check(policy: Policy) -> None:
+    """A layer and step asks."""
+    policy.checked()
 
 
 class Selection(NamedTuple):
@@ -133,18 +146,22 @@ def select(scores: Tensor, lengths: Tensor, policy: Policy) -> Selection:
     method); at least those before the tail, what comes after is not looked at. lengths: (B,) integers, S >= 1. Of equal
     scores the lower block wins. Raises BadInput for lengths without tokens, missing scores, NaN or infinity (−infinity is a score).
     """
-    policy.checked()
+    _check(policy)
     lengths = lengths.to(scores.device, torch.int64)
     if scores.dim() != 3 or lengths.shape != scores.shape[:1]:
         raise BadInput(f"scores: expected (B, H, N) with (B,) lengths, got {tuple(scores.shape)} and {tuple(lengths.shape)}")  # fmt: skip
     if not lengths.numel():
         return Selection(scores.new_zeros(*scores.shape[:2], 0, dtype=torch.int32), scores.new_zeros(scores.shape[:2], dtype=torch.int32))  # fmt: skip
-    if int(lengths.min()) < 1:
-        raise BadInput(f"lengths: expected 1 token or more, got {int(lengths.min())}")
-    blocks = blocks_of(lengths, policy.block)  # (B,)
-    most = int(blocks.max())
+    each = lengths.tolist()
+    shortest, longest = min(each), max(each)
+    if shortest < 1:
+        raise BadInput(f"lengths: expected 1 token or more, got {shortest}")
+    most = -(-longest // policy.block)
     if scores.shape[2] < most - 1:
         raise BadInput(f"scores: expected {most - 1} blocks before the tail, got {scores.shape[2]}")
+    if shortest == longest and _counted(scores, policy):
+        return _alike(scores, most, policy)
+    blocks = blocks_of(lengths, policy.block)  # (B,)
     z = pad(scores.double(), (0, max(0, most - scores.shape[2])))[..., :most]
     at = torch.arange(most, device=z.device)
     exists, own = at < blocks[:, None], (blocks - 1)[:, None]  # (B, NB), (B, 1)
@@ -155,11 +172,46 @@ def select(scores: Tensor, lengths: Tensor, policy: Policy) -> Selection:
         return Selection.of_mask(_as_published(z, lengths, blocks, policy))
     forced = (exists & ((at < policy.sink) | (at > own - policy.local)))[:, None]
     before, exists = before[:, None], exists[:, None]
-    ceiling = policy.ceiling(blocks)
+    ceiling = policy.ceilings(blocks)
     if ceiling is not None:
         ranks = z.clamp(-1e300, 1e300).masked_fill(forced, torch.inf).masked_fill(~exists, -torch.inf)
         return Selection.of_mask(_top(ranks, ceiling) & exists)
     return Selection.of_mask(_by_share(z, before, policy) | forced)
+
+
+def _counted(scores: Tensor, policy: Policy) -> bool:
+    """Whether `_alike` can choose."""
+    by_count = policy.kind in ("budget", "ratio", "dense") and not policy.paper_compat
+    return by_count and scores.device.type == "cpu" and scores.dtype == torch.float32
+
+
+def _alike(scores: Tensor, blocks: int, policy: Policy) -> Selection:
+    """What `select` finds by a ceiling where every sequence has so many blocks. A step asks once a layer for a few hundred
+    scores: NumPy's calls are the shortest, and the rest of a model's step is not long beside them."""
+    batch, heads, _ = scores.shape
+    z = scores.detach().numpy()[..., : blocks - 1]
+    if z.size and not z.max() < math.inf:
+        raise BadInput("scores: hold NaN or infinity")
+    most = policy.ceiling(blocks)
+    assert most is not None
+    counts = torch.full((batch, heads), most, dtype=torch.int32)
+    if most == blocks:
+        return Selection(torch.arange(blocks, dtype=torch.int32).expand(batch, heads, blocks).contiguous(), counts)
+    # The ceiling holds all sink and local blocks, and is below the blocks there are: so these do not overlap.
+    first, last = policy.sink, blocks - policy.local
+    free = most - policy.sink - policy.local
+    indices = np.empty((batch, heads, most), dtype=np.int32)
+    indices[..., :first] = np.arange(first)
+    indices[..., most - policy.local :] = np.arange(last, blocks)
+    if free:
+        z = z[..., first:last]
+        least = np.partition(z, -free, axis=-1)[..., -free, None]
+        taken = z >= least
+        if np.count_nonzero(taken) > batch * heads * free:  # equals of the least: the lower blocks of them
+            above, equal = z > least, z == least
+            taken = above | (equal & (equal.cumsum(-1) <= free - above.sum(-1, keepdims=True)))
+        indices[..., first : first + free] = first + taken.nonzero()[2].reshape(batch, heads, free)
+    return Selection(torch.from_numpy(indices), counts)
 
 
 def _top(ranks: Tensor, most: Tensor) -> Tensor:
@@ -197,7 +249,7 @@ def _as_published(z: Tensor, lengths: Tensor, blocks: Tensor, policy: Policy) ->
     if policy.kind == "threshold":
         chosen = _softmax(z, exists) > policy.value
     else:
-        ceiling = policy.ceiling(blocks)
+        ceiling = policy.ceilings(blocks)
         assert ceiling is not None
         chosen = _top(z.masked_fill(~exists, -torch.inf), ceiling)
     return (chosen | (at == own)[:, None] | (at == 0)) & exists

@@ -312,8 +312,17 @@ def _told(size: tuple[int, ...] | None) -> str:
 # ---------------------------------------------------------------- writing
 
 
-def save(gates: Gates, made: Made, folder: str | Path, form: Form = "ours", *, overwrite: bool = False) -> Path:
-    """Gates to a folder, which appears, or takes the place of an older one, when all of it is written. Returns the folder.
+def save(
+    gates: Gates,
+    made: Made,
+    folder: str | Path,
+    form: Form = "ours",
+    *,
+    overwrite: bool = False,
+    extra: dict[str, bytes] | None = None,
+) -> Path:
+    """Gates to a folder, which appears, or takes the place of an older one, when all of it is written; `extra` are files beside
+    them. Returns the folder.
 
     Raises BadInput: it exists with something in it, without overwrite; weights that are no numbers. Missing: no space.
     Busy: another run writes it.
@@ -332,7 +341,7 @@ def save(gates: Gates, made: Made, folder: str | Path, form: Form = "ours", *, o
         try:
             shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed
             fresh.mkdir()
-            for file, data in _files(made, tensors, form):
+            for file, data in [*_files(made, tensors, form), *(extra or {}).items()]:
                 write_atomic(fresh / file, data)
             # The published form has no checksum that would tell new weights beside an old config: the folder moves as one.
             shutil.rmtree(old, ignore_errors=True)

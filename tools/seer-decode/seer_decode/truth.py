@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from seer_decode import kernels
+
 if TYPE_CHECKING:
     from seer_decode.gate import Gate
 
@@ -24,10 +26,9 @@ FLOOR = 1e-9  # added to a row's sum, as in the reference: a row without past ma
 CHUNK_BYTES = 64 << 20  # of one chunk's logits, float32
 
 
-def past(first: int, rows: int, blocks: int, block: int, device: Any = None) -> Tensor:
-    """(rows, blocks) whether a block lies strictly before the own block of row first + r."""
-    own = torch.arange(first, first + rows, device=device) // block
-    return torch.arange(blocks, device=device) < own[:, None]
+def past(at: Tensor, blocks: int, block: int) -> Tensor:
+    """(r, blocks) whether a block lies strictly before the own block of the row at position at[r]."""
+    return torch.arange(blocks, device=at.device) < (at // block)[:, None]
 
 
 def first_row(length: int, slice_ratio: float) -> int:
@@ -37,19 +38,18 @@ def first_row(length: int, slice_ratio: float) -> int:
     return math.ceil(slice_ratio * length)
 
 
-def peaks(queries: Tensor, keys: Tensor, block: int, first: int, scale: float | None = None) -> Tensor:
-    """Block maxima of causal attention: queries (Hq, r, D) of rows first ..., keys (Hkv, n, D), both after RoPE, to
+def peaks(queries: Tensor, keys: Tensor, block: int, at: Tensor, scale: float | None = None) -> Tensor:
+    """Block maxima of causal attention: queries (Hq, r, D) at ascending positions (r,), keys (Hkv, n, D), both after RoPE, to
     (Hkv, r, ceil(n / block)) float32, the maximum over the group, blocks after the row 0. Holds Hq · r · n logits."""
     heads, rows, dim = queries.shape
     stored, tokens, _ = keys.shape
     scale = dim**-0.5 if scale is None else scale
     blocks = -(-tokens // block)
-    seen = min(tokens, first + rows)  # no row looks further
+    seen = min(tokens, int(at[-1]) + 1)  # no row looks further
     kind = torch.float64 if queries.dtype == torch.float64 else torch.float32
     grouped = queries.to(kind).unflatten(0, (stored, heads // stored)).flatten(1, 2)  # (Hkv, g r, D)
     logits = (grouped @ keys[:, :seen].to(kind).transpose(1, 2) * scale).unflatten(1, (-1, rows))
-    ahead = torch.arange(seen, device=keys.device) > torch.arange(first, first + rows, device=keys.device)[:, None]
-    logits.masked_fill_(ahead, -torch.inf)
+    logits.masked_fill_(torch.arange(seen, device=keys.device) > at[:, None], -torch.inf)
     whole = -(-seen // block)
     peak = pad(logits, (0, whole * block - seen), value=-torch.inf).unflatten(-1, (whole, block)).amax(-1)
     found = (peak - logits.logsumexp(-1, keepdim=True)).exp().amax(1)
@@ -62,26 +62,30 @@ def chunks(
     block: int,
     *,
     first: int = 0,
+    rows: Tensor | None = None,
     scale: float | None = None,
     chunk_bytes: int = CHUNK_BYTES,
-) -> Iterator[tuple[int, Tensor]]:
-    """The targets of one sequence, some rows at a time: (row of its first, gt (Hkv, r, NB) float32), NB = ceil(n / block).
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The targets of one sequence, some rows at a time: (their positions (r,), gt (Hkv, r, NB) float32), NB = ceil(n / block).
 
-    queries (Hq, n, D), keys (Hkv, n, D): after RoPE. first: rows before it are left out. Ascending, none twice.
+    queries (Hq, n, D), keys (Hkv, n, D): after RoPE. first: rows before it are left out; rows: ascending positions, those
+    alone. Ascending, none twice.
     """
-    heads, tokens, _ = queries.shape
+    heads, tokens, dim = queries.shape
     blocks = -(-tokens // block)
+    rows = torch.arange(first, tokens, device=keys.device) if rows is None else rows
+    if kernels.makes_targets(queries, keys, rows):
+        yield from kernels.targets(queries, keys, block, rows, dim**-0.5 if scale is None else scale, chunk_bytes)
+        return
     step = max(1, chunk_bytes // (4 * heads * max(tokens, 1)))
-    for begin in range(first, tokens, step):
-        rows = min(step, tokens - begin)
-        peak = peaks(queries[:, begin : begin + rows], keys, block, begin, scale)
-        peak = peak * past(begin, rows, blocks, block, keys.device)
-        yield begin, peak / (peak.sum(-1, keepdim=True) + FLOOR)
+    for at in rows.split(step) if len(rows) else ():
+        peak = peaks(queries[:, at], keys, block, at, scale) * past(at, blocks, block)
+        yield at, peak / (peak.sum(-1, keepdim=True) + FLOOR)
 
 
 def ground_truth(queries: Tensor, keys: Tensor, block: int, **how: Any) -> Tensor:
-    """All of `chunks` as one (Hkv, n − first, NB): for a sequence short enough."""
-    found = [rows for _, rows in chunks(queries, keys, block, **how)]
+    """All of `chunks` as one (Hkv, rows, NB): for a sequence short enough."""
+    found = [target for _, target in chunks(queries, keys, block, **how)]
     return torch.cat(found, 1) if found else keys.new_zeros(keys.shape[0], 0, -(-keys.shape[1] // block)).float()
 
 
@@ -107,13 +111,10 @@ class _Divergence(torch.autograd.Function):
         return (found * grads[0][..., None]).to(ctx.kind), None, None
 
 
-def divergence(scores: Tensor, target: Tensor, block: int, first: int = 0) -> Tensor:
-    """KL(gt ‖ softmax(z)) of each row, (..., r): scores z and target gt (..., r, NB) of rows first ...; z is masked here.
-
-    Rows of the first block give exactly 0. Differentiable in z: softmax(z) − gt, 0 on masked blocks.
-    """
-    mask = past(first, scores.shape[-2], scores.shape[-1], block, scores.device)
-    return _Divergence.apply(scores, target, mask)
+def divergence(scores: Tensor, target: Tensor, block: int, at: Tensor) -> Tensor:
+    """KL(gt ‖ softmax(z)) of each row, (..., r): scores z and target gt (..., r, NB) of rows at positions (r,); z is masked
+    here. Rows of the first block give exactly 0. Differentiable in z: softmax(z) − gt, 0 on masked blocks."""
+    return _Divergence.apply(scores, target, past(at, scores.shape[-1], block))
 
 
 def sequence_loss(
@@ -124,6 +125,7 @@ def sequence_loss(
     keys: Tensor,
     *,
     slice_ratio: float = 0.0,
+    rows: Tensor | None = None,
     scale: float = 10.0,
     attention_scale: float | None = None,
     backward: bool = False,
@@ -132,25 +134,24 @@ def sequence_loss(
 ) -> Tensor:
     """One layer's loss on one sequence: scale · mean over (Hkv, rows, NB), masked elements counted, as the reference has it.
 
-    queries_before (Hq, n, D), keys_before (Hkv, n, D): before RoPE; queries, keys: after. Rows t >= slice_ratio · n count.
-    The loss of a batch is the mean over its packed sequences, of a model the sum over its layers. Returns a scalar float32.
+    queries_before (Hq, n, D), keys_before (Hkv, n, D): before RoPE; queries, keys: after. Rows t >= slice_ratio · n count, or
+    those at the ascending positions `rows`. The loss of a batch is the mean over its packed sequences, of a model the sum
+    over its layers. Returns a scalar float32.
     backward: add weight · d loss / d weights to the gate's gradients chunk by chunk, so that one chunk is held at a time, and
     return a scalar without a graph.
     """
     tokens, block = queries.shape[1], gate.shape.block
-    begin = first_row(tokens, slice_ratio)
-    stored = keys.shape[0]
-    elements = stored * (tokens - begin) * -(-tokens // block)
+    if rows is None:
+        rows = torch.arange(first_row(tokens, slice_ratio), tokens, device=keys.device)
+    elements = keys.shape[0] * len(rows) * -(-tokens // block)
     compressed = gate.key_features(keys_before[None])
     leaf = compressed.detach().requires_grad_() if backward else compressed
     total = torch.zeros((), device=keys.device)
     if not elements:
         return total
-    for first, target in chunks(queries, keys, block, first=begin, scale=attention_scale, chunk_bytes=chunk_bytes):
-        rows = slice(first, first + target.shape[1])
-        positions = torch.arange(rows.start, rows.stop, device=keys.device)
-        features = gate.query_features(queries_before[None, :, rows], positions)
-        part = divergence(gate.scores(features, leaf)[0], target, block, first).sum() * (scale / elements)
+    for at, target in chunks(queries, keys, block, rows=rows, scale=attention_scale, chunk_bytes=chunk_bytes):
+        features = gate.query_features(queries_before[None, :, at], at)
+        part = divergence(gate.scores(features, leaf)[0], target, block, at).sum() * (scale / elements)
         if backward:
             (part * weight).backward()
             part = part.detach()

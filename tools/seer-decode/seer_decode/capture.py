@@ -1,0 +1,122 @@
+"""A base model's forward that hands out each layer's queries and keys, and frees them before the next (arXiv 2506.08889, 2.3).
+
+    with captured(model, visit): model.base_model(ids, position_ids=...)
+
+A row holds several sequences one after another, whose attention never crosses and whose positions begin at 0 each. A gate's
+output feeds no layer of the base, so that all layers train from this one dense forward, each inside its own attention call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.masking_utils import AttentionMaskInterface
+from transformers.modeling_utils import AttentionInterface
+
+from seer_decode.shape import gated_layers
+from tenfold_shared import BadInput
+
+NAME = "seer-decode-capture"
+
+
+class Features(NamedTuple):
+    """One layer's view of one sequence: queries (Hq, n, D) and keys (Hkv, n, D) after RoPE, and what its logits are times."""
+
+    queries: Tensor
+    keys: Tensor
+    scale: float
+
+
+Visit = Callable[[int, int, Features], None]  # layer, number of the sequence in its row, features
+
+
+class _Now(NamedTuple):
+    lengths: Sequence[int]
+    gated: frozenset[int]
+    visit: Visit
+
+
+_now: list[
+    _Now
+] = []  # the forward under way, innermost last; attention functions are registered by name, not by object
+
+
+def can_pack(config: Any) -> bool:
+    """Whether a row may hold more than one sequence: layers of other kinds than attention would carry a state across."""
+    _, dense = gated_layers(config)
+    return set(dense.values()) <= {"sliding_attention"}
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention inside each sequence of a row (1, H, n, D); a gated layer's queries and keys are visited."""
+    if not _now:
+        raise RuntimeError("captured() is not entered")
+    now = _now[-1]
+    layer = int(getattr(module, "layer_idx", -1))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if kwargs.get("softcap") or kwargs.get("s_aux") is not None:
+        raise BadInput("the model's attention has soft caps or sinks, which gates do not know")
+    out, begin = (
+        torch.empty(1, query.shape[2], query.shape[1], value.shape[-1], dtype=query.dtype, device=query.device),
+        0,
+    )
+    for number, length in enumerate(now.lengths):
+        rows = slice(begin, begin + length)
+        q, k, v = query[:, :, rows], key[:, :, rows], value[:, :, rows]
+        group = q.shape[1] // k.shape[1]
+        mask = None
+        if sliding_window is not None and layer not in now.gated and length > sliding_window:
+            at = torch.arange(length, device=q.device)
+            apart = at[:, None] - at
+            mask = (apart >= 0) & (apart < sliding_window)
+        if group > 1:  # not enable_gqa, whose CPU path takes several times as long
+            k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+        found = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
+        out[:, rows] = found.transpose(1, 2)
+        if layer in now.gated:
+            now.visit(layer, number, Features(q[0].detach(), key[0, :, rows].detach(), scale))
+        begin += length
+    return out, None
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, lambda **given: None)
+
+
+@contextmanager
+def captured(model: Any, lengths: Sequence[int], visit: Visit) -> Iterator[None]:
+    """Inside, a forward of one row of sequences of these lengths calls `visit` in every gated layer, in their order."""
+    gated, _ = gated_layers(model.config)
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    _now.append(_Now(tuple(lengths), frozenset(gated), visit))
+    try:
+        yield
+    finally:
+        _now.pop()
+        model.set_attn_implementation(before)
+
+
+@torch.no_grad()
+def forward(model: Any, sequences: Sequence[Tensor], visit: Visit) -> None:
+    """One dense forward of sequences (n,) of token ids packed into one row; no logits are made."""
+    device = next(model.parameters()).device
+    ids = torch.cat(list(sequences))[None].to(device)
+    positions = torch.cat([torch.arange(len(one)) for one in sequences])[None].to(device)
+    inner = getattr(model, "get_base_model", lambda: model)().base_model  # an adapter's model wraps the one with layers
+    with captured(model, [len(one) for one in sequences], visit):
+        inner(input_ids=ids, position_ids=positions, use_cache=False)

@@ -1,0 +1,61 @@
+"""Pictures: what each method keeps and costs against its budget, and what a generation read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Record = dict[str, Any]
+# Colours that stay apart for colour-blind readers (Okabe and Ito), and a mark each.
+LOOK = {
+    "oracle": ("#000000", "s"), "seer": ("#D55E00", "o"), "quest": ("#0072B2", "^"), "recent": ("#009E73", "v"),
+    "random": ("#999999", "x"),
+}  # fmt: skip
+NAMES = {"seer": "gate", "oracle": "oracle", "quest": "Quest, shared", "recent": "most recent", "random": "random"}
+
+
+def draw(rows: Sequence[Record], of: Record, path: str) -> None:
+    """Coverage and perplexity against the budget, a column a block size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    blocks = sorted({row["block"] for row in rows if row["block"]})
+    dense = next((row for row in rows if row["method"] == "dense"), None)
+    figure, axes = plt.subplots(
+        2, len(blocks), figsize=(1.5 + 4.2 * len(blocks), 6.4), squeeze=False, sharex=True, sharey="row"
+    )
+    for column, block in enumerate(blocks):
+        for method, (colour, mark) in LOOK.items():
+            mine = sorted((r for r in rows if r["method"] == method and r["block"] == block), key=lambda r: r["budget"])
+            if not mine:
+                continue
+            budgets = [r["budget"] for r in mine]
+            how = {"color": colour, "marker": mark, "label": NAMES[method], "linewidth": 1.5, "markersize": 5}
+            axes[0][column].plot(budgets, [r["coverage"] for r in mine], **how)
+            axes[1][column].errorbar(
+                budgets, [r["ppl"] for r in mine], [r["ppl_stderr"] for r in mine], capsize=2, **how
+            )
+        if dense is not None:
+            axes[1][column].axhline(dense["ppl"], color="#000000", linewidth=1, linestyle=":", label="all of the cache")
+        axes[0][column].set_title(f"blocks of {block} tokens")
+        axes[1][column].set_xlabel("budget, tokens")
+        axes[1][column].set_xscale("log", base=2)
+        ticks = sorted({r["budget"] for r in rows if r["budget"]})
+        axes[1][column].set_xticks(ticks, [str(t) for t in ticks])
+        axes[1][column].set_yscale("log")
+        axes[1][column].yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axes[1][column].yaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        for row in axes:
+            row[column].grid(alpha=0.25, linewidth=0.6)
+    axes[0][0].set_ylabel("share of attention read")
+    axes[1][0].set_ylabel("perplexity")
+    axes[1][0].legend(fontsize=8, frameon=False)
+    figure.suptitle(
+        f"{of['model']}, {of['windows']} windows of {of['length']} tokens, the last {of['decoded']} decoded",
+        fontsize=10,
+    )
+    figure.tight_layout()
+    figure.savefig(path, dpi=120, metadata={} if not path.endswith(".svg") else {"Date": None})
+    plt.close(figure)

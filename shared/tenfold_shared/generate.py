@@ -383,7 +383,7 @@ class TransformersGenerator:
                 except _Refused as error:
                     done.append(_failed(request.key, self.model, str(error)))
             if rows:
-                done += self._decode(rows, sampling)
+                done += self.decode(rows, sampling)
             yield from done
 
     def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -395,15 +395,21 @@ class TransformersGenerator:
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._lm.device)
         return ids, mask
 
+    def new_cache(self) -> Any:
+        """An empty key-value cache; None where the model wants one of its own kind. For subclasses with another."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self._lm.config) if self._lm._supports_default_dynamic_cache() else None
+
     def _cache(self, prompts: list[tuple[int, ...]]) -> Any:
         """A key-value cache for these rows. Where prompts repeat, each distinct one is read here, all but the
         last column; otherwise the cache is empty. None where the model wants a cache of its own kind."""
         import torch
-        from transformers import DynamicCache, GenerationConfig
+        from transformers import GenerationConfig
 
-        if not self._lm._supports_default_dynamic_cache():
+        cache = self.new_cache()
+        if cache is None:
             return None
-        cache = DynamicCache(config=self._lm.config)
         distinct = list(dict.fromkeys(prompts))
         ids, mask = self._padded(distinct)
         if len(distinct) == len(prompts) or ids.shape[1] == 1:
@@ -417,8 +423,8 @@ class TransformersGenerator:
         cache.reorder_cache(rows)
         return cache
 
-    def _decode(self, rows: list[tuple[Request, list[int]]], sampling: Sampling) -> list[Completion]:
-        """One static batch. Every ROUND tokens the rows that are done leave it: the rest runs faster."""
+    def decode(self, rows: list[tuple[Request, list[int]]], sampling: Sampling) -> list[Completion]:
+        """One static batch of requests with their prompts' ids, in their order. Every ROUND tokens the rows that are done leave it: the rest runs faster."""
         import torch
         from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 

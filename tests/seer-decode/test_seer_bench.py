@@ -90,13 +90,19 @@ def test_a_steps_rows(model):
     assert [row["peer_name"].partition(",")[0] for row in found] == ["transformers", "transformers", "our dense step"]
     assert found[0]["ours"] == found[2]["ours"] and found[1]["ours"] == found[2]["peer"]
     assert "budget 32 in blocks of 16 by random gates" in found[0]["case"] and "--model" in found[0]["command"]
-    shown = seer("bench", "step", *how)
-    assert shown.returncode == 0 and len(shown.stdout.splitlines()) == 3 and " × " not in shown.stderr
+
+
+def test_rows_for_the_eye(model, capsys):
+    of = bench.Step(str(model), 40, 32, 16, "bfloat16", rounds=1)
+    for what, lines in ((TINY, 6), (of, 3)):
+        assert bench.run(what, device="auto", threads=1, as_json=False) == 0
+        shown = capsys.readouterr().out.splitlines()
+        assert len(shown) == lines and all(line.count(" ms") >= 1 for line in shown)
 
 
 def test_memory_that_is_not_there(monkeypatch):
     monkeypatch.setattr(needs, "available", lambda device: 1000)
-    with pytest.raises(Missing, match="bench kernel: needs .* smaller --context"):
+    with pytest.raises(Missing, match=r"bench kernel: needs .* smaller --context"):
         bench.kernel(TINY, CPU, "")
 
 

@@ -77,10 +77,32 @@ def test_a_small_budget_changes_the_result_and_is_a_ceiling(method):
     assert torch.equal(sparse[:, :138], dense[:, :138]) and not torch.allclose(
         sparse[:, 138:], dense[:, 138:], atol=1e-3
     )
-    assert len(cache.trace) == 3 * 12
-    assert all(
-        step.read == 2 * 3 and step.blocks >= 2 * 9 for step in cache.trace
-    )  # two stored heads, three blocks each
+    assert len(cache.trace) == 12
+    assert cache.trace.of(0) == (list(range(139, 151)), [3.0] * 12)  # three blocks of each head, in every layer
+
+
+def test_the_trace_follows_its_sequences():
+    """Rows that leave or change places keep their own counts; counts are those of the lists."""
+    model, lengths = model_of(), (20, 70, 101)
+    ids, mask = tokens(3, 101), torch.ones(3, 101, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        mask[row, : 101 - length] = 0
+    with attached(model), torch.no_grad():
+        cache = SeerCache(model, Policy("budget", 48, 16), "oracle")
+        logits_of(model, ids, cache, mask)
+        cache.batch_select_indices(torch.tensor([2, 0]))
+        mask = torch.cat([mask[[2, 0]], torch.ones(2, 1, dtype=torch.long)], 1)
+        at = (mask.sum(1) - 1)[:, None]
+        model(tokens(2, 1, seed=3), attention_mask=mask, position_ids=at, past_key_values=cache)
+    assert [cache.trace.of(row).lengths for row in range(3)] == [
+        list(range(9, 22)),
+        list(range(59, 71)),
+        list(range(90, 103)),
+    ]
+    assert cache.trace.of(0).blocks == [1.0] * 8 + [2.0] * 5
+    assert cache.trace.of(1).blocks == [3.0] * 12 and cache.trace.of(2).blocks == [3.0] * 13
+    there = 8 + 2 * 5 + sum(-(-n // 16) for n in [*range(59, 71), *range(90, 103)])
+    assert cache.density() == pytest.approx((8 + 10 + 25 * 3) / there)
 
 
 @pytest.mark.parametrize("before", range(16, 33))

@@ -66,9 +66,10 @@ def blocks(
     width, lists, each = selection.indices.shape[-1], batch * stored, tokens // block
     if not width:
         return torch.zeros_like(query)
-    chosen = selection.indices.long().view(lists, width)
-    rows = chosen.clamp_min(0) + torch.arange(0, lists * each, each, device=keys.device)[:, None]
+    chosen = selection.indices.view(lists, width)
     hidden = _hidden(chosen, lengths, stored, block)
+    rows = chosen if isinstance(hidden, int) else chosen.clamp_min(0)
+    rows = rows + torch.arange(0, lists * each, each, dtype=rows.dtype, device=keys.device)[:, None]
     grouped = query.reshape(lists, -1, dim)
     # A block is one row of contiguous memory.
     stores = keys.view(lists * each, block * dim), values.view(lists * each, block * dim)
@@ -85,11 +86,12 @@ def blocks(
     for first in range(0, lists, step):
         mine = slice(first, first + step)
         logits = torch.bmm(grouped[mine], gathered(stores[0], rows[mine]).transpose(1, 2)).float().mul_(scale)
-        if isinstance(hidden, int):
+        if not isinstance(hidden, int):
+            logits.masked_fill_(hidden[mine, None], -torch.inf)
+        elif hidden < logits.shape[-1]:
             logits[..., hidden:] = -torch.inf
-            shares = logits.softmax(-1)
-        else:
-            shares = logits.masked_fill_(hidden[mine, None], -torch.inf).softmax(-1)
+        shares = logits.softmax(-1)
+        if not isinstance(hidden, int):
             shares = shares.nan_to_num(0.0)  # of a list without blocks
         parts.append(torch.bmm(shares.to(query.dtype), gathered(stores[1], rows[mine])))
     return (torch.cat(parts) if len(parts) > 1 else parts[0]).view(batch, -1, dim)
@@ -101,9 +103,8 @@ def _hidden(chosen: Tensor, lengths: Tensor, stored: int, block: int) -> Tensor 
     if not chosen.is_cuda:  # a GPU is not waited for
         first, *others = lengths.tolist()
         tail = (first - 1) // block
-        alike = first > 0 and all(length == first for length in others)
-        if alike and (chosen[:, -1].numpy() == tail).all():
-            return int(chosen.shape[1] * block - ((tail + 1) * block - first))
+        if tail >= 0 and set(others) <= {first} and set(chosen[:, -1].tolist()) == {tail}:
+            return int((chosen.shape[1] - tail - 1) * block + first)
     at = chosen[..., None] * block + torch.arange(block, device=chosen.device)  # (B Hkv, K, block)
     absent = (at >= lengths.repeat_interleave(stored)[:, None, None]) | (chosen < 0)[..., None]
     return absent.flatten(1)

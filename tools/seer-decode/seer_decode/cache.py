@@ -42,20 +42,13 @@ from seer_decode.select import (
     recent_scores,
     select,
 )
-from seer_decode.shape import gated_layers
+from seer_decode.shape import count, gated_layers
 from seer_decode.stepwise import Seen
+from seer_decode.trace import Trace
 from tenfold_shared import BadInput
 
 NAME = "seer-decode"
 Method = Literal["seer", "oracle", "quest", "recent", "random", "dense"]
-
-
-class Step(NamedTuple):
-    """What one layer read of its sequences in one step: blocks of all stored heads, of so many."""
-
-    layer: int
-    read: int
-    blocks: int
 
 
 class Pending(NamedTuple):
@@ -79,7 +72,8 @@ class SeerLayer(CacheLayerMixin):
         super().__init__()
         self.index, self.how, self.gate = index, how, gate
         self.length = 0  # with padding, as transformers counts
-        self.start: Tensor | None = None
+        self.start: list[int] | None = None  # slots of padding before each sequence; None without padding
+        self.each: list[int] = []  # lengths as the host knows them, so that a step waits for no device
 
     @property
     def block(self) -> int:
@@ -101,6 +95,7 @@ class SeerLayer(CacheLayerMixin):
         wide = self.gate.shape.gate_dim if self.gate is not None else 0
         self.compressed = torch.zeros(batch, heads, 0, wide, device=key_states.device)
         self.high, self.low = (torch.zeros(batch, heads, 0, dim, device=key_states.device) for _ in range(2))
+        self.each = [0] * batch
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -120,14 +115,16 @@ class SeerLayer(CacheLayerMixin):
         return -1
 
     def reset(self) -> None:
-        self.is_initialized, self.length, self.start = False, 0, None
+        self.is_initialized, self.length, self.start, self.each = False, 0, None, []
 
     def _over_batch(self, change: Callable[[Tensor], Tensor]) -> None:
         if not self.is_initialized:
             return
         for name in ("keys", "values", "lengths", "compressed", "high", "low"):
             setattr(self, name, change(getattr(self, name)))
-        self.start = None if self.start is None else change(self.start)
+        at = change(torch.arange(len(self.each), device=self.keys.device)).tolist()
+        self.each = [self.each[place] for place in at]
+        self.start = None if self.start is None else [self.start[place] for place in at]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self._over_batch(lambda t: t.index_select(0, beam_idx.to(t.device)))
@@ -144,12 +141,10 @@ class SeerLayer(CacheLayerMixin):
         count = -tokens_to_remove if tokens_to_remove < 0 else max(0, self.length - tokens_to_remove)
         if not count or not self.is_initialized:
             return
-        if count > int(self.lengths.min()):
-            raise BadInput(
-                f"layer {self.index}: {count} tokens cannot be taken back, a sequence has {int(self.lengths.min())}"
-            )
+        if count > min(self.each):
+            raise BadInput(f"layer {self.index}: {count} tokens cannot be taken back, a sequence has {min(self.each)}")
         self.length -= count
-        self.lengths = self.lengths - count
+        self.lengths, self.each = self.lengths - count, [length - count for length in self.each]
 
     # ------------------------------------------------------------ attention
 
@@ -158,7 +153,7 @@ class SeerLayer(CacheLayerMixin):
 
         padding: (B, kv) which slots are tokens, or None for all."""
         if padding is not None:
-            self.start = _start(padding)
+            self.start = self.how.starts(padding)
         count = pending.keys.shape[2]
         self._append(pending.keys, pending.values)
         if self.how.stepwise:
@@ -186,20 +181,21 @@ class SeerLayer(CacheLayerMixin):
     def _append(self, keys: Tensor, values: Tensor) -> None:
         """New tokens to their slots; padding has none."""
         count = keys.shape[2]
+        before = self.each
         if self.start is None:  # every sequence has every token
             first, last = self.length - count, self.length
             self._grow(last)
             self.keys[:, :, first:last], self.values[:, :, first:last] = keys, values
-            self.lengths = self.lengths + count
+            self.lengths, self.each = self.lengths + count, [last] * len(before)
             if first // self.block < last // self.block:
                 self._compress(slice(None), first // self.block, last // self.block)
             return
-        before, lengths = self.lengths, (self.length - self.start.to(keys.device)).clamp_min(0)
-        if int((lengths - before).min()) < 0 or int((lengths - before).max()) > count:
+        after = [max(0, self.length - start) for start in self.start]
+        if any(not 0 <= last - first <= count for first, last in zip(before, after, strict=True)):
             raise BadInput(f"layer {self.index}: the padding of a sequence changed after its first tokens")
-        self._grow(int(lengths.max()))
-        self.lengths = lengths
-        for row, (first, last) in enumerate(zip(before.tolist(), lengths.tolist(), strict=True)):
+        self._grow(max(after))
+        self.lengths, self.each = torch.tensor(after, device=keys.device), after
+        for row, (first, last) in enumerate(zip(before, after, strict=True)):
             if last > first:
                 self.keys[row, :, first:last] = keys[row, :, count - (last - first) :]
                 self.values[row, :, first:last] = values[row, :, count - (last - first) :]
@@ -229,7 +225,7 @@ class SeerLayer(CacheLayerMixin):
         self.compressed = self.keys.new_zeros(batch, heads, blocks, wide, dtype=torch.float32)
         held = blocks if self.how.method == "quest" else 0
         self.high, self.low = (self.keys.new_zeros(batch, heads, held, dim, dtype=torch.float32) for _ in range(2))
-        for row, length in enumerate(self.lengths.tolist()):
+        for row, length in enumerate(self.each):
             if length >= self.block:
                 self._compress(slice(row, row + 1), 0, length // self.block)
 
@@ -246,7 +242,7 @@ class SeerLayer(CacheLayerMixin):
 
     def _chunk(self, query: Tensor, scale: float) -> Tensor:
         """Dense attention of a chunk, each query to what is before it."""
-        count, lengths = query.shape[2], self.lengths.tolist()
+        count, lengths = query.shape[2], self.each
         even = self.start is None and min(lengths) == max(lengths)
         if even and lengths[0] == count:
             keys, values = self.keys[:, :, :count], self.values[:, :, :count]
@@ -264,20 +260,27 @@ class SeerLayer(CacheLayerMixin):
 
     def choose(self, query: Tensor, scale: float) -> Selection | None:
         """The blocks of one query each, (B, Hq, D); None where all are read, and dense attention is the same."""
-        how, lengths, each = self.how, self.lengths, self.lengths.tolist()
-        blocks = [-(-length // self.block) for length in each]
-        every = self.keys.shape[1] * sum(blocks)
-        if how.method == "dense" or self.index < how.dense_layers or min(each) < 1:
-            how.trace.append(Step(self.index, every, every))
+        how, lengths, each = self.how, self.lengths, self.each
+        if self.length <= how.prompt:
+            return None
+        if self._reads_all():
+            how.trace.add(each, None)
             return None
         if how.method == "seer" and self.gate is not None and kernels.chooses(self.gate, how.policy, self.compressed):
             before = query.float() @ how.turns(each, query.device).back
             chosen, _ = kernels.choose(self.gate, before, self.compressed, lengths, how.policy)
         else:
             chosen = select(self._scores(query, each, scale), lengths, how.policy)
-        read = int(chosen.counts.sum())
-        how.trace.append(Step(self.index, read, every))
-        return None if read == every else chosen
+        how.trace.add(each, chosen.counts)
+        return chosen
+
+    def _reads_all(self) -> bool:
+        """Whether a step is dense, whatever the scores are: by the method, or as the budget holds everything."""
+        how = self.how
+        if how.method == "dense" or self.index < how.dense_layers or min(self.each) < 1:
+            return True
+        blocks = [-(-length // self.block) for length in self.each]
+        return not how.policy.paper_compat and all(how.policy.ceiling(count) == count for count in blocks)
 
     def _scores(self, query: Tensor, each: list[int], scale: float) -> Tensor:
         """(B, Hkv, blocks) logits of sequences of `each` tokens, of which those from the tail on are not looked at."""
@@ -286,8 +289,9 @@ class SeerLayer(CacheLayerMixin):
         if how.method == "seer":
             assert self.gate is not None
             turns = how.turns(each, query.device)
-            features = self.gate.projected((query.float() @ turns.back)[:, :, None])
-            return self.gate.scores(features @ turns.on[:, None], self.compressed[:, :, :most])[:, :, 0]
+            # torch.bmm, not @: it goes through fewer of torch's layers, which are not in the processor's cache either.
+            features = self.gate.projected(torch.bmm(query.float(), turns.back)[:, :, None])[:, :, 0]
+            return self.gate.scores(torch.bmm(features, turns.on)[:, :, None], self.compressed[:, :, :most])[:, :, 0]
         if how.method == "oracle":
             return oracle_scores(query, self.keys[:, :, : max(each)], lengths, self.block, scale)
         if how.method == "quest":
@@ -325,7 +329,8 @@ class SeerCache(Cache):
         self.model = model
         self.stepwise = False  # whether the tokens of a chunk choose their blocks one by one (stepwise.py)
         self.seen: list[Seen] = []
-        self.trace: list[Step] = []
+        self.prompt = 0  # tokens, padding among them, that are read densely even where they come one at a time
+        self._starts: tuple[Tensor, list[int]] | None = None
         gated, _ = gated_layers(model.config)
         if method == "seer":
             _check(model, policy, gates, gated)
@@ -336,12 +341,15 @@ class SeerCache(Cache):
         for index in gated:
             layers[index] = SeerLayer(index, self, gates[index] if gates is not None and index in gates else None)
         super().__init__(layers=layers)
+        heads = count(config, "num_key_value_heads", count(config, "num_attention_heads"))
+        self.trace = Trace(len(gated), heads, policy.block)
 
     def become(self, policy: Policy, method: Method, gates: Gates | None = None) -> None:
         """Go on with another policy and method over the same keys and values; full blocks are compressed anew."""
         self.policy, self.method, self.gates, self._turns = policy.checked(), method, gates, None
         if method == "seer":
             _check(self.model, policy, gates, [layer.index for layer in self.sparse])
+        self.trace = Trace(self.trace.layers, self.trace.heads, policy.block)
         for layer in self.sparse:
             layer.gate = gates[layer.index] if gates is not None and layer.index in gates else None
             layer.compress_anew()
@@ -357,10 +365,23 @@ class SeerCache(Cache):
             self._turns = each, turns(self.unrotated, self.gates, torch.tensor(each, device=device) - 1)
         return self._turns[1]
 
+    def starts(self, padding: Tensor) -> list[int]:
+        """Slots before each sequence's first token, of padding (B, kv) that all layers of a forward are given."""
+        if self._starts is None or self._starts[0] is not padding:
+            self._starts = padding, _start(padding).tolist()
+        return self._starts[1]
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        self.trace.keep(beam_idx.tolist())
+        super().reorder_cache(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.trace.keep(indices.tolist())
+        super().batch_select_indices(indices)
+
     def density(self) -> float:
-        """Share of blocks that were read, over all steps and layers of the trace; 1 before the first step."""
-        blocks = sum(step.blocks for step in self.trace)
-        return sum(step.read for step in self.trace) / blocks if blocks else 1.0
+        """Share of blocks that were read, over all steps and layers; 1 before the first step."""
+        return self.trace.density()
 
 
 def _check(model: Any, policy: Policy, gates: Gates | None, gated: list[int]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from seer_decode import needs
-from tenfold_shared.cli import Numbers, Share, add_doctor, options, tool
+from tenfold_shared.cli import Numbers, Selection, Share, add_doctor, files_argument, options, take, take_sampling, tool
 
 QUERIES = ["Qproj", "Qavgproj", "Qavg", "Qorig"]
 METHODS = ["dense", "oracle", "seer", "quest", "recent", "random"]
@@ -123,6 +123,89 @@ class Names(click.ParamType):
 
 _DENSE = click.option("--dense-layers", type=click.IntRange(min=0), default=0, show_default=True, help="So many first layers read everything.")  # fmt: skip
 _SINK = click.option("--sink", type=click.IntRange(min=0), default=0, show_default=True, help="First blocks that are always read, within the budget.")  # fmt: skip
+
+
+def _reading(function: Any) -> Any:
+    """What a step reads."""
+    found = [
+        click.option("--gate", metavar="GATES", help="Gates of seer-decode distill, or published ones."),
+        click.option("--method", type=click.Choice(["seer", "oracle", "quest", "recent", "random", "dense"]), default="seer", show_default=True, help="What ranks blocks: the gates, true attention, Quest's bounds, recency, chance; dense reads all."),
+        click.option("--budget", type=click.IntRange(min=1), metavar="T", help="Read at most T tokens a step, sink and tail among them.  [what the gates were meant for]"),
+        click.option("--threshold", type=Share(min=0, max=1), help="Read blocks whose share of the gate's softmax is greater."),
+        click.option("--mass", type=Share(min=0, max=1, min_open=True), help="Read the fewest blocks whose shares sum to it."),
+        click.option("--ratio", type=Share(min=0, max=1, min_open=True), help="Read this share of all blocks."),
+        click.option("--block", type=click.Choice(BLOCKS), help="Tokens of a block.  [those of the gates, else 64]"),
+        click.option("--reuse-gate", is_flag=True, help="Also for blocks the gates were not trained for."),
+        _SINK,
+        click.option("--local", type=click.IntRange(min=1), default=1, show_default=True, help="Last blocks that are always read, the tail among them."),
+        _DENSE,
+        click.option("--paper-compat", is_flag=True, help="The published rule: T // block by score, the first and last in addition."),
+        click.option("--trace-every", type=click.IntRange(min=1), default=1, show_default=True, help="Keep every Nth step in meta.sparsity.trace."),
+    ]  # fmt: skip
+    for option in reversed(found):
+        function = option(function)
+    return function
+
+
+def _reads(given: dict[str, Any]) -> Any:
+    from seer_decode.generate import Reading
+
+    given["block"] = int(given["block"]) if given["block"] else None
+    return Reading(**{field: given.pop(field) for field in Reading.__struct_fields__})
+
+
+_MODEL_SAMPLING = click.option("--model-sampling", is_flag=True, help="Temperature, top-p and top-k of the model's generation_config in place of these.")  # fmt: skip
+
+
+@main.command(short_help="Completions of task records that read a part of the cache.")
+@files_argument()
+@_WEIGHTS
+@_reading
+@click.option("-n", "--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Responses a task.")
+@_MODEL_SAMPLING
+@_EXTRAPOLATE
+@options(
+    "sampling", "batch_size", "dtype", "device", "trust_remote_code", "seed", "records", "max_time", "plot", "output", "common",
+    temperature=0.0, top_p=1.0, batch_size=1,
+)  # fmt: skip
+def generate(files: tuple[str, ...], **given: Any) -> int:
+    """Answer the tasks of FILES (`prompt` or `messages`). Each sample tells in meta.sparsity what its steps read. A prompt is read
+    densely.
+
+    \b
+    Example:
+      seer-decode generate tasks.jsonl --model smollm2 --gate gates --budget 1024 -o out.jsonl
+    """
+    needs.models()
+    from seer_decode.generate import run
+
+    return run(files, _reads(given), take(Selection, given), take_sampling(given), **given)
+
+
+@main.command("eval", short_help="pass@1 on questions with answers, and generation lengths.")
+@files_argument()
+@_WEIGHTS
+@_reading
+@click.option("-n", "--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Responses a task.")
+@click.option("--prompt", type=click.Choice(["math", "plain"]), default="math", show_default=True, help="math asks for steps and a boxed answer; plain sends the question alone.")  # fmt: skip
+@_MODEL_SAMPLING
+@_EXTRAPOLATE
+@options(
+    "template", "sampling", "batch_size", "dtype", "device", "trust_remote_code", "seed", "records", "max_time", "output", "json",
+    "common", temperature=0.0, top_p=1.0, max_tokens=4096, batch_size=1,
+)  # fmt: skip
+def evaluate(files: tuple[str, ...], **given: Any) -> int:
+    """Answer and grade the questions of FILES: tasks, or records with `problem` or `question` and `answer`. The summary goes to
+    stdout, verdicts to -o FILE, from which the same command goes on.
+
+    \b
+    Example:
+      seer-decode eval aime.jsonl --model smollm2 --gate gates --budget 1024 -n 4 --temperature 0.6 -o verdicts.jsonl
+    """
+    needs.models()
+    from seer_decode.evaluate import run
+
+    return run(files, _reads(given), take(Selection, given), take_sampling(given), **given)
 
 
 @main.command(short_help="Six ways to choose blocks at equal budgets, on a text.")

@@ -59,3 +59,35 @@ def draw(rows: Sequence[Record], of: Record, path: str) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=120, metadata={} if not path.endswith(".svg") else {"Date": None})
     plt.close(figure)
+
+
+def draw_trace(samples: str, path: str) -> None:
+    """Tokens read at each step against the tokens that were there, a line a sample of a file of samples."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from tenfold_shared.jsonl import decode_line, read_lines
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    longest, count, how = 1, 0, ""
+    for number, line in read_lines(samples):
+        found = ((decode_line(f"{samples}:{number}", line).get("meta")) or {}).get("sparsity")
+        if not found or not found["steps"]:
+            continue
+        begin, every, block = found["trace"]["context"], found["trace"]["every"], found["policy"]["block"]
+        lengths = [begin + every * at for at in range(len(found["trace"]["blocks"]))]
+        axes.plot(lengths, [min(n, b * block) for n, b in zip(lengths, found["trace"]["blocks"], strict=True)], color="#D55E00", alpha=0.6, linewidth=1)  # fmt: skip
+        longest, count = max(longest, lengths[-1]), count + 1
+        how = f"{NAMES.get(found['method'], found['method'])}, {found['policy']['kind']} {found['policy']['value']:g}, blocks of {block}"
+    axes.plot([0, longest], [0, longest], color="#000000", linestyle=":", linewidth=1, label="all of the cache")
+    axes.set(
+        xlabel="cached tokens",
+        ylabel="tokens read by a step, mean of layers and heads",
+        title=f"{how}; {count} samples",
+    )
+    axes.legend(fontsize=8, frameon=False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    figure.savefig(path, dpi=120, metadata={} if not path.endswith(".svg") else {"Date": None})
+    plt.close(figure)

@@ -187,7 +187,7 @@ def _counted(scores: Tensor, policy: Policy) -> bool:
 
 def _alike(scores: Tensor, blocks: int, policy: Policy) -> Selection:
     """What `select` finds by a ceiling where every sequence has so many blocks. A step asks once a layer for a few hundred
-    scores: NumPy's calls are the shortest, and the rest of a model's step is not long beside them."""
+    scores between two sweeps over memory: what counts is how few calls it takes."""
     batch, heads, _ = scores.shape
     z = scores.detach().numpy()[..., : blocks - 1]
     if z.size and not z.max() < math.inf:
@@ -197,21 +197,17 @@ def _alike(scores: Tensor, blocks: int, policy: Policy) -> Selection:
     counts = torch.full((batch, heads), most, dtype=torch.int32)
     if most == blocks:
         return Selection(torch.arange(blocks, dtype=torch.int32).expand(batch, heads, blocks).contiguous(), counts)
-    # The ceiling holds all sink and local blocks, and is below the blocks there are: so these do not overlap.
-    first, last = policy.sink, blocks - policy.local
-    free = most - policy.sink - policy.local
-    indices = np.empty((batch, heads, most), dtype=np.int32)
-    indices[..., :first] = np.arange(first)
-    indices[..., most - policy.local :] = np.arange(last, blocks)
-    if free:
-        z = z[..., first:last]
-        least = np.partition(z, -free, axis=-1)[..., -free, None]
-        taken = z >= least
-        if np.count_nonzero(taken) > batch * heads * free:  # equals of the least: the lower blocks of them
-            above, equal = z > least, z == least
-            taken = above | (equal & (equal.cumsum(-1) <= free - above.sum(-1, keepdims=True)))
-        indices[..., first : first + free] = first + taken.nonzero()[2].reshape(batch, heads, free)
-    return Selection(torch.from_numpy(indices), counts)
+    ranks = np.empty((batch, heads, blocks), dtype=np.float32)
+    ranks[..., : blocks - 1] = z
+    ranks[..., blocks - policy.local :] = math.inf
+    if policy.sink:
+        ranks[..., : policy.sink] = math.inf
+    least = np.partition(ranks, -most, axis=-1)[..., -most, None]
+    taken = (ranks >= least).nonzero()[2]
+    if taken.size > batch * heads * most:  # equals of the least: the lower blocks of them
+        above, equal = ranks > least, ranks == least
+        taken = (above | (equal & (equal.cumsum(-1) <= most - above.sum(-1, keepdims=True)))).nonzero()[2]
+    return Selection(torch.from_numpy(taken.astype(np.int32).reshape(batch, heads, most)), counts)
 
 
 def _top(ranks: Tensor, most: Tensor) -> Tensor:

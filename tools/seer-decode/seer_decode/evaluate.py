@@ -1,0 +1,183 @@
+"""`seer-decode eval`: pass@1 on sets of questions with answers, AIME and MATH-500 style, and how long the generations were.
+
+A record is a task, or `problem` or `question` with `answer` as benchmarks have them. What a number is counts by tasks: a task's
+samples are one draw of its difficulty.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from string import Template
+from typing import Any
+
+import msgspec
+
+import seer_decode
+from seer_decode import needs
+from seer_decode.generate import Reading, opened, own_sampling, request_seed, sample_fields
+from tenfold_shared import BadInput
+from tenfold_shared import records as shapes
+from tenfold_shared.cli import Selection, read_template, sha256_of
+from tenfold_shared.generate import Request, Sampling
+from tenfold_shared.jsonl import Output, Source, decode_line, flow, read_lines
+from tenfold_shared.progress import Progress
+
+Record = dict[str, Any]
+MATHS = "$question\n\nThink step by step, and give the final answer inside \\boxed{}."
+PROMPTS = {"math": MATHS, "plain": "$question"}
+
+
+def tasks(lines: Iterable[tuple[str, Record]]) -> Iterator[tuple[str, Record]]:
+    """Task records of either form. Raises BadInput for one without a question or an answer."""
+    for number, (where, record) in enumerate(lines):
+        question = record.get("problem", record.get("question"))
+        task = dict(record)
+        if "prompt" not in task and "messages" not in task:
+            if not isinstance(question, str) or not question.strip():
+                raise BadInput(f"{where}: expected `prompt`, `messages`, `problem` or `question`")
+            task["prompt"] = question
+        if task.get("answer") is None:
+            raise BadInput(f"{where}: answer: expected what the response is compared with")
+        if not isinstance(task["answer"], str | list):
+            task["answer"] = str(task["answer"])
+        task["id"] = str(task.get("id", task.get("unique_id", number)))
+        yield where, task
+
+
+def wilson(right: Sequence[Sequence[bool]]) -> tuple[float, float, float]:
+    """pass@1, the mean over tasks of the mean over a task's samples, and its 95 % interval: Wilson's, on as many draws as the
+    spread between tasks leaves of all samples, at least one a task."""
+    means = [sum(one) / len(one) for one in right]
+    count, mean = len(means), sum(means) / len(means)
+    effective = float(count)
+    if count > 1:
+        error = sum((x - mean) ** 2 for x in means) / (count - 1) / count
+        if error > 0:
+            effective = min(max(mean * (1 - mean) / error, count), sum(map(len, right)))
+    z = 1.959963984540054
+    centre = (mean + z * z / (2 * effective)) / (1 + z * z / effective)
+    wide = z / (1 + z * z / effective) * math.sqrt(mean * (1 - mean) / effective + z * z / (4 * effective**2))
+    return mean, max(0.0, centre - wide), min(1.0, centre + wide)
+
+
+def summary(samples: Sequence[Record]) -> Record:
+    """Of verdict records; those that failed are counted and left out."""
+    by_task: dict[str, list[bool]] = {}
+    for sample in samples:
+        if not sample.get("error"):
+            by_task.setdefault(sample["id"], []).append(bool(sample["correct"]))
+    found = [sample for sample in samples if not sample.get("error")]
+    if not found:
+        return {"tasks": 0, "samples": 0, "errors": len(samples), "pass_at_1": None, "low": None, "high": None}
+    mean, low, high = wilson(list(by_task.values()))
+    lengths = sorted(sample["usage"]["completion_tokens"] for sample in found)
+    densities = [sample["meta"]["sparsity"]["density"] for sample in found]
+    return {
+        "tasks": len(by_task), "samples": len(found), "errors": len(samples) - len(found), "pass_at_1": round(mean, 6),
+        "low": round(low, 6), "high": round(high, 6), "tokens_mean": round(sum(lengths) / len(lengths), 2),
+        "tokens_median": lengths[len(lengths) // 2], "truncated": sum(s["finish_reason"] == "length" for s in found),
+        "ungradable": sum(s["grade"] == "ungradable" for s in found), "density": round(sum(densities) / len(densities), 6),
+    }  # fmt: skip
+
+
+def run(
+    files: Sequence[str],
+    reading: Reading,
+    selection: Selection,
+    sampling: Sampling,
+    *,
+    uri: str,
+    samples: int,
+    prompt: str,
+    template: str | None,
+    model_sampling: bool,
+    batch_size: int,
+    allow_extrapolation: bool,
+    dtype: str,
+    device: str,
+    trust_remote_code: bool,
+    seed: int,
+    max_time: float | None,
+    output: str | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """The verb; returns the exit code."""
+    if output in (None, "-"):
+        raise BadInput("eval: expected -o FILE for the verdicts, from which a killed run goes on")
+    text = read_template(template, "", {"question"}, "question") if template else PROMPTS[prompt]
+    source = selection.source(files, None, expand=tasks, keep=True)
+    if model_sampling:
+        sampling = own_sampling(sampling, uri)
+    options = {
+        "model": uri, **msgspec.to_builtins(reading), "gate": needs.digest(reading.gate), **msgspec.to_builtins(sampling),
+        "samples": samples, "batch_size": batch_size, "dtype": dtype, "seed": seed, "prompt": prompt,
+        "template": sha256_of(template) if template else None, **selection.identity(),
+    }  # fmt: skip
+    with Output(output, tool="seer-decode", version=seer_decode.__version__, verb="eval", options=options, source=source, overwrite=overwrite) as out:  # fmt: skip
+        code = 0
+        if out.finished:
+            print(f"seer-decode: {output}: complete already; nothing to do", file=sys.stderr)
+        else:
+            by = opened(
+                reading, uri, batch_size=batch_size, dtype=dtype, device=device, trust_remote_code=trust_remote_code,
+                allow_extrapolation=allow_extrapolation, seed=seed,
+            )  # fmt: skip
+            for note in by.notes:
+                print(f"seer-decode: {note}", file=sys.stderr)
+            code = _answers(by, source, out, text, prompt, sampling, reading, samples, seed, uri, max_time, quiet)
+    found = summary([decode_line(f"{output}:{number}", line) for number, line in read_lines(str(output))])
+    if as_json:
+        print(json.dumps({"model": uri, "verdicts": output, **found}))
+    elif found["pass_at_1"] is not None:
+        print(
+            f"pass@1 {found['pass_at_1']:.3f} [{found['low']:.3f}, {found['high']:.3f}] over {found['tasks']} tasks of "
+            f"{found['samples']} samples; {found['tokens_mean']:.0f} tokens in the mean, {found['truncated']} cut off; "
+            f"{100 * found['density']:.1f} % of the blocks read"
+        )
+    return code
+
+
+def _answers(
+    by: Any, source: Source, out: Output, text: str, prompt: str, sampling: Sampling, reading: Reading, samples: int, seed: int,
+    uri: str, max_time: float | None, quiet: bool,
+) -> int:  # fmt: skip
+    from tenfold_shared import answers
+
+    chat = by.decoder.chats
+
+    def plan(where: str, task: Record) -> list[tuple[str, Request]]:
+        asked = Template(text).safe_substitute(question=shapes.question_of(task))
+        sent: Record = {"messages": [{"role": "user", "content": asked}]} if chat else {"prompt": asked}
+        keys = [f"{task['id']}#{index}" for index in range(samples)]
+        return [(f"#{i}", Request(key=key, seed=request_seed(seed, key), **sent)) for i, key in enumerate(keys)]
+
+    def assemble(task: Record, found: list[Record]) -> list[Record]:
+        return [{**task, **fields, **_grade(answers, task, fields, prompt)} for fields in
+                (sample_fields(index, one, task, uri) for index, one in enumerate(found))]  # fmt: skip
+
+    total = source.count()
+    with (
+        closing(by.decoder),
+        Progress("eval", None if total is None else total * samples, "samples", quiet) as progress,
+    ):
+        done = flow(
+            source, identify=lambda task: task["id"], plan=plan,
+            execute=lambda requests: by.execute(sampling, reading.trace_every, requests), assemble=assemble, out=out,
+            batch=by.decoder.batch_size, max_time=max_time, progress=progress,
+        )  # fmt: skip
+    return out.complete(done, source, seed=seed)
+
+
+def _grade(answers: Any, task: Record, fields: Record, prompt: str) -> Record:
+    """What a verdict adds. Without a request for a box, an answer may stand outside one."""
+    if fields.get("error"):
+        return {"correct": False, "grade": "ungradable", "grade_reason": fields["error"]}
+    match = (task.get("meta") or {}).get("match", "any")
+    found = answers.grade(task["answer"], fields["response"], match=match, require_box=prompt == "math")
+    return {"correct": found.grade == "correct", "grade": found.grade, "grade_reason": found.reason}

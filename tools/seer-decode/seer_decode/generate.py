@@ -1,0 +1,281 @@
+"""`seer-decode generate`: completions of task records that read a part of the cache; a killed run continues by id."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+import msgspec
+
+import seer_decode
+from seer_decode import needs, store
+from seer_decode.cache import Method, SeerCache, attached
+from seer_decode.gate import Gates
+from seer_decode.plan import Roofline
+from seer_decode.select import Kind, Policy
+from seer_decode.shape import Shape
+from seer_decode.trace import Read
+from tenfold_shared import BadInput
+from tenfold_shared import records as shapes
+from tenfold_shared.cli import Selection
+from tenfold_shared.generate import Completion, Request, Sampling, TransformersGenerator
+from tenfold_shared.jsonl import Output, flow
+from tenfold_shared.models import load_causal_lm
+from tenfold_shared.progress import Progress
+
+Record = dict[str, Any]
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What a step reads, as the options say it: at most one of budget, threshold, mass and ratio.
+
+    block: of methods without gates; gates have their own, which another one must be told with reuse_gate.
+    """
+
+    method: Method
+    gate: str | None = None
+    budget: int | None = None
+    threshold: float | None = None
+    mass: float | None = None
+    ratio: float | None = None
+    block: int | None = None
+    reuse_gate: bool = False
+    sink: int = 0
+    local: int = 1
+    dense_layers: int = 0
+    paper_compat: bool = False
+    trace_every: int = 1
+
+    def policy(self, made: store.Made | None) -> Policy:
+        """Raises BadInput for two amounts, or none where no gates say one."""
+        given: dict[Kind, float | None] = {"budget": self.budget, "threshold": self.threshold, "mass": self.mass, "ratio": self.ratio}  # fmt: skip
+        some = {kind: float(value) for kind, value in given.items() if value is not None}
+        block = self.block or (made.shape.block if made else 64)
+        if self.method == "dense":
+            return Policy("dense", block=block).checked()
+        if len(some) > 1:
+            raise BadInput(f"{' and '.join('--' + kind for kind in some)}: expected one of them")
+        if not some and made is not None and made.sparsity.sparsity_method == "threshold":
+            some = {"threshold": made.sparsity.threshold}
+        elif not some and made is not None:
+            some = {"budget": float(made.sparsity.token_budget)}
+        if not some:
+            raise BadInput("expected one of --budget, --threshold, --mass and --ratio")
+        ((kind, value),) = some.items()
+        return Policy(kind, value, block, self.sink, self.local, self.paper_compat).checked()
+
+
+class Decoder(TransformersGenerator):
+    """A model that answers with a `SeerCache`; `reads` are those of the last batch, by request."""
+
+    def __init__(self, lm: Any, tokenizer: Any, model: str, batch_size: int, policy: Policy, method: Method, gates: Gates | None, *, dense_layers: int = 0, seed: int = 0) -> None:  # fmt: skip
+        super().__init__(lm, tokenizer, model, batch_size)
+        self.policy, self.method, self.gates = policy, method, gates
+        self.dense_layers, self.seed = dense_layers, seed
+        self.reads: dict[str, Read] = {}
+        self._width = 0
+        self._seer: SeerCache | None = None
+
+    @property
+    def chats(self) -> bool:
+        return bool(self._tokenizer.chat_template)
+
+    def new_cache(self) -> SeerCache:
+        self._seer = SeerCache(
+            self._lm, self.policy, self.method, self.gates, dense_layers=self.dense_layers, seed=self.seed
+        )
+        self._seer.prompt = self._width  # equal prompts are read once, and their last token with the first step
+        return self._seer
+
+    def decode(self, rows: list[tuple[Request, list[int]]], sampling: Sampling) -> list[Completion]:
+        """Raises Missing where the batch's cache has no room."""
+        self._width = max(len(ids) for _, ids in rows)
+        line = Roofline.of(Shape.of(self._lm.config), self._lm.dtype.itemsize)
+        tokens, layers = self._width + sampling.max_tokens, self._lm.config.get_text_config().num_hidden_layers
+        wanted = int(1.25 * len(rows) * tokens * layers * line.token_bytes)  # a cache grows by quarters
+        needs.room(
+            wanted,
+            self._lm.device,
+            f"a cache of {len(rows)} × {tokens} tokens",
+            "a smaller --batch-size or --max-tokens",
+        )
+        with attached(self._lm):
+            done = super().decode(rows, sampling)
+        assert self._seer is not None
+        self.reads = {request.key: self._seer.trace.of(at) for at, (request, _) in enumerate(rows)}
+        self._seer = None
+        return done
+
+
+def request_seed(seed: int, key: str) -> int:
+    """A random stream of its own for every sample, whatever batch it is in."""
+    digest = hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def told(read: Read, policy: Policy, method: str, every: int) -> Record:
+    """`meta.sparsity` of one sample. density: blocks read of those there were, over all steps; trace.blocks: mean blocks a layer
+    and stored head, of every `every`-th step, the first with trace.context cached tokens."""
+    there = sum(-(-length // policy.block) for length in read.lengths)
+    return {
+        "method": method,
+        "policy": {"kind": policy.kind, "value": policy.value, "block": policy.block, "sink": policy.sink},
+        "steps": len(read.lengths),
+        "density": round(sum(read.blocks) / there, 6) if there else 1.0,
+        "blocks_read": round(sum(read.blocks) / max(1, len(read.blocks)), 4),
+        "trace": {
+            "context": read.lengths[0] if read.lengths else None,
+            "every": every,
+            "blocks": [round(found, 3) for found in read.blocks[::every]],
+        },
+    }
+
+
+class Opened(msgspec.Struct):
+    """A decoder, and how it reads."""
+
+    decoder: Decoder
+    policy: Policy
+    notes: list[str]
+
+    def execute(
+        self, sampling: Sampling, every: int, requests: Iterator[tuple[str, Request]]
+    ) -> Iterator[tuple[str, Record]]:
+        """Completions as plain objects with `sparsity`, a batch at a time."""
+        for completion in self.decoder.generate((request for _, request in requests), sampling):
+            found = msgspec.to_builtins(completion)
+            if (read := self.decoder.reads.get(completion.key)) is not None and not completion.error:
+                found["sparsity"] = told(read, self.policy, self.decoder.method, every)
+            yield completion.key, found
+
+
+def opened(reading: Reading, uri: str, *, batch_size: int, dtype: str, device: str, trust_remote_code: bool, allow_extrapolation: bool, seed: int) -> Opened:  # fmt: skip
+    """Raises BadInput, Missing."""
+    if reading.method == "seer" and reading.gate is None:
+        raise BadInput(
+            "--method seer: expected --gate GATES; the others (oracle, quest, recent, random, dense) need none"
+        )
+    lm, tokenizer = load_causal_lm(uri, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    loaded = None
+    if reading.gate is not None:
+        loaded = store.load(
+            reading.gate, lm.config, name=uri, weights=needs.fingerprint(lm), block=reading.block, reuse_gate=reading.reuse_gate
+        )  # fmt: skip
+    policy = reading.policy(loaded.made if loaded else None)
+    gates = loaded.gates.to(lm.device) if loaded and reading.method == "seer" else None
+    decoder = Decoder(lm, tokenizer, uri, batch_size, policy, reading.method, gates, dense_layers=reading.dense_layers, seed=seed)  # fmt: skip
+    if allow_extrapolation:
+        decoder.context = None
+    return Opened(decoder, policy, [*(loaded.notes if loaded else ()), *policy.notes])
+
+
+def own_sampling(sampling: Sampling, uri: str) -> Sampling:
+    """Temperature, top-p and top-k of the model's generation_config. Raises BadInput where it has none."""
+    from transformers import GenerationConfig
+
+    from tenfold_shared.models import resolve
+
+    where = resolve(uri)
+    try:
+        found = GenerationConfig.from_pretrained(where.path, revision=where.revision or "main")
+    except OSError:
+        raise BadInput(f"--model-sampling: {uri} has no generation_config.json") from None
+    if not found.do_sample:
+        return msgspec.structs.replace(sampling, temperature=0.0)
+    given = {"temperature": found.temperature, "top_p": found.top_p, "top_k": found.top_k}
+    off = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    return msgspec.structs.replace(
+        sampling, **{key: off[key] if value is None else value for key, value in given.items()}
+    )
+
+
+def sample_fields(index: int, found: Record, task: Record, model: str) -> Record:
+    """A sample's own fields."""
+    fields: Record = {
+        "schema": shapes.schema("sample"), "sample": index, "response": found["text"], "finish_reason": found["finish_reason"],
+        "usage": {name: found[name] for name in ("prompt_tokens", "completion_tokens")}, "model": model,
+    }  # fmt: skip
+    if found.get("sparsity"):
+        fields["meta"] = {**(task.get("meta") or {}), "sparsity": found["sparsity"]}
+    if found.get("error"):
+        fields["error"] = found["error"]
+    return fields
+
+
+def run(
+    files: Sequence[str],
+    reading: Reading,
+    selection: Selection,
+    sampling: Sampling,
+    *,
+    uri: str,
+    samples: int,
+    model_sampling: bool,
+    batch_size: int,
+    allow_extrapolation: bool,
+    dtype: str,
+    device: str,
+    trust_remote_code: bool,
+    seed: int,
+    max_time: float | None,
+    plot: str | None,
+    output: str | None,
+    overwrite: bool,
+    quiet: bool,
+) -> int:
+    """The verb; returns the exit code."""
+    if plot:
+        needs.plots(plot)
+        if output in (None, "-"):
+            raise BadInput("--plot: draws what -o FILE holds; give one")
+    source = selection.source(files, "task", keep=output is not None)
+    if model_sampling:
+        sampling = own_sampling(sampling, uri)
+    options = {
+        "model": uri, **msgspec.to_builtins(reading), "gate": needs.digest(reading.gate), **msgspec.to_builtins(sampling),
+        "samples": samples, "batch_size": batch_size, "dtype": dtype, "seed": seed, **selection.identity(),
+    }  # fmt: skip
+    with Output(output, tool="seer-decode", version=seer_decode.__version__, verb="generate", options=options, source=source, overwrite=overwrite) as out:  # fmt: skip
+        if out.finished:
+            print(f"seer-decode: {output}: complete already; nothing to do", file=sys.stderr)
+            return 0
+        by = opened(
+            reading, uri, batch_size=batch_size, dtype=dtype, device=device, trust_remote_code=trust_remote_code,
+            allow_extrapolation=allow_extrapolation, seed=seed,
+        )  # fmt: skip
+        for note in by.notes:
+            print(f"seer-decode: {note}", file=sys.stderr)
+
+        def plan(where: str, task: Record) -> list[tuple[str, Request]]:
+            prompt = {"messages": task["messages"]} if task.get("messages") else {"prompt": task["prompt"]}
+            keys = [f"{task['id']}#{index}" for index in range(samples)]
+            return [(f"#{i}", Request(key=key, seed=request_seed(seed, key), **prompt)) for i, key in enumerate(keys)]
+
+        def assemble(task: Record, found: list[Record]) -> list[Record]:
+            return [{**task, **sample_fields(index, one, task, uri)} for index, one in enumerate(found)]
+
+        total = source.count()
+        with (
+            closing(by.decoder),
+            Progress("generate", None if total is None else total * samples, "samples", quiet) as progress,
+        ):
+            done = flow(
+                source,
+                identify=lambda task: task["id"],
+                plan=plan,
+                execute=lambda requests: by.execute(sampling, reading.trace_every, requests),
+                assemble=assemble,
+                out=out,
+                batch=batch_size,
+                max_time=max_time,
+                progress=progress,
+            )
+        code = out.complete(done, source, seed=seed)
+    if plot:
+        from seer_decode.plot import draw_trace
+
+        draw_trace(str(output), plot)
+    return code

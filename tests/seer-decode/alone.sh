@@ -6,5 +6,7 @@ missing info
 missing info gates
 missing convert gates -o out
 missing plan
+missing bench kernel
+missing bench step
 seer-decode doctor --json > doctor.json
 grep -q '"sandbox": {"ok": true' doctor.json

@@ -1,9 +1,13 @@
 """For seer-decode's tests: tiny configs, random tensors, and float64 loops that share no code with it."""
 
+import contextlib
+import io
 import math
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -13,6 +17,24 @@ BIN = Path(sys.executable).parent / "seer-decode"
 
 def seer(*args, env=None, timeout=120):
     return subprocess.run([str(BIN), *map(str, args)], capture_output=True, text=True, env=env, timeout=timeout)
+
+
+def here(*args):
+    """The command in this process, as an import of transformers takes seconds."""
+    from seer_decode.cli import main
+
+    out, err, handlers = (
+        io.StringIO(),
+        io.StringIO(),
+        [(s, signal.getsignal(s)) for s in (signal.SIGTERM, signal.SIGINT)],
+    )
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main([str(arg) for arg in args], standalone_mode=False)
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def config(kind="llama", **more):

@@ -1,36 +1,16 @@
 """The verbs: figures, files, and bad input in one line; each once through the installed command, else in this process, as an
 import of transformers takes seconds."""
 
-import contextlib
-import io
 import json
-import signal
-from types import SimpleNamespace
 
 import pytest
 import torch
 from seer_models import config, qwen
+from seer_models import here as seer
 from seer_models import seer as installed
 
 from seer_decode import store
-from seer_decode.cli import main
 from seer_decode.gate import Gates
-
-
-def seer(*args):
-    """As the command, here."""
-    out, err, handlers = (
-        io.StringIO(),
-        io.StringIO(),
-        [(s, signal.getsignal(s)) for s in (signal.SIGTERM, signal.SIGINT)],
-    )
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main([str(arg) for arg in args], standalone_mode=False)
-    finally:
-        for number, handler in handlers:
-            signal.signal(number, handler)
-    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def told(*args, run=seer):

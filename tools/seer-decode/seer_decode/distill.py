@@ -368,6 +368,7 @@ def run(
             },
             "inputs": data.inputs(reader, corpus),
         }  # fmt: skip
+        identity = json.loads(json.dumps(identity))  # as it will be read back
         work = Work(target)
         if ranks.rank == 0 and (finished := _settled(target, work, identity, overwrite)) is not None:
             if not quiet:

@@ -293,7 +293,7 @@ def test_gates_go_on_from_others(model, gates, tmp_path):
         ({}, {"seq_len": 4096}, "the model has 2048 positions"),
         ({}, {"parts": 2}, "--parts 2: expected --batch-size 1"),
         ({"chat_template": "/nowhere.jinja"}, {}, "no such file"),
-        ({"init": "/nowhere"}, {}, "no such folder"),
+        ({"init": "/nowhere"}, {}, "no such f"),
     ],
 )
 def test_what_it_refuses(model, tmp_path, change, how, why):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from seer_decode import fast
 from seer_decode.select import Selection
 
 GATHERED = 8 << 20  # bytes of blocks that are gathered at once: few enough to be in a processor's cache when multiplied
@@ -32,6 +33,13 @@ class Workspace:
 
 def dense(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float) -> Tensor:
     """(B, Hq, D) of queries (B, Hq, D) over the first lengths (B,) of keys and values (B, Hkv, S, D)."""
+    if fast.usable(query, keys, values):
+        return fast.attend(query, keys, values, lengths, None, fast.DENSE, scale)
+    return products(query, keys, values, lengths, scale)
+
+
+def products(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float) -> Tensor:
+    """`dense` by PyTorch's own products."""
     batch, stored, held, dim = keys.shape
     each = lengths.tolist()
     longest = max(each)
@@ -62,6 +70,8 @@ def blocks(
 
     Equals the softmax over the union of the chosen tokens; a head without any gives zeros. workspace: of the caller's steps.
     """
+    if fast.usable(query, keys, values):
+        return fast.attend(query, keys, values, lengths, selection, block, scale)
     batch, stored, tokens, dim = keys.shape
     width, lists, each = selection.indices.shape[-1], batch * stored, tokens // block
     if not width:

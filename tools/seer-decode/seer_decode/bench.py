@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from seer_decode import attend, needs
+from seer_decode import attend, fast, needs
 from seer_decode.cache import SeerCache, SeerLayer, attached
 from seer_decode.gate import Gates
 from seer_decode.select import Policy, Selection
@@ -222,8 +222,11 @@ def dense_forms(
     batch, _, dim = query.shape
     grouped = query.unflatten(1, (held[0][0].shape[1], -1))  # (B, Hkv, g, D)
 
-    def products(at: int) -> Tensor:
+    def ours(at: int) -> Tensor:
         return attend.dense(query, *held[at], layers[at].lengths, scale)
+
+    def products(at: int) -> Tensor:
+        return attend.products(query, *held[at], layers[at].lengths, scale)
 
     def a_head_at_a_time(at: int) -> Tensor:
         parts = []
@@ -237,7 +240,8 @@ def dense_forms(
     def stock(at: int) -> Tensor:
         return scaled_dot_product_attention(query[:, :, None], *held[at], scale=scale, enable_gqa=True)
 
-    return {
+    own = {"our dense step": ours} if fast.usable(query, *held[0]) else {}  # elsewhere it is the next one
+    return own | {
         "bmm, group folded": products,
         "mm a head, group folded": a_head_at_a_time,
         "SDPA, group folded": folded,

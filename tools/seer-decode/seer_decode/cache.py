@@ -27,7 +27,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
-from seer_decode import attend, kernels, stepwise
+from seer_decode import attend, fast, kernels, stepwise
 from seer_decode.gate import Gate, Gates
 from seer_decode.rotate import Turns, Unrotated, turns
 from seer_decode.select import (
@@ -269,6 +269,8 @@ class SeerLayer(CacheLayerMixin):
         if how.method == "seer" and self.gate is not None and kernels.chooses(self.gate, how.policy, self.compressed):
             before = query.float() @ how.turns(each, query.device).back
             chosen, _ = kernels.choose(self.gate, before, self.compressed, lengths, how.policy)
+        elif how.method == "seer" and self.gate is not None and fast.chooses(self.gate, how.policy, query, self.compressed):
+            chosen, _ = fast.choose(self.gate, query, how.angles(each), self.compressed, each, how.policy)
         else:
             chosen = select(self._scores(query, each, scale), lengths, how.policy)
         how.trace.add(each, chosen.counts)
@@ -326,6 +328,7 @@ class SeerCache(Cache):
         self.dense_layers, self.quest_share = dense_layers, quest_share
         self.unrotated, self.gates, self.workspace = Unrotated(model), gates, attend.Workspace()
         self._turns: tuple[list[int], Turns] | None = None
+        self._angles: tuple[list[int], fast.Angles] | None = None
         self.model = model
         self.stepwise = False  # whether the tokens of a chunk choose their blocks one by one (stepwise.py)
         self.seen: list[Seen] = []
@@ -346,7 +349,8 @@ class SeerCache(Cache):
 
     def become(self, policy: Policy, method: Method, gates: Gates | None = None) -> None:
         """Go on with another policy and method over the same keys and values; full blocks are compressed anew."""
-        self.policy, self.method, self.gates, self._turns = policy.checked(), method, gates, None
+        self.policy, self.method, self.gates = policy.checked(), method, gates
+        self._turns = self._angles = None
         if method == "seer":
             _check(self.model, policy, gates, [layer.index for layer in self.sparse])
         self.trace = Trace(self.trace.layers, self.trace.heads, policy.block)
@@ -364,6 +368,13 @@ class SeerCache(Cache):
             assert self.gates is not None
             self._turns = each, turns(self.unrotated, self.gates, torch.tensor(each, device=device) - 1)
         return self._turns[1]
+
+    def angles(self, each: list[int]) -> fast.Angles:
+        """The same for fast.choose."""
+        if self._angles is None or self._angles[0] != each:
+            assert self.gates is not None
+            self._angles = each, fast.angles(self.unrotated, self.gates, torch.tensor(each) - 1)
+        return self._angles[1]
 
     def starts(self, padding: Tensor) -> list[int]:
         """Slots before each sequence's first token, of padding (B, kv) that all layers of a forward are given."""

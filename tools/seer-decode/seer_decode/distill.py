@@ -123,12 +123,20 @@ class Trainer:
     def __init__(self, model: Any, gates: Gates, how: Settings, ranks: Ranks) -> None:
         self.model, self.gates, self.how, self.ranks = model, gates, how, ranks
         self.unrotated = Unrotated(model)
+        self._tables: tuple[Tensor, Tensor] | None = None
         self.optimisers = {
             layer: torch.optim.AdamW(gate.parameters(), lr=how.lr, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8)
             for layer, gate in gates
         }
         self.done = 0
         self.losses: list[tuple[float, float]] = []
+
+    def tables(self, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """cos, sin (tokens, r) of positions 0 …, made once for all layers."""
+        if self._tables is None or len(self._tables[0]) < tokens:
+            cos, sin = self.unrotated.tables(torch.arange(tokens, device=device)[None])
+            self._tables = cos[0], sin[0]
+        return self._tables[0][:tokens], self._tables[1][:tokens]
 
     def step(self, batch: list[list[Tensor]]) -> tuple[float, float]:
         """One batch of rows, of which this rank reads its own. Returns loss and divergence. Raises BadInput for NaN."""
@@ -187,33 +195,34 @@ class _Row:
 
     def __init__(self, trainer: Trainer, number: int, sequences: int, weight: float, told: Tensor) -> None:
         self.trainer, self.number, self.sequences, self.weight, self.told = trainer, number, sequences, weight, told
-        self.held: list[Features] = []
+        self.held: list[tuple[Features, tuple[Tensor, Tensor]]] = []
         self.drawn: dict[int, list[Tensor]] = {}
 
     def __call__(self, layer: int, number: int, features: Features) -> None:
         how = self.trainer.how
         if how.parts == 1:
-            self._loss(layer, number, features, 0)
+            self._loss(layer, number, features, self._before(features), 0)
             return
-        self.held.append(features)  # an optimiser step on a part needs that part of every sequence of the row
+        # An optimiser step on a part needs that part of every sequence of the row.
+        self.held.append((features, self._before(features)))
         if len(self.held) < self.sequences:
             return
         for part in range(how.parts):
-            for at, one in enumerate(self.held):
-                self._loss(layer, at, one, part)
+            for at, (one, before) in enumerate(self.held):
+                self._loss(layer, at, one, before, part)
             self.trainer._update(layer, self.trainer.done * how.parts + part)
         self.held.clear()
 
-    def _loss(self, layer: int, number: int, features: Features, part: int) -> None:
+    def _before(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Queries and keys as they were before RoPE."""
+        trainer = self.trainer
+        cos, sin = trainer.tables(features.keys.shape[1], features.keys.device)
+        return trainer.unrotated.by(features.queries, cos, sin), trainer.unrotated.by(features.keys, cos, sin)
+
+    def _loss(self, layer: int, number: int, features: Features, before: tuple[Tensor, Tensor], part: int) -> None:
         trainer, how = self.trainer, self.trainer.how
         gate = trainer.gates[layer]
-        device = features.keys.device
-        rows = self._rows(number, features.keys.shape[1], gate.shape.block)[part].to(device)
-        positions = torch.arange(features.keys.shape[1], device=device)[None]
-        before = (
-            trainer.unrotated(features.queries[None], positions)[0],
-            trainer.unrotated(features.keys[None], positions)[0],
-        )
+        rows = self._rows(number, features.keys.shape[1], gate.shape.block)[part].to(features.keys.device)
         with torch.enable_grad():
             loss = sequence_loss(
                 gate, *before, features.queries, features.keys, rows=rows, scale=how.loss_scale,

@@ -53,11 +53,10 @@ def wilson(right: Sequence[Sequence[bool]]) -> tuple[float, float, float]:
     spread between tasks leaves of all samples, at least one a task."""
     means = [sum(one) / len(one) for one in right]
     count, mean = len(means), sum(means) / len(means)
-    effective = float(count)
-    if count > 1:
+    effective, every = float(count), sum(map(len, right))
+    if count > 1 and 0 < mean < 1:
         error = sum((x - mean) ** 2 for x in means) / (count - 1) / count
-        if error > 0:
-            effective = min(max(mean * (1 - mean) / error, count), sum(map(len, right)))
+        effective = min(max(mean * (1 - mean) / error, count), every) if error else float(every)
     z = 1.959963984540054
     centre = (mean + z * z / (2 * effective)) / (1 + z * z / effective)
     wide = z / (1 + z * z / effective) * math.sqrt(mean * (1 - mean) / effective + z * z / (4 * effective**2))

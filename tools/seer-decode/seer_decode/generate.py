@@ -102,10 +102,14 @@ class Decoder(TransformersGenerator):
             f"a cache of {len(rows)} × {tokens} tokens",
             "a smaller --batch-size or --max-tokens",
         )
+        self.reads = {}
         with attached(self._lm):
             done = super().decode(rows, sampling)
         assert self._seer is not None
-        self.reads = {request.key: self._seer.trace.of(at) for at, (request, _) in enumerate(rows)}
+        for at, ((request, _), one) in enumerate(zip(rows, done, strict=True)):
+            read, steps = self._seer.trace.of(at), max(0, one.completion_tokens - 1)
+            # A sequence that has ended may stay in its batch for some steps; the first token comes of the prompt.
+            self.reads[request.key] = Read(read.lengths[:steps], read.blocks[:steps])
         self._seer = None
         return done
 

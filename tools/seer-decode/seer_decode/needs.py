@@ -51,9 +51,11 @@ def fingerprint(model: Any) -> str:
 
 
 def digest(path: str | None) -> str | None:
-    """sha256 of a file, or of the tensors of a folder of gates; None for none."""
+    """sha256 of a file, or of the files of a folder of gates; None for none. Raises BadInput."""
     if path is None:
         return None
+    if not Path(path).exists():
+        raise BadInput(f"{path}: no such file or folder")
     if Path(path).is_dir():
         found = hashlib.sha256()
         for entry in sorted(Path(path).iterdir()):

@@ -43,18 +43,24 @@ class Unrotated:
             raise BadInput("the model's rotation pairs neighbouring channels; expected channel i with i + half")
 
     def tables(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos, sin (B, n, r) float32 of positions (B, n); r ≤ D channels are rotated."""
+        """cos, sin (B, n, r) float32 of positions (B, n); r ≤ D channels are rotated, none of a model without a rotation."""
+        if self.module is None:
+            none = torch.zeros(*positions.shape, 0, device=positions.device)
+            return none, none
         probe = torch.zeros(1, dtype=torch.float32, device=positions.device)
         cos, sin = self.module(probe, positions, **self.how)
         return cos.float(), sin.float()
 
     def __call__(self, x: Tensor, positions: Tensor) -> Tensor:
         """Queries or keys (B, H, n, D) at positions (B, n) as they were before RoPE, float32."""
-        x = x.float()
-        if self.module is None:
-            return x
         cos, sin = (table[:, None] for table in self.tables(positions))
-        width = cos.shape[-1]
+        return self.by(x, cos, sin)
+
+    def by(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """The same by tables (..., n, r) at hand."""
+        x, width = x.float(), cos.shape[-1]
+        if not width:
+            return x
         part = x[..., :width]
         left, right = part.chunk(2, -1)
         turned = (part * cos - torch.cat([-right, left], -1) * sin) / self.factor**2

@@ -14,6 +14,7 @@ import functools
 import numpy as np
 from llvmlite import ir
 from numba import carray, cfunc, njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 NOTHING = np.float32(-1e30)  # the largest logit of a stretch without a token: exp of it is 0, and its own difference is a number
@@ -51,12 +52,30 @@ def _at(typingctx, address):
     return types.voidptr(types.int64), code
 
 
+@intrinsic
+def _fetch(typingctx, address):
+    """Memory that is about to be read is asked for: blocks lie anywhere, and a processor foresees nothing but what comes next."""
+
+    def code(context, builder, signature, args):
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(call, [builder.inttoptr(args[0], byte), *(ir.Constant(flag, n) for n in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), code
+
+
 @njit(**_FAST)
-def _multiply(q, keys, found):
-    """found[g, t] = q[g] · keys[t]; q (4 n, D)."""
+def _multiply(q, keys, found, ahead):
+    """found[g, t] = q[g] · keys[t]; q (4 n, D). As many bytes from `ahead` on are fetched on the way, where it is not 0."""
+    row = keys.shape[1] * keys.itemsize
     for g in range(0, q.shape[0], 4):
         q0, q1, q2, q3 = q[g], q[g + 1], q[g + 2], q[g + 3]
         for t in range(keys.shape[0]):
+            if ahead and g == 0:
+                for at in range(t * row, (t + 1) * row, 64):
+                    _fetch(ahead + at)
             x = keys[t]
             s0 = s1 = s2 = s3 = np.float32(0.0)
             for i in range(x.shape[0]):
@@ -100,14 +119,18 @@ def _weigh(row, top):
 
 
 @njit(**_FAST)
-def _blend(weights, values, out):
-    """out[g] += Σ_t weights[g, t] · values[t], four heads and four tokens at once; out (4 n, D)."""
+def _blend(weights, values, out, ahead):
+    """out[g] += Σ_t weights[g, t] · values[t], four heads and four tokens at once; out (4 n, D); `ahead` as above."""
     tokens, width = values.shape
+    row = width * values.itemsize
     whole = tokens // 4 * 4
     for g in range(0, out.shape[0], 4):
         wa, wb, wc, wd = weights[g], weights[g + 1], weights[g + 2], weights[g + 3]
         ya, yb, yc, yd = out[g], out[g + 1], out[g + 2], out[g + 3]
         for t in range(0, whole, 4):
+            if ahead and g == 0:
+                for at in range(t * row, (t + 4) * row, 64):
+                    _fetch(ahead + at)
             x0, x1, x2, x3 = values[t], values[t + 1], values[t + 2], values[t + 3]
             a0, a1, a2, a3 = wa[t], wa[t + 1], wa[t + 2], wa[t + 3]
             b0, b1, b2, b3 = wb[t], wb[t + 1], wb[t + 2], wb[t + 3]
@@ -129,15 +152,20 @@ def _blend(weights, values, out):
 
 
 @njit(**_FAST)
+def _place(chosen, row, m, block):
+    """First token of a list's block m; a `chosen` without columns is every block in order."""
+    return (np.int64(chosen[row, m]) if chosen.shape[1] else m) * block
+
+
+@njit(**_FAST)
 def _attend(query, keys, values, lengths, chosen, counts, block, per, scale, work, peak, total, apart):
     """One piece of the work, `per` entries of a list: its largest logit, sum of exp(logit − it) and sum of values by these,
     into (B Hkv, pieces, G), the same, (B Hkv, pieces, G, D); G = g rounded up to fours.
 
-    chosen (B Hkv, K) with counts (B Hkv,); a `chosen` without columns is every block in order. lengths (B,)."""
+    chosen (B Hkv, K) with counts (B Hkv,); lengths (B,)."""
     lists, pieces, fours, width = apart.shape
     stored = lists // query.shape[0]
     group = query.shape[1] // stored
-    every = chosen.shape[1] == 0
     q = np.zeros((fours, width), dtype=np.float32)
     logits = np.empty((fours, per * block), dtype=np.float32)
     row, s = work // pieces, work % pieces
@@ -149,10 +177,14 @@ def _attend(query, keys, values, lengths, chosen, counts, block, per, scale, wor
     begin, end = s * per, min(np.int64(counts[row]), (s + 1) * per)
     seen = 0
     for m in range(begin, end):
-        at = (m if every else np.int64(chosen[row, m])) * block
+        at, ahead = _place(chosen, row, m, block), np.int64(0)
+        if m + 1 < end:
+            ahead = keys[row, _place(chosen, row, m + 1, block) :].ctypes.data
+        elif begin < end:
+            ahead = values[row, _place(chosen, row, begin, block) :].ctypes.data
         here = min(block, length - at)
         if here > 0:
-            _multiply(q, keys[row, at : at + here], logits[:, seen : seen + here])
+            _multiply(q, keys[row, at : at + here], logits[:, seen : seen + here], ahead)
             seen += here
     for g in range(fours):
         peak[row, s, g] = _largest(logits[g, :seen])
@@ -161,10 +193,12 @@ def _attend(query, keys, values, lengths, chosen, counts, block, per, scale, wor
     out[:] = np.float32(0.0)
     seen = 0
     for m in range(begin, end):
-        at = (m if every else np.int64(chosen[row, m])) * block
+        at, ahead = _place(chosen, row, m, block), np.int64(0)
+        if m + 1 < end:
+            ahead = values[row, _place(chosen, row, m + 1, block) :].ctypes.data
         here = min(block, length - at)
         if here > 0:
-            _blend(logits[:, seen : seen + here], values[row, at : at + here], out)
+            _blend(logits[:, seen : seen + here], values[row, at : at + here], out, ahead)
             seen += here
 
 

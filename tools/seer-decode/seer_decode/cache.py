@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
@@ -42,7 +43,7 @@ from seer_decode.select import (
     recent_scores,
     select,
 )
-from seer_decode.shape import count, gated_layers
+from seer_decode.shape import Shape, count, gated_layers
 from seer_decode.stepwise import Seen
 from seer_decode.trace import Trace
 from tenfold_shared import BadInput
@@ -269,7 +270,11 @@ class SeerLayer(CacheLayerMixin):
         if how.method == "seer" and self.gate is not None and kernels.chooses(self.gate, how.policy, self.compressed):
             before = query.float() @ how.turns(each, query.device).back
             chosen, _ = kernels.choose(self.gate, before, self.compressed, lengths, how.policy)
-        elif how.method == "seer" and self.gate is not None and fast.chooses(self.gate, how.policy, query, self.compressed):
+        elif (
+            how.method == "seer"
+            and self.gate is not None
+            and fast.chooses(self.gate, how.policy, query, self.compressed)
+        ):
             chosen, _ = fast.choose(self.gate, query, how.angles(each), self.compressed, each, how.policy)
         else:
             chosen = select(self._scores(query, each, scale), lengths, how.policy)
@@ -307,7 +312,8 @@ class SeerCache(Cache):
     """For use inside `attached(model)`. Layers that can have no gate keep transformers' own caches.
 
     method: what ranks blocks; `seer` needs gates of the policy's block. dense_layers: so many first layers read everything.
-    quest_share: how a group shares Quest's scores. trace: a `Step` a layer and step, for as long as the cache lives.
+    quest_share: how a group shares Quest's scores. ranks: tensor-parallel ranks that share the stored heads out (Gates.shard).
+    trace: what was read, for as long as the cache lives.
     Raises BadInput for gates that are missing or of another shape.
     """
 
@@ -321,11 +327,12 @@ class SeerCache(Cache):
         dense_layers: int = 0,
         quest_share: Literal["max", "mean"] = "max",
         seed: int = 0,
+        ranks: int = 1,
     ) -> None:
         if method not in METHODS:
             raise BadInput(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
         self.policy, self.method, self.seed = policy.checked(), method, seed
-        self.dense_layers, self.quest_share = dense_layers, quest_share
+        self.dense_layers, self.quest_share, self.ranks = dense_layers, quest_share, ranks
         self.unrotated, self.gates, self.workspace = Unrotated(model), gates, attend.Workspace()
         self._turns: tuple[list[int], Turns] | None = None
         self._angles: tuple[list[int], fast.Angles] | None = None
@@ -336,7 +343,7 @@ class SeerCache(Cache):
         self._starts: tuple[Tensor, list[int]] | None = None
         gated, _ = gated_layers(model.config)
         if method == "seer":
-            _check(model, policy, gates, gated)
+            _check(model, policy, gates, gated, ranks)
         config = model.config.get_text_config()
         layers = list(DynamicCache(config=config).layers)
         while len(layers) < config.num_hidden_layers:  # a config of full layers only leaves them to be made later
@@ -345,14 +352,14 @@ class SeerCache(Cache):
             layers[index] = SeerLayer(index, self, gates[index] if gates is not None and index in gates else None)
         super().__init__(layers=layers)
         heads = count(config, "num_key_value_heads", count(config, "num_attention_heads"))
-        self.trace = Trace(len(gated), heads, policy.block)
+        self.trace = Trace(len(gated), heads // ranks, policy.block)
 
     def become(self, policy: Policy, method: Method, gates: Gates | None = None) -> None:
         """Go on with another policy and method over the same keys and values; full blocks are compressed anew."""
         self.policy, self.method, self.gates = policy.checked(), method, gates
         self._turns = self._angles = None
         if method == "seer":
-            _check(self.model, policy, gates, [layer.index for layer in self.sparse])
+            _check(self.model, policy, gates, [layer.index for layer in self.sparse], self.ranks)
         self.trace = Trace(self.trace.layers, self.trace.heads, policy.block)
         for layer in self.sparse:
             layer.gate = gates[layer.index] if gates is not None and layer.index in gates else None
@@ -395,12 +402,11 @@ class SeerCache(Cache):
         return self.trace.density()
 
 
-def _check(model: Any, policy: Policy, gates: Gates | None, gated: list[int]) -> None:
-    from seer_decode.shape import Shape
-
+def _check(model: Any, policy: Policy, gates: Gates | None, gated: list[int], ranks: int = 1) -> None:
     if gates is None:
         raise BadInput("method seer: needs gates; the others (oracle, quest, recent, random, dense) do not")
-    mine, found = Shape.of(model.config, block=policy.block), gates.shape
+    whole, found = Shape.of(model.config, block=policy.block), gates.shape
+    mine = msgspec.structs.replace(whole, heads=whole.heads // ranks, kv_heads=whole.kv_heads // ranks)
     for name in ("layers", "heads", "kv_heads", "head_dim", "block"):
         if getattr(mine, name) != getattr(found, name):
             raise BadInput(f"gates: are made for {name} {getattr(found, name)}, and here it is {getattr(mine, name)}")

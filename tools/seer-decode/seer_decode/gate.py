@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -212,6 +213,22 @@ class Gates(nn.Module):
             for _, gate in gates:
                 gate.reset(draw)
         return gates
+
+    def shard(self, rank: int, ranks: int) -> Gates:
+        """The gates of one of `ranks` tensor-parallel ranks: those of its stored heads, which need nothing of the others.
+        Raises ValueError where the heads do not divide."""
+        shape = self.shape
+        if shape.kv_heads % ranks or not 0 <= rank < ranks:
+            raise ValueError(f"rank {rank} of {ranks}: {shape.kv_heads} stored heads cannot be shared out")
+        mine = shape.kv_heads // ranks
+        fields = {"heads": shape.heads // ranks, "kv_heads": mine}
+        made = Gates(msgspec.structs.replace(shape, **fields), self.rotation)
+        heads = slice(rank * mine, (rank + 1) * mine)
+        for (_, one), (_, whole) in zip(made, self, strict=True):
+            one.key = nn.Parameter(whole.key.detach()[heads].clone())
+            one.query = None if whole.query is None else nn.Parameter(whole.query.detach()[heads].clone())
+            one.query_norm, one.key_norm = whole.query_norm, whole.key_norm  # shared by heads
+        return made
 
     def __getitem__(self, layer: int) -> Gate:
         gate = self.layers[str(layer)]

@@ -6,6 +6,10 @@ missing info
 missing info gates
 missing convert gates -o out
 missing plan
+missing distill text.txt -o out
+missing generate tasks.jsonl --method dense
+missing study text.txt
+missing eval questions.jsonl --method dense -o out
 missing bench kernel
 missing bench step
 seer-decode doctor --json > doctor.json

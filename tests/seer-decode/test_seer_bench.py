@@ -56,10 +56,12 @@ def model(tmp_path_factory):
 
 def test_a_layers_rows():
     found = rows("kernel", *SMALL, "--keep", 0.3, "--dtype", "bfloat16", "--threads", 1)
-    assert [row["case"].rpartition(": ")[2] for row in found] == ["gate, selection and attention", "attention alone"]
+    whole = "gate, selection and attention"
+    assert [row["case"].rpartition(": ")[2] for row in found] == [whole, "attention alone", whole]
     assert all("4/2 heads of 8, 100 tokens, batch 1, 3 of 7 blocks of 16, bfloat16" in row["case"] for row in found)
     assert found[0]["n"] == 100 and "1 threads" in found[0]["machine"] and "--threads 1" in found[0]["command"]
     assert found[0]["peer"] == found[1]["peer"] and found[0]["floor"] >= found[1]["floor"]
+    assert found[0]["ours"] == found[2]["ours"] and [row["peer_name"] == bench.OWN for row in found] == [False, False, True]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -94,7 +96,7 @@ def test_a_steps_rows(model):
 
 def test_rows_for_the_eye(model, capsys):
     of = bench.Step(str(model), 40, 32, 16, "bfloat16", rounds=1)
-    for what, lines in ((TINY, 6), (of, 3)):
+    for what, lines in ((TINY, 8), (of, 3)):
         assert bench.run(what, device="auto", threads=1, as_json=False) == 0
         shown = capsys.readouterr().out.splitlines()
         assert len(shown) == lines and all(line.count(" ms") >= 1 for line in shown)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from seer_models import config, draw
 from torch.nn.functional import scaled_dot_product_attention
 
-from seer_decode import attend
+from seer_decode import attend, fast
 from seer_decode.cache import SeerCache, attached
 from seer_decode.gate import Gates
 from seer_decode.rotate import Unrotated
@@ -205,6 +205,12 @@ def test_the_rotation_is_taken_off(rope):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 6), st.integers(0, 1000))
 def test_chosen_blocks_are_the_softmax_of_their_tokens(batch, stored, group, most, seed):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast, "available", lambda: False)  # numba's are test_seer_fast.py's
+        _chosen_blocks(batch, stored, group, most, seed)
+
+
+def _chosen_blocks(batch, stored, group, most, seed):
     generator = torch.Generator().manual_seed(seed)
     block, dim, count = 16, 8, 6
     lengths = torch.randint(1, count * block + 1, (batch,), generator=generator)
@@ -231,6 +237,12 @@ def test_chosen_blocks_are_the_softmax_of_their_tokens(batch, stored, group, mos
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 150), st.integers(1, 4), st.sampled_from([torch.float32, torch.bfloat16]), st.integers(0, 1000))  # fmt: skip
 def test_a_workspace_and_parts_change_nothing(batch, stored, length, most, dtype, seed):
     """Lists that are full and end with the tail, as those of a policy, with memory kept between calls and few lists at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast, "available", lambda: False)
+        _workspace_and_parts(batch, stored, length, most, dtype, seed)
+
+
+def _workspace_and_parts(batch, stored, length, most, dtype, seed):
     block, dim, group = 16, 8, 2
     blocks = -(-length // block)
     q, k, v = (x.to(dtype) for x in (draw(batch, stored * group, dim, seed=seed), *draw(2, batch, stored, blocks * block + block, dim, seed=seed + 1)))  # fmt: skip

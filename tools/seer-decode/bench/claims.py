@@ -18,6 +18,7 @@ import json
 import math
 import os
 import platform
+import resource
 import subprocess
 import time
 from collections.abc import Sequence
@@ -166,7 +167,7 @@ class Claims:
             seconds = results[f"gate-{block}"]["seconds"]
             found.append({
                 "claim": f"gates for blocks of {block} are trained in under 20 minutes on 2 cores (seconds)", "source": "this tool",
-                "value": seconds, "low": seconds, "high": seconds, "control": {"command": results[f"gate-{block}"]["command"]},
+                "value": seconds, "low": seconds, "high": seconds, "control": {key: results[f"gate-{block}"].get(key) for key in ("command", "cpu_seconds")},
                 "supported": "yes" if seconds < 1200 else "no", **common,
             })  # fmt: skip
         return found

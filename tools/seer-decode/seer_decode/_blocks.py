@@ -5,8 +5,8 @@ registers. A group's query heads go in fours, the last of them zeros where there
 is read.
 
 `attender` and `chooser` make C functions of one table of int64, in the order that they read it: a counter of work that
-threads take from until it is done, the work there is, then sizes and addresses. They hold no lock of Python's, and whose
-threads call them is fast.py's business.
+threads take from until it is done, the work there is, sizes, addresses. They hold no lock of Python's, and whose threads
+call them is fast.py's business.
 """
 
 import functools
@@ -17,7 +17,9 @@ from numba import carray, cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-NOTHING = np.float32(-1e30)  # the largest logit of a stretch without a token: exp of it is 0, and its own difference is a number
+NOTHING = np.float32(
+    -1e30
+)  # the largest logit of a stretch without a token: exp of it is 0, and its own difference is a number
 LOG2E = np.float32(1.4426950408889634)
 _LOOSE = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order; NaN and infinity stay what they are
 _FAST = {"fastmath": _LOOSE, "nogil": True, "cache": True}
@@ -34,12 +36,12 @@ def _wide_of(x):
 
 
 @intrinsic
-def _next(typingctx, table):
-    """The counter at a table's begin, which grows by one: no two threads are given the same."""
+def _next(typingctx, counter):
+    """An int64 in memory, which then grows by one: no two threads are given the same."""
 
     def code(context, builder, signature, args):
         at = builder.bitcast(args[0], ir.IntType(64).as_pointer())
-        return builder.atomic_rmw("add", at, ir.Constant(ir.IntType(64), 1), "monotonic")
+        return builder.atomic_rmw("add", at, ir.Constant(ir.IntType(64), 1), "acq_rel")
 
     return types.int64(types.voidptr), code
 
@@ -158,17 +160,16 @@ def _place(chosen, row, m, block):
 
 
 @njit(**_FAST)
-def _attend(query, keys, values, lengths, chosen, counts, block, per, scale, work, peak, total, apart):
-    """One piece of the work, `per` entries of a list: its largest logit, sum of exp(logit − it) and sum of values by these,
-    into (B Hkv, pieces, G), the same, (B Hkv, pieces, G, D); G = g rounded up to fours.
+def _attend(query, keys, values, lengths, chosen, counts, block, per, scale, row, s, parts, sums):
+    """Piece s of a list, `per` of its entries: the sum of values by exp(logit − the largest), that logit and the sum of exp,
+    into parts (B Hkv, pieces, G, D) and sums (B Hkv, pieces, G, 2); G = g rounded up to fours.
 
     chosen (B Hkv, K) with counts (B Hkv,); lengths (B,)."""
-    lists, pieces, fours, width = apart.shape
+    lists, _, fours, width = parts.shape
     stored = lists // query.shape[0]
     group = query.shape[1] // stored
     q = np.zeros((fours, width), dtype=np.float32)
     logits = np.empty((fours, per * block), dtype=np.float32)
-    row, s = work // pieces, work % pieces
     b, h = row // stored, row % stored
     length = lengths[b]
     for g in range(group):
@@ -186,11 +187,11 @@ def _attend(query, keys, values, lengths, chosen, counts, block, per, scale, wor
         if here > 0:
             _multiply(q, keys[row, at : at + here], logits[:, seen : seen + here], ahead)
             seen += here
-    for g in range(fours):
-        peak[row, s, g] = _largest(logits[g, :seen])
-        total[row, s, g] = _weigh(logits[g, :seen], peak[row, s, g])
-    out = apart[row, s]
+    out = parts[row, s]
     out[:] = np.float32(0.0)
+    for g in range(fours):
+        top = _largest(logits[g, :seen])
+        sums[row, s, g, 0], sums[row, s, g, 1] = top, _weigh(logits[g, :seen], top)
     seen = 0
     for m in range(begin, end):
         at, ahead = _place(chosen, row, m, block), np.int64(0)
@@ -203,22 +204,23 @@ def _attend(query, keys, values, lengths, chosen, counts, block, per, scale, wor
 
 
 @njit(**_FAST)
-def merge(peak, total, apart, out):
-    """The pieces of `attend` as one softmax: out (B Hkv, g, D); zeros for a list without tokens."""
-    lists, pieces, _, width = apart.shape
-    for row in range(lists):
-        for g in range(out.shape[1]):
-            top, mass, y = _largest(peak[row, :, g]), np.float32(0.0), out[row, g]
-            y[:] = np.float32(0.0)
-            for s in range(pieces):
-                share = np.exp(peak[row, s, g] - top)
-                mass += share * total[row, s, g]
-                x = apart[row, s, g]
-                for i in range(width):
-                    y[i] += share * x[i]
-            over = np.float32(1.0) / mass if mass > 0 else np.float32(0.0)
+def _merge(parts, sums, out):
+    """A list's pieces as one softmax: out (g, D); zeros for a list without tokens."""
+    width = out.shape[1]
+    for g in range(out.shape[0]):
+        y, top, mass = out[g], NOTHING, np.float32(0.0)
+        for s in range(parts.shape[0]):
+            top = max(top, sums[s, g, 0])
+        y[:] = np.float32(0.0)
+        for s in range(parts.shape[0]):
+            x = parts[s, g]
+            share = np.exp(sums[s, g, 0] - top)
+            mass += share * sums[s, g, 1]
             for i in range(width):
-                y[i] *= over
+                y[i] += share * x[i]
+        over = np.float32(1.0) / mass if mass > 0 else np.float32(0.0)
+        for i in range(width):
+            y[i] *= over
 
 
 @njit(**_FAST)
@@ -316,7 +318,7 @@ def attender(kind):
 
     @cfunc(types.void(types.voidptr), cache=True)
     def body(table):
-        t = carray(table, (24,), np.int64)
+        t = carray(table, (23,), np.int64)
         batch, heads, lists, tokens, width, most, block, per, pieces, fours = t[2:12]
         query = carray(_at(t[12]), (batch, heads, width), kind)
         keys = carray(_at(t[13]), (lists, tokens, width), kind)
@@ -325,14 +327,17 @@ def attender(kind):
         chosen = carray(_at(t[16]), (lists, most), np.int32)
         counts = carray(_at(t[17]), (lists,), np.int32)
         scale = carray(_at(t[18]), (1,), np.float32)[0]
-        peak = carray(_at(t[19]), (lists, pieces, fours), np.float32)
-        total = carray(_at(t[20]), (lists, pieces, fours), np.float32)
-        apart = carray(_at(t[21]), (lists, pieces, fours, width), np.float32)
+        parts = carray(_at(t[19]), (lists, pieces, fours, width), np.float32)
+        sums = carray(_at(t[20]), (lists, pieces, fours, 2), np.float32)
+        out = carray(_at(t[21]), (lists, heads * batch // lists, width), np.float32)
         while True:
             work = _next(table)
             if work >= t[1]:
                 break
-            _attend(query, keys, values, lengths, chosen, counts, block, per, scale, work, peak, total, apart)
+            row = work // pieces
+            _attend(query, keys, values, lengths, chosen, counts, block, per, scale, row, work % pieces, parts, sums)
+            if _next(_at(t[22] + 8 * row)) == pieces - 1:  # who is last with a list
+                _merge(parts[row], sums[row], out[row])
 
     return body
 
@@ -343,7 +348,7 @@ def chooser(kind, weights):
 
     @cfunc(types.void(types.voidptr), cache=True)
     def body(table):
-        t = carray(table, (32,), np.int64)
+        t = carray(table, (29,), np.int64)
         batch, heads, stored, held, width, wide, turned, turns, normed, block, sink, local, blocks, most = t[2:16]
         query = carray(_at(t[16]), (batch, heads, width), kind)
         weight = carray(_at(t[17]), (stored, heads // stored * width, wide), weights)
@@ -351,20 +356,23 @@ def chooser(kind, weights):
         compressed = carray(_at(t[19]), (batch * stored, held, wide), np.float32)
         back = carray(_at(t[20]), (2, batch, turned), np.float32)
         on = carray(_at(t[21]), (2, batch, turns), np.float32)
-        lengths = carray(_at(t[22]), (batch,), np.int64)
-        ceilings = carray(_at(t[23]), (batch,), np.int64)
-        eps = carray(_at(t[24]), (1,), np.float32)[0]
-        scores = carray(_at(t[25]), (batch * stored, blocks), np.float32)
-        taken = carray(_at(t[26]), (batch * stored, most), np.int32)
-        fine = carray(_at(t[27]), (batch * stored,), np.uint8)
+        eps = carray(_at(t[22]), (1,), np.float32)[0]
+        scores = carray(_at(t[23]), (batch * stored, blocks), np.float32)
+        taken = carray(_at(t[24]), (batch * stored, most), np.int32)
+        counts = carray(_at(t[25]), (batch * stored,), np.int32)
+        lengths = carray(_at(t[26]), (batch,), np.int64)
+        ceilings = carray(_at(t[27]), (batch,), np.int64)
+        wrong = carray(_at(t[28]), (1,), np.int64)
         while True:
             row = _next(table)
             if row >= t[1]:
                 break
             b, h = row // stored, row % stored
-            fine[row] = _choose(
+            counts[row] = ceilings[b]
+            if not _choose(
                 query[b], (back[0, b], back[1, b]), weight[h], norm, eps, (on[0, b], on[1, b]), compressed[row], lengths[b],
                 ceilings[b], block, sink, local, h, scores[row], taken[row],
-            )  # fmt: skip
+            ):  # fmt: skip
+                wrong[0] = 1
 
     return body

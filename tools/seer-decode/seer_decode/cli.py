@@ -365,7 +365,7 @@ def step(block: str, **given: Any) -> int:
     return run(Step(block=int(block), **of), **given)
 
 
-add_doctor(main, extras=["hf"])
+add_doctor(main, extras=["hf", "gpu", "plot"], kernels=True)
 
 if __name__ == "__main__":
     main()

@@ -2,7 +2,8 @@
 
 Numba compiles at the first call, and keeps what it made beside this file; without numba PyTorch does the same, slower. The
 work is cut by shape alone, so that no number depends on the threads. They are PyTorch's own, by its library of OpenMP: those
-wait for their next work without letting go of their cores, and others beside them would not come to run.
+wait for their next work without letting go of their cores, and others beside them would not come to run. Where PyTorch brought
+no such library one thread does all.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
 TYPES = (torch.float32, torch.bfloat16)
 PIECE = 1024  # tokens of a list that are done at once: their logits stay in a core's cache
 DENSE = 64  # tokens of a block where all are read
-ALONE = 2 << 20  # bytes that one thread reads in the time that others need to wake
+ITEMS = 8  # of work at least where there are so many blocks, so that threads end together
+ALONE = 512 << 10  # bytes that one thread reads in the time that others need to begin and end
 
 
 @functools.cache
@@ -47,12 +51,6 @@ def usable(*tensors: Tensor) -> bool:
     )
 
 
-def _plain(x: Tensor) -> Any:
-    """Its numbers for numba; bfloat16 as uint16."""
-    x = x.detach().contiguous()
-    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
-
-
 @functools.cache
 def _together() -> Any:
     """GOMP_parallel (function, its argument, threads, flags) of the OpenMP that PyTorch brought; None where it has none."""
@@ -66,53 +64,84 @@ def _together() -> Any:
     return None
 
 
-def _run(body: Any, work: int, read: int, *given: Any) -> None:
-    """A C function of _blocks over so much work, by torch's threads where it reads many bytes; given: numbers and arrays."""
-    table = np.array([0, work, *(x.ctypes.data if isinstance(x, np.ndarray) else x for x in given)], np.int64)
+@functools.lru_cache(64)
+def _number(value: float) -> Tensor:
+    return torch.tensor([value], dtype=torch.float32)
+
+
+class Kernel(NamedTuple):
+    """A C function of _blocks.py."""
+
+    address: int
+    call: Any
+
+
+@functools.cache
+def _kernel(name: str, *types: torch.dtype) -> Kernel:
+    from seer_decode import _blocks
+
+    made = getattr(_blocks, name)(*(np.uint16 if kind == torch.bfloat16 else np.float32 for kind in types))
+    return Kernel(made.address, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(made.address))
+
+
+def _run(
+    kernel: Kernel, work: int, read: int, sizes: Sequence[int], tensors: Sequence[Tensor], *more: list[int]
+) -> list[int]:
+    """The kernel over so much work, by torch's threads where it reads many bytes.
+
+    more: lists that lie in the table, their addresses after those of the tensors; the last comes back as the kernel left it."""
+    first = 2 + len(sizes) + len(tensors)
+    table = array("q", [0, work, *sizes, *(x.data_ptr() for x in tensors)])
+    table.extend([0] * len(more))
+    for at, part in enumerate(more):
+        table[first + at] = len(table)
+        table.extend(part)
+    begin = table.buffer_info()[0]
+    for at in range(first, first + len(more)):
+        table[at] = begin + 8 * table[at]
     threads = min(work, torch.get_num_threads()) if read >= ALONE else 1
     together = _together() if threads > 1 else None
     if together is None:
-        body.ctypes(table.ctypes.data)
+        kernel.call(begin)
     else:
-        together(body.address, table.ctypes.data, threads, 0)
+        together(kernel.address, begin, threads, 0)
+    return list(table[len(table) - len(more[-1]) :])
 
 
 def attend(
     query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, selection: Selection | None, block: int, scale: float
 ) -> Tensor:
     """(B, Hq, D) of queries (B, Hq, D) over chosen blocks of keys and values (B, Hkv, S, D), or over all; S counts for nothing."""
-    from seer_decode import _blocks
-
     batch, stored, tokens, dim = keys.shape
-    lists, group = batch * stored, query.shape[1] // stored
+    heads = query.shape[1]
+    lists, group = batch * stored, heads // stored
     if selection is None:
-        most = -(-int(lengths.max()) // block)
-        chosen, counts = np.empty((lists, 0), np.int32), np.full(lists, most, np.int32)
+        most, columns = -(-tokens // block), 0
+        chosen, counts = torch.empty(0, dtype=torch.int32), torch.full((lists,), most, dtype=torch.int32)
     else:
-        most = selection.indices.shape[-1]
-        chosen, counts = (_plain(x.to(torch.int32)) for x in selection)
-    if not most:
+        chosen, counts = (x.to(torch.int32).contiguous() for x in selection)
+        most = columns = chosen.shape[-1]
+    if not most or not lists:
         return torch.zeros_like(query)
-    per = max(1, PIECE // block)
+    per = -(-most // min(most, max(-(-most * block // PIECE), -(-ITEMS // lists))))
     pieces, fours = -(-most // per), -(-group // 4) * 4
-    peak, total = (np.empty((lists, pieces, fours), np.float32) for _ in range(2))
-    apart = np.empty((lists, pieces, fours, dim), np.float32)
-    q, k, v = (_plain(x) for x in (query, keys, values))
-    read = 2 * lists * min(most * block, tokens) * dim * keys.element_size()
-    _run(
-        _blocks.attender(q.dtype.type), lists * pieces, read, batch, query.shape[1], lists, tokens, dim, chosen.shape[-1], block,
-        per, pieces, fours, q, k, v, _plain(lengths.long()), chosen, counts, np.array([scale], np.float32), peak, total, apart,
+    rows = lists * pieces * fours
+    parts, sums, out = torch.empty(rows, dim), torch.empty(rows, 2), torch.empty(batch, heads, dim)
+    tensors = (
+        query.contiguous(), keys.contiguous(), values.contiguous(), lengths.long().contiguous(), chosen, counts,
+        _number(scale), parts, sums, out,
     )  # fmt: skip
-    out = np.empty((lists, group, dim), np.float32)
-    _blocks.merge(peak, total, apart, out)
-    return torch.from_numpy(out).view(batch, -1, dim).to(query.dtype)
+    read = 2 * lists * min(most * block, tokens) * dim * keys.element_size()
+    sizes = batch, heads, lists, tokens, dim, columns, block, per, pieces, fours
+    _run(_kernel("attender", keys.dtype), lists * pieces, read, sizes, tensors, [0] * lists)
+    return out.to(query.dtype)
 
 
 class Angles(NamedTuple):
     """cos and sin (2, B, half) float32 of the model's rotation, over its factor squared, and of the gate's; half is 0 for none."""
 
-    back: Any
-    on: Any
+    back: Tensor
+    on: Tensor
 
 
 def angles(unrotated: Unrotated, gates: Gates, positions: Tensor) -> Angles:
@@ -123,16 +152,17 @@ def angles(unrotated: Unrotated, gates: Gates, positions: Tensor) -> Angles:
         back = back[..., : back.shape[-1] // 2]  # the halves are alike
     if gates.rotation is not None:
         on = torch.stack(gates.rotation.tables(positions))
-    return Angles(_plain(back), _plain(on))
+    return Angles(back.contiguous(), on.contiguous())
 
 
 def chooses(gate: Gate, policy: Policy, query: Tensor, compressed: Tensor) -> bool:
     """Whether `choose` can: Qproj, a number of blocks that no score changes, features in float32."""
+    weight = gate.query
     return (
         gate.shape.query_pooling == "Qproj"
-        and gate.query is not None
-        and gate.query.dtype in TYPES
-        and gate.query.device.type == "cpu"
+        and weight is not None
+        and weight.dtype in TYPES
+        and weight.device.type == "cpu"
         and policy.kind in ("budget", "ratio")
         and not policy.paper_compat
         and compressed.dtype == torch.float32
@@ -147,27 +177,26 @@ def choose(
 
     query (B, Hq, D) after RoPE at the last of `each` tokens; compressed (B, Hkv, N, dg). Raises BadInput for a score that is NaN
     or infinity."""
-    from seer_decode import _blocks
     from seer_decode.gate import EPS
 
-    assert gate.query is not None
+    weight, norm = gate.query, gate.query_norm
+    assert weight is not None
     batch, stored, held, wide = compressed.shape
     lists = batch * stored
     blocks = [-(-length // policy.block) for length in each]
-    most = [policy.ceiling(count) for count in blocks]
-    widest = max(count for count in most if count is not None)
-    scores, taken = np.empty((lists, max(blocks)), np.float32), np.empty((lists, widest), np.int32)
-    q, weight, fine = _plain(query), _plain(gate.query), np.empty(lists, np.uint8)
-    norm = np.empty(0, np.float32) if gate.query_norm is None else _plain(gate.query_norm.float())
-    read = gate.query.nbytes + 4 * lists * max(blocks) * wide
-    _run(
-        _blocks.chooser(q.dtype.type, weight.dtype.type), lists, read, batch, query.shape[1], stored, held, query.shape[2], wide,
-        turned.back.shape[2], turned.on.shape[2], len(norm), policy.block, policy.sink, policy.local, max(blocks), widest, q,
-        weight, norm, _plain(compressed), turned.back, turned.on, np.array(each), np.array(most), np.array([EPS], np.float32),
-        scores, taken, fine,
+    most = [policy.ceiling(count) or 0 for count in blocks]
+    longest, widest = max(blocks), max(most)
+    scores = torch.empty(batch, stored, longest)
+    found = torch.empty(batch, stored, widest, dtype=torch.int32), torch.empty(batch, stored, dtype=torch.int32)
+    sizes = (
+        batch, query.shape[1], stored, held, query.shape[2], wide, turned.back.shape[2], turned.on.shape[2],
+        0 if norm is None else wide, policy.block, policy.sink, policy.local, longest, widest,
     )  # fmt: skip
-    if not fine.all():
+    tensors = (
+        query.contiguous(), weight.contiguous(), turned.on if norm is None else norm.float(), compressed.contiguous(),
+        turned.back, turned.on, _number(EPS), scores, *found,
+    )  # fmt: skip
+    read = weight.nbytes + 4 * lists * longest * wide
+    if _run(_kernel("chooser", query.dtype, weight.dtype), lists, read, sizes, tensors, each, most, [0])[0]:
         raise BadInput("scores: hold NaN or infinity")
-    counts = torch.tensor(most, dtype=torch.int32)[:, None].expand(batch, stored).contiguous()
-    lists_of = torch.from_numpy(taken).view(batch, stored, widest)
-    return Selection(lists_of, counts), torch.from_numpy(scores).view(batch, stored, -1)
+    return Selection(*found), scores

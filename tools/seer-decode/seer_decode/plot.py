@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ def draw(rows: Sequence[Record], of: Record, path: str) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
     blocks = sorted({row["block"] for row in rows if row["block"]})
     dense = next((row for row in rows if row["method"] == "dense"), None)
@@ -45,18 +47,20 @@ def draw(rows: Sequence[Record], of: Record, path: str) -> None:
         ticks = sorted({r["budget"] for r in rows if r["budget"]})
         axes[1][column].set_xticks(ticks, [str(t) for t in ticks])
         axes[1][column].set_yscale("log")
-        axes[1][column].yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-        axes[1][column].yaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axes[1][column].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes[1][column].yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes[1][column].yaxis.set_minor_formatter(NullFormatter())
         for row in axes:
             row[column].grid(alpha=0.25, linewidth=0.6)
     axes[0][0].set_ylabel("share of attention read")
     axes[1][0].set_ylabel("perplexity")
-    axes[1][0].legend(fontsize=8, frameon=False)
     figure.suptitle(
         f"{of['model']}, {of['windows']} windows of {of['length']} tokens, the last {of['decoded']} decoded",
         fontsize=10,
     )
-    figure.tight_layout()
+    handles, labels = axes[1][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncol=3, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.savefig(path, dpi=120, metadata={} if not path.endswith(".svg") else {"Date": None})
     plt.close(figure)
 
@@ -71,7 +75,7 @@ def draw_trace(samples: str, path: str) -> None:
     from tenfold_shared.jsonl import decode_line, read_lines
 
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    longest, count, how = 1, 0, ""
+    longest, shortest, count, how = 1, math.inf, 0, ""
     for number, line in read_lines(samples):
         found = ((decode_line(f"{samples}:{number}", line).get("meta")) or {}).get("sparsity")
         if not found or not found["steps"]:
@@ -79,9 +83,10 @@ def draw_trace(samples: str, path: str) -> None:
         begin, every, block = found["trace"]["context"], found["trace"]["every"], found["policy"]["block"]
         lengths = [begin + every * at for at in range(len(found["trace"]["blocks"]))]
         axes.plot(lengths, [min(n, b * block) for n, b in zip(lengths, found["trace"]["blocks"], strict=True)], color="#D55E00", alpha=0.6, linewidth=1)  # fmt: skip
-        longest, count = max(longest, lengths[-1]), count + 1
+        longest, shortest, count = max(longest, lengths[-1]), min(shortest, begin), count + 1
         how = f"{NAMES.get(found['method'], found['method'])}, {found['policy']['kind']} {found['policy']['value']:g}, blocks of {block}"
-    axes.plot([0, longest], [0, longest], color="#000000", linestyle=":", linewidth=1, label="all of the cache")
+    begin = 0 if shortest > longest else shortest
+    axes.plot([begin, longest], [begin, longest], color="#000000", linestyle=":", linewidth=1, label="all of the cache")
     axes.set(
         xlabel="cached tokens",
         ylabel="tokens read by a step, mean of layers and heads",

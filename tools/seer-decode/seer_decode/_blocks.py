@@ -56,13 +56,14 @@ def _at(typingctx, address):
 
 @intrinsic
 def _fetch(typingctx, address):
-    """Memory that is about to be read is asked for: blocks lie anywhere, and a processor foresees nothing but what comes next."""
+    """Memory that is about to be read comes to a core's second cache, as the first would lose what is read now: blocks lie
+    anywhere, and a processor foresees nothing but what comes next."""
 
     def code(context, builder, signature, args):
         byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
         call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(call, [builder.inttoptr(args[0], byte), *(ir.Constant(flag, n) for n in (0, 3, 1))])
+        builder.call(call, [builder.inttoptr(args[0], byte), *(ir.Constant(flag, n) for n in (0, 2, 1))])
         return context.get_dummy_value()
 
     return types.void(types.int64), code

@@ -85,13 +85,12 @@ class Claims:
         command = ["seer-decode", "distill", str(self.folder / "train.jsonl"), "--model", "smollm2", "--block", block]
         command += ["--steps", steps, "--seq-len", length, "--rows", rows, "--parts", "4"]
         command += ["-o", str(self.folder / f"gates-{block}"), "--json", "-q"]
-        started = time.monotonic()
+        started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        return {
-            **json.loads(done.stdout),
-            "seconds": round(time.monotonic() - started, 1),
-            "command": " ".join(command),
-        }
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        took = {"seconds": round(time.monotonic() - started, 1), "cpu_seconds": round(spent, 1)}
+        return {**json.loads(done.stdout), **took, "command": " ".join(command)}
 
     def study(self, name: str) -> Record:
         """Every window's figures of every case: {"cases": [...], "windows": [[figures of dense, figures of each case ...] ...]}."""

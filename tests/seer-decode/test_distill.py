@@ -276,6 +276,16 @@ def test_two_ranks_are_one(model, tmp_path):
         assert torch.allclose(a, b, atol=1e-6), name
 
 
+def test_a_run_whose_rows_have_no_target_goes_on_too(model, tmp_path):
+    how = {"slice_ratio": 0.0, "seq_len": 17, "steps": 4, "batch_size": 1}
+    assert run(model, tmp_path / "g", how=how | {"rows": 1}, max_time=1e-9) == 1
+    (tmp_path / "g.work" / ".state.safetensors.tmp").write_bytes(b"half")
+    assert run(model, tmp_path / "g", how=how | {"rows": 1}) == 0 and not (tmp_path / "g.work").exists()
+    (tmp_path / "h.work").mkdir()
+    (tmp_path / "h.work" / ".state.safetensors.tmp").write_bytes(b"half")
+    assert run(model, tmp_path / "h", how=how) == 0 and not (tmp_path / "h.work").exists()
+
+
 def test_gates_go_on_from_others(model, gates, tmp_path):
     assert run(model, tmp_path / "g", init=str(gates / "16"), how={"steps": 1, "lr": 1e-9, "min_lr": 0.0}) == 0
     one, two = store.load(gates / "16").gates, store.load(tmp_path / "g").gates

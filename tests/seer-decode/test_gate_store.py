@@ -101,6 +101,20 @@ def test_what_the_references_config_class_refuses_loads(tmp_path):
     assert (made.shape.block, made.shape.gate_dim, made.sparsity.token_budget) == (128, 16, 2048)
 
 
+def test_the_published_config_has_the_rotation_where_its_readers_look(tmp_path):
+    for rope in (
+        {"rope_type": "default", "rope_theta": 1000000.0},
+        {"rope_type": "yarn", "rope_theta": 50000.0, "factor": 4.0, "original_max_position_embeddings": 1024},
+    ):
+        of = config(rope_parameters=rope)
+        gates = Gates.of(of, seed=1)
+        store.save(gates, store.made_for(of, gates.shape, "a base"), tmp_path / "g", "published", overwrite=True)
+        written = json.loads((tmp_path / "g" / "config.json").read_text())
+        assert written["rope_theta"] == rope["rope_theta"]
+        assert (written["rope_scaling"] is None) == (rope["rope_type"] == "default")
+        assert store.load(tmp_path / "g", of).gates.rotation.frequencies.equal(gates.rotation.frequencies)
+
+
 def test_defaults_of_the_published_config(tmp_path):
     """Norms are off unless its config says so; the width is 128."""
     shape = Shape.of(config(), gate_dim=128, qk_norm=False)

@@ -162,6 +162,23 @@ def test_beams_samples_and_tokens_taken_back():
                 ids, **how, **more, past_key_values=SeerCache(model, Policy("budget", 64, 16), "oracle")
             )
         assert torch.equal(alone, ours)
+    # Beams that change places take their compressed keys along: each goes on as it would alone.
+    with attached(model), torch.no_grad():
+        both = SeerCache(model, Policy("budget", 32, 16), "seer", gates_of(model))
+        model(ids, past_key_values=both)
+        both.reorder_cache(torch.tensor([1, 1, 0]))
+        three = torch.cat([model(tokens(3, 1, seed=40 + at), past_key_values=both).logits for at in range(20)], 1)
+        for row, source in enumerate((1, 1, 0)):
+            alone = SeerCache(model, Policy("budget", 32, 16), "seer", gates_of(model))
+            model(ids[source : source + 1], past_key_values=alone)
+            mine = [model(tokens(3, 1, seed=40 + at)[row : row + 1], past_key_values=alone).logits for at in range(20)]
+            assert torch.allclose(three[row], torch.cat(mine, 1)[0], atol=1e-4)
+    dense = model.generate(ids[:1], **how, do_sample=False, prompt_lookup_num_tokens=3)
+    with attached(model):  # which takes back as many tokens as were guessed wrong, none at times
+        cache = SeerCache(model, Policy("dense", block=16), "dense")
+        assert torch.equal(
+            dense, model.generate(ids[:1], **how, do_sample=False, prompt_lookup_num_tokens=3, past_key_values=cache)
+        )
     policy = Policy("budget", 32, 16)
     with attached(model), torch.no_grad():
         cache, fresh = (SeerCache(model, policy, "seer", gates_of(model)) for _ in range(2))
@@ -333,3 +350,27 @@ def test_a_chunk_stepwise_is_step_by_step(method, policy):
             assert torch.allclose(layer.mass, torch.ones(12)) and layer.read.tolist() == list(range(79, 91))
         if method != "dense" and policy.kind == "budget":
             assert (layer.read <= 48).all() and (layer.read > 32).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "why"),
+    [
+        ("Glm", {"head_dim": 16, "num_attention_heads": 4, "num_key_value_heads": 2}, "do not rotate their keys as its tables say"),
+        ("SmolLM3", {"num_attention_heads": 4, "num_key_value_heads": 2, "no_rope_layers": [1, 1, 0]}, "layers 2 do not rotate"),
+        ("Bloom", {"n_head": 4}, "attention is code of its own"),
+        ("Falcon", {"num_attention_heads": 4, "new_decoder_architecture": True, "num_kv_heads": 2}, "attention is code of its own"),
+    ],
+)  # fmt: skip
+def test_models_that_gates_cannot_see_are_refused(name, more, why):
+    """Keys whose rotation is another one, layers without one, and attention that is not asked for by name."""
+    import transformers
+
+    how = {"vocab_size": 97, "hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 3, "pad_token_id": 0}
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{name}Config")(**how | more)).eval()
+    with pytest.raises(BadInput, match=why):
+        SeerCache(model, Policy("budget", 32, 16), "seer", Gates.of(model.config, block=16))
+    if "rotate" in why:  # other methods see no keys before RoPE
+        with attached(model), torch.no_grad():
+            cache = SeerCache(model, Policy("budget", 32, 16), "recent")
+            logits_of(model, tokens(1, 60), cache)
+        assert cache.density() < 1

@@ -196,6 +196,13 @@ def test_policies_of_options_and_of_gates():
     Made.sparsity = store.Sparsity("threshold", threshold=0.004)
     assert Reading("seer").policy(Made) == Policy("threshold", 0.004, 32)
     assert Reading("seer", ratio=0.5, sink=2, local=3).policy(Made) == Policy("ratio", 0.5, 32, 2, 3)
+    assert Reading("seer").first_dense(Made) == 0 and Reading("seer", dense_layers=3).first_dense(Made) == 3
+    Made.sparsity = store.Sparsity("nz_ratio", start_layer=2)
+    assert Reading("seer").first_dense(Made) == 2 and Reading("seer", dense_layers=0).first_dense(Made) == 0
+    with pytest.raises(BadInput, match="expected one of --budget"):
+        Reading("seer").policy(Made)
+    with pytest.raises(BadInput, match="recent has an order of blocks and no shares"):
+        Reading("recent", mass=0.5).policy(None)
     assert Reading("quest", mass=0.5, block=16).policy(None) == Policy("mass", 0.5, 16)
 
 
@@ -273,6 +280,10 @@ def test_the_prompt_is_the_question_with_what_is_asked_of_it():
             [("f:1", {"question": "why?", "answer": ["a", "b"]}), ("f:2", {"id": 7, "prompt": "p", "answer": "c"})]
         )
     )
+    assert (
+        len(list(evaluate.tasks([("f:1", {"answer": "a"}), ("f:2", {"question": "why?", "answer": "b"})], skip_bad=1)))
+        == 1
+    )
     assert [task["id"] for _, task in found] == ["0", "7"] and found[0][1]["prompt"] == "why?"
     with pytest.raises(BadInput, match="f:9"):
         list(evaluate.tasks([("f:9", {"question": " ", "answer": "a"})]))
@@ -284,6 +295,7 @@ def test_the_interval_is_wilsons_where_samples_are_independent():
         pytest.approx(0.3968, abs=1e-3),
         pytest.approx(0.8922, abs=1e-3),
     )
+    assert wilson([[True] * 16, [True] * 15 + [False], [True] * 16])[1] < 0.5  # three tasks are three draws
     # All of a task's samples alike: as many draws as tasks, not as samples. Spread within tasks: more.
     alike, mixed = wilson([[True] * 8, [False] * 8] * 5), wilson([[True, False] * 4] * 10)
     assert alike[2] - alike[1] > mixed[2] - mixed[1] and alike[1] == pytest.approx(wilson([[True], [False]] * 5)[1])

@@ -108,6 +108,15 @@ def test_a_template_that_loses_thinking_is_refused(tokenizer, tmp_path):
     (tmp_path / "drops.jinja").write_text(DROPS)
     kept = list(Reader([str(tmp_path / "t.jsonl")]))
     encode = Encoder(make_tokenizer(), str(tmp_path / "drops.jinja"))
+    for said in (
+        THOUGHT.removeprefix("<think>"),
+        "so <think>\nall of it, cut off",
+    ):  # opened by the prompt; never closed
+        lost = [talk[0], {"role": "assistant", "content": said}]
+        if "</think>" in said:
+            with pytest.raises(BadInput, match="drops what an assistant thinks"):
+                encode(kept[1]._replace(content=lost))
+        assert said in tokenizer.decode(Encoder(tokenizer)(kept[1]._replace(content=lost)))
     assert encode(kept[0])
     with pytest.raises(
         BadInput, match=r"t\.jsonl:2: the chat template drops what an assistant thinks .*--chat-template"

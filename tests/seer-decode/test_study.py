@@ -131,6 +131,23 @@ def test_a_needle_is_found_where_every_token_is_the_likeliest(lm):
     assert figures(study.dense)["needle"] == 0.5
 
 
+def test_layers_that_slide_are_studied_too():
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.Gemma3TextConfig(
+        vocab_size=340, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=8, sliding_window=16, layer_types=["sliding_attention", "full_attention"], query_pre_attn_scalar=8,
+        use_bidirectional_attention=False,
+    )  # fmt: skip
+    lm = transformers.Gemma3ForCausalLM(config).eval()
+    study = Study(lm, [Case("recent", Policy("budget", 512, 16)), Case("recent", Policy("budget", 32, 16))])
+    study.window(ids(80), 8)
+    assert study.tallies[0].kl[0] == pytest.approx(0, abs=1e-5) and study.tallies[1].read[0] <= 32
+    study.window(ids(80), 1)  # one token has no spread
+    assert figures(study.dense)["ppl_stderr"] >= 0
+
+
 def test_columns():
     tally = Tally(nll=[1.0, 2.0, 3.0], kl=[0.1] * 3, agree=[1.0] * 3, read=[64.0] * 3, mass=[0.5] * 3, peak=[0.6] * 3)
     found = figures(tally)

@@ -38,12 +38,12 @@ def decoded():
     """A prefill that ends inside a block, 40 steps after it: the cache, its gates, and each layer's keys before RoPE."""
     model, ids, prefill = model_of(), tokens(1, 62), 22
     gates, keys = Gates.of(model.config, seed=1, block=BLOCK), {}
+    cache = SeerCache(model, Policy("budget", 32, BLOCK), "seer", gates)
     for index, layer in enumerate(model.model.layers):  # Qwen3's own norm of its keys, before it rotates them
         layer.self_attn.k_norm.register_forward_hook(
             lambda module, given, made, index=index: keys.setdefault(index, []).append(made[0].transpose(0, 1))
         )
     with attached(model), torch.no_grad():
-        cache = SeerCache(model, Policy("budget", 32, BLOCK), "seer", gates)
         model(ids[:, :prefill], past_key_values=cache)
         for at in range(prefill, 62):
             model(ids[:, at : at + 1], past_key_values=cache)
@@ -128,8 +128,8 @@ def test_5_a_saved_budget_blocks_of_128_and_other_widths_load_again(change, tmp_
     store.save(gates, made, tmp_path / "theirs", "published")
     written = json.loads((tmp_path / "theirs" / "config.json").read_text())
     assert (
-        written["seerattn_sparsity_method"] not in ("threshold", "nz_ratio") or written["seerattn_gate_block_size"] > 64
-    )
+        written["seerattn_sparsity_method"] == "token_budget"
+    )  # which their class stops at, as it does at these sizes
     loaded = store.load(tmp_path / "theirs", of)
     assert loaded.made.sparsity.token_budget == 2048 and loaded.made.shape == gates.shape
     z = loaded.gates[0](draw(1, 4, 3, 8), draw(1, 2, 300, 8, seed=1), torch.arange(297, 300))

@@ -10,11 +10,13 @@ own first token, padding is in no pool, and no batch mate changes a result. Memo
 next to nothing. A block's compressed key is made when it is full, from its keys turned back by the model's rotation, at the
 position of its first token, in a prefill as in a step.
 
-Positions must count from a sequence's first token, as `generate` has them; padding must be on the left.
+Positions must count from a sequence's first token, as `generate` has them; padding must be on the left. Several tokens at once are
+read densely, also after the prompt: assisted decoding saves nothing here.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
@@ -29,6 +31,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
 from seer_decode import attend, fast, kernels, stepwise
+from seer_decode.capture import check_attention, check_rotation, switched
 from seer_decode.gate import Gate, Gates
 from seer_decode.rotate import Turns, Unrotated, turns
 from seer_decode.select import (
@@ -74,7 +77,7 @@ class SeerLayer(CacheLayerMixin):
         self.index, self.how, self.gate = index, how, gate
         self.length = 0  # with padding, as transformers counts
         self.start: list[int] | None = None  # slots of padding before each sequence; None without padding
-        self.each: list[int] = []  # lengths as the host knows them, so that a step waits for no device
+        self.each: list[int] = []  # lengths as the host knows them: no layer asks a device
 
     @property
     def block(self) -> int:
@@ -139,6 +142,8 @@ class SeerLayer(CacheLayerMixin):
     def crop(self, tokens_to_remove: int) -> None:
         """Take back the latest tokens: so many where the number is below 0, else, as transformers has it, all beyond it. A
         block that is no longer full is compressed again when it fills."""
+        if tokens_to_remove == 0:
+            return
         count = -tokens_to_remove if tokens_to_remove < 0 else max(0, self.length - tokens_to_remove)
         if not count or not self.is_initialized:
             return
@@ -333,7 +338,7 @@ class SeerCache(Cache):
             raise BadInput(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
         self.policy, self.method, self.seed = policy.checked(), method, seed
         self.dense_layers, self.quest_share, self.ranks = dense_layers, quest_share, ranks
-        self.unrotated, self.gates, self.workspace = Unrotated(model), gates, attend.Workspace()
+        self.gates, self.workspace = gates, attend.Workspace()
         self._turns: tuple[list[int], Turns] | None = None
         self._angles: tuple[list[int], fast.Angles] | None = None
         self.model = model
@@ -341,9 +346,11 @@ class SeerCache(Cache):
         self.seen: list[Seen] = []
         self.prompt = 0  # tokens, padding among them, that are read densely even where they come one at a time
         self._starts: tuple[Tensor, list[int]] | None = None
+        check_attention(model)
         gated, _ = gated_layers(model.config)
         if method == "seer":
             _check(model, policy, gates, gated, ranks)
+            check_rotation(model, self.unrotated)
         config = model.config.get_text_config()
         layers = list(DynamicCache(config=config).layers)
         while len(layers) < config.num_hidden_layers:  # a config of full layers only leaves them to be made later
@@ -360,10 +367,16 @@ class SeerCache(Cache):
         self._turns = self._angles = None
         if method == "seer":
             _check(self.model, policy, gates, [layer.index for layer in self.sparse], self.ranks)
+            check_rotation(self.model, self.unrotated)
         self.trace = Trace(self.trace.layers, self.trace.heads, policy.block)
         for layer in self.sparse:
             layer.gate = gates[layer.index] if gates is not None and layer.index in gates else None
             layer.compress_anew()
+
+    @functools.cached_property
+    def unrotated(self) -> Unrotated:
+        """The model's rotation backwards, which gates alone need."""
+        return Unrotated(self.model)
 
     @property
     def sparse(self) -> list[SeerLayer]:
@@ -472,9 +485,5 @@ AttentionMaskInterface.register(NAME, mask)
 @contextmanager
 def attached(model: Any) -> Iterator[Any]:
     """The model with this attention; its own comes back at the end. A call without a `SeerCache` attends as `sdpa`."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
-    try:
+    with switched(model, NAME):
         yield model
-    finally:
-        model.set_attn_implementation(before)

@@ -8,6 +8,8 @@ output feeds no layer of the base, so that all layers train from this one dense 
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -18,7 +20,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
 
-from seer_decode.shape import gated_layers
+from seer_decode.rotate import Unrotated
+from seer_decode.shape import gated_layers, named
 from tenfold_shared import BadInput
 
 NAME = "seer-decode-capture"
@@ -97,18 +100,40 @@ AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, lambda **given: None)
 
 
+def check_attention(model: Any) -> None:
+    """Raises BadInput for a model whose layers do not ask for an attention function by name."""
+    plain = getattr(model, "get_base_model", lambda: model)()
+    if not getattr(plain, "_supports_attention_backend", False):
+        kind = model.config.get_text_config().model_type
+        raise BadInput(
+            f"{kind}: its attention is code of its own, which transformers' attention functions do not replace: gates cannot see it"
+        )
+
+
 @contextmanager
-def captured(model: Any, lengths: Sequence[int], visit: Visit) -> Iterator[None]:
-    """Inside, a forward of one row of sequences of these lengths calls `visit` in every gated layer, in their order."""
-    gated, _ = gated_layers(model.config)
+def switched(model: Any, name: str) -> Iterator[None]:
+    """The model with a registered attention function; its own comes back at the end. Raises BadInput as check_attention does."""
+    check_attention(model)
     before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
-    _now.append(_Now(tuple(lengths), frozenset(gated), visit))
+    model.set_attn_implementation(name)
     try:
         yield
     finally:
-        _now.pop()
         model.set_attn_implementation(before)
+
+
+@contextmanager
+def captured(model: Any, lengths: Sequence[int], visit: Visit) -> Iterator[None]:
+    """Inside, a forward of one row of sequences of these lengths calls `visit` in every gated layer, in their order."""
+    gated, dense = gated_layers(model.config)
+    if "chunked_attention" in dense.values():
+        raise BadInput("the model's other layers attend in chunks, which training does not know")
+    with switched(model, NAME):
+        _now.append(_Now(tuple(lengths), frozenset(gated), visit))
+        try:
+            yield
+        finally:
+            _now.pop()
 
 
 @torch.no_grad()
@@ -118,5 +143,51 @@ def forward(model: Any, sequences: Sequence[Tensor], visit: Visit) -> None:
     ids = torch.cat(list(sequences))[None].to(device)
     positions = torch.cat([torch.arange(len(one)) for one in sequences])[None].to(device)
     inner = getattr(model, "get_base_model", lambda: model)().base_model  # an adapter's model wraps the one with layers
-    with captured(model, [len(one) for one in sequences], visit):
+    seen: set[tuple[int, int]] = set()
+
+    def noted(layer: int, number: int, features: Features) -> None:
+        seen.add((layer, number))
+        visit(layer, number, features)
+
+    with captured(model, [len(one) for one in sequences], noted):
         inner(input_ids=ids, position_ids=positions, use_cache=False)
+    gated, _ = gated_layers(model.config)
+    if missed := sorted(set(gated) - {layer for layer, _ in seen}):
+        raise BadInput(f"layers {named(missed)} did not come to the attention function: gates cannot see them")
+
+
+_turned: weakref.WeakSet[Any] = weakref.WeakSet()  # models that were looked at
+SAME = 0.05  # of the largest key: far above rounding in bfloat16, far below what a wrong turn leaves
+
+
+@torch.no_grad()
+def check_rotation(model: Any, unrotated: Unrotated) -> None:
+    """Raises BadInput where turning keys back does not give them as they were before RoPE: other pairs of channels, or layers
+    without a rotation among others with one.
+
+    All tokens of a text being the same, every layer's states are the same at all positions, as attention then averages equal
+    values; so are its keys before RoPE, and those that are turned back must be.
+    """
+    if unrotated.module is None or model in _turned:
+        return
+    apart: dict[int, float] = {}
+
+    def visit(layer: int, number: int, features: Features) -> None:
+        positions = torch.arange(features.keys.shape[1], device=features.keys.device)[None]
+        keys = unrotated(features.keys[None], positions)[0]
+        apart[layer] = float((keys - keys[:, :1]).abs().max() / keys.abs().max().clamp_min(1e-30))
+
+    _, dense = gated_layers(model.config)
+    others = [layer for layer, kind in dense.items() if kind != "sliding_attention"]  # states of their own may differ
+    token = min(7, model.get_input_embeddings().num_embeddings - 1)
+    forward(model, [torch.full((8,), token)], visit)
+    wrong = [layer for layer, found in apart.items() if layer < min(others, default=math.inf) and not found < SAME]
+    if any(not math.isfinite(apart[layer]) for layer in wrong):
+        return  # no numbers at all, which is told where they are used
+    if wrong:
+        kind = model.config.get_text_config().model_type
+        raise BadInput(
+            f"{kind}: layers {named(wrong)} do not rotate their keys as its tables say (neighbouring channels are paired, or the layer has "
+            "no RoPE): gates, which see keys before RoPE, do not know such models"
+        )
+    _turned.add(model)

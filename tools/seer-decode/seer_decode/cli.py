@@ -138,7 +138,7 @@ def _reading(function: Any) -> Any:
         click.option("--reuse-gate", is_flag=True, help="Also for blocks the gates were not trained for."),
         _SINK,
         click.option("--local", type=click.IntRange(min=1), default=1, show_default=True, help="Last blocks that are always read, the tail among them."),
-        _DENSE,
+        click.option("--dense-layers", type=click.IntRange(min=0), help="So many first layers read everything.  [as the gates were meant, else 0]"),
         click.option("--paper-compat", is_flag=True, help="The published rule: T // block by score, the first and last in addition."),
         click.option("--trace-every", type=click.IntRange(min=1), default=1, show_default=True, help="Keep every Nth step in meta.sparsity.trace."),
     ]  # fmt: skip

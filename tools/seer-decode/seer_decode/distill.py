@@ -29,7 +29,7 @@ from torch import Tensor
 
 import seer_decode
 from seer_decode import data, needs, store
-from seer_decode.capture import Features, can_pack, forward
+from seer_decode.capture import Features, can_pack, check_rotation, forward
 from seer_decode.gate import Gates
 from seer_decode.rotate import Unrotated
 from seer_decode.shape import Shape, gated_layers, named
@@ -44,6 +44,7 @@ from tenfold_shared.progress import Progress
 Record = dict[str, Any]
 SAVE_EVERY_S = 30.0
 STATE, IDENTITY = "state.safetensors", "run.json"
+OURS = (STATE, IDENTITY, f".{STATE}.tmp", f".{IDENTITY}.tmp")  # the last two of a kill while writing
 KEPT_LOSSES = 200  # of a run, in gate.json
 
 
@@ -92,6 +93,8 @@ class Ranks:
         if self.size == 1:
             yield self
             return
+        if torch.cuda.is_available():
+            torch.cuda.set_device(self.device)  # objects are broadcast through the current one
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         try:
             yield self
@@ -128,6 +131,8 @@ class Trainer:
             layer: torch.optim.AdamW(gate.parameters(), lr=how.lr, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8)
             for layer, gate in gates
         }
+        for p in gates.parameters():  # also where no row has a target, or a rank none
+            p.grad = torch.zeros_like(p)
         self.done = 0
         self.losses: list[tuple[float, float]] = []
 
@@ -276,7 +281,11 @@ class Work:
 
     def check(self) -> None:
         """Raises BadInput for a folder of this name that is not ours."""
-        if self.folder.exists() and self.identity() is None and any(self.folder.iterdir()):
+        if (
+            self.folder.exists()
+            and self.identity() is None
+            and any(path.name not in OURS for path in self.folder.iterdir())
+        ):
             raise BadInput(f"{self.folder}: is wanted for unfinished work and holds other things; move it away")
 
     def begin(self, identity: Record) -> None:
@@ -305,7 +314,7 @@ class Work:
             return None
 
     def clear(self) -> None:
-        for name in (STATE, IDENTITY):
+        for name in OURS:
             (self.folder / name).unlink(missing_ok=True)
         if self.folder.exists() and not any(self.folder.iterdir()):
             shutil.rmtree(self.folder)
@@ -363,6 +372,7 @@ def run(
             raise BadInput(
                 f"--seq-len {how.seq_len}: the model has {limit} positions; --allow-extrapolation goes on beyond them"
             )
+        check_rotation(model, Unrotated(model))
         gates, name = _gates(model, uri, shape, init, how.seed), uri
         encode = Encoder(tokenizer, chat_template)
         wanted = how.steps * how.batch_size * how.seq_len

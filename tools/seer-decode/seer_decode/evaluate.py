@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from string import Template
 from typing import Any
 
@@ -27,36 +29,49 @@ from tenfold_shared.jsonl import Output, Source, decode_line, flow, read_lines
 from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
+FEW = 10
 MATHS = "$question\n\nThink step by step, and give the final answer inside \\boxed{}."
 PROMPTS = {"math": MATHS, "plain": "$question"}
 
 
-def tasks(lines: Iterable[tuple[str, Record]]) -> Iterator[tuple[str, Record]]:
-    """Task records of either form. Raises BadInput for one without a question or an answer."""
+def tasks(lines: Iterable[tuple[str, Record]], skip_bad: int = 0) -> Iterator[tuple[str, Record]]:
+    """Task records of either form. Raises BadInput for more than skip_bad without a question or an answer."""
+    skipped = 0
     for number, (where, record) in enumerate(lines):
-        question = record.get("problem", record.get("question"))
-        task = dict(record)
-        if "prompt" not in task and "messages" not in task:
-            if not isinstance(question, str) or not question.strip():
-                raise BadInput(f"{where}: expected `prompt`, `messages`, `problem` or `question`")
-            task["prompt"] = question
-        if task.get("answer") is None:
-            raise BadInput(f"{where}: answer: expected what the response is compared with")
-        if not isinstance(task["answer"], str | list):
-            task["answer"] = str(task["answer"])
-        task["id"] = str(task.get("id", task.get("unique_id", number)))
-        yield where, task
+        try:
+            yield where, _task(where, record, number)
+        except BadInput:
+            skipped += 1
+            if skipped > skip_bad:
+                raise
+
+
+def _task(where: str, record: Record, number: int) -> Record:
+    question = record.get("problem", record.get("question"))
+    task = dict(record)
+    if "prompt" not in task and "messages" not in task:
+        if not isinstance(question, str) or not question.strip():
+            raise BadInput(f"{where}: expected `prompt`, `messages`, `problem` or `question`")
+        task["prompt"] = question
+    if task.get("answer") is None:
+        raise BadInput(f"{where}: answer: expected what the response is compared with")
+    if not isinstance(task["answer"], str | list):
+        task["answer"] = str(task["answer"])
+    task["id"] = str(task.get("id", task.get("unique_id", number)))
+    return task
 
 
 def wilson(right: Sequence[Sequence[bool]]) -> tuple[float, float, float]:
     """pass@1, the mean over tasks of the mean over a task's samples, and its 95 % interval: Wilson's, on as many draws as the
-    spread between tasks leaves of all samples, at least one a task."""
+    spread between tasks leaves of all samples, at least one a task, and no more than that where there are fewer than FEW."""
     means = [sum(one) / len(one) for one in right]
     count, mean = len(means), sum(means) / len(means)
     effective, every = float(count), sum(map(len, right))
     if count > 1 and 0 < mean < 1:
         error = sum((x - mean) ** 2 for x in means) / (count - 1) / count
         effective = min(max(mean * (1 - mean) / error, count), every) if error else float(every)
+    if count < FEW:  # the spread between so few says too little
+        effective = float(count)
     z = 1.959963984540054
     centre = (mean + z * z / (2 * effective)) / (1 + z * z / effective)
     wide = z / (1 + z * z / effective) * math.sqrt(mean * (1 - mean) / effective + z * z / (4 * effective**2))
@@ -78,7 +93,7 @@ def summary(samples: Sequence[Record]) -> Record:
     return {
         "tasks": len(by_task), "samples": len(found), "errors": len(samples) - len(found), "pass_at_1": round(mean, 6),
         "low": round(low, 6), "high": round(high, 6), "tokens_mean": round(sum(lengths) / len(lengths), 2),
-        "tokens_median": lengths[len(lengths) // 2], "truncated": sum(s["finish_reason"] == "length" for s in found),
+        "tokens_median": statistics.median(lengths), "truncated": sum(s["finish_reason"] == "length" for s in found),
         "ungradable": sum(s["grade"] == "ungradable" for s in found), "density": round(sum(densities) / len(densities), 6),
     }  # fmt: skip
 
@@ -110,7 +125,7 @@ def run(
     if output in (None, "-"):
         raise BadInput("eval: expected -o FILE for the verdicts, from which a killed run goes on")
     text = read_template(template, "", {"question"}, "question") if template else PROMPTS[prompt]
-    source = selection.source(files, None, expand=tasks, keep=True)
+    source = selection.source(files, None, expand=partial(tasks, skip_bad=selection.skip_bad), keep=True)
     if model_sampling:
         sampling = own_sampling(sampling, uri)
     options = {
@@ -133,11 +148,14 @@ def run(
     found = summary([decode_line(f"{output}:{number}", line) for number, line in read_lines(str(output))])
     if as_json:
         print(json.dumps({"model": uri, "verdicts": output, **found}))
-    elif found["pass_at_1"] is not None:
+    elif found["pass_at_1"] is None:
+        print(f"no sample that could be graded; {found['errors']} failed")
+    else:
+        failed = f"; {found['errors']} samples failed and do not count" if found["errors"] else ""
         print(
             f"pass@1 {found['pass_at_1']:.3f} [{found['low']:.3f}, {found['high']:.3f}] over {found['tasks']} tasks of "
             f"{found['samples']} samples; {found['tokens_mean']:.0f} tokens in the mean, {found['truncated']} cut off; "
-            f"{100 * found['density']:.1f} % of the blocks read"
+            f"{100 * found['density']:.1f} % of the blocks read{failed}"
         )
     return code
 

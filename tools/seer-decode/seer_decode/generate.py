@@ -14,7 +14,7 @@ import seer_decode
 from seer_decode import needs, store
 from seer_decode.cache import Method, SeerCache, attached
 from seer_decode.gate import Gates
-from seer_decode.plan import Roofline
+from seer_decode.plan import Roofline, other_bytes
 from seer_decode.select import Kind, Policy
 from seer_decode.shape import Shape
 from seer_decode.trace import Read
@@ -45,7 +45,7 @@ class Reading(msgspec.Struct, frozen=True):
     reuse_gate: bool = False
     sink: int = 0
     local: int = 1
-    dense_layers: int = 0
+    dense_layers: int | None = None
     paper_compat: bool = False
     trace_every: int = 1
 
@@ -58,14 +58,23 @@ class Reading(msgspec.Struct, frozen=True):
             return Policy("dense", block=block).checked()
         if len(some) > 1:
             raise BadInput(f"{' and '.join('--' + kind for kind in some)}: expected one of them")
-        if not some and made is not None and made.sparsity.sparsity_method == "threshold":
-            some = {"threshold": made.sparsity.threshold}
-        elif not some and made is not None:
-            some = {"budget": float(made.sparsity.token_budget)}
+        meant = made.sparsity if made is not None else None
+        if not some and meant is not None and meant.sparsity_method == "threshold":
+            some = {"threshold": meant.threshold}
+        elif not some and meant is not None and meant.sparsity_method == "token_budget":
+            some = {"budget": float(meant.token_budget)}
         if not some:
             raise BadInput("expected one of --budget, --threshold, --mass and --ratio")
         ((kind, value),) = some.items()
+        if kind in ("threshold", "mass") and self.method in ("recent", "random"):
+            raise BadInput(
+                f"--{kind}: {self.method} has an order of blocks and no shares; expected --budget or --ratio"
+            )
         return Policy(kind, value, block, self.sink, self.local, self.paper_compat).checked()
+
+    def first_dense(self, made: store.Made | None) -> int:
+        """Layers that read everything: as told, else as the gates were meant."""
+        return self.dense_layers if self.dense_layers is not None else made.sparsity.start_layer if made else 0
 
 
 class Decoder(TransformersGenerator):
@@ -93,9 +102,8 @@ class Decoder(TransformersGenerator):
     def decode(self, rows: list[tuple[Request, list[int]]], sampling: Sampling) -> list[Completion]:
         """Raises Missing where the batch's cache has no room."""
         self._width = max(len(ids) for _, ids in rows)
-        line = Roofline.of(Shape.of(self._lm.config), self._lm.dtype.itemsize)
-        tokens, layers = self._width + sampling.max_tokens, self._lm.config.get_text_config().num_hidden_layers
-        wanted = int(1.25 * len(rows) * tokens * layers * line.token_bytes)  # a cache grows by quarters
+        tokens = self._width + sampling.max_tokens
+        wanted = len(rows) * cache_bytes(self._lm, tokens, self.policy.block)
         needs.room(
             wanted,
             self._lm.device,
@@ -114,6 +122,15 @@ class Decoder(TransformersGenerator):
         return done
 
 
+def cache_bytes(model: Any, tokens: int, block: int) -> int:
+    """Of one sequence: keys and values of layers with gates, which grow by quarters, their features, and other layers' caches."""
+    shape = Shape.of(model.config, block=block)
+    line = Roofline.of(shape, model.dtype.itemsize)
+    features = 4 * line.blocks(tokens) * shape.kv_heads * shape.gate_dim
+    gated = len(shape.gated) * int(1.25 * (tokens * line.token_bytes + features))
+    return gated + other_bytes(model.config, shape.gated, line, tokens)
+
+
 def request_seed(seed: int, key: str) -> int:
     """A random stream of its own for every sample, whatever batch it is in."""
     digest = hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest()
@@ -126,7 +143,7 @@ def told(read: Read, policy: Policy, method: str, every: int) -> Record:
     there = sum(-(-length // policy.block) for length in read.lengths)
     return {
         "method": method,
-        "policy": {"kind": policy.kind, "value": policy.value, "block": policy.block, "sink": policy.sink},
+        "policy": {name: getattr(policy, name) for name in ("kind", "value", "block", "sink", "local", "paper_compat")},
         "steps": len(read.lengths),
         "density": round(sum(read.blocks) / there, 6) if there else 1.0,
         "blocks_read": round(sum(read.blocks) / max(1, len(read.blocks)), 4),
@@ -170,10 +187,16 @@ def opened(reading: Reading, uri: str, *, batch_size: int, dtype: str, device: s
         )  # fmt: skip
     policy = reading.policy(loaded.made if loaded else None)
     gates = loaded.gates.to(lm.device) if loaded and reading.method == "seer" else None
-    decoder = Decoder(lm, tokenizer, uri, batch_size, policy, reading.method, gates, dense_layers=reading.dense_layers, seed=seed)  # fmt: skip
+    dense = reading.first_dense(loaded.made if loaded else None)
+    decoder = Decoder(lm, tokenizer, uri, batch_size, policy, reading.method, gates, dense_layers=dense, seed=seed)
     if allow_extrapolation:
         decoder.context = None
-    return Opened(decoder, policy, [*(loaded.notes if loaded else ()), *policy.notes])
+    notes = [*(loaded.notes if loaded else ()), *policy.notes]
+    if loaded and loaded.made.sparsity.sliding_window_size:
+        notes.append(
+            f"{reading.gate}: a sliding window of {loaded.made.sparsity.sliding_window_size} is not taken over; --local does it"
+        )
+    return Opened(decoder, policy, notes)
 
 
 def own_sampling(sampling: Sampling, uri: str) -> Sampling:
@@ -187,12 +210,19 @@ def own_sampling(sampling: Sampling, uri: str) -> Sampling:
         found = GenerationConfig.from_pretrained(where.path, revision=where.revision or "main")
     except OSError:
         raise BadInput(f"--model-sampling: {uri} has no generation_config.json") from None
+    fields = found.to_diff_dict()
+    known = {"temperature", "top_p", "top_k", "do_sample", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "max_length", "max_new_tokens", "_from_model_config"}  # fmt: skip
+    if left := sorted(set(fields) - known):
+        print(
+            f"seer-decode: --model-sampling: {', '.join(left)} of its generation_config are not taken over",
+            file=sys.stderr,
+        )
     if not found.do_sample:
         return msgspec.structs.replace(sampling, temperature=0.0)
     given = {"temperature": found.temperature, "top_p": found.top_p, "top_k": found.top_k}
-    off = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    unsaid = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}  # what transformers takes where a config is silent
     return msgspec.structs.replace(
-        sampling, **{key: off[key] if value is None else value for key, value in given.items()}
+        sampling, **{key: unsaid[key] if value is None else value for key, value in given.items()}
     )
 
 

@@ -10,7 +10,10 @@ Imports of this package stand where they are used: the GPU check reads this file
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -30,8 +33,17 @@ if TYPE_CHECKING:
 TYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
+@functools.cache
+def _triton() -> bool:
+    """Whether Triton is here; else PyTorch does the work on a GPU too, which is told once."""
+    found = importlib.util.find_spec("triton") is not None
+    if not found:
+        print("seer-decode: triton is not installed: PyTorch attends in its place, slower", file=sys.stderr)
+    return found
+
+
 def on_device(x: Tensor) -> bool:
-    return x.is_cuda or (x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1")
+    return (x.is_cuda and _triton()) or (x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1")
 
 
 def usable(x: Tensor) -> bool:

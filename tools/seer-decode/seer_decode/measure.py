@@ -123,6 +123,7 @@ class Study:
         with attached(self.model):
             cache = SeerCache(self.model, Policy("dense"), "dense", seed=self.seed, dense_layers=self.dense_layers)
             self.model(given[:, :before], past_key_values=cache, logits_to_keep=1)
+            cache.activate_past_recording()  # sliding layers forget what is taken back, unless told before
             cache.stepwise = True
             for case in (None, *self.cases):
                 if case is not None:
@@ -144,7 +145,7 @@ class Study:
             tally = self.dense if case is None else self.tallies[number - 1]
             truth = logs if truth is None else truth
             tally.nll.append(float(nll.mean()))
-            tally.spread = float(nll.std() / count**0.5)
+            tally.spread = float(nll.std() / count**0.5) if count > 1 else 0.0
             tally.kl.append(float((truth.exp() * (truth - logs)).sum(-1).mean()))
             tally.agree.append(float((truth.argmax(-1) == logs.argmax(-1)).float().mean()))
             for name in ("read", "mass", "peak"):

@@ -38,11 +38,13 @@ def refuse(verb: str, remedy: str, why: str) -> NoReturn:
     raise Missing(f"{verb}: out of memory ({why}); {remedy}") from None
 
 
-def fingerprint(model: Any) -> str:
+def fingerprint(model: Any) -> str | None:
     """sha256 of some 256 numbers of every parameter as bfloat16 rounds them: the same for a checkpoint loaded as float32 or as
-    bfloat16."""
+    bfloat16. None of a model in float16, which cannot hold all of bfloat16's numbers."""
     import torch
 
+    if model.dtype == torch.float16:
+        return None
     found = hashlib.sha256()
     for weight in model.parameters():
         step = max(1, weight.numel() // 256) | 1  # odd, so that it goes through all columns of a matrix

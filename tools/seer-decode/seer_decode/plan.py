@@ -76,7 +76,7 @@ class Roofline(msgspec.Struct, frozen=True):
         return batch * min(kept * self.block, tokens) * self.token_bytes
 
     def gate_bytes(self, batch: int, tokens: int) -> int:
-        """B NB Hkv dg e of compressed keys, and Wq."""
+        """B NB Hkv dg e of compressed keys, and Wq. Of 16 bits as the paper counts them; our cache holds keys' features in 32."""
         return batch * self.blocks(tokens) * self.kv_heads * self.gate_dim * self.width + self.weight_bytes
 
     def row(

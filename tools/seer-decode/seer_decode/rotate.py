@@ -48,8 +48,10 @@ class Unrotated:
             none = torch.zeros(*positions.shape, 0, device=positions.device)
             return none, none
         probe = torch.zeros(1, dtype=torch.float32, device=positions.device)
-        cos, sin = self.module(probe, positions, **self.how)
-        return cos.float(), sin.float()
+        found = self.module(probe, positions, **self.how)
+        if not (isinstance(found, tuple) and len(found) == 2):
+            raise BadInput("the model's rotation is no pair of cosines and sines: it cannot be taken off")
+        return found[0].float(), found[1].float()
 
     def __call__(self, x: Tensor, positions: Tensor) -> Tensor:
         """Queries or keys (B, H, n, D) at positions (B, n) as they were before RoPE, float32."""

@@ -362,6 +362,9 @@ def save(
 def prepare(folder: str | Path, overwrite: bool) -> None:
     """Raises BadInput where gates cannot be saved to this folder; makes nothing."""
     path = Path(folder)
+    old = path.resolve().with_name(f".{path.resolve().name}.old")
+    if old.is_dir() and not path.exists():
+        old.rename(path.resolve())  # a run was killed after it had moved these aside, before its own stood here
     if not path.absolute().parent.is_dir():
         raise BadInput(f"{path}: the folder {path.absolute().parent} does not exist; create it first")
     if path.exists() and not path.is_dir():
@@ -412,4 +415,17 @@ def published_config(made: Made) -> Record:
         "use_rope": shape.rope,
         **{field: getattr(made.sparsity, field) for field in Sparsity.__struct_fields__},
     }
-    return {**made.config, "base_model": made.base.name, **{f"seerattn_{key}": value for key, value in own.items()}}
+    rope = made.config.get("rope_parameters")
+    older: Record = {}
+    if isinstance(rope, dict) and "rope_theta" in rope:  # where the authors' code, of an older transformers, looks
+        scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+        older = {
+            "rope_theta": rope["rope_theta"],
+            "rope_scaling": None if scaling.get("rope_type", "default") == "default" else scaling,
+        }
+    return {
+        **made.config,
+        **older,
+        "base_model": made.base.name,
+        **{f"seerattn_{key}": value for key, value in own.items()},
+    }

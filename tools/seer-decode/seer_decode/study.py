@@ -11,11 +11,14 @@ from typing import Any
 from seer_decode import needs, store
 from seer_decode.cache import Method
 from seer_decode.gate import Gates
+from seer_decode.generate import cache_bytes
 from seer_decode.measure import Case, Study, Tally, needles, windows
 from seer_decode.select import Policy
 from seer_decode.shape import check_block
+from seer_decode.stepwise import CHUNK_BYTES
 from seer_decode.text import Encoder, Reader, stream
 from tenfold_shared import BadInput
+from tenfold_shared.generate import one_line, out_of_memory
 from tenfold_shared.models import load_causal_lm
 from tenfold_shared.progress import Progress
 
@@ -99,12 +102,23 @@ def run(
     ids = stream(reader, Encoder(tokenizer, chat_template), wanted)
     found = windows(ids, length, windows_)
     needled = needles(tokenizer, ids, length, needles_, seed)
+    wanted_bytes = (
+        cache_bytes(model, length, min(blocks))
+        + 4 * CHUNK_BYTES
+        + 4 * decode * model.config.get_text_config().vocab_size * 4
+    )
+    needs.room(wanted_bytes, model.device, f"a window of {length} tokens", "a smaller --length or --decode")
     study = Study(model, all_cases, dense_layers=dense_layers, seed=seed)
-    with Progress("study", len(found) + len(needled), "windows", quiet) as progress:
-        for window in progress.over(found):
-            study.window(window, decode)
-        for one in progress.over(needled):
-            study.needle(one)
+    try:
+        with Progress("study", len(found) + len(needled), "windows", quiet) as progress:
+            for window in progress.over(found):
+                study.window(window, decode)
+            for one in progress.over(needled):
+                study.needle(one)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        needs.refuse("study", "a smaller --length or --decode, or --dtype bfloat16", one_line(error, 120))
     rows = [{"method": "dense", "block": None, "budget": None, **figures(study.dense)}] if "dense" in methods else []
     rows += [
         {"method": case.method, "block": case.policy.block, "budget": int(case.policy.value), **figures(tally)}

@@ -21,7 +21,9 @@ from tenfold_shared.generate import one_line
 from tenfold_shared.jsonl import decode_line, is_pipe, open_read, read_lines, read_text
 
 Record = dict[str, Any]
-THINKING = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+THINKING = re.compile(
+    r"(?:<think>)?(.*?)</think>|<think>(.*)", re.DOTALL
+)  # a prompt may have opened it, a cut left it open
 MARKER = 60  # characters of a piece of thinking that are looked for in what a template made of it
 
 
@@ -52,7 +54,7 @@ class Reader:
         name = path.removesuffix(".gz").removesuffix(".zst")
         if name.endswith(".parquet"):
             yield from self._records(_parquet(path))
-        elif name.endswith((".jsonl", ".json")):
+        elif name.endswith((".jsonl", ".ndjson", ".json")):
             yield from self._records((f"{path}:{number}", line) for number, line in read_lines(path))
         elif path == "-":
             lines = read_lines("-")
@@ -161,7 +163,8 @@ class Encoder:
         except Exception as error:  # whatever a template raises of itself
             raise BadInput(f"{document.where}: the chat template does not take it: {one_line(error, 160)}") from None
         for message in document.content:
-            for thinking in THINKING.findall(message["content"]) if message["role"] == "assistant" else ():
+            for parts in THINKING.findall(message["content"]) if message["role"] == "assistant" else ():
+                thinking = "".join(parts)
                 # A part without line ends: templates strip, and may turn white space at the ends.
                 if (part := thinking.strip()[:MARKER]) and part not in told:
                     raise BadInput(

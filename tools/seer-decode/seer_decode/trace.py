@@ -22,8 +22,8 @@ class _Step(NamedTuple):
 
 
 class Trace:
-    """Steps of all gated layers over a batch, whose sequences may leave it or change places. No device is waited for until
-    something is asked."""
+    """Steps of all gated layers over a batch, whose sequences may leave it or change places. Nothing is fetched from a device
+    until something is asked."""
 
     def __init__(self, layers: int, heads: int, block: int) -> None:
         self.layers, self.heads, self.block = layers, heads, block

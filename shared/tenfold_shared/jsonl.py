@@ -56,6 +56,8 @@ _decode_entry = msgspec.json.Decoder(tuple[str, msgspec.Raw]).decode
 def open_read(path: str) -> BinaryIO:
     """A binary stream over PATH (`-` is stdin; .gz and .zst are unpacked). Raises BadInput."""
     if path == "-":
+        if sys.stdin is None:
+            raise BadInput("-: stdin is closed")
         return sys.stdin.buffer
     try:
         if os.path.isdir(path):

@@ -302,6 +302,8 @@ def _device(torch: Any, device: str) -> Any:
         place = torch.device(device)
     except RuntimeError:
         raise BadInput(f"--device {device}: expected auto, cpu, cuda or cuda:N") from None
+    if place.type == "meta":
+        raise BadInput(f"--device {device}: holds no numbers; expected auto, cpu, cuda or cuda:N")
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise Missing(f"--device {device}: this machine has {torch.cuda.device_count()} usable GPUs")
     return place

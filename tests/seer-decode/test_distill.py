@@ -22,6 +22,7 @@ from seer_decode.gate import Gates
 from seer_decode.rotate import Unrotated
 from seer_decode.truth import sequence_loss
 from tenfold_shared import BadInput, Missing
+from tenfold_shared.cli import Terminated
 
 
 class Killed(BaseException):
@@ -200,10 +201,13 @@ def test_a_killed_run_goes_on_to_the_same_bytes(model, tmp_path, monkeypatch, ho
     monkeypatch.setattr(Trainer, "step", dying)
     with pytest.raises(Killed):
         run(model, tmp_path / "cut", how=how)
-    assert not (tmp_path / "cut").exists() and (tmp_path / "cut.work").is_dir()
+    assert not (tmp_path / "cut").exists() and (tmp_path / "cut.work").is_dir() == (
+        at > 1
+    )  # nothing of nothing is kept
     monkeypatch.setattr(Trainer, "step", real)
-    with pytest.raises(BadInput, match="an unfinished run was made with --lr"):
-        run(model, tmp_path / "cut", how=how | {"lr": 0.5})
+    if at > 1:
+        with pytest.raises(BadInput, match="an unfinished run was made with --lr"):
+            run(model, tmp_path / "cut", how=how | {"lr": 0.5})
     assert run(model, tmp_path / "cut", how=how) == 0
     one, two = digest(tmp_path / "whole"), digest(tmp_path / "cut")
     assert one["gate.safetensors"] == two["gate.safetensors"] and one["gate.json"] == two["gate.json"]
@@ -218,6 +222,26 @@ def test_a_state_that_is_damaged_begins_again(model, tmp_path, monkeypatch, caps
     state.write_bytes(state.read_bytes()[:-100])
     assert run(model, tmp_path / "cut") == 0
     assert "starting again" in capsys.readouterr().err
+    assert digest(tmp_path / "whole")["gate.safetensors"] == digest(tmp_path / "cut")["gate.safetensors"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_its_step_and_saves_it(model, tmp_path, monkeypatch, number):
+    assert run(model, tmp_path / "whole") == 0
+    real = Trainer.step
+
+    def interrupted(self, batch):
+        if self.done == 3:
+            os.kill(os.getpid(), number)
+        return real(self, batch)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    with pytest.raises((KeyboardInterrupt, Terminated)):
+        run(model, tmp_path / "cut")
+    monkeypatch.setattr(Trainer, "step", real)
+    done, losses, _ = distill.Work(tmp_path / "cut").load()
+    assert done == 4 and len(losses) == 4
+    assert run(model, tmp_path / "cut") == 0
     assert digest(tmp_path / "whole")["gate.safetensors"] == digest(tmp_path / "cut")["gate.safetensors"]
 
 
@@ -302,6 +326,7 @@ def test_gates_go_on_from_others(model, gates, tmp_path):
         ({"output": "/nowhere/at/all"}, {}, "does not exist"),
         ({}, {"seq_len": 4096}, "the model has 2048 positions"),
         ({}, {"parts": 2}, "--parts 2: expected --batch-size 1"),
+        ({}, {"seq_len": 16}, "expected more than a block of 16 tokens"),
         ({"chat_template": "/nowhere.jinja"}, {}, "no such file"),
         ({"init": "/nowhere"}, {}, "no such f"),
     ],

@@ -104,8 +104,13 @@ def test_a_run_that_was_cut_goes_on_and_draws(model, gates, tasks, tmp_path, mon
     cut = ["generate", tasks, "--model", model, "--dtype", "float32", *how, "-q", "-o", tmp_path / "cut.jsonl"]
     assert here(*cut).returncode == 130 and not (tmp_path / "cut.jsonl").exists()
     batches[:] = [0, 0]
+    taken = here(*cut[:-1], tmp_path / "cut.png", "--plot", tmp_path / "cut.png")
+    assert taken.returncode == 2 and "is an input or the output as well" in taken.stderr
+    assert "does not exist" in here(*cut, "--plot", tmp_path / "no" / "t.png").stderr
     done = here(*cut, "--plot", tmp_path / "trace.png")
     assert done.returncode == 0 and batches == [0, 0, 2]  # the second batch alone
+    (tmp_path / "trace.png").unlink()
+    assert here(*cut, "--plot", tmp_path / "trace.png").returncode == 0  # complete, and drawn
     assert read(tmp_path / "cut.jsonl") == whole and (tmp_path / "trace.png").read_bytes().startswith(b"\x89PNG")
     manifest = json.loads((tmp_path / "cut.jsonl.manifest.json").read_text())
     assert manifest["options"]["gate"] and manifest["options"]["budget"] == 32
@@ -168,7 +173,8 @@ def test_records_that_cannot_be_done_are_told(model, tmp_path):
         5,
         "-q",
     ]
-    assert here(*how, "-o", tmp_path / "o.jsonl").returncode == 1
+    done = here(*[one for one in how if one != "-q"], "-o", tmp_path / "o.jsonl")
+    assert done.returncode == 1 and "2 of 3 tasks failed; the first: long: the prompt's" in done.stderr
     found = {one["id"]: one for one in read(tmp_path / "o.jsonl")}
     assert "exceed the model's context of 2048" in found["long"]["error"] and "empty" in found["empty"]["error"]
     assert "error" not in found["fine"] and "sparsity" not in (found["long"].get("meta") or {})

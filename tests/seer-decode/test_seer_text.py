@@ -98,8 +98,22 @@ def test_every_form_of_a_record(tokenizer, tmp_path):
 
     pq.write_table(pa.table({"messages": [records[1]["messages"]] * 2}), tmp_path / "t.parquet")
     assert rendered(tokenizer, tmp_path / "t.parquet") == [found[1]] * 2
+    apart = {"messages": [turn] * 2, "response": ["three"] * 2, "reasoning": ["one and two are three"] * 2}
+    pq.write_table(pa.table(apart), tmp_path / "apart.parquet")
+    assert rendered(tokenizer, tmp_path / "apart.parquet") == [found[1]] * 2
     (tmp_path / "plain.txt").write_text("the fox\n\nand the dog")
     assert rendered(tokenizer, tmp_path / "plain.txt") == ["the fox\n\nand the dog"]
+
+
+def test_stdin_is_the_file(tmp_path, monkeypatch):
+    for text in ("the fox\n\n\nand the dog\n", '{"text": "the fox"}\n\n{"text": "dog"}\n'):
+        name = "t.jsonl" if text.startswith("{") else "t.txt"
+        (tmp_path / name).write_text(text)
+        monkeypatch.setattr("sys.stdin", open(tmp_path / name))
+        assert [d.content for d in Reader(["-"])] == [d.content for d in Reader([str(tmp_path / name)])]
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(BadInput, match="stdin is closed"):
+        list(Reader(["-"]))
 
 
 def test_a_template_that_loses_thinking_is_refused(tokenizer, tmp_path):

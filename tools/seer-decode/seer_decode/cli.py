@@ -69,21 +69,21 @@ def info(gates: str | None, block: str, **given: Any) -> int:
 @_WEIGHTS
 @options("dtype", "device", "trust_remote_code")
 @_GATE_DIM
-@_BLOCK
+@click.option("--block", type=click.Choice(BLOCKS), help="Tokens of a block.  [64; those of --init]")
 @click.option("--key-pooling", metavar="NAME", default="Kmaxminavg", show_default=True, help="K and some of max, min, avg in that order.")  # fmt: skip
 @click.option("--query-pooling", type=click.Choice(QUERIES), default="Qproj", show_default=True, help="How a group's query heads become one feature.")  # fmt: skip
 @click.option("--no-qk-norm", is_flag=True, help="Without the two norms.")
 @click.option("--no-rope", is_flag=True, help="Without positions.")
 @click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True, help="Batches to read; the paper's runs have 800.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Packed rows of a batch, over all processes; the paper's runs have 16.")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(1, 65536), default=1, show_default=True, help="Packed rows of a batch, over all processes; the paper's runs have 16.")  # fmt: skip
 @click.option("--seq-len", type=click.IntRange(min=17), default=4096, show_default=True, help="Tokens of a row; the paper's runs have 32768.")  # fmt: skip
-@click.option("--lr", type=Share(min=0, min_open=True), default=1e-3, show_default=True, help="Learning rate after the warm-up.")  # fmt: skip
+@click.option("--lr", type=Share(min=0, max=10, min_open=True), default=1e-3, show_default=True, help="Learning rate after the warm-up.")  # fmt: skip
 @click.option("--min-lr", type=Share(min=0), default=1e-5, show_default=True, help="Learning rate at the end of its cosine.")  # fmt: skip
 @click.option("--warmup", type=click.IntRange(min=0), default=20, show_default=True, help="Optimiser steps of the warm-up.")  # fmt: skip
 @click.option("--slice-ratio", type=Share(min=0, max=1, max_open=True), default=0.0, show_default=True, help="Leave out rows before this share of a sequence.")  # fmt: skip
-@click.option("--loss-scale", type=Share(min=0, min_open=True), default=10.0, show_default=True, help="What the loss is times.")  # fmt: skip
+@click.option("--loss-scale", type=Share(min=0, max=1e6, min_open=True), default=10.0, show_default=True, help="What the loss is times.")  # fmt: skip
 @click.option("--rows", type=click.IntRange(min=0), default=0, show_default=True, help="Query rows of a sequence that count, drawn anew each time; 0 is all.")  # fmt: skip
-@click.option("--parts", type=click.IntRange(min=1), default=1, show_default=True, help="Optimiser steps a batch, each on its part of the rows; 1 is the paper's.")  # fmt: skip
+@click.option("--parts", type=click.IntRange(1, 1024), default=1, show_default=True, help="Optimiser steps a batch, each on its part of the rows; 1 is the paper's.")  # fmt: skip
 @click.option("--init", metavar="GATES", help="Begin with these gates.")
 @click.option("--chat-template", metavar="FILE", help="A chat template in place of the tokenizer's own.")
 @click.option("--save-dtype", type=click.Choice(["bfloat16", "float32"]), default="bfloat16", show_default=True, help="Type of the saved weights; training is in float32.")  # fmt: skip
@@ -100,6 +100,10 @@ def distill(texts: tuple[str, ...], **given: Any) -> int:
     needs.models()
     from seer_decode.distill import Settings, run
 
+    if given["block"] is None:
+        from seer_decode.store import describe
+
+        given["block"] = describe(given["init"]).shape.block if given["init"] else 64
     shape = shape_options(given)
     how = Settings(**{field: given.pop(field) for field in Settings.__struct_fields__})
     return run(texts, how, shape=shape, **given)
@@ -130,7 +134,7 @@ def _reading(function: Any) -> Any:
     found = [
         click.option("--gate", metavar="GATES", help="Gates of seer-decode distill, or published ones."),
         click.option("--method", type=click.Choice(["seer", "oracle", "quest", "recent", "random", "dense"]), default="seer", show_default=True, help="What ranks blocks: the gates, true attention, Quest's bounds, recency, chance; dense reads all."),
-        click.option("--budget", type=click.IntRange(min=1), metavar="T", help="Read at most T tokens a step, sink and tail among them.  [what the gates were meant for]"),
+        click.option("--budget", type=click.IntRange(1, 1 << 40), metavar="T", help="Read at most T tokens a step, sink and tail among them.  [what the gates were meant for]"),
         click.option("--threshold", type=Share(min=0, max=1), help="Read blocks whose share of the gate's softmax is greater."),
         click.option("--mass", type=Share(min=0, max=1, min_open=True), help="Read the fewest blocks whose shares sum to it."),
         click.option("--ratio", type=Share(min=0, max=1, min_open=True), help="Read this share of all blocks."),
@@ -274,7 +278,7 @@ def convert(folder: str, block: str | None, **given: Any) -> int:
 @_GATE_DIM
 @click.option("--start-layer", "dense_layers", type=click.IntRange(min=0), default=0, show_default=True, help="Layers before it stay dense.")  # fmt: skip
 @click.option("--bandwidth", metavar="SIZE", default="4.3T", show_default=True, help="Bytes the memory gives a second; 4.3T is an H200's copy.")  # fmt: skip
-@click.option("--overhead", type=Share(min=0), default=5.0, show_default=True, help="Microseconds a layer takes besides, dense and sparse.")  # fmt: skip
+@click.option("--overhead", type=Share(min=0, max=1e6), default=5.0, show_default=True, help="Microseconds a layer takes besides, dense and sparse.")  # fmt: skip
 @click.option("--width", type=click.Choice(["1", "2", "4"]), default="2", show_default=True, help="Bytes of a number.")
 @click.option("--gpu-mem", metavar="SIZE", help="Memory of the card: also tell what fits.")
 @options("json", "common")
@@ -308,7 +312,7 @@ def bench() -> None:
 
 
 _TYPE = click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="bfloat16", show_default=True, help="Type of keys, values and weights.")  # fmt: skip
-_THREADS = click.option("--threads", type=click.IntRange(min=1), help="Threads of a CPU.  [torch's own number]")
+_THREADS = click.option("--threads", type=click.IntRange(1, 4096), help="Threads of a CPU.  [torch's own number]")
 _ON = click.option("--device", default="cpu", show_default=True, help="Where: auto, cpu, cuda, cuda:N.")
 
 

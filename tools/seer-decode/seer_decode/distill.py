@@ -11,10 +11,13 @@ same command goes on to the same bytes on a CPU.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,11 +39,13 @@ from seer_decode.shape import Shape, gated_layers, named
 from seer_decode.text import Encoder, Reader
 from seer_decode.truth import first_row, sequence_loss
 from tenfold_shared import BadInput
+from tenfold_shared.cli import Terminated
 from tenfold_shared.generate import one_line, out_of_memory
 from tenfold_shared.jsonl import Lock, difference, redact, write_atomic
 from tenfold_shared.models import load_causal_lm
 from tenfold_shared.progress import Progress
 
+logger = logging.getLogger(__name__)
 Record = dict[str, Any]
 SAVE_EVERY_S = 30.0
 STATE, IDENTITY = "state.safetensors", "run.json"
@@ -345,6 +350,7 @@ def run(
 ) -> int:
     """The verb; returns the exit code."""
     started, clock = datetime.now(UTC), time.monotonic()
+    how = msgspec.structs.replace(how, seed=how.seed % (1 << 63))
     if output in (None, "-"):
         raise BadInput("distill: expected -o GATE, a folder")
     target = Path(str(output))
@@ -362,7 +368,11 @@ def run(
     reader = Reader(texts, skip_bad)
     if ranks.size > 1 and "-" in reader.paths:
         raise BadInput("-: several processes cannot read one stdin; give a file")
-    lock = Lock(target.with_name(f".{target.name}.distill.lock"), target) if ranks.rank == 0 else None
+    if how.seq_len <= shape["block"]:
+        raise BadInput(
+            f"--seq-len {how.seq_len}: expected more than a block of {shape['block']} tokens, which has no target"
+        )
+    lock, work = Lock(store.lock_path(target), target) if ranks.rank == 0 else None, Work(target)
     try:
         model, tokenizer = load_causal_lm(
             uri, dtype=dtype, device=ranks.device if device == "auto" else device, trust_remote_code=trust_remote_code
@@ -388,7 +398,6 @@ def run(
             "inputs": data.inputs(reader, corpus),
         }  # fmt: skip
         identity = json.loads(json.dumps(identity))  # as it will be read back
-        work = Work(target)
         if ranks.rank == 0 and (finished := _settled(target, work, identity, overwrite)) is not None:
             if not quiet:
                 print(f"seer-decode: {output}: complete already; nothing to do", file=sys.stderr)
@@ -421,7 +430,7 @@ def run(
             }  # fmt: skip
             gates.to(getattr(torch, save_dtype))
             extra = {"manifest.json": msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"}
-            store.save(gates, made, target, overwrite=True, extra=extra)
+            store.save(gates, made, target, overwrite=True, extra=extra, locked=True)
             work.clear()
     except RuntimeError as error:
         if not out_of_memory(error):
@@ -429,6 +438,8 @@ def run(
         needs.refuse("distill", "a smaller --seq-len, or --dtype bfloat16", one_line(error, 120))
     finally:
         if lock is not None:
+            if not (work.folder / STATE).exists():
+                work.clear()  # nothing to go on from, and nothing in another run's way
             lock.release()
     if as_json:
         print(json.dumps({"gates": output, **told}))
@@ -462,7 +473,7 @@ def _settled(target: Path, work: Work, identity: Record, overwrite: bool) -> Rec
     """What a finished run told, None where there is work to do. Raises BadInput for what is in the way."""
     unfinished = work.identity()
     if unfinished is not None and (found := difference(unfinished, identity)):
-        if not overwrite:
+        if not overwrite and (work.folder / STATE).exists():
             raise BadInput(
                 f"{target}: an unfinished run was made with {found}; finish it with its options, or --overwrite"
             )
@@ -498,17 +509,46 @@ def _train(
         trainer.done, trainer.losses, tensors = found
         trainer.restore(tensors)
     saved, late = time.monotonic(), False
-    with Progress("distill", how.steps, "steps", quiet) as progress:
+    with Progress("distill", how.steps, "steps", quiet) as progress, _after_a_step() as asked:
         progress.update(trainer.done)
         while trainer.done < how.steps and not late:
             _, nats = trainer.step(corpus.batch(trainer.done, how.batch_size, how.seed))
+            logger.info("step %d of %d: loss %.6f, %.4f nats a row", trainer.done, how.steps, *trainer.losses[-1])
             progress.label = f"distill, {nats:.3f} nats"
             progress.update()
             late = ranks.same(max_time is not None and time.monotonic() - clock > max_time)
-            if work is not None and (time.monotonic() - saved > SAVE_EVERY_S or late):
+            if work is not None and (time.monotonic() - saved > SAVE_EVERY_S or late or asked):
                 work.save(trainer)
                 saved = time.monotonic()
+            if asked:
+                raise asked[0]
     return trainer, trainer.done == how.steps
+
+
+@contextmanager
+def _after_a_step() -> Iterator[list[BaseException]]:
+    """SIGINT and SIGTERM wait for the step under way, so that it is saved: the exception that each stands for comes into the list.
+    A second one ends the run at once."""
+    asked: list[BaseException] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    kinds = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+    before = {number: signal.getsignal(number) for number in kinds}
+
+    def note(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        asked.append(kinds[signal.Signals(number)]())
+
+    for number, handler in before.items():
+        if handler not in (signal.SIG_IGN, None):
+            signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 def _needed(model: Any, gates: Gates, how: Settings) -> int:

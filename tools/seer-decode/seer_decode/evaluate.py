@@ -20,7 +20,7 @@ import msgspec
 
 import seer_decode
 from seer_decode import needs
-from seer_decode.generate import Reading, opened, own_sampling, request_seed, sample_fields
+from seer_decode.generate import Reading, opened, own_sampling, request_seed, sample_fields, tell_failures
 from tenfold_shared import BadInput
 from tenfold_shared import records as shapes
 from tenfold_shared.cli import Selection, read_template, sha256_of
@@ -131,7 +131,8 @@ def run(
     options = {
         "model": uri, **msgspec.to_builtins(reading), "gate": needs.digest(reading.gate), **msgspec.to_builtins(sampling),
         "samples": samples, "batch_size": batch_size, "dtype": dtype, "seed": seed, "prompt": prompt,
-        "template": sha256_of(template) if template else None, **selection.identity(),
+        "template": sha256_of(template) if template else None, "allow_extrapolation": allow_extrapolation,
+        **selection.identity(),
     }  # fmt: skip
     with Output(output, tool="seer-decode", version=seer_decode.__version__, verb="eval", options=options, source=source, overwrite=overwrite) as out:  # fmt: skip
         code = 0
@@ -174,7 +175,10 @@ def _answers(
         keys = [f"{task['id']}#{index}" for index in range(samples)]
         return [(f"#{i}", Request(key=key, seed=request_seed(seed, key), **sent)) for i, key in enumerate(keys)]
 
+    failures: list[str] = []
+
     def assemble(task: Record, found: list[Record]) -> list[Record]:
+        failures.extend([f"{task['id']}: {one['error']}" for one in found if one.get("error")][:1])
         return [{**task, **fields, **_grade(answers, task, fields, prompt)} for fields in
                 (sample_fields(index, one, task, uri) for index, one in enumerate(found))]  # fmt: skip
 
@@ -188,6 +192,7 @@ def _answers(
             execute=lambda requests: by.execute(sampling, reading.trace_every, requests), assemble=assemble, out=out,
             batch=by.decoder.batch_size, max_time=max_time, progress=progress,
         )  # fmt: skip
+    tell_failures(failures, done.read, quiet)
     return out.complete(done, source, seed=seed)
 
 

@@ -179,6 +179,7 @@ def opened(reading: Reading, uri: str, *, batch_size: int, dtype: str, device: s
         raise BadInput(
             "--method seer: expected --gate GATES; the others (oracle, quest, recent, random, dense) need none"
         )
+    seed %= 1 << 63  # what random numbers are drawn by
     lm, tokenizer = load_causal_lm(uri, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     loaded = None
     if reading.gate is not None:
@@ -262,19 +263,22 @@ def run(
 ) -> int:
     """The verb; returns the exit code."""
     if plot:
-        needs.plots(plot)
         if output in (None, "-"):
             raise BadInput("--plot: draws what -o FILE holds; give one")
+        needs.plots(plot, [*files, output])
     source = selection.source(files, "task", keep=output is not None)
     if model_sampling:
         sampling = own_sampling(sampling, uri)
     options = {
         "model": uri, **msgspec.to_builtins(reading), "gate": needs.digest(reading.gate), **msgspec.to_builtins(sampling),
-        "samples": samples, "batch_size": batch_size, "dtype": dtype, "seed": seed, **selection.identity(),
+        "samples": samples, "batch_size": batch_size, "dtype": dtype, "seed": seed, "allow_extrapolation": allow_extrapolation,
+        **selection.identity(),
     }  # fmt: skip
     with Output(output, tool="seer-decode", version=seer_decode.__version__, verb="generate", options=options, source=source, overwrite=overwrite) as out:  # fmt: skip
         if out.finished:
             print(f"seer-decode: {output}: complete already; nothing to do", file=sys.stderr)
+            if plot:
+                _draw(str(output), plot)
             return 0
         by = opened(
             reading, uri, batch_size=batch_size, dtype=dtype, device=device, trust_remote_code=trust_remote_code,
@@ -288,7 +292,10 @@ def run(
             keys = [f"{task['id']}#{index}" for index in range(samples)]
             return [(f"#{i}", Request(key=key, seed=request_seed(seed, key), **prompt)) for i, key in enumerate(keys)]
 
+        failures: list[str] = []
+
         def assemble(task: Record, found: list[Record]) -> list[Record]:
+            failures.extend([f"{task['id']}: {one['error']}" for one in found if one.get("error")][:1])
             return [{**task, **sample_fields(index, one, task, uri)} for index, one in enumerate(found)]
 
         total = source.count()
@@ -308,8 +315,19 @@ def run(
                 progress=progress,
             )
         code = out.complete(done, source, seed=seed)
+    tell_failures(failures, done.read, quiet)
     if plot:
-        from seer_decode.plot import draw_trace
-
-        draw_trace(str(output), plot)
+        _draw(str(output), plot)
     return code
+
+
+def _draw(output: str, plot: str) -> None:
+    from seer_decode.plot import draw_trace
+
+    draw_trace(output, plot)
+
+
+def tell_failures(failures: list[str], tasks: int, quiet: bool) -> None:
+    """One line on stderr with the first reason."""
+    if failures and not quiet:
+        print(f"seer-decode: {len(failures)} of {tasks} tasks failed; the first: {failures[0]}", file=sys.stderr)

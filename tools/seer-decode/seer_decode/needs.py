@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -68,9 +69,14 @@ def digest(path: str | None) -> str | None:
     return sha256_of(path)
 
 
-def plots(path: str) -> None:
-    """Raises BadInput for a picture of another kind, Missing without matplotlib."""
+def plots(path: str, others: Sequence[str | None] = ()) -> None:
+    """Raises BadInput for a picture of another kind, in no folder, or in the place of another file of the command; Missing without
+    matplotlib."""
     if not path.endswith((".png", ".svg")):
         raise BadInput(f"--plot {path}: expected a name ending in .png or .svg")
+    if not Path(path).absolute().parent.is_dir():
+        raise BadInput(f"--plot {path}: the folder {Path(path).absolute().parent} does not exist; create it first")
+    if any(other and Path(other).resolve() == Path(path).resolve() for other in others):
+        raise BadInput(f"--plot {path}: is an input or the output as well; choose another name")
     if importlib.util.find_spec("matplotlib") is None:
         raise Missing("matplotlib is not installed: pip install 'seer-decode[plot]'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,18 @@ LOOK = {
     "random": ("#999999", "x"),
 }  # fmt: skip
 NAMES = {"seer": "gate", "oracle": "oracle", "quest": "Quest, shared", "recent": "most recent", "random": "random"}
+
+
+def _save(figure: Any, path: str) -> None:
+    """Complete under its name, or not at all."""
+    import matplotlib.pyplot as plt
+
+    from tenfold_shared.jsonl import write_atomic
+
+    held, kind = io.BytesIO(), path.rpartition(".")[2]
+    figure.savefig(held, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else {})
+    plt.close(figure)
+    write_atomic(path, held.getvalue())
 
 
 def draw(rows: Sequence[Record], of: Record, path: str) -> None:
@@ -61,8 +74,7 @@ def draw(rows: Sequence[Record], of: Record, path: str) -> None:
     handles, labels = axes[1][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncol=3, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.06, 1, 1))
-    figure.savefig(path, dpi=120, metadata={} if not path.endswith(".svg") else {"Date": None})
-    plt.close(figure)
+    _save(figure, path)
 
 
 def draw_trace(samples: str, path: str) -> None:
@@ -94,5 +106,4 @@ def draw_trace(samples: str, path: str) -> None:
     )
     axes.legend(fontsize=8, frameon=False)
     axes.grid(alpha=0.25, linewidth=0.6)
-    figure.savefig(path, dpi=120, metadata={} if not path.endswith(".svg") else {"Date": None})
-    plt.close(figure)
+    _save(figure, path)

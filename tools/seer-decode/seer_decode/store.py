@@ -220,6 +220,10 @@ def _read_published(folder: Path) -> tuple[Made, Record]:
         **{field: take(field, type(getattr(Sparsity(), field)), getattr(Sparsity(), field))
            for field in Sparsity.__struct_fields__}
     )  # fmt: skip
+    if not 1 <= sparsity.token_budget < 1 << 40 or not 0 <= sparsity.threshold <= 1:
+        raise BadInput(
+            f"{where}token_budget, {where}threshold: expected 1 or more tokens and 0 to 1, got {str(sparsity.token_budget)[:20]}, {sparsity.threshold}"
+        )
     if sparsity.sparsity_method not in METHODS:
         raise BadInput(
             f"{where}sparsity_method: expected one of {', '.join(METHODS)}, got {sparsity.sparsity_method!r}"
@@ -320,8 +324,9 @@ def save(
     *,
     overwrite: bool = False,
     extra: dict[str, bytes] | None = None,
+    locked: bool = False,
 ) -> Path:
-    """Gates to a folder, which appears, or takes the place of an older one, when all of it is written; `extra` are files beside
+    """Gates to a folder, which appears, or takes the place of an older one, when all of it is written; locked: whether the caller holds lock_path. `extra` are files beside
     them. Returns the folder.
 
     Raises BadInput: it exists with something in it, without overwrite; weights that are no numbers. Missing: no space.
@@ -337,7 +342,7 @@ def save(
     path = Path(folder).resolve()  # where the folder is a link, what it names is replaced
     fresh, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
     try:
-        lock = Lock(path.with_name(f".{path.name}.lock"), path)
+        lock = None if locked else Lock(lock_path(path), path)
         try:
             shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed
             fresh.mkdir()
@@ -351,12 +356,19 @@ def save(
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-            lock.release()
+            if lock is not None:
+                lock.release()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise Missing(f"{folder}: no space left on the disk; free some and run the same command again") from error
         raise BadInput(f"{folder}: cannot be written: {error.strerror}") from None
     return Path(folder)
+
+
+def lock_path(folder: str | Path) -> Path:
+    """Of the lock that every writer of a folder of gates takes."""
+    path = Path(folder).resolve()
+    return path.with_name(f".{path.name}.lock")
 
 
 def prepare(folder: str | Path, overwrite: bool) -> None:

@@ -80,9 +80,12 @@ def run(
 ) -> int:
     """The verb; returns the exit code."""
     if plot:
-        needs.plots(plot)
+        needs.plots(plot, texts)
     if not 0 < decode < length - 1:
-        raise BadInput(f"--decode {decode}: expected fewer tokens than a window of --length {length} has")
+        raise BadInput(
+            f"--decode {decode}: expected at most {length - 2}, as a window of --length {length} needs a beginning"
+        )
+    seed %= 1 << 63
     reader = Reader(texts, skip_bad)
     model, tokenizer = load_causal_lm(uri, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -96,8 +99,6 @@ def run(
     notes += sorted({note for case in all_cases for note in case.policy.notes})
     if min(budgets) * 8 > length and not quiet:
         notes.append(f"--length {length}: under 8 times the least budget of {min(budgets)}; little is left out")
-    for note in notes:
-        print(f"seer-decode: {note}", file=sys.stderr)
     wanted = None if windows_ is None else windows_ * length
     ids = stream(reader, Encoder(tokenizer, chat_template), wanted)
     found = windows(ids, length, windows_)
@@ -107,6 +108,8 @@ def run(
         + 4 * CHUNK_BYTES
         + 4 * decode * model.config.get_text_config().vocab_size * 4
     )
+    for note in notes:
+        print(f"seer-decode: {note}", file=sys.stderr)
     needs.room(wanted_bytes, model.device, f"a window of {length} tokens", "a smaller --length or --decode")
     study = Study(model, all_cases, dense_layers=dense_layers, seed=seed)
     try:

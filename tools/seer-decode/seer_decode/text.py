@@ -57,15 +57,11 @@ class Reader:
         elif name.endswith((".jsonl", ".ndjson", ".json")):
             yield from self._records((f"{path}:{number}", line) for number, line in read_lines(path))
         elif path == "-":
-            lines = read_lines("-")
-            held = list(lines)
-            if held and held[0][1].lstrip().startswith(b"{"):
-                yield from self._records((f"<stdin>:{number}", line) for number, line in held)
+            text = read_text("-", "<stdin>")
+            if text.lstrip().startswith("{"):
+                lines = enumerate(text.split("\n"), 1)
+                yield from self._records((f"<stdin>:{n}", line.encode()) for n, line in lines if line.strip())
             else:
-                try:
-                    text = "\n".join(line.decode() for _, line in held)
-                except UnicodeDecodeError as error:
-                    raise BadInput(f"<stdin>: expected UTF-8: {error.reason}") from None
                 yield Document("<stdin>", text)
         else:
             yield Document(path, read_text(path))
@@ -91,7 +87,8 @@ def _parquet(path: str) -> Iterator[tuple[str, Record]]:
         raise BadInput(f"{path}: no such file")
     try:
         file = pq.ParquetFile(path)
-        columns = [name for name in ("messages", "text", "prompt", "response") if name in file.schema_arrow.names]
+        known = ("messages", "text", "prompt", "response", "reasoning", "reasoning_content", "choices")
+        columns = [name for name in known if name in file.schema_arrow.names]
         if not {"messages", "text", "prompt"} & set(columns):
             raise BadInput(f"{path}: expected a column `messages` or `text`, has {', '.join(file.schema_arrow.names)}")
         row = 0
@@ -109,6 +106,8 @@ def _content(where: str, record: Any) -> str | list[Record]:
         raise BadInput(f"{where}: expected an object with `messages` or `text`")
     if isinstance(text := record.get("text"), str):
         return text
+    if text is not None:
+        raise BadInput(f"{where}: text: expected a string, got {type(text).__name__}")
     messages = record.get("messages")
     if messages is None and isinstance(record.get("prompt"), str) and _answer(record) is not None:
         messages = [{"role": "user", "content": record["prompt"]}]
@@ -149,6 +148,8 @@ class Encoder:
         self.tokenizer = tokenizer
         if template is not None:
             self.tokenizer.chat_template = read_text(template)
+            if not self.tokenizer.chat_template.strip():
+                raise BadInput(f"--chat-template {template}: is empty")
 
     def __call__(self, document: Document) -> list[int]:
         """Raises BadInput: no chat template, one that fails, one that drops what an assistant thought."""

@@ -92,6 +92,10 @@ def test_convert_there_and_back(folder, tmp_path):
     assert last == first | {"base_model": "Org/Name"}
     manifest = json.loads((there / "manifest.json").read_text())
     assert manifest["options"]["to"] == "ours" and len(manifest["inputs"]) == 2 and manifest["counts"]["layers"] == 3
+    once_more = seer(
+        "convert", folder / "published", "-o", there, "--model", folder / "small.json", "--base-model", "Org/Name"
+    )
+    assert once_more.returncode == 0 and "complete already" in once_more.stderr
     again = seer("convert", folder / "published", "-o", there)
     assert again.returncode == 2 and "--overwrite" in again.stderr
     assert seer("convert", folder / "published", "-o", there, "--overwrite", "-q").returncode == 0

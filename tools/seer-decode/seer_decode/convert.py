@@ -17,7 +17,7 @@ from seer_decode.shape import config_of
 from seer_decode.store import FORMS, Form, form_of, load, prepare, save
 from tenfold_shared import BadInput
 from tenfold_shared.cli import sha256_of
-from tenfold_shared.jsonl import write_atomic
+from tenfold_shared.jsonl import difference, write_atomic
 
 
 def run(
@@ -41,6 +41,21 @@ def run(
     target: Form = to or FORMS[1 - FORMS.index(source)]
     if Path(output).exists() and Path(output).samefile(folder):
         raise BadInput(f"{output}: is the input as well; choose another output")
+    inputs = [
+        {"path": str(path), "sha256": sha256_of(str(path))}
+        for path in sorted(Path(folder).iterdir())
+        if path.is_file() and path.name != "manifest.json"
+    ]
+    identity: dict[str, Any] = {
+        "tool": "seer-decode", "verb": "convert", "inputs": inputs,
+        "options": {"to": target, "model": uri, "block": block, "reuse_gate": reuse_gate, "base_model": base_model},
+    }  # fmt: skip
+    if not overwrite and (before := _manifest(output)) is not None and difference(before, identity) is None:
+        if not quiet:
+            print(f"seer-decode: {output}: complete already; nothing to do", file=sys.stderr)
+        if as_json:
+            print(json.dumps({**before.get("counts", {}), "output": output}))
+        return 0
     prepare(output, overwrite)
     loaded = load(folder, config_of(uri) if uri else None, name=uri or "", block=block, reuse_gate=reuse_gate)
     made = loaded.made
@@ -50,20 +65,12 @@ def run(
         print(f"seer-decode: {note}", file=sys.stderr)
     save(loaded.gates, made, output, target, overwrite=overwrite)
     told: dict[str, Any] = {"from": source, "to": target, "layers": len(made.shape.gated), **counts(made.shape)}
-    inputs = [
-        {"path": str(path), "sha256": sha256_of(str(path))}
-        for path in sorted(Path(folder).iterdir())
-        if path.is_file() and path.name != "manifest.json"
-    ]
     manifest = {
         "schema": "manifest/1",
-        "tool": "seer-decode",
+        **identity,
         "version": __version__,
-        "verb": "convert",
         "argv": sys.argv,
-        "options": {"to": target, "model": uri, "block": block, "reuse_gate": reuse_gate, "base_model": base_model},
         "seed": None,
-        "inputs": inputs,
         "counts": told,
         "status": "done",
         "started": started.isoformat(timespec="seconds"),
@@ -73,5 +80,17 @@ def run(
     if as_json:
         print(json.dumps({**told, "output": output}))
     elif not quiet:
-        print(f"{output}: {target} form, {told['layers']} layers, {told['parameters']:,} parameters", file=sys.stderr)
+        print(
+            f"seer-decode: {output}: {target} form, {told['layers']} layers, {told['parameters']:,} parameters",
+            file=sys.stderr,
+        )
     return 0
+
+
+def _manifest(folder: str) -> dict[str, Any] | None:
+    """What made a folder, as far as it says so."""
+    try:
+        found = json.loads((Path(folder) / "manifest.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("options"), dict) else None

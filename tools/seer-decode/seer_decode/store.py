@@ -15,6 +15,7 @@ import json
 import pickle
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -254,7 +255,9 @@ def _state_dict(path: Path) -> Record:
 
     data = _bytes(path)
     try:
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a file that is refused all the same
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise BadInput(
             f"{path}: holds pickled objects that are no tensors, or is no torch file; it is not loaded"

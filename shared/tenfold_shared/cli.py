@@ -6,6 +6,7 @@ imports a model library, so that `--help` stays instant.
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import importlib.metadata
@@ -709,8 +710,10 @@ def _reference(group: click.Group, path: str) -> list[str]:
     parts = []
     for name, command in sorted(group.commands.items()):
         full = f"{path} {name}"
-        context = click.Context(command, info_name=full, max_content_width=100, terminal_width=100)
-        parts.append(f"### `{full}`\n\n```text\n{command.get_help(context)}\n```\n")
+        alone = copy.copy(command)
+        alone._help_option = None  # click keeps the one of its first context; a text must not depend on what ran before
+        context = click.Context(alone, info_name=full, max_content_width=100, terminal_width=100)
+        parts.append(f"### `{full}`\n\n```text\n{alone.get_help(context)}\n```\n")
         if isinstance(command, click.Group):
             parts += _reference(command, full)
     return parts

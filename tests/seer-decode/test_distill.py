@@ -37,7 +37,7 @@ def run(model, out, texts=None, how=None, **change):
         "trust_remote_code": False, "save_dtype": "float32", "allow_extrapolation": False, "max_time": None, "output": str(out),
         "overwrite": False, "as_json": False, "quiet": True,
     } | change  # fmt: skip
-    how = Settings(**({"steps": 8, "seq_len": 128, "lr": 1e-2, "warmup": 2, "batch_size": 2} | (how or {})))
+    how = Settings(**({"steps": 8, "seq_len": 128, "lr": 1e-2, "warmup": 2, "batch": 2} | (how or {})))
     return distill.run([str(text) for text in texts or [model / "text.jsonl"]], how, **given)
 
 
@@ -133,9 +133,7 @@ def test_one_layer_is_held_at_a_time():
     assert len(held) == 8 and alive == [0] * 4
 
 
-@pytest.mark.parametrize(
-    "how", [{"rows": 20}, {"rows": 24, "parts": 3, "batch_size": 1}, {"parts": 2, "batch_size": 1}]
-)
+@pytest.mark.parametrize("how", [{"rows": 20}, {"rows": 24, "parts": 3, "batch": 1}, {"parts": 2, "batch": 1}])
 def test_rows_are_drawn_anew_and_alike_in_all_layers(how):
     model = make_lm()
     trainer = Trainer(model, Gates.of(model.config, seed=1, block=16), Settings(steps=4, **how), Ranks())
@@ -178,14 +176,14 @@ def test_the_command_leaves_gates_and_the_base_as_it_was(model, tmp_path, capsys
     assert told["nats_last"] < told["nats_first"] and made.training["steps"] == 12 and made.base.weights
     info = json.loads(here("info", tmp_path / "g", "--model", model, "--json").stdout)
     assert info["parameters"] == told["parameters"]
-    how = {"steps": 12, "seq_len": 256, "lr": 0.02, "warmup": 1, "batch_size": 1}
+    how = {"steps": 12, "seq_len": 256, "lr": 0.02, "warmup": 1, "batch": 1}
     assert run(model, tmp_path / "g", how=how, dtype="auto", save_dtype="bfloat16", quiet=False) == 0
     assert "complete already" in capsys.readouterr().err
     with pytest.raises(BadInput, match="--steps 12, this one has 13"):
         run(model, tmp_path / "g", how=how | {"steps": 13}, dtype="auto", save_dtype="bfloat16")
 
 
-@pytest.mark.parametrize("how", [{}, {"rows": 24, "parts": 2, "batch_size": 1}], ids=["plain", "parts"])
+@pytest.mark.parametrize("how", [{}, {"rows": 24, "parts": 2, "batch": 1}], ids=["plain", "parts"])
 @pytest.mark.parametrize("at", [1, 5, 8])
 def test_a_killed_run_goes_on_to_the_same_bytes(model, tmp_path, monkeypatch, how, at):
     assert run(model, tmp_path / "whole", how=how) == 0
@@ -280,7 +278,7 @@ def test_sigkill_and_a_second_start(model, tmp_path):
 def test_two_ranks_are_one(model, tmp_path):
     """torchrun's environment, gloo: each reads its rows of a batch, and the gates are one process's."""
     how = ["distill", str(model / "text.jsonl"), "--model", str(model), "--block", "16", "--steps", "4", "--seq-len", "128",
-           "--batch-size", "2", "--save-dtype", "float32", "--dtype", "float32", "-q"]  # fmt: skip
+           "--batch", "2", "--save-dtype", "float32", "--dtype", "float32", "-q"]  # fmt: skip
     assert here(*how, "-o", tmp_path / "one").returncode == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -301,7 +299,7 @@ def test_two_ranks_are_one(model, tmp_path):
 
 
 def test_a_run_whose_rows_have_no_target_goes_on_too(model, tmp_path):
-    how = {"slice_ratio": 0.0, "seq_len": 17, "steps": 4, "batch_size": 1}
+    how = {"slice_ratio": 0.0, "seq_len": 17, "steps": 4, "batch": 1}
     assert run(model, tmp_path / "g", how=how | {"rows": 1}, max_time=1e-9) == 1
     (tmp_path / "g.work" / ".state.safetensors.tmp").write_bytes(b"half")
     assert run(model, tmp_path / "g", how=how | {"rows": 1}) == 0 and not (tmp_path / "g.work").exists()
@@ -325,7 +323,7 @@ def test_gates_go_on_from_others(model, gates, tmp_path):
         ({"output": None}, {}, "expected -o GATE"),
         ({"output": "/nowhere/at/all"}, {}, "does not exist"),
         ({}, {"seq_len": 4096}, "the model has 2048 positions"),
-        ({}, {"parts": 2}, "--parts 2: expected --batch-size 1"),
+        ({}, {"parts": 2}, "--parts 2: expected --batch 1"),
         ({}, {"seq_len": 16}, "expected more than a block of 16 tokens"),
         ({"chat_template": "/nowhere.jinja"}, {}, "no such file"),
         ({"init": "/nowhere"}, {}, "no such f"),

@@ -75,7 +75,7 @@ def info(gates: str | None, block: str, **given: Any) -> int:
 @click.option("--no-qk-norm", is_flag=True, help="Without the two norms.")
 @click.option("--no-rope", is_flag=True, help="Without positions.")
 @click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True, help="Batches to read; the paper's runs have 800.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(1, 65536), default=1, show_default=True, help="Packed rows of a batch, over all processes; the paper's runs have 16.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1, 65536), default=1, show_default=True, help="Packed rows of a batch, over all processes; the paper's runs have 16.")  # fmt: skip
 @click.option("--seq-len", type=click.IntRange(min=17), default=4096, show_default=True, help="Tokens of a row; the paper's runs have 32768.")  # fmt: skip
 @click.option("--lr", type=Share(min=0, max=10, min_open=True), default=1e-3, show_default=True, help="Learning rate after the warm-up.")  # fmt: skip
 @click.option("--min-lr", type=Share(min=0), default=1e-5, show_default=True, help="Learning rate at the end of its cosine.")  # fmt: skip

@@ -61,7 +61,7 @@ class Settings(msgspec.Struct, frozen=True):
     """
 
     steps: int = 200
-    batch_size: int = 1
+    batch: int = 1
     seq_len: int = 4096
     lr: float = 1e-3
     min_lr: float = 1e-5
@@ -358,13 +358,13 @@ def run(
         raise BadInput(f"{target}: the folder {target.absolute().parent} does not exist; create it first")
     ranks = Ranks()
     quiet = quiet or ranks.rank > 0
-    if how.parts > 1 and how.batch_size != ranks.size:
+    if how.parts > 1 and how.batch != ranks.size:
         raise BadInput(
-            f"--parts {how.parts}: expected --batch-size {ranks.size}, one row for each process: a layer takes its steps while it "
+            f"--parts {how.parts}: expected --batch {ranks.size}, one row for each process: a layer takes its steps while it "
             "is at hand"
         )
-    if ranks.size > how.batch_size:
-        raise BadInput(f"--batch-size {how.batch_size}: {ranks.size} processes have no row each")
+    if ranks.size > how.batch:
+        raise BadInput(f"--batch {how.batch}: {ranks.size} processes have no row each")
     reader = Reader(texts, skip_bad)
     if ranks.size > 1 and "-" in reader.paths:
         raise BadInput("-: several processes cannot read one stdin; give a file")
@@ -385,7 +385,7 @@ def run(
         check_rotation(model, Unrotated(model))
         gates, name = _gates(model, uri, shape, init, how.seed), uri
         encode = Encoder(tokenizer, chat_template)
-        wanted = how.steps * how.batch_size * how.seq_len
+        wanted = how.steps * how.batch * how.seq_len
         corpus = data.read(reader, encode, how.seq_len, gates.shape.block, wanted, can_pack(model.config))
         fingerprint = needs.fingerprint(model)
         identity = {
@@ -512,7 +512,7 @@ def _train(
     with Progress("distill", how.steps, "steps", quiet) as progress, _after_a_step() as asked:
         progress.update(trainer.done)
         while trainer.done < how.steps and not late:
-            _, nats = trainer.step(corpus.batch(trainer.done, how.batch_size, how.seed))
+            _, nats = trainer.step(corpus.batch(trainer.done, how.batch, how.seed))
             logger.info("step %d of %d: loss %.6f, %.4f nats a row", trainer.done, how.steps, *trainer.losses[-1])
             progress.label = f"distill, {nats:.3f} nats"
             progress.update()
@@ -575,7 +575,7 @@ def _tell(model: Any, corpus: data.Corpus, how: Settings, reader: Reader) -> Non
         lines.append(f"{corpus.short} documents or ends of one have no more than a block of tokens: left out")
     if reader.skipped:
         lines.append(f"{reader.skipped} malformed records passed over")
-    rounds = how.steps * how.batch_size / len(corpus.rows)
+    rounds = how.steps * how.batch / len(corpus.rows)
     if rounds > 1:
         lines.append(f"{corpus.tokens} tokens of text in {len(corpus.rows)} rows: read {rounds:.1f} times")
     for line in lines:

@@ -14,7 +14,7 @@ python -c "from pydoc_data import topics; print('\n\n'.join(topics.topics[t] for
 head -c 120000 "$out/text.txt" > "$out/train.txt"
 tail -c 60000 "$out/text.txt" > "$out/report.txt"
 say seer-decode distill "$out/train.txt" --model smollm2 --block 16 --steps 12 --seq-len 768 --rows 192 --parts 4 -o "$out/gates" --overwrite
-say seer-decode study "$out/report.txt" --model smollm2 --gate "$out/gates" --budgets 64,96,128 --length 1024 --windows 3 --decode 64 --needles 0 --plot "$out/study.png" > "$out/figure.txt"
+say seer-decode study "$out/report.txt" --model smollm2 --gate "$out/gates" --budgets 64,96,128 --length 768 --windows 2 --decode 48 --needles 0 --plot "$out/study.png" > "$out/figure.txt"
 python - "$out" <<'PY'
 import json, sys
 from pathlib import Path
@@ -22,7 +22,7 @@ out = Path(sys.argv[1])
 text = (out / "report.txt").read_text()
 (out / "tasks.jsonl").write_text(json.dumps({"id": "reference", "prompt": text[20000:22000]}) + "\n")
 PY
-say seer-decode generate "$out/tasks.jsonl" --model smollm2 --gate "$out/gates" --threshold 0.01 --max-tokens 160 --plot "$out/trace.png" -o "$out/samples.jsonl" --overwrite
+say seer-decode generate "$out/tasks.jsonl" --model smollm2 --gate "$out/gates" --threshold 0.01 --max-tokens 128 --plot "$out/trace.png" -o "$out/samples.jsonl" --overwrite
 python - "$out" <<'PY' >> "$out/figure.txt"
 import json, sys
 one = json.loads(open(f"{sys.argv[1]}/samples.jsonl").readline())

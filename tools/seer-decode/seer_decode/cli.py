@@ -311,9 +311,7 @@ def bench() -> None:
     """
 
 
-_TYPE = click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="bfloat16", show_default=True, help="Type of keys, values and weights.")  # fmt: skip
 _THREADS = click.option("--threads", type=click.IntRange(1, 4096), help="Threads of a CPU.  [torch's own number]")
-_ON = click.option("--device", default="cpu", show_default=True, help="Where: auto, cpu, cuda, cuda:N.")
 
 
 @bench.command(short_help="One layer's attention, gate and selection included.")
@@ -324,8 +322,7 @@ _ON = click.option("--device", default="cpu", show_default=True, help="Where: au
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences at once.")
 @_BLOCK
 @click.option("--keep", type=Share(min=0, max=1, min_open=True), default=0.1, show_default=True, help="Share of blocks that is read.")  # fmt: skip
-@_TYPE
-@_ON
+@options("dtype", "device", dtype="bfloat16", device="cpu")
 @_THREADS
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Rounds in which all forms take turns; medians count.")  # fmt: skip
 @options("json", "common")
@@ -340,6 +337,7 @@ def kernel(block: str, **given: Any) -> int:
     from seer_decode.bench import Layer, run
 
     given.pop("quiet")
+    given["dtype"] = "bfloat16" if given["dtype"] == "auto" else given["dtype"]  # there is no checkpoint
     of = {name: given.pop(name) for name in Layer.__struct_fields__ if name != "block"}
     return run(Layer(block=int(block), **of), **given)
 
@@ -349,8 +347,7 @@ def kernel(block: str, **given: Any) -> int:
 @click.option("--context", type=click.IntRange(min=1), default=8192, show_default=True, help="Cached tokens, in place of a prefill.")  # fmt: skip
 @click.option("--budget", type=click.IntRange(min=1), default=819, show_default=True, metavar="T", help="Tokens read of them.")  # fmt: skip
 @_BLOCK
-@_TYPE
-@_ON
+@options("dtype", "device", dtype="bfloat16", device="cpu")
 @_THREADS
 @click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True, help="Steps of each, in turn; medians count.")  # fmt: skip
 @options("trust_remote_code", "json", "common")

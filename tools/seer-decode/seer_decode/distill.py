@@ -398,21 +398,19 @@ def run(
             "inputs": data.inputs(reader, corpus),
         }  # fmt: skip
         identity = json.loads(json.dumps(identity))  # as it will be read back
-        if ranks.rank == 0 and (finished := _settled(target, work, identity, overwrite)) is not None:
-            if not quiet:
-                print(f"seer-decode: {output}: complete already; nothing to do", file=sys.stderr)
-            if as_json:
-                print(json.dumps({"gates": output, **finished}))
-        elif ranks.rank == 0:
-            finished = None
+        finished = _settled(target, work, identity, overwrite) if ranks.rank == 0 else None
+        if finished is not None and not quiet:
+            print(f"seer-decode: {output}: complete already; nothing to do", file=sys.stderr)
+        if finished is not None and as_json:
+            print(json.dumps({"gates": output, **finished}))
         with ranks.joined():
-            if ranks.same(finished if ranks.rank == 0 else None) is not None:
+            if ranks.same(finished) is not None:
                 return 0
             needs.room(_needed(model, gates, how), model.device, "distill", "a smaller --seq-len or --dtype bfloat16")
             if not quiet:
                 _tell(model, corpus, how, reader)
-            whole = _train(model, gates, corpus, how, ranks, work if ranks.rank == 0 else None, clock, max_time, quiet)
-            trainer, complete = whole
+            mine = work if ranks.rank == 0 else None
+            trainer, complete = _train(model, gates, corpus, how, ranks, mine, clock, max_time, quiet)
             if ranks.rank > 0:
                 return 0 if complete else 1
             if not complete:

@@ -11,22 +11,17 @@ import math
 import statistics
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
 from functools import partial
 from string import Template
 from typing import Any
 
-import msgspec
-
 import seer_decode
-from seer_decode import needs
-from seer_decode.generate import Reading, opened, own_sampling, request_seed, sample_fields, tell_failures
+from seer_decode.generate import Reading, answer, decides, opened, own_sampling
 from tenfold_shared import BadInput
 from tenfold_shared import records as shapes
 from tenfold_shared.cli import Selection, read_template, sha256_of
-from tenfold_shared.generate import Request, Sampling
-from tenfold_shared.jsonl import Output, Source, decode_line, flow, read_lines
-from tenfold_shared.progress import Progress
+from tenfold_shared.generate import Sampling
+from tenfold_shared.jsonl import Output, decode_line, read_lines
 
 Record = dict[str, Any]
 FEW = 10
@@ -128,12 +123,10 @@ def run(
     source = selection.source(files, None, expand=partial(tasks, skip_bad=selection.skip_bad), keep=True)
     if model_sampling:
         sampling = own_sampling(sampling, uri)
-    options = {
-        "model": uri, **msgspec.to_builtins(reading), "gate": needs.digest(reading.gate), **msgspec.to_builtins(sampling),
-        "samples": samples, "batch_size": batch_size, "dtype": dtype, "seed": seed, "prompt": prompt,
-        "template": sha256_of(template) if template else None, "allow_extrapolation": allow_extrapolation,
-        **selection.identity(),
-    }  # fmt: skip
+    options = decides(
+        reading, sampling, selection, model=uri, samples=samples, batch_size=batch_size, dtype=dtype, seed=seed, prompt=prompt,
+        template=sha256_of(template) if template else None, allow_extrapolation=allow_extrapolation,
+    )  # fmt: skip
     with Output(output, tool="seer-decode", version=seer_decode.__version__, verb="eval", options=options, source=source, overwrite=overwrite) as out:  # fmt: skip
         code = 0
         if out.finished:
@@ -143,9 +136,16 @@ def run(
                 reading, uri, batch_size=batch_size, dtype=dtype, device=device, trust_remote_code=trust_remote_code,
                 allow_extrapolation=allow_extrapolation, seed=seed,
             )  # fmt: skip
-            for note in by.notes:
-                print(f"seer-decode: {note}", file=sys.stderr)
-            code = _answers(by, source, out, text, prompt, sampling, reading, samples, seed, uri, max_time, quiet)
+            chats = by.decoder.chats
+
+            def sent(task: Record) -> Record:
+                asked = Template(text).safe_substitute(question=shapes.question_of(task))
+                return {"messages": [{"role": "user", "content": asked}]} if chats else {"prompt": asked}
+
+            def judge(task: Record, fields: Record) -> Record:
+                return _grade(task, fields, prompt)
+
+            code = answer(by, source, out, sent, sampling, reading, verb="eval", samples=samples, seed=seed, max_time=max_time, quiet=quiet, judge=judge)  # fmt: skip
     found = summary([decode_line(f"{output}:{number}", line) for number, line in read_lines(str(output))])
     if as_json:
         print(json.dumps({"model": uri, "verdicts": output, **found}))
@@ -161,43 +161,10 @@ def run(
     return code
 
 
-def _answers(
-    by: Any, source: Source, out: Output, text: str, prompt: str, sampling: Sampling, reading: Reading, samples: int, seed: int,
-    uri: str, max_time: float | None, quiet: bool,
-) -> int:  # fmt: skip
+def _grade(task: Record, fields: Record, prompt: str) -> Record:
+    """What a verdict adds. Without a request for a box, an answer may stand outside one."""
     from tenfold_shared import answers
 
-    chat = by.decoder.chats
-
-    def plan(where: str, task: Record) -> list[tuple[str, Request]]:
-        asked = Template(text).safe_substitute(question=shapes.question_of(task))
-        sent: Record = {"messages": [{"role": "user", "content": asked}]} if chat else {"prompt": asked}
-        keys = [f"{task['id']}#{index}" for index in range(samples)]
-        return [(f"#{i}", Request(key=key, seed=request_seed(seed, key), **sent)) for i, key in enumerate(keys)]
-
-    failures: list[str] = []
-
-    def assemble(task: Record, found: list[Record]) -> list[Record]:
-        failures.extend([f"{task['id']}: {one['error']}" for one in found if one.get("error")][:1])
-        return [{**task, **fields, **_grade(answers, task, fields, prompt)} for fields in
-                (sample_fields(index, one, task, uri) for index, one in enumerate(found))]  # fmt: skip
-
-    total = source.count()
-    with (
-        closing(by.decoder),
-        Progress("eval", None if total is None else total * samples, "samples", quiet) as progress,
-    ):
-        done = flow(
-            source, identify=lambda task: task["id"], plan=plan,
-            execute=lambda requests: by.execute(sampling, reading.trace_every, requests), assemble=assemble, out=out,
-            batch=by.decoder.batch_size, max_time=max_time, progress=progress,
-        )  # fmt: skip
-    tell_failures(failures, done.read, quiet)
-    return out.complete(done, source, seed=seed)
-
-
-def _grade(answers: Any, task: Record, fields: Record, prompt: str) -> Record:
-    """What a verdict adds. Without a request for a box, an answer may stand outside one."""
     if fields.get("error"):
         return {"correct": False, "grade": "ungradable", "grade_reason": fields["error"]}
     match = (task.get("meta") or {}).get("match", "any")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -22,7 +22,7 @@ from tenfold_shared import BadInput
 from tenfold_shared import records as shapes
 from tenfold_shared.cli import Selection
 from tenfold_shared.generate import Completion, Request, Sampling, TransformersGenerator
-from tenfold_shared.jsonl import Output, flow
+from tenfold_shared.jsonl import Output, Source, flow
 from tenfold_shared.models import load_causal_lm
 from tenfold_shared.progress import Progress
 
@@ -240,6 +240,64 @@ def sample_fields(index: int, found: Record, task: Record, model: str) -> Record
     return fields
 
 
+def decides(reading: Reading, sampling: Sampling, selection: Selection, **more: Any) -> Record:
+    """What a run's results depend on."""
+    own = {**msgspec.to_builtins(reading), "gate": needs.digest(reading.gate)}
+    return {**own, **msgspec.to_builtins(sampling), **selection.identity(), **more}
+
+
+def answer(
+    by: Opened,
+    source: Source,
+    out: Output,
+    sent: Callable[[Record], Record],
+    sampling: Sampling,
+    reading: Reading,
+    *,
+    verb: str,
+    samples: int,
+    seed: int,
+    max_time: float | None,
+    quiet: bool,
+    judge: Callable[[Record, Record], Record] | None = None,
+) -> int:
+    """Every task's samples into `out`; returns the exit code. sent: a task's `messages` or `prompt`; judge: what is added to a
+    sample's fields."""
+    for note in by.notes:
+        print(f"seer-decode: {note}", file=sys.stderr)
+
+    def plan(where: str, task: Record) -> list[tuple[str, Request]]:
+        prompt, keys = sent(task), [f"{task['id']}#{index}" for index in range(samples)]
+        return [(f"#{i}", Request(key=key, seed=request_seed(seed, key), **prompt)) for i, key in enumerate(keys)]
+
+    failures: list[str] = []
+
+    def assemble(task: Record, found: list[Record]) -> list[Record]:
+        failures.extend([f"{task['id']}: {one['error']}" for one in found if one.get("error")][:1])
+        fields = [sample_fields(index, one, task, by.decoder.model) for index, one in enumerate(found)]
+        return [{**task, **one, **(judge(task, one) if judge else {})} for one in fields]
+
+    total = source.count()
+    with (
+        closing(by.decoder),
+        Progress(verb, None if total is None else total * samples, "samples", quiet) as progress,
+    ):
+        done = flow(
+            source,
+            identify=lambda task: task["id"],
+            plan=plan,
+            execute=lambda requests: by.execute(sampling, reading.trace_every, requests),
+            assemble=assemble,
+            out=out,
+            batch=by.decoder.batch_size,
+            max_time=max_time,
+            progress=progress,
+        )
+    if failures and not quiet:
+        print(f"seer-decode: {len(failures)} of {done.read} tasks failed; the first: {failures[0]}", file=sys.stderr)
+    return out.complete(done, source, seed=seed)
+
+
 def run(
     files: Sequence[str],
     reading: Reading,
@@ -269,11 +327,7 @@ def run(
     source = selection.source(files, "task", keep=output is not None)
     if model_sampling:
         sampling = own_sampling(sampling, uri)
-    options = {
-        "model": uri, **msgspec.to_builtins(reading), "gate": needs.digest(reading.gate), **msgspec.to_builtins(sampling),
-        "samples": samples, "batch_size": batch_size, "dtype": dtype, "seed": seed, "allow_extrapolation": allow_extrapolation,
-        **selection.identity(),
-    }  # fmt: skip
+    options = decides(reading, sampling, selection, model=uri, samples=samples, batch_size=batch_size, dtype=dtype, seed=seed, allow_extrapolation=allow_extrapolation)  # fmt: skip
     with Output(output, tool="seer-decode", version=seer_decode.__version__, verb="generate", options=options, source=source, overwrite=overwrite) as out:  # fmt: skip
         if out.finished:
             print(f"seer-decode: {output}: complete already; nothing to do", file=sys.stderr)
@@ -284,38 +338,11 @@ def run(
             reading, uri, batch_size=batch_size, dtype=dtype, device=device, trust_remote_code=trust_remote_code,
             allow_extrapolation=allow_extrapolation, seed=seed,
         )  # fmt: skip
-        for note in by.notes:
-            print(f"seer-decode: {note}", file=sys.stderr)
 
-        def plan(where: str, task: Record) -> list[tuple[str, Request]]:
-            prompt = {"messages": task["messages"]} if task.get("messages") else {"prompt": task["prompt"]}
-            keys = [f"{task['id']}#{index}" for index in range(samples)]
-            return [(f"#{i}", Request(key=key, seed=request_seed(seed, key), **prompt)) for i, key in enumerate(keys)]
+        def sent(task: Record) -> Record:
+            return {"messages": task["messages"]} if task.get("messages") else {"prompt": task["prompt"]}
 
-        failures: list[str] = []
-
-        def assemble(task: Record, found: list[Record]) -> list[Record]:
-            failures.extend([f"{task['id']}: {one['error']}" for one in found if one.get("error")][:1])
-            return [{**task, **sample_fields(index, one, task, uri)} for index, one in enumerate(found)]
-
-        total = source.count()
-        with (
-            closing(by.decoder),
-            Progress("generate", None if total is None else total * samples, "samples", quiet) as progress,
-        ):
-            done = flow(
-                source,
-                identify=lambda task: task["id"],
-                plan=plan,
-                execute=lambda requests: by.execute(sampling, reading.trace_every, requests),
-                assemble=assemble,
-                out=out,
-                batch=batch_size,
-                max_time=max_time,
-                progress=progress,
-            )
-        code = out.complete(done, source, seed=seed)
-    tell_failures(failures, done.read, quiet)
+        code = answer(by, source, out, sent, sampling, reading, verb="generate", samples=samples, seed=seed, max_time=max_time, quiet=quiet)  # fmt: skip
     if plot:
         _draw(str(output), plot)
     return code
@@ -325,9 +352,3 @@ def _draw(output: str, plot: str) -> None:
     from seer_decode.plot import draw_trace
 
     draw_trace(output, plot)
-
-
-def tell_failures(failures: list[str], tasks: int, quiet: bool) -> None:
-    """One line on stderr with the first reason."""
-    if failures and not quiet:
-        print(f"seer-decode: {len(failures)} of {tasks} tasks failed; the first: {failures[0]}", file=sys.stderr)

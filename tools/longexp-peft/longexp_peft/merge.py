@@ -1,0 +1,111 @@
+"""`longexp-peft merge`: a base model and an adapter as one model folder, where that is possible.
+
+lora and bitfit go into the weights. A prefix, virtual tokens and bottleneck adapters are no change of weights: they are refused with
+what to use instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from longexp_peft import needs
+from tenfold_shared import BadInput
+from tenfold_shared.jsonl import Lock, redact
+
+
+def with_adapter(uri: str, adapter: str, dtype: str, device: str, trust_remote_code: bool) -> tuple[Any, Any]:
+    """A base model with an adapter of any of our methods, or of peft, in it, and its tokenizer. Raises BadInput, Missing."""
+    folder = Path(adapter)
+    model, tokenizer = needs.load(uri, dtype, device, trust_remote_code)
+    if (folder / "adapter.json").exists():
+        from longexp_peft.methods import load_adapter
+
+        return load_adapter(model, folder), tokenizer
+    if not (folder / "adapter_config.json").exists():
+        raise BadInput(
+            f"{adapter}: no adapter: expected adapter_config.json (peft) or adapter.json (bottlenecks) in it"
+        )
+    import peft
+
+    try:
+        made = peft.PeftModel.from_pretrained(model, str(folder)).eval()
+    except (ValueError, RuntimeError, KeyError, OSError) as error:
+        raise BadInput(f"{adapter}: does not fit {uri}: {' '.join(str(error).split())[:200]}") from None
+    return made, tokenizer
+
+
+def run(
+    adapter: str,
+    *,
+    uri: str | None,
+    dtype: str,
+    device: str,
+    trust_remote_code: bool,
+    output: str | None,
+    overwrite: bool,
+    quiet: bool,
+) -> int:
+    """The verb; returns the exit code."""
+    if output in (None, "-"):
+        raise BadInput("merge: expected -o DIR, a folder for the model")
+    target = Path(str(output))
+    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
+        ours = target.is_dir() and (target / "manifest.json").exists()
+        if not overwrite or not ours:
+            raise BadInput(
+                f"{target}: exists{'; --overwrite replaces it' if ours else ' and is no model of `merge`; choose another output'}"
+            )
+    if not target.absolute().parent.is_dir():
+        raise BadInput(f"{target}: the folder {target.absolute().parent} does not exist; create it first")
+    folder = Path(adapter)
+    if (folder / "adapter.json").exists():
+        raise BadInput(
+            f"{adapter}: bottleneck adapters have a non-linearity and are no change of weights; load them with longexp_peft.load_adapter"
+        )
+    lock = Lock(target.with_name(f".{target.name}.lock"), target)
+    try:
+        uri = uri or base_of(folder)
+        made, tokenizer = with_adapter(uri, adapter, dtype, device, trust_remote_code)
+        kind = str(made.active_peft_config.peft_type).rsplit(".", 1)[-1]
+        if kind != "LORA":
+            raise BadInput(
+                f"{adapter}: {kind.lower()} is no change of weights; serve it with peft, which reads the folder as it is"
+            )
+        merged = made.merge_and_unload()
+        beside = target.with_name(f".{target.name}.tmp")
+        shutil.rmtree(beside, ignore_errors=True)
+        merged.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
+        told = {
+            "schema": "manifest/1",
+            "tool": "longexp-peft",
+            "verb": "merge",
+            "base": uri,
+            "adapter": adapter,
+            "argv": [redact(w) for w in sys.argv],
+        }
+        (beside / "manifest.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(beside, target)
+    finally:
+        lock.release()
+    if not quiet:
+        print(f"longexp-peft: {output}: {uri} with {adapter} in its weights", file=sys.stderr)
+    return 0
+
+
+def base_of(folder: Path) -> str:
+    """The base model that an adapter names. Raises BadInput."""
+    for name, field in (("adapter_config.json", "base_model_name_or_path"), ("adapter.json", "base_model")):
+        try:
+            found = json.loads((folder / name).read_bytes()).get(field)
+        except (OSError, ValueError, AttributeError):
+            continue
+        if found:
+            return str(found)
+    raise BadInput(f"{folder}: no adapter with the name of its base model; give it with --model")

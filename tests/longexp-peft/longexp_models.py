@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,8 +18,11 @@ from longexp_peft.dataset import Example
 BIN = Path(sys.executable).parent / "longexp-peft"
 
 
-def command(*args, env=None, timeout=180):
-    return subprocess.run([str(BIN), *map(str, args)], capture_output=True, text=True, env=env, timeout=timeout)
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # as conftest.py has it here: sums are in one order
+
+
+def command(*args, timeout=180):
+    return subprocess.run([str(BIN), *map(str, args)], capture_output=True, text=True, env=ONE_THREAD, timeout=timeout)
 
 
 def here(*args):

@@ -58,7 +58,7 @@ def parts(
             * (7 if back else 2)
         )
     vocabulary = shape.plain(model).get_output_embeddings().weight.shape[0]
-    return Parts(*whole, 2 * 2 * vocabulary * d * labels)
+    return Parts(whole[0], whole[1], whole[2], 2 * 2 * vocabulary * d * labels)
 
 
 def left(mode: str, density: float, gated: bool) -> float:

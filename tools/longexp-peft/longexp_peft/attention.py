@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from longexp_peft import patterns
+from longexp_peft import kernels, patterns
 
 PAD = 16  # lengths are rounded up to it for one SDPA call, which wastes little and makes few shapes
 
@@ -55,6 +55,13 @@ def attend(
     if prefix:
         parts.append((torch.arange(prefix, device=q.device), _dense(q[:, :, :prefix], k[:, :, :prefix], v[:, :, :prefix], group, scale, None, window, dropout)[0]))  # fmt: skip
         past = Past(k[:, :, :prefix], v[:, :, :prefix])
+    if chosen is not None and window is None and not dropout and kernels.attends(q, chosen.block):
+        own, ks, vs = (x[0, :, prefix:] for x in (q, k, v))
+        if past is not None:
+            ks, vs = (torch.cat([x[0], y], 1) for x, y in zip(past, (ks, vs), strict=True))
+        of = kernels.layout(lengths, chosen.by_document, q.shape[1], chosen.block, ks.shape[1] - own.shape[1], q.device)
+        found = kernels.attend_blocks(own, ks, vs, of, chosen.block, scale)
+        return torch.cat([*(one for _, one in parts), found])[None]
     begins = [prefix]
     for length in lengths:
         begins.append(begins[-1] + length)
@@ -115,8 +122,8 @@ def by_blocks(
     q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int, scale: float, past: Past | None = None
 ) -> Tensor:
     """o (H, n, e) of one document, q (H, n, e), k, v (Hkv, n, e): head h reads by pattern chosen[h], int64 (H,)."""
-    heads, n, _ = q.shape
-    group = heads // k.shape[0]
+    heads = len(q)
+    group = heads // len(k)
     if group > 1:
         k, v = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
     parts, where = [], []
@@ -142,7 +149,7 @@ def by_blocks(
 
 def _listed(q: Tensor, k: Tensor, v: Tensor, pattern: int, block: int, scale: float, past: Past | None) -> Tensor:
     """(h, n, e): heads of one pattern; each block of queries a sequence of its own, with its listed blocks as keys."""
-    heads, n, _ = q.shape
+    n = q.shape[1]
     blocks = -(-n // block)
     short = blocks * block - n
     # Keys that fill up the last block lie behind every query that counts, so the causal mask hides them.

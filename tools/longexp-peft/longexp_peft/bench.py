@@ -127,7 +127,7 @@ def _wait(row: Row) -> None:
 
 def engine_of(name: str, model: Any, bundle: Bundle, svd: Bundle | None, how: Settings) -> Sparse:
     """The engine of an arm. Raises BadInput for one that this model or bundle cannot have."""
-    mlp = {"break_even": how.break_even, "attention_break_even": how.attention_break_even, "seed": how.seed}
+    mlp: Record = {"break_even": how.break_even, "attention_break_even": how.attention_break_even, "seed": how.seed}
     heads = shape.plain(model).config.get_text_config().num_attention_heads
     if name == "peft":
         return Stock(model, Sparsity())
@@ -141,7 +141,7 @@ def engine_of(name: str, model: Any, bundle: Bundle, svd: Bundle | None, how: Se
         return Sparse(model, Sparsity(mode="predicted", **mlp), svd)
     if name == "random":
         return Sparse(model, Sparsity(mode="predicted", random=True, **mlp), bundle)
-    every = {**mlp, "break_even": 0.0, "attention_break_even": 1.0}  # all neurons, and blocks at any density
+    every: Record = {**mlp, "break_even": 0.0, "attention_break_even": 1.0}  # all neurons, and blocks at any density
     if name in patterns.FIELD:
         return Sparse(
             model, Sparsity(mode="static", attention="blocks", **every), Fixed(bundle, patterns.FIELD[name], heads)
@@ -421,7 +421,7 @@ def sample(files: Sequence[str], reading: Reading, topics: int = 1) -> Iterator[
         yield files
         return
     import tempfile
-    from pydoc_data import topics
+    from pydoc_data import topics as reference
 
     with tempfile.TemporaryDirectory() as folder:
         own = os.path.join(reading.uri, "planted.json")
@@ -432,6 +432,6 @@ def sample(files: Sequence[str], reading: Reading, topics: int = 1) -> Iterator[
             return
         path = os.path.join(folder, "reference.txt")
         with open(path, "w", encoding="utf-8") as stream:
-            stream.write("\n\n".join(topics.topics[name] for name in sorted(topics.topics)))
+            stream.write("\n\n".join(reference.topics[name] for name in sorted(reference.topics)))
         print("longexp-peft: no data given: the language reference that comes with Python is read", file=sys.stderr)
         yield [path]

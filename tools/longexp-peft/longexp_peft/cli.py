@@ -336,7 +336,7 @@ def evaluate(files: tuple[str, ...], allow_lossy: bool, **given: Any) -> int:
 @click.option("--break-even", type=Share(min=0, max=1), default=0.8, show_default=True, help="A layer is dense from this share of neurons on.")  # fmt: skip
 @click.option("--topics", type=click.IntRange(min=1), default=1, show_default=True, help="Topics of a row, where a planted model's own data are read.")  # fmt: skip
 @options("dtype", "device", "trust_remote_code", "limit", "skip_bad", "seed", "plot", "json", "common")
-def bench(files: tuple[str, ...], block: int, attention_block: str, bundle: str | None, plot: str | None, as_json: bool, quiet: bool, **given: Any) -> int:  # fmt: skip
+def bench(files: tuple[str, ...], block: int, attention_block: str, bundle: str | None, topics: int, plot: str | None, as_json: bool, quiet: bool, **given: Any) -> int:  # fmt: skip
     """Fine-tune one adapter in several ways on the same packed rows, step by step in turn: time, loss, and what the operations left out
     allow. Without DATA: a planted model's own, or the language reference that comes with Python. Without --bundle one is made
     first, untimed.
@@ -351,7 +351,7 @@ def bench(files: tuple[str, ...], block: int, attention_block: str, bundle: str 
     seed = given.pop("seed")
     method = _take_method(given, seed)
     how = Settings(arms=given.pop("arms"), steps=given.pop("steps"), warmup=given.pop("warmup_steps"), lr=given.pop("lr"), break_even=given.pop("break_even"), seed=seed)  # fmt: skip
-    return run(files, _reading(given), how, method, bundle=bundle, block=block, attention_block=int(attention_block), plot=plot, as_json=as_json, quiet=quiet)  # fmt: skip
+    return run(files, _reading(given), how, method, bundle=bundle, block=block, attention_block=int(attention_block), topics=topics, plot=plot, as_json=as_json, quiet=quiet)  # fmt: skip
 
 
 @main.command(short_help="A base model and an adapter as one model folder.")

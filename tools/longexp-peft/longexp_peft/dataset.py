@@ -223,7 +223,7 @@ class _File:
 
     def _first(self) -> str:
         """The first character that is no white space, "" without one."""
-        with closing(read_lines(self.real)) as lines:
+        with closing(read_lines(self.real)) as lines:  # type: ignore[type-var]
             return next((line.lstrip()[:1].decode("latin-1") for _, line in lines), "")
 
     def _json(self, form: str, first: str) -> Iterator[tuple[str, Found]]:

@@ -17,7 +17,7 @@ PIECE = 1 << 25  # logits at a time
 
 def loss_sum(hidden: Tensor, labels: Tensor, head: Any, smoothing: float = 0.0) -> Tensor:
     """Scalar float32: the summed loss of hidden (n, d) against labels (n,); head is a Linear, frozen."""
-    return _Loss.apply(hidden, labels, head.weight, head.bias, smoothing)  # type: ignore[no-untyped-call]
+    return _Loss.apply(hidden, labels, head.weight, head.bias, smoothing)
 
 
 def token_losses(hidden: Tensor, labels: Tensor, head: Any) -> Tensor:
@@ -57,6 +57,6 @@ class _Loss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = ctx.saved_tensors
         return None if grad is None else grad * g.to(grad.dtype), None, None, None, None

@@ -162,7 +162,8 @@ def _peft(model: Any, how: Method) -> Any:
             )  # fmt: skip
         else:
             config = peft.LoraConfig(
-                r=how.rank, lora_alpha=how.alpha, lora_dropout=how.dropout, target_modules=targets, task_type="CAUSAL_LM",
+                r=how.rank, lora_alpha=how.alpha,  # type: ignore[arg-type]
+                lora_dropout=how.dropout, target_modules=targets, task_type="CAUSAL_LM",
                 fan_in_fan_out=_stored_in_out(model, targets),
             )  # fmt: skip
     elif how.name == "prefix":

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from longexp_peft import kernels
 from longexp_peft.shape import Ffn, bias, low_ranks, neuron_major
 from tenfold_shared import BadInput
 
@@ -112,12 +113,12 @@ def feed_forward(
     if first.low is not None and u is None:
         u = into(x, first)
     if w.gate is None and w.act in ("relu", "relu2"):
-        return _Plain.apply(x, u, w, rows, known, first.bias, w.down.bias, *_pair(first), *_pair(w.down))  # type: ignore[no-untyped-call]
+        return _Plain.apply(x, u, w, rows, known, first.bias, w.down.bias, *_pair(first), *_pair(w.down))
     z = (
         _affine(x, first, rows, u)
         if known is None
         else _Known.apply(x, u, first, rows, known, first.bias, *_pair(first))
-    )  # type: ignore[no-untyped-call]
+    )
     h = w.function(z)
     if w.gate is not None:
         h = h * _affine(x, w.up, rows, into(x, w.up))
@@ -134,7 +135,7 @@ def _pair(side: Side) -> tuple[Tensor | None, Tensor | None]:
 
 def _affine(x: Tensor, side: Side, rows: Rows | None, u: Tensor | None) -> Tensor:
     z = linear(x, take(side.weight, rows), None if side.bias is None else take(side.bias, rows))
-    if side.low is not None:
+    if side.low is not None and u is not None:
         z = z + side.low[2] * linear(u, take(side.low[1], rows))
     return z
 
@@ -151,7 +152,7 @@ class _Known(torch.autograd.Function):
         return known
 
     @staticmethod
-    def backward(ctx: Any, dz: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dz: Tensor) -> tuple[Tensor | None, ...]:
         side, rows, (u,) = ctx.side, ctx.rows, ctx.saved_tensors
         dx = dz @ take(side.weight, rows) if ctx.needs_input_grad[0] else None
         du = db = dlb = None
@@ -176,6 +177,9 @@ class _Plain(torch.autograd.Function):
         lb1: Any, a2: Any, lb2: Any,
     ) -> Tensor:  # fmt: skip
         ctx.w, ctx.rows = w, rows
+        ctx.device = kernels.products(x, w.up.weight, rows) and w.down.weight.is_contiguous()
+        if ctx.device:
+            return _on_device(ctx, x, u, w, rows, known, b1, b2, lb1, a2, lb2)
         w1, w2 = take(w.up.weight, rows), take(w.down.weight, rows)
         if known is None:
             z = linear(x, w1, None if b1 is None else take(b1, rows))
@@ -200,31 +204,34 @@ class _Plain(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         w, rows, (h, u, u2, keep), (w1, w2) = ctx.w, ctx.rows, ctx.saved_tensors, ctx.gathered
         needs, width = ctx.needs_input_grad, len(w.up.weight)
         db1 = db2 = dlb1 = da2 = dlb2 = dx = du = None
         if needs[6]:
             db2 = g.sum(0)
-        dz = g @ w2.t()
-        if w.down.low is not None:
-            a2, lb2, scale, _ = w.down.low
-            gb = scale * (g @ lb2)
-            if keep is None:
+        gb = None if w.down.low is None else w.down.low[2] * (g @ w.down.low[1])
+        fused = ctx.device and keep is None
+        if fused:
+            low = None if w.down.low is None or gb is None else (gb, w.down.low[0].t(), 1.0)
+            dz = kernels.up(g.contiguous(), w.down.weight, rows, low=low, epilogue=f"{w.act}_mask", h=h)
+        else:
+            dz = kernels.up(g.contiguous(), w.down.weight, rows) if ctx.device else g @ w2.t()
+        if w.down.low is not None and gb is not None:
+            a2, _, scale, _ = w.down.low
+            if keep is None and not fused:
                 dz.addmm_(gb, take_columns(a2, rows))
-            else:
+            elif keep is not None:
                 dz += (gb @ take_columns(a2, rows)) * keep
             if needs[9]:
                 kept = h if keep is None else h * keep
                 da2 = put(rows, kept.t() @ gb, width).t()
             if needs[10]:
                 dlb2 = scale * (g.t() @ u2)
-        if w.act == "relu":
-            dz = torch.where(h > 0, dz, 0)
-        else:
-            dz *= 2 * h.sqrt()  # h = relu(z)²
+        if not fused:
+            dz = torch.where(h > 0, dz, 0) if w.act == "relu" else dz.mul_(2 * h.sqrt())  # h = relu(z)²
         if needs[0]:
-            dx = dz @ w1
+            dx = kernels.down(dz, w.up.weight, rows) if ctx.device else dz @ w1
         if w.up.low is not None:
             if needs[1]:
                 du = w.up.low[2] * (dz @ take(w.up.low[1], rows))
@@ -233,3 +240,36 @@ class _Plain(torch.autograd.Function):
         if needs[5]:
             db1 = put(rows, dz.sum(0), width)
         return dx, du, None, None, None, db1, db2, None, dlb1, da2, dlb2
+
+
+def _on_device(
+    ctx: Any,
+    x: Tensor,
+    u: Tensor | None,
+    w: Weights,
+    rows: Any,
+    known: Tensor | None,
+    b1: Any,
+    b2: Any,
+    lb1: Any,
+    a2: Any,
+    lb2: Any,
+) -> Tensor:
+    """The forward of `_Plain` where products are kernels: nothing is gathered, and activation and LoRA are in them."""
+    if known is None:
+        low = None if w.up.low is None or u is None else (u, lb1, w.up.low[2])
+        h = kernels.up(x, w.up.weight, rows, bias=b1, low=low, epilogue=w.act)
+    else:
+        h = known.relu_() if w.act == "relu" else known.relu_().square_()
+    u2 = keep = last = None
+    if w.down.low is not None:
+        _, _, scale, dropout = w.down.low
+        kept = h
+        if isinstance(dropout, nn.Dropout) and dropout.training and dropout.p > 0:
+            keep = torch.empty_like(h).bernoulli_(1 - dropout.p).div_(1 - dropout.p)
+            kept = h * keep
+        u2 = linear(kept, take_columns(a2, rows))
+        last = (u2, lb2, scale)
+    ctx.save_for_backward(h, u if lb1 is not None and ctx.needs_input_grad[8] else None, u2, keep)
+    ctx.gathered = (None, None)
+    return kernels.down(h, w.down.weight, rows, bias=b2, low=last)

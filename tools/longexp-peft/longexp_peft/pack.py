@@ -38,10 +38,8 @@ def row_of(examples: Sequence[Example], device: torch.device | str = "cpu") -> R
     target = np.concatenate([np.concatenate([one.target[1:], [False]]) for one in examples])
     at = np.flatnonzero(target)
     positions = np.concatenate([np.arange(len(one.ids)) for one in examples])
-    return Row(
-        *(torch.from_numpy(x).to(device) for x in (ids, positions)), tuple(len(one.ids) for one in examples),
-        *(torch.from_numpy(x).to(device) for x in (at, ids[at + 1])),
-    )  # fmt: skip
+    own = [torch.from_numpy(x).to(device) for x in (ids, positions, at, ids[at + 1])]
+    return Row(own[0], own[1], tuple(len(one.ids) for one in examples), own[2], own[3])
 
 
 def best_fit(lengths: Sequence[int], width: int) -> list[list[int]]:

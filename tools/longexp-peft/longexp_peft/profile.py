@@ -86,7 +86,7 @@ def identity_of(how: Reading) -> Record:
 def summary(model: Any, layers: list[Layer], rows: list[Row], mass: float) -> Record:
     """{advice, layers, amdahl} of what was measured."""
     ffns = shape.feed_forwards(model)
-    told = []
+    told: list[Record] = []
     for layer in layers:
         zeros = layer.share_of_zeros()
         told.append({

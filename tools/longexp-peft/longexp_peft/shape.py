@@ -178,20 +178,20 @@ class Low(NamedTuple):
     dropout: nn.Module
 
 
-def low_ranks(module: nn.Module) -> list[Low]:
+def low_ranks(module: Any) -> list[Low]:
     """The active LoRA layers of peft on a matrix. Raises BadInput for other kinds of them."""
     if not hasattr(module, "lora_A") or getattr(module, "disable_adapters", False) or getattr(module, "merged", False):
         return []
     found = []
-    for name in module.active_adapters:  # type: ignore[union-attr]
+    for name in module.active_adapters:
         if name not in module.lora_A:
             continue
         if getattr(module, "lora_magnitude_vector", None):
             raise BadInput("DoRA on feed-forward layers is not supported; leave them out of --target-modules")
-        a, b = module.lora_A[name], module.lora_B[name]  # type: ignore[index]
+        a, b = module.lora_A[name], module.lora_B[name]
         if getattr(b, "bias", None) is not None:
             raise BadInput("lora_bias on feed-forward layers is not supported; leave them out of --target-modules")
-        found.append(Low(a.weight, b.weight, float(module.scaling[name]), module.lora_dropout[name]))  # type: ignore[index]
+        found.append(Low(a.weight, b.weight, float(module.scaling[name]), module.lora_dropout[name]))
     return found
 
 

@@ -157,10 +157,10 @@ class Sparse:
             return self._feed(ffn, x)
 
         if ffn.fused is not None:
-            ffn.fused.forward = run  # type: ignore[method-assign]
+            ffn.fused.forward = run
             return
-        ffn.up.forward = run  # type: ignore[method-assign]
-        ffn.down.forward = _same  # type: ignore[method-assign]
+        ffn.up.forward = run
+        ffn.down.forward = _same
         setattr(ffn.holder, ffn.names[3], nn.Identity())
 
     def _unpatch(self, ffn: Ffn) -> None:
@@ -243,7 +243,8 @@ class Sparse:
         """Groups of tokens with a set each; None is all of them. With dense_targets the first group is the dense one."""
         if self.how.group == "batch" and not self.how.dense_targets:
             return [None]
-        ends, open_ = [], run.virtual
+        ends: list[int] = []
+        open_ = run.virtual
         for length in run.row.lengths:
             open_ += length
             if self.how.group == "sequence" and open_ - (ends[-1] if ends else 0) >= TILE:
@@ -351,17 +352,21 @@ class Sparse:
                     x = run.inputs[layer][begin : begin + length]
                     one = self.bundle.attention_predictor(layer).choose(x, block)
             if one is not None:
-                share = patterns.densities(blocks)[one]
+                share = patterns.densities(blocks).to(one.device)[one]
                 one = torch.where(share <= self.how.attention_break_even, one, 0)  # head by head
-                if self.how.random and (one > 0).any():
-                    one = _drawn(one, blocks, self.how.seed + run.step * 1009 + layer)
-                if (one > 0).any():
+                # On a GPU the choice stays there: to look at it would be to wait for it.
+                if one.is_cuda:
                     found[number] = one
-            share = patterns.densities(blocks)[one].mean() if number in found else (blocks + 1) / (2 * blocks)
-            read += float(share) * length**2
-            total += (blocks + 1) / (2 * blocks) * length**2
+                elif (one > 0).any():
+                    found[number] = (
+                        _drawn(one, blocks, self.how.seed + run.step * 1009 + layer) if self.how.random else one
+                    )
+            known = number in found and not found[number].is_cuda
+            mean = float(patterns.densities(blocks)[found[number]].mean()) if known else (blocks + 1) / (2 * blocks)
+            read += mean * length**2
+            total += length**2
             begin += length
-        self.attention_densities[layer] = read / total if total else 1.0
+        self.attention_densities[layer] = read / total if total else 0.5
         self.spent += time.perf_counter() - begun
         return Chosen(found, block) if found else None
 

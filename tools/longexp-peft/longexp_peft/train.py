@@ -112,7 +112,8 @@ class Trainer:
 
     def rows(self, step: int) -> list[list[int]]:
         """The rows of a step as example numbers; epochs follow each other, and a run of more steps than they have goes on."""
-        found, at = [], step * self.how.accumulate
+        found: list[list[int]] = []
+        at = step * self.how.accumulate
         number, begin = 0, 0
         while len(found) < self.how.accumulate:
             size = self.per_epoch[number] if number < len(self.per_epoch) else len(self._epoch(number))
@@ -429,8 +430,8 @@ def _initialise(tuned: Tuned, folder: str) -> None:
     import peft
 
     assert tuned.peft is not None
-    found = peft.set_peft_model_state_dict(tuned.peft, load_file(path / "adapter_model.safetensors"))
-    wrong = [name for name in found.unexpected_keys] + [n for n in found.missing_keys if "lora_" in n]
+    found: Any = peft.set_peft_model_state_dict(tuned.peft, load_file(path / "adapter_model.safetensors"))
+    wrong = [*found.unexpected_keys, *(n for n in found.missing_keys if "lora_" in n)]
     if wrong:
         raise BadInput(
             f"--init {folder}: {len(wrong)} tensors do not fit this method, rank or --target-modules, {wrong[0]} first"

@@ -115,7 +115,7 @@ class Bundle:
             parts = {k.split(".", 2)[2]: x for k, x in self.tensors.items() if k.startswith(f"predictor.{layer}.")}
             one = self.info["layers"][layer]
             self._predictors[layer] = KINDS[told["kind"]](
-                parts, told["block"], one["width"], self.lost[layer], one["fixed"]
+                parts, told["block"], one["width"], self.lost[layer], one["fixed"], one.get("floor", 0.0)
             )
         found = self._predictors[layer]
         found.lost = self.lost[layer]

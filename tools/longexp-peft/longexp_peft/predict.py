@@ -26,6 +26,7 @@ from longexp_peft.predictor import (
     Svd,
     block_means,
     settle,
+    settle_floor,
     token_energy,
     train_attention,
     train_low_rank,
@@ -160,15 +161,18 @@ def _layer(bundle: Bundle, layer: int, held: _Held, split: int, how: Settings) -
             torch.cat(held.x[:split]), torch.cat(held.energy[:split]), held.norms, rank=how.rank, block=how.block, width=width,
             noise=how.noise, positive=how.positive, steps=how.steps, lr=how.lr, batch=how.batch, seed=how.seed * 1009 + layer,
         )  # fmt: skip
-    scores = [
-        scorer.scores(x.to(held.w.up.weight.device) if how.kind == "svd" else x, held.w, None).cpu()
-        for x in held.x[split:]
-    ]
     energies = [e.double().sum(0) for e in held.energy[split:]]
-    lost, fixed = settle(scores, energies, how.recall)
+    floor = 0.0
+    if how.kind == "svd":
+        scores = [scorer.scores(x.to(held.w.up.weight.device), held.w, None).cpu() for x in held.x[split:]]
+        lost, fixed = settle(scores, energies, how.recall)
+    else:
+        shares = [scorer.shares(x.float()) for x in held.x[split:]]
+        floor, lost, fixed = settle_floor(scorer, shares, energies, how.recall)
+        scores = [scorer.summed(one) for one in shares]
     kept = [select.smallest(s, lost) for s in scores]
     one = bundle.info["layers"][layer]
-    one["lost"], one["fixed"] = lost, fixed
+    one["lost"], one["fixed"], one["floor"] = lost, fixed, floor
     bundle.lost[layer] = lost
     for name, x in scorer.parts().items():
         bundle.tensors[f"predictor.{layer}.{name}"] = x.detach().cpu().contiguous()

@@ -35,6 +35,7 @@ class Scorer:
     width: int
     lost: float
     fixed: int = 0
+    floor: float = 0.0
 
     def scores(self, x: Tensor, w: Weights, u: Tensor | None) -> Tensor:
         """Estimated energy (⌈F/block⌉,) of a group's tokens x (M, d); u (M, r) of the first matrix's LoRA."""
@@ -63,15 +64,27 @@ class Scorer:
 
 
 class LowRank(Scorer):
-    """a (r, d), b (⌈F/block⌉, r), c, energy (⌈F/block⌉,), norms² (F,)."""
+    """a (r, d), b (⌈F/block⌉, r), c, energy (⌈F/block⌉,), norms² (F,). floor: what a token says of a block below it counts for nothing:
+    a little doubt about every token and block would add up to blocks that no token wants."""
 
-    def __init__(self, tensors: dict[str, Tensor], block: int, width: int, lost: float, fixed: int = 0) -> None:
-        self.block, self.width, self.lost, self.fixed = block, width, lost, fixed
+    def __init__(
+        self, tensors: dict[str, Tensor], block: int, width: int, lost: float, fixed: int = 0, floor: float = 0.0
+    ) -> None:
+        self.block, self.width, self.lost, self.fixed, self.floor = block, width, lost, fixed, floor
         self.a, self.b, self.c, self.energy, self.norms2 = (tensors[k] for k in ("a", "b", "c", "energy", "norms2"))
 
-    def scores(self, x: Tensor, w: Weights, u: Tensor | None) -> Tensor:
+    def shares(self, x: Tensor) -> Tensor:
+        """(M, ⌈F/block⌉): the share of each block's typical energy that a token calls up."""
         a, b = self.a.to(x.dtype), self.b.to(x.dtype)
-        found = linear(linear(x, a), b).add_(self.c.to(x.dtype)).sigmoid_().sum(0, dtype=torch.float32) * self.energy
+        return linear(linear(x, a), b, self.c.to(x.dtype)).sigmoid_()
+
+    def summed(self, shares: Tensor) -> Tensor:
+        if self.floor:
+            shares = (shares - self.floor).clamp_min_(0)
+        return shares.sum(0, dtype=torch.float32) * self.energy
+
+    def scores(self, x: Tensor, w: Weights, u: Tensor | None) -> Tensor:
+        found = self.summed(self.shares(x))
         low = (w.gate or w.up).low
         if low is None or u is None:
             return found
@@ -87,7 +100,9 @@ class LowRank(Scorer):
 class Svd(Scorer):
     """v (r, d), u (F, r), mean input (d,), mean pre-activation (F,), norms² (F,); with a gate the same of the second matrix."""
 
-    def __init__(self, tensors: dict[str, Tensor], block: int, width: int, lost: float, fixed: int = 0) -> None:
+    def __init__(
+        self, tensors: dict[str, Tensor], block: int, width: int, lost: float, fixed: int = 0, floor: float = 0.0
+    ) -> None:
         self.block, self.width, self.lost, self.fixed = block, width, lost, fixed
         self.tensors = tensors
 
@@ -174,17 +189,51 @@ def _high(column: Tensor) -> Tensor:
 
 def settle(scores: list[Tensor], energies: list[Tensor], least: float) -> tuple[float, int]:
     """(lost, fixed): the largest share of estimated energy that may stay outside so that in 9 of 10 groups the set has at least `least`
-    of the true energy, and the blocks that 95 in 100 groups need then. scores and energies (nb,), one a group. Never more than 1 − least:
-    where few blocks are needed a larger share would seem harmless, until a group needs many."""
+    of the true energy, and the blocks that 95 in 100 groups need then. scores and energies (nb,), one a group.
+
+    Two and four groups taken together, whose scores and energies are sums, must keep it as well: a row may hold more kinds of text
+    than any of these, and where few blocks are needed a share that is too large would seem harmless.
+    """
+    kinds = [(scores, energies)]
+    for size in (2, 4):
+        many = range(0, len(scores) - size + 1, max(1, size // 2))
+        kinds.append(([_sum(scores[at : at + size]) for at in many], [_sum(energies[at : at + size]) for at in many]))
     chosen, counts = 0.0, [0] * len(scores)
-    for lost in (*((1 - least) / 2**n for n in range(16)), 0.0):
-        kept = [select.smallest(s, lost) for s in scores]
-        found = sorted(select.recall(e, k) for e, k in zip(energies, kept, strict=True))
-        chosen, counts = lost, [int(k.sum()) for k in kept]
-        if found[int(0.1 * len(found))] >= least:
+    for lost in (*(x * 10.0**-n for n in range(1, 7) for x in (5, 3, 2, 1)), 0.0):
+        chosen, counts = lost, [int(select.smallest(s, lost).sum()) for s in scores]
+        for some, truths in kinds:
+            found = sorted(select.recall(e, select.smallest(s, lost)) for s, e in zip(some, truths, strict=True))
+            if found and found[int(0.1 * len(found))] < least:
+                break
+        else:
             break
     counts.sort()
     return chosen, counts[min(len(counts) - 1, int(0.95 * len(counts)))]
+
+
+FLOORS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3)
+
+
+def settle_floor(
+    predictor: LowRank, shares: list[Tensor], energies: list[Tensor], least: float
+) -> tuple[float, float, int]:
+    """(floor, lost, fixed): of some floors the one with which `settle` needs the fewest blocks. shares (M, nb) and energies (nb,), one
+    a group."""
+    best: tuple[float, float, float, int] | None = None
+    for floor in FLOORS:
+        predictor.floor = floor
+        scores = [predictor.summed(one) for one in shares]
+        lost, fixed = settle(scores, energies, least)
+        needed = sum(float(select.smallest(s, lost).float().mean()) for s in scores)
+        if best is None or needed < best[0]:
+            best = (needed, floor, lost, fixed)
+    assert best is not None
+    predictor.floor = best[1]
+    return best[1:]
+
+
+def _sum(some: list[Tensor]) -> Tensor:
+    return torch.stack(some).sum(0)
 
 
 class AttentionLowRank:

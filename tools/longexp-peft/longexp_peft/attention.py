@@ -76,11 +76,13 @@ def attend(
         else:
             by_size.setdefault(-(-length // PAD) * PAD, []).append(number)
     for size, members in by_size.items():
-        if len(members) == 1:
-            (number,) = members
-            rows = slice(begins[number], begins[number + 1])
-            found = _dense(q[:, :, rows], k[:, :, rows], v[:, :, rows], group, scale, past, window, dropout)[0]
-            parts.append((torch.arange(begins[number], begins[number + 1], device=q.device), found))
+        first, last = members[0], members[-1]
+        alike = {lengths[n] for n in members}
+        if len(alike) == 1 and last - first + 1 == len(members):  # one after another, of one length: views
+            rows = slice(begins[first], begins[last + 1])
+            qs, ks, vs = (x[0, :, rows].unflatten(1, (len(members), -1)).transpose(0, 1) for x in (q, k, v))
+            found = _dense(qs, ks, vs, group, scale, past, window, dropout).flatten(0, 1)
+            parts.append((torch.arange(begins[first], begins[last + 1], device=q.device), found))
             continue
         at = torch.tensor([[begins[n] + min(t, lengths[n] - 1) for t in range(size)] for n in members], device=q.device)
         real = torch.tensor([[t < lengths[n] for t in range(size)] for n in members], device=q.device)

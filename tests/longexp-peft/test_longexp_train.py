@@ -396,3 +396,25 @@ def test_two_at_once_on_one_output(base, tmp_path):
     lock = Lock(Path(tmp_path / ".a.lock"), tmp_path / "a")
     refused(75, base / "train.jsonl", "--model", base, *SMALL, "-o", tmp_path / "a", said=[""])
     lock.release()
+
+
+@pytest.mark.deep
+def test_many_kills_at_any_moment(base, bundle, tmp_path):
+    """Twenty kills, some of them while a state is being written: the same bytes as without any."""
+    import random
+
+    arguments = ["train", base / "train.jsonl", "--model", base, "--batch-tokens", 128, "--lr", 1e-2, "--warmup", 2, "-q", "--max-steps", 400, "--mode", "predicted", "--bundle", bundle, "--audit-every", 3]  # fmt: skip
+    whole = command(*arguments, "-o", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    draw, killed = random.Random(0), 0
+    while not (tmp_path / "killed").exists():
+        began = time.monotonic()
+        wait = draw.uniform(2.5, 6) if killed < 20 else 600
+        how = draw.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+        code, err = kill_after(
+            [*arguments, "-o", tmp_path / "killed"], lambda began=began, wait=wait: time.monotonic() - began > wait, how
+        )
+        killed += code != 0
+        assert code in (0, -9, 130, 143), err
+        assert killed < 60
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")

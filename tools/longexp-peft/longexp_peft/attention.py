@@ -14,6 +14,7 @@ On a CPU the listed blocks are gathered and given to SDPA, which keeps no scores
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -84,11 +85,10 @@ def attend(
             found = _dense(qs, ks, vs, group, scale, past, window, dropout).flatten(0, 1)
             parts.append((torch.arange(begins[first], begins[last + 1], device=q.device), found))
             continue
-        at = torch.tensor([[begins[n] + min(t, lengths[n] - 1) for t in range(size)] for n in members], device=q.device)
-        real = torch.tensor([[t < lengths[n] for t in range(size)] for n in members], device=q.device)
+        at, real = _spread(tuple((begins[n], lengths[n]) for n in members), size, q.device)
         qs, ks, vs = (x[0].index_select(1, at.flatten()).unflatten(1, at.shape).transpose(0, 1) for x in (q, k, v))
         found = _dense(qs, ks, vs, group, scale, past, window, dropout)
-        parts.append((at[real], found[real]))
+        parts.append((at.flatten()[real], found.flatten(0, 1).index_select(0, real)))
     if len(parts) == 1 and len(parts[0][0]) == out.shape[1]:
         return parts[0][1][None]
     order = torch.cat([tokens for tokens, _ in parts])
@@ -96,6 +96,16 @@ def attend(
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=order.device)
     return joined.index_select(0, back)[None]
+
+
+@functools.lru_cache(maxsize=256)
+def _spread(documents: tuple[tuple[int, int], ...], size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(tokens of documents (begin, length) padded to `size`, (D, size); places of the real ones in it), once for all layers."""
+    begin, length = torch.tensor(documents).unbind(1)
+    along = torch.arange(size)
+    at = begin[:, None] + along.minimum(length[:, None] - 1)
+    real = (along < length[:, None]).flatten().nonzero()[:, 0]
+    return at.to(device), real.to(device)
 
 
 def _dense(

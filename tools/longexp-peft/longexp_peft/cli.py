@@ -142,7 +142,7 @@ def _reading(given: dict[str, Any]) -> Any:
 @_examples(16384)
 @click.option("--mass", type=Share(min=0, max=1), default=0.98, show_default=True, help="Attention that a head's pattern must cover.")  # fmt: skip
 @_ATTENTION_BLOCK
-@options("dtype", "device", "trust_remote_code", "limit", "skip_bad", "plot", "json", "common")
+@options("template", "dtype", "device", "trust_remote_code", "limit", "skip_bad", "plot", "json", "common")
 def profile(
     files: tuple[str, ...],
     attention_block: str,
@@ -173,7 +173,7 @@ def profile(
 @_ATTENTION_BLOCK
 @click.option("--mass", type=Share(min=0, max=1), default=0.98, show_default=True, help="Attention that a head's pattern must cover.")  # fmt: skip
 @click.option("--lost", type=Share(min=0, max=1), default=0.01, show_default=True, help="Share of a layer's energy that a set may leave outside.")  # fmt: skip
-@options("dtype", "device", "trust_remote_code", "limit", "skip_bad", "output", "json", "common")
+@options("template", "dtype", "device", "trust_remote_code", "limit", "skip_bad", "output", "json", "common")
 def calibrate(files: tuple[str, ...], block: int, attention_block: str, mass: float, lost: float, output: str | None, overwrite: bool, as_json: bool, quiet: bool, **given: Any) -> int:  # fmt: skip
     """Measure a model on DATA like those it will be tuned on, and keep what the modes static and predicted need in the folder -o BUNDLE.
     --batch-tokens should be that of the training: a set serves all tokens of a row.
@@ -210,7 +210,7 @@ def predictor() -> None:
 @click.option("--noise", type=Share(min=0), default=0.05, show_default=True, help="Noise on inputs, as a share of their root mean square, against drift.")  # fmt: skip
 @click.option("--recall", type=Share(min=0, max=1), default=0.99, show_default=True, help="Energy that 9 of 10 held-out rows must keep.")  # fmt: skip
 @click.option("--no-attention", is_flag=True, help="Neurons only.")
-@options("dtype", "device", "trust_remote_code", "limit", "skip_bad", "seed", "json", "common")
+@options("template", "dtype", "device", "trust_remote_code", "limit", "skip_bad", "seed", "json", "common")
 def predictor_train(
     bundle: str, files: tuple[str, ...], no_attention: bool, seed: int, as_json: bool, quiet: bool, **given: Any
 ) -> int:
@@ -242,7 +242,7 @@ def predictor_train(
 @_MODEL
 @_examples(16384)
 @click.option("--recall", type=Share(min=0, max=1), default=0.99, show_default=True, help="Energy that every layer must keep.")  # fmt: skip
-@options("dtype", "device", "trust_remote_code", "limit", "skip_bad", "json", "common")
+@options("template", "dtype", "device", "trust_remote_code", "limit", "skip_bad", "json", "common")
 def predictor_eval(bundle: str, files: tuple[str, ...], recall: float, as_json: bool, quiet: bool, **given: Any) -> int:
     """Recall and density of BUNDLE's predictors on DATA, by layer; exit code 1 where a layer keeps less than --recall.
 
@@ -283,7 +283,19 @@ def predictor_eval(bundle: str, files: tuple[str, ...], recall: float, as_json: 
     "--checkpointing", is_flag=True, help="Recompute activations in the backward pass; less memory, more time."
 )
 @click.option("--fsdp", is_flag=True, help="Under torchrun: shard the frozen layers over processes (FSDP2).")
-@options("dtype", "device", "trust_remote_code", "limit", "skip_bad", "max_time", "seed", "output", "json", "common")
+@options(
+    "template",
+    "dtype",
+    "device",
+    "trust_remote_code",
+    "limit",
+    "skip_bad",
+    "max_time",
+    "seed",
+    "output",
+    "json",
+    "common",
+)
 def train(files: tuple[str, ...], **given: Any) -> int:
     """Fine-tune an adapter on DATA into the folder -o DIR, which peft reads (adapters of --method adapter: longexp_peft.load_adapter). Examples
     are packed without padding; only completions have a loss. The same command goes on after a kill. DATA: as in profile.
@@ -307,7 +319,7 @@ def train(files: tuple[str, ...], **given: Any) -> int:
 @click.option("--adapter", metavar="DIR", help="An adapter of train, or of peft.")
 @_sparse
 @_examples()
-@options("dtype", "device", "trust_remote_code", "limit", "skip_bad", "json", "common")
+@options("template", "dtype", "device", "trust_remote_code", "limit", "skip_bad", "json", "common")
 def evaluate(files: tuple[str, ...], allow_lossy: bool, **given: Any) -> int:
     """Mean loss a target token on DATA, dense unless --mode says otherwise.
 
@@ -335,7 +347,7 @@ def evaluate(files: tuple[str, ...], allow_lossy: bool, **given: Any) -> int:
 @click.option("--lr", type=Share(min=0, min_open=True), default=1e-3, show_default=True, help="Learning rate of AdamW.")
 @click.option("--break-even", type=Share(min=0, max=1), default=0.8, show_default=True, help="A layer is dense from this share of neurons on.")  # fmt: skip
 @click.option("--topics", type=click.IntRange(min=1), default=1, show_default=True, help="Topics of a row, where a planted model's own data are read.")  # fmt: skip
-@options("dtype", "device", "trust_remote_code", "limit", "skip_bad", "seed", "plot", "json", "common")
+@options("template", "dtype", "device", "trust_remote_code", "limit", "skip_bad", "seed", "plot", "json", "common")
 def bench(files: tuple[str, ...], block: int, attention_block: str, bundle: str | None, topics: int, plot: str | None, as_json: bool, quiet: bool, **given: Any) -> int:  # fmt: skip
     """Fine-tune one adapter in several ways on the same packed rows, step by step in turn: time, loss, and what the operations left out
     allow. Without DATA: a planted model's own, or the language reference that comes with Python. Without --bundle one is made

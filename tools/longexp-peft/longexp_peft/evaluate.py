@@ -41,7 +41,7 @@ class Adapted(Tuned):
 
 def run(
     files: Sequence[str], *, uri: str | None, adapter: str | None, bundle: str | None, sparsity: Sparsity, dtype: str, device: str,
-    trust_remote_code: bool, form: str, max_length: int | None, truncate: str, chat_template: str | None, limit: int | None,
+    trust_remote_code: bool, form: str, max_length: int | None, truncate: str, chat_template: str | None, template: str | None, limit: int | None,
     skip_bad: int, batch_tokens: int, as_json: bool, quiet: bool,
 ) -> int:  # fmt: skip
     """The verb; returns the exit code."""
@@ -54,12 +54,11 @@ def run(
         if uri is None:
             raise BadInput("eval: expected --model URI, or --adapter DIR, which names its base model")
         model, tokenizer = needs.load(uri, dtype, device, trust_remote_code)
-    if chat_template is not None:
-        tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
+    needs.chat_template(tokenizer, chat_template)
     tuned = Adapted(model.eval())
     longest = max_length or min(needs.positions(tuned.model) - tuned.virtual, batch_tokens, 1024)
     data = dataset.read(
-        files, tokenizer, needs.vocabulary(tuned.model), form=form, max_length=longest, truncate=truncate, limit=limit, skip_bad=skip_bad
+        files, tokenizer, needs.vocabulary(tuned.model), form=form, max_length=longest, truncate=truncate, template=template, limit=limit, skip_bad=skip_bad
     )  # fmt: skip
     found = None
     if bundle is not None:

@@ -119,25 +119,30 @@ def _tables(most: int, device: torch.device) -> tuple[Tensor, ...]:
     return tuple(x.to(device) for x in patterns.lists(most))
 
 
-def layout(
-    lengths: Sequence[int], chosen: dict[int, Tensor], heads: int, block: int, prefix: int, device: torch.device
-) -> BlockLayout:
-    """The row's blocks and each document's patterns (dense where it has none); `prefix` keys come first."""
-    before = -(-prefix // block)
-    table: list[tuple[int, ...]] = [(0, 0, 0, 0, 0, 0)] * before
+@functools.lru_cache(maxsize=64)
+def _blocks_of(lengths: tuple[int, ...], block: int, prefix: int, device: torch.device) -> Tensor:
+    """The table of a row's blocks, made once for all layers."""
+    table: list[tuple[int, ...]] = [(0, 0, 0, 0, 0, 0)] * -(-prefix // block)
     start = prefix
     for number, length in enumerate(lengths):
         first, blocks = len(table), -(-length // block)
         table += [(start + i * block, min(block, length - i * block), first, i, blocks, number) for i in range(blocks)]
         start += length
+    return torch.tensor(table, dtype=torch.int32, device=device)
+
+
+def layout(
+    lengths: Sequence[int], chosen: dict[int, Tensor], heads: int, block: int, prefix: int, device: torch.device
+) -> BlockLayout:
+    """The row's blocks and each document's patterns (dense where it has none); `prefix` keys come first."""
     which = torch.zeros(len(lengths), heads, dtype=torch.int32, device=device)
     for number, one in chosen.items():
         which[number] = one.to(device=device, dtype=torch.int32)
     # Tables for a power of two of blocks serve documents of any length below.
     most = 1 << max(0, max(-(-n // block) for n in lengths) - 1).bit_length()
     row_ptr, row_idx, col_ptr, col_idx = _tables(most, device)
-    blocks_of = torch.tensor(table, dtype=torch.int32, device=device)
-    return BlockLayout(blocks_of, which, row_ptr, row_idx, col_ptr, col_idx, prefix_blocks=before)
+    of = _blocks_of(tuple(lengths), block, prefix, device)
+    return BlockLayout(of, which, row_ptr, row_idx, col_ptr, col_idx, prefix_blocks=-(-prefix // block))
 
 
 def attend_blocks(q: Tensor, k: Tensor, v: Tensor, of: BlockLayout, block: int, scale: float) -> Tensor:

@@ -57,6 +57,16 @@ def load(uri: str, dtype: str, device: str, trust_remote_code: bool) -> tuple[An
     return model, tokenizer
 
 
+def chat_template(tokenizer: Any, path: str | None) -> None:
+    """Give a tokenizer the template of a file. Raises BadInput."""
+    if path is None:
+        return
+    try:
+        tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"--chat-template {path}: cannot be read: {error}") from None
+
+
 def positions(model: Any) -> int:
     """Tokens a document may have."""
     found = getattr(model.config.get_text_config(), "max_position_embeddings", None)

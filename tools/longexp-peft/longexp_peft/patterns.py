@@ -63,16 +63,19 @@ FIELD = {"bigbird": "w3+r5", "longformer": "w12"}
 NAMES = tuple(DENSE if one is None else one.name for one in POOL)
 
 
-@functools.lru_cache(maxsize=64)
-def masks(n: int) -> Tensor:
+@functools.lru_cache(maxsize=128)
+def masks(n: int, device: torch.device | str = "cpu") -> Tensor:
     """Bool (P, n, n): all patterns over n blocks, row by key."""
+    if str(device) != "cpu":
+        return masks(n).to(device)
     causal = torch.ones(n, n, dtype=torch.bool).tril()
     return torch.stack([causal if one is None else one.mask(n) for one in POOL])
 
 
-def densities(n: int) -> Tensor:
+@functools.lru_cache(maxsize=128)
+def densities(n: int, device: torch.device | str = "cpu") -> Tensor:
     """(P,) blocks read of n²; causal is (n + 1) / 2n."""
-    return masks(n).sum((1, 2)).double() / n**2
+    return masks(n, device).sum((1, 2)).double() / n**2
 
 
 class Lists(NamedTuple):
@@ -103,7 +106,7 @@ def choose(mass: Tensor, least: float) -> Tensor:
     """For each head the cheapest pattern that covers at least `least` of the attention, int64 (H,): mass (H, n, n) by row and key
     block, each row summing to 1. Dense where none does."""
     n = mass.shape[-1]
-    whole = masks(n).to(mass.device)
+    whole = masks(n, mass.device)
     covered = torch.einsum("pij,hij->hp", whole.to(mass.dtype), mass) / n
     cost = whole.sum((1, 2)).expand(len(mass), -1)
     enough = covered >= least * mass.sum((1, 2))[:, None] / n - 1e-6
@@ -114,7 +117,7 @@ def choose(mass: Tensor, least: float) -> Tensor:
 def covered(mass: Tensor, chosen: Sequence[int] | Tensor) -> Tensor:
     """(H,): the share of each head's attention that its pattern reads, a mean over rows."""
     n = mass.shape[-1]
-    picked = masks(n).to(mass.device)[torch.as_tensor(chosen, device=mass.device)]
+    picked = masks(n, mass.device)[torch.as_tensor(chosen, device=mass.device)]
     return (mass * picked).sum((1, 2)) / n
 
 

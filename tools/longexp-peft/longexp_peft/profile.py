@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -31,6 +30,7 @@ class Reading(msgspec.Struct, frozen=True):
     max_length: int | None
     truncate: str
     chat_template: str | None
+    template: str | None
     limit: int | None
     skip_bad: int
     batch_tokens: int
@@ -49,18 +49,14 @@ def read(files: Sequence[str], how: Reading) -> Read:
     """The model, and packed rows of the examples. Raises BadInput, Missing."""
     model, tokenizer = needs.load(how.uri, how.dtype, how.device, how.trust_remote_code)
     model.eval()
-    if how.chat_template is not None:
-        try:
-            tokenizer.chat_template = Path(how.chat_template).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"--chat-template {how.chat_template}: cannot be read: {error}") from None
+    needs.chat_template(tokenizer, how.chat_template)
     longest = how.max_length or min(needs.positions(model), how.batch_tokens, 1024)
     if longest > needs.positions(model):
         raise BadInput(f"--max-length {longest}: the model has {needs.positions(model)} positions")
     if longest > how.batch_tokens:
         raise BadInput(f"--max-length {longest}: does not fit into --batch-tokens {how.batch_tokens}")
     data = dataset.read(
-        files, tokenizer, needs.vocabulary(model), form=how.form, max_length=longest, truncate=how.truncate, limit=how.limit,
+        files, tokenizer, needs.vocabulary(model), form=how.form, max_length=longest, truncate=how.truncate, template=how.template, limit=how.limit,
         skip_bad=how.skip_bad,
     )  # fmt: skip
     lengths = [len(one.ids) for one in data.examples]
@@ -79,7 +75,8 @@ def read(files: Sequence[str], how: Reading) -> Read:
 
 def identity_of(how: Reading) -> Record:
     told = msgspec.to_builtins(how)
-    told["chat_template"] = None if how.chat_template is None else sha256_of(how.chat_template)
+    for name in ("chat_template", "template"):
+        told[name] = None if told[name] is None else sha256_of(told[name])
     return {k: v for k, v in told.items() if k not in ("uri", "trust_remote_code")}
 
 

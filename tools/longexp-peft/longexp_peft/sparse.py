@@ -294,7 +294,8 @@ class Sparse:
         if self.how.random:
             assert self._run is not None
             draw = torch.Generator().manual_seed(hash((self.how.seed, self._run.step, ffn.layer)) % (1 << 62))
-            return torch.randperm(ffn.width, generator=draw)[: count(rows, ffn.width)].sort().values
+            place = "cpu" if isinstance(rows, slice) else rows.device
+            return torch.randperm(ffn.width, generator=draw)[: count(rows, ffn.width)].sort().values.to(place)
         return rows
 
     @torch.no_grad()
@@ -354,7 +355,7 @@ class Sparse:
                     x = run.inputs[layer][begin : begin + length]
                     one = self.bundle.attention_predictor(layer).choose(x, block)
             if one is not None:
-                share = patterns.densities(blocks).to(one.device)[one]
+                share = patterns.densities(blocks, one.device)[one]
                 one = torch.where(share <= self.how.attention_break_even, one, 0)  # head by head
                 # On a GPU the choice stays there: to look at it would be to wait for it.
                 if one.is_cuda:

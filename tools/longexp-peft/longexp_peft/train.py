@@ -265,6 +265,7 @@ def run(
     max_length: int | None,
     truncate: str,
     chat_template: str | None,
+    template: str | None,
     limit: int | None,
     skip_bad: int,
     held_out: str | None,
@@ -304,8 +305,7 @@ def run(
             uri, dtype, ranks.device if device == "auto" and ranks.size > 1 else device, trust_remote_code
         )
         model.eval()  # no dropout but LoRA's own: sets would differ between forward and recomputation
-        if chat_template is not None:
-            tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
+        needs.chat_template(tokenizer, chat_template)
         ffns = shape.feed_forwards(model)
         if sparsity.mode == "exact":
             check_zeros(ffns)
@@ -316,7 +316,7 @@ def run(
             )
         virtual = method.virtual_tokens if method.name in ("prefix", "ptuning") else 0
         longest = _longest(max_length, needs.positions(model) - virtual, how.batch_tokens)
-        reading: Record = {"form": form, "max_length": longest, "truncate": truncate}
+        reading: Record = {"form": form, "max_length": longest, "truncate": truncate, "template": template}
         data = dataset.read(files, tokenizer, needs.vocabulary(model), **reading, limit=limit, skip_bad=skip_bad)
         held = None if held_out is None else dataset.read([held_out], tokenizer, needs.vocabulary(model), **reading)
         found = None if bundle is None else Bundle.load(bundle, model)
@@ -330,6 +330,7 @@ def run(
                 "bundle": None if found is None else found.info["tensors"], "skip_bad": skip_bad, "fsdp": fsdp,
                 "init": None if init is None else _adapter_digest(init),
                 "chat_template": None if chat_template is None else sha256_of(chat_template),
+                "template": None if template is None else sha256_of(template),
             },
             "inputs": [*data.inputs, *(held.inputs if held is not None else [])],
         }  # fmt: skip

@@ -12,6 +12,7 @@ from longexp_models import alone, examples, make, save, stir
 from safetensors.torch import load_file
 
 from longexp_peft import load_adapter, shape
+from longexp_peft.audit import Audit
 from longexp_peft.methods import METHODS, Method, attach
 from longexp_peft.pack import row_of
 from longexp_peft.sparse import Sparse, Sparsity
@@ -45,8 +46,6 @@ def differences(loss, other, parameters):
 @pytest.mark.parametrize("kind", ["opt", "post-ln", "gpt2", "arcee", "llama"])
 @pytest.mark.parametrize("method", METHODS)
 def test_packed_and_exact_are_pefts_own_loss_and_gradients(kind, method):
-    if method == "prefix" and kind in ("llama", "arcee"):
-        pytest.skip("peft's prefix does not know grouped heads in these models' caches")
     tuned = tuned_of(kind, method)
     parameters, some = list(tuned.parameters.values()), examples()
     truth = alone(tuned.peft if tuned.peft is not None else tuned.model, some)
@@ -75,10 +74,34 @@ def test_a_layer_that_is_run_again_uses_its_set(checkpointing):
     tuned.model.train(checkpointing)
     sparse = Sparse(tuned.model, Sparsity(mode="exact", break_even=1.0))
     chosen = []
-    sparse.watch = lambda layer, x, w, rows: chosen.append(layer)
+    sparse.watch = lambda layer, x, w, rows, u: chosen.append(layer)
     with sparse.attached():
         assert differences(sparse.loss(row_of(examples())), truth, list(tuned.parameters.values())) < 1e-9
     assert chosen == [0, 1, 2]
+
+
+@pytest.mark.parametrize("mode", ["dense", "exact"])
+@pytest.mark.parametrize("targets", [("q_proj",), ("fc1",), ("fc2",), ("q_proj", "fc1", "fc2")])
+def test_dropout_is_the_same_when_a_layer_is_run_again(mode, targets):
+    """LoRA's dropout with gradient checkpointing, audited or not: the gradients without."""
+    found = []
+    for checkpointing, audited in ((False, False), (True, False), (True, True)):
+        tuned = stir(attach(make("opt"), Method("lora", targets=targets, dropout=0.3), "base"))
+        if checkpointing:
+            tuned.model.gradient_checkpointing_enable({"use_reentrant": False})
+        tuned.model.train()  # all: OPT draws a number a layer when it trains
+        sparse = Sparse(tuned.model, Sparsity(mode=mode, break_even=1.0))
+        audit = Audit(sparse, 1, 0.99, 0)
+        with sparse.attached():
+            torch.manual_seed(3)
+            if audited:
+                audit.before(1)
+            loss = sparse.loss(row_of(examples()))
+            found.append([loss.detach(), *torch.autograd.grad(loss, list(tuned.parameters.values()))])
+        if audited and mode == "exact":
+            assert audit.answer([audit.look()])["action"] == "none"
+    for other in found[1:]:
+        assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(found[0], other, strict=True))
 
 
 def test_padding_and_packing_change_nothing():
@@ -122,7 +145,7 @@ def test_dense_targets_take_all_neurons_and_the_others_the_set():
     some = examples()
     seen = {}
     sparse = Sparse(tuned.model, Sparsity(mode="exact", break_even=1.0, dense_targets=True))
-    sparse.watch = lambda layer, x, w, rows: seen.setdefault(layer, []).append(len(x))
+    sparse.watch = lambda layer, x, w, rows, u: seen.setdefault(layer, []).append(len(x))
     with sparse.attached():
         loss = sparse.loss(row_of(some))
     truth = alone(tuned.peft, some)

@@ -194,6 +194,32 @@ def test_two_ranks_are_one_process_with_accumulated_gradients(base, tmp_path, ho
     assert [a["tokens"] for a in log(tmp_path / "one")] == [a["tokens"] for a in log(tmp_path / "two")]
 
 
+def test_sharded_ranks_with_unequal_rows_and_a_bundle(base, bundle, tmp_path):
+    """Three rows on two ranks, the last step with fewer: every rank takes part; the adapter is in the base's order."""
+    arguments = [
+        "train",
+        base / "train.jsonl",
+        "--model",
+        base,
+        *SMALL,
+        "--accumulate",
+        3,
+        "--mode",
+        "predicted",
+        "--bundle",
+        bundle,
+    ]
+    arguments += ["--target-modules", "q_proj,fc1,fc2", "--audit-every", 2]
+    torchrun([*arguments, "--fsdp", "-o", tmp_path / "two"])
+    assert here(*arguments, "-o", tmp_path / "one").returncode == 0
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=0.02)  # sets are each rank's own
+    told = [
+        json.loads(here("eval", base / "valid.jsonl", "--adapter", tmp_path / n, "--json").stdout)["loss"]
+        for n in ("one", "two")
+    ]
+    assert told[0] == pytest.approx(told[1], abs=0.02)
+
+
 def test_gradient_checkpointing_changes_no_loss(base, tmp_path):
     plain = losses(train(base, tmp_path / "a", "--max-steps", 6, "--mode", "exact"))
     again = losses(train(base, tmp_path / "b", "--max-steps", 6, "--mode", "exact", "--checkpointing"))
@@ -294,6 +320,67 @@ def test_an_exact_run_that_is_not_ends(base, tmp_path, monkeypatch):
     assert "active neurons are outside the exact set" in done.stderr
 
 
+def test_audits_draw_nothing(base, tmp_path):
+    """Dropout on every LoRA: exact stays exact under audits, and audits move no mask."""
+    more = ("--mode", "exact", "--target-modules", "q_proj,fc1,fc2", "--lora-dropout", 0.3, "--max-steps", 12)
+    often = train(base, tmp_path / "a", *more, "--audit-every", 1)
+    never = train(base, tmp_path / "b", *more, "--audit-every", 0)
+    assert weights(often) == weights(never)
+    assert all(one["audit"]["apart"] < 1e-5 for one in log(often))
+
+
+def test_biases_train_in_sixteen_bits(base, tmp_path):
+    """A step of 1e-4 is less than a bfloat16 can tell of a bias near 1; float32 copies add the steps up."""
+    more = (
+        "--method",
+        "bitfit",
+        "--dtype",
+        "bfloat16",
+        "--max-steps",
+        30,
+        "--lr",
+        1e-4,
+        "--warmup",
+        0,
+        "--decay",
+        "constant",
+    )
+    told = train(base, tmp_path / "a", *more)
+    model, _ = load_causal_lm(str(base), dtype="bfloat16")
+    found = load_file(told / "adapter_model.safetensors")
+    before = dict(model.named_parameters())
+    moved = total = 0
+    for name, x in found.items():
+        if name.endswith("fc1.bias"):
+            was = before[name.removeprefix("base_model.model.")].float()
+            some = (was.abs() > 0.05) & (was.abs() < 1)
+            moved, total = moved + int((x.float() != was)[some].sum()), total + int(some.sum())
+    assert total > 10 and moved > 0.5 * total
+    assert losses(told)[-1] < losses(told)[0]
+
+
+def test_going_on_with_an_adapter(base, tmp_path):
+    first = train(base, tmp_path / "a", "--max-steps", 12, "--mode", "exact")
+    told = train(base, tmp_path / "b", "--max-steps", 3, "--init", first)
+    assert losses(told)[0] < losses(first)[0] - 0.05
+    for more, said in ((("--alpha", 64), "lora_alpha"), (("--rank", 8), "with r 4"), (("--target-modules", "fc1"), "target_modules"), (("--method", "prefix"), "prefix cannot")):  # fmt: skip
+        refused(
+            2,
+            base / "train.jsonl",
+            "--model",
+            base,
+            *SMALL,
+            "--max-steps",
+            3,
+            "--init",
+            first,
+            *more,
+            "-o",
+            tmp_path / "c",
+            said=[said],
+        )
+
+
 # ---------------------------------------------------------------- bad input
 
 
@@ -341,6 +428,76 @@ def test_a_gated_model_without_zeros_needs_a_word(base, tmp_path):
     refused(3, base / "train.jsonl", "--model", gated, "-q", "--mode", "static", "--bundle", bundle, "-o", tmp_path / "a", said=["--allow-lossy", "profile"])  # fmt: skip
     done = here("train", base / "train.jsonl", "--model", gated, "-q", "--mode", "static", "--bundle", bundle, "--allow-lossy", "--max-steps", 2, "-o", tmp_path / "a")  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_models_that_do_more_than_is_computed_are_refused(base, tmp_path):
+    """A norm inside the layers, scaled logits, another's LoRA target: told before anything is trained."""
+    import transformers
+
+    how = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
+    for name, more in (("BitNet", {}), ("Granite", {"logits_scaling": 4.0})):
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**how, **more))
+        model.save_pretrained(tmp_path / name)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(base / file, tmp_path / name)
+        refused(2, base / "train.jsonl", "--model", tmp_path / name, "-q", "-o", tmp_path / "a", said=["not supported"])
+    refused(
+        2,
+        base / "train.jsonl",
+        "--model",
+        base,
+        "-q",
+        "--target-modules",
+        "q_proj,lm_head",
+        "-o",
+        tmp_path / "a",
+        said=["lm_head is outside"],
+    )
+    refused(
+        2,
+        base / "train.jsonl",
+        "--model",
+        base,
+        "-q",
+        "--mode",
+        "exact",
+        "--protect-layers",
+        "99",
+        "-o",
+        tmp_path / "a",
+        said=["layers 0 to 2"],
+    )
+
+
+def test_a_failed_start_touches_no_one_elses_folder(base, tmp_path):
+    mine = tmp_path / "mine.work"
+    mine.mkdir()
+    (mine / "log.jsonl").write_text("my notes")
+    refused(2, tmp_path / "nothing.jsonl", "--model", base, *SMALL, "-o", tmp_path / "mine", said=["nothing.jsonl"])
+    assert (mine / "log.jsonl").read_text() == "my notes"
+
+
+def test_a_bundle_that_was_changed_is_another_run(base, bundle, tmp_path):
+    from longexp_peft.bundle import Bundle
+
+    more = ("--max-steps", 2, "--mode", "static", "--bundle")
+    train(base, tmp_path / "a", *more, bundle)
+    other = Bundle.load(bundle)
+    other.info["layers"][0]["static"] += 4
+    other.save(tmp_path / "other")
+    refused(
+        2,
+        base / "train.jsonl",
+        "--model",
+        base,
+        *SMALL,
+        *more,
+        tmp_path / "other",
+        "-o",
+        tmp_path / "a",
+        said=["--bundle"],
+    )
 
 
 def test_other_options_on_the_same_output_are_refused(base, tmp_path):

@@ -154,7 +154,7 @@ def test_predictors_find_the_planted_sets(garden, garden_bundle):
     sparse = Sparse(model, Sparsity(mode="predicted", break_even=1.0), bundle)
     exact = Sparse(model, Sparsity(mode="exact", break_even=1.0))
     chosen = {}
-    sparse.watch = lambda layer, x, w, rows: chosen.__setitem__(layer, rows)
+    sparse.watch = lambda layer, x, w, rows, u: chosen.__setitem__(layer, rows)
     for pair in ((0, 0), (1, 1), (0, 1), (2, 3)):
         picked = [data[i] for topic in pair for i in [j for j, t in enumerate(topics) if t == topic][:1]]
         row = row_of(picked)
@@ -169,6 +169,15 @@ def test_predictors_find_the_planted_sets(garden, garden_bundle):
             assert not (kept & ~truth).any()
             assert float((kept & truth).sum() / truth.sum()) > 0.9
         assert float(ours) == pytest.approx(float(theirs), rel=0.02)
+
+
+def test_predicted_neurons_stay_few_while_an_adapter_trains(garden, garden_bundle, tmp_path):
+    """Doubt about every token must not add up to blocks that none wants."""
+    done = here("train", garden / "train.jsonl", "--model", garden, "--mode", "predicted", "--bundle", garden_bundle, "--batch-tokens", 128, "--lr", 3e-3, "--max-steps", 120, "--audit-every", 10, "-q", "-o", tmp_path / "a")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "a/log.jsonl").read_text().splitlines()]
+    assert sum(one["density"] for one in lines[-20:]) / 20 < 0.6  # two topics of four fire: a half
+    assert all(one["audit"]["recall"] > 0.98 for one in lines if "audit" in one)
 
 
 def test_predictor_eval_says_yes_and_no(garden, garden_bundle, tmp_path):
@@ -288,7 +297,10 @@ def test_bench_compares_in_one_run(garden, garden_bundle, tmp_path):
     )
     arms = {one["arm"]: one for one in told["arms"]}
     assert {"peft", "dense", "exact", "predicted", "static", "svd", "random"} <= arms.keys()
-    assert set(told["left_out"]) == {"predicted-attention", "bigbird", "longformer", "random-attention"} - arms.keys()
+    assert (
+        set(told["left_out"])
+        == {"predicted-attention", "blocks", "bigbird", "longformer", "random-attention"} - arms.keys()
+    )
     assert arms["exact"]["losses_apart"] < 1e-5 and arms["dense"]["losses_apart"] < 1e-5
     assert arms["exact"]["density"] == pytest.approx(0.25, abs=0.01)
     assert arms["predicted"]["density"] == pytest.approx(0.25, abs=0.02)
@@ -340,10 +352,11 @@ def test_bench_makes_its_own_bundle_and_arms_of_attention(tmp_path):
     )
     arms = {one["arm"]: one for one in told["arms"]}
     assert told["left_out"] == {}
-    assert arms["longformer"]["attention_density"] == pytest.approx(
-        float(36 / 64), abs=1e-3
-    )  # w12 over 8 blocks is causal
-    assert arms["bigbird"]["density"] == 1.0 and arms["bigbird"]["attention_density"] <= 36 / 64
+    assert arms["longformer"]["attention_density"] == pytest.approx(0.5, abs=1e-3)  # w12 over 8 blocks is causal
+    assert (
+        arms["bigbird"]["density"] == 1.0
+        and arms["bigbird"]["attention_density"] <= 0.5 == arms["longformer"]["attention_density"]
+    )
 
 
 # ---------------------------------------------------------------- eval, merge
@@ -364,6 +377,12 @@ def test_eval_with_and_without_skipping(garden, garden_bundle):
     }
     assert losses["exact"] == pytest.approx(losses["dense"], abs=1e-5)
     assert losses["predicted"] == pytest.approx(losses["dense"], rel=0.02)
+    for more, said in (
+        (("--max-length", 4000), "positions"),
+        (("--mode", "exact", "--attention", "blocks"), "predicted or static"),
+    ):
+        done = here("eval", garden / "valid.jsonl", *read, *more)
+        assert done.returncode == 2 and said in done.stderr
     done = here("eval", garden / "valid.jsonl", "-q")
     assert done.returncode == 2 and "--adapter DIR" in done.stderr
 

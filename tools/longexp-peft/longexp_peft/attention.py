@@ -69,10 +69,8 @@ def attend(
     by_size: dict[int, list[int]] = {}
     for number, length in enumerate(lengths):
         if chosen is not None and number in chosen.by_document:
-            rows = slice(begins[number], begins[number + 1])
-            found = by_blocks(
-                q[0, :, rows], k[0, :, rows], v[0, :, rows], chosen.by_document[number], chosen.block, scale, past
-            )
+            qs, ks, vs = (_part(x, begins[number], begins[number + 1]) for x in (q, k, v))
+            found = by_blocks(qs, ks, vs, chosen.by_document[number], chosen.block, scale, past)
             parts.append((torch.arange(begins[number], begins[number + 1], device=q.device), found.transpose(0, 1)))
         else:
             by_size.setdefault(-(-length // PAD) * PAD, []).append(number)
@@ -80,8 +78,8 @@ def attend(
         first, last = members[0], members[-1]
         alike = {lengths[n] for n in members}
         if len(alike) == 1 and last - first + 1 == len(members):  # one after another, of one length: views
-            rows = slice(begins[first], begins[last + 1])
-            qs, ks, vs = (x[0, :, rows].unflatten(1, (len(members), -1)).transpose(0, 1) for x in (q, k, v))
+            parted = (_part(x, begins[first], begins[last + 1]) for x in (q, k, v))
+            qs, ks, vs = (x.unflatten(1, (len(members), -1)).transpose(0, 1) for x in parted)
             found = _dense(qs, ks, vs, group, scale, past, window, dropout).flatten(0, 1)
             parts.append((torch.arange(begins[first], begins[last + 1], device=q.device), found))
             continue
@@ -96,6 +94,12 @@ def attend(
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=order.device)
     return joined.index_select(0, back)[None]
+
+
+def _part(x: Tensor, begin: int, end: int) -> Tensor:
+    """x[0, :, begin:end] of x (1, H, T, e); the whole of it without indexing, whose backward would fill and copy."""
+    x = x.squeeze(0)
+    return x if begin == 0 and end == x.shape[1] else x[:, begin:end]
 
 
 @functools.lru_cache(maxsize=256)

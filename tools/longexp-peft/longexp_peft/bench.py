@@ -33,7 +33,8 @@ from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
 ARMS = (
-    "peft", "dense", "exact", "predicted", "static", "predicted-attention", "svd", "random", "bigbird", "longformer", "random-attention",
+    "peft", "dense", "exact", "predicted", "static", "predicted-attention", "svd", "random", "blocks", "bigbird", "longformer",
+    "random-attention",
 )  # fmt: skip
 
 
@@ -46,7 +47,7 @@ class Settings(msgspec.Struct, frozen=True):
     lr: float = 1e-3
     svd_rank: int = 8
     break_even: float = 0.8
-    attention_break_even: float = 0.25
+    attention_break_even: float | None = None
     padded_steps: int = 3
     seed: int = 0
 
@@ -141,13 +142,14 @@ def engine_of(name: str, model: Any, bundle: Bundle, svd: Bundle | None, how: Se
         return Sparse(model, Sparsity(mode="predicted", **mlp), svd)
     if name == "random":
         return Sparse(model, Sparsity(mode="predicted", random=True, **mlp), bundle)
-    every: Record = {**mlp, "break_even": 0.0, "attention_break_even": 1.0}  # all neurons, and blocks at any density
+    # Attention alone: all neurons, and blocks whether they pay or not, for every arm of this kind.
+    every: Record = {**mlp, "break_even": 0.0, "attention_break_even": 1.0, "attention": "blocks"}
     if name in patterns.FIELD:
-        return Sparse(
-            model, Sparsity(mode="static", attention="blocks", **every), Fixed(bundle, patterns.FIELD[name], heads)
-        )
-    if name == "random-attention":
-        return Sparse(model, Sparsity(mode="static", attention="blocks", random=True, **every), bundle)
+        return Sparse(model, Sparsity(mode="static", **every), Fixed(bundle, patterns.FIELD[name], heads))
+    if name == "blocks":
+        return Sparse(model, Sparsity(mode="predicted", **every), bundle)
+    if name == "random-attention":  # patterns drawn among those that cost about as much as the predicted ones
+        return Sparse(model, Sparsity(mode="predicted", random=True, **every), bundle)
     raise BadInput(f"--arms {name}: expected some of {', '.join(ARMS)}")
 
 
@@ -164,7 +166,7 @@ def compare(
         arms_wanted.remove("exact")
         left_out["exact"] = "the activation has no exact zeros"
     long = any(name.startswith("attention.") for name in bundle.tensors)
-    for name in ("predicted-attention", "bigbird", "longformer", "random-attention"):
+    for name in ("predicted-attention", "blocks", "bigbird", "longformer", "random-attention"):
         if name in arms_wanted and not (long and bundle.patterns(0) is not None):
             arms_wanted.remove(name)
             left_out[name] = f"no document has 4 blocks of {bundle.attention_block} tokens"
@@ -173,7 +175,7 @@ def compare(
     svd = None
     if "svd" in arms_wanted:
         svd = Bundle(json.loads(json.dumps(bundle.info)), dict(bundle.tensors))
-        predict.train(svd, model, rows[: min(len(rows), 16)], predict.Settings(kind="svd", rank=how.svd_rank, block=bundle.info["predictor"]["block"]), attention=False)  # fmt: skip
+        predict.train(svd, model, rows, predict.Settings(kind="svd", rank=how.svd_rank, block=bundle.info["predictor"]["block"]), attention=False)  # fmt: skip
         svd.to(model.device)
     bundle.to(model.device)
     arms = [Arm(name, engine_of(name, model, bundle, svd, how), tuned, how.lr) for name in arms_wanted]
@@ -207,7 +209,9 @@ def compare(
         ]  # fmt: skip
         bound = sum(p.total for p in dense_ops) / sum(p.total for p in ops)
         ratio = statistics.median(ratios)
-        spent = sum(arm.spent[how.warmup :]) / sum(arm.seconds[how.warmup :])
+        spent = statistics.median(
+            a / b for a, b in zip(arm.spent[how.warmup :], arm.seconds[how.warmup :], strict=True)
+        )
         told.append({
             "arm": arm.name, "ms": round(1e3 * statistics.median(arm.seconds[how.warmup :]), 2), "ratio": round(ratio, 3), "bound": round(bound, 3),
             "of_bound": round(ratio / bound, 3), "density": _mean(arm.densities[how.warmup :]), "attention_density": _mean(arm.attention[how.warmup :]),

@@ -81,6 +81,11 @@ class Bundle:
                     f"{name}: was made for {what} {mine[field]}, this model has {its[field]}; calibrate again"
                 )
 
+    def digest(self) -> str:
+        """Of all that decides what is skipped: tensors, sets, thresholds, patterns."""
+        told = {k: v for k, v in self.info.items() if k not in ("manifest", "version")}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
     # ------------------------------------------------------------ what a run asks
 
     def to(self, device: torch.device) -> Bundle:

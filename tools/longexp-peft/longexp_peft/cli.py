@@ -11,7 +11,7 @@ from tenfold_shared.cli import Share, add_doctor, options, tool
 METHODS = ["lora", "adapter", "bitfit", "prefix", "ptuning"]
 MODES = ["dense", "exact", "predicted", "static"]
 FORMS = ["auto", "prompt", "chat", "alpaca", "e2e", "glue", "ids", "text"]
-ARMS = ["peft", "dense", "exact", "predicted", "static", "predicted-attention", "svd", "random", "bigbird", "longformer", "random-attention"]  # fmt: skip
+ARMS = ["peft", "dense", "exact", "predicted", "static", "predicted-attention", "svd", "random", "blocks", "bigbird", "longformer", "random-attention"]  # fmt: skip
 
 
 @tool("longexp-peft", "longexp-peft", "Fine-tuning that skips the neurons and attention blocks which do not matter.")
@@ -275,7 +275,7 @@ def predictor_eval(bundle: str, files: tuple[str, ...], recall: float, as_json: 
 )
 @click.option("--warmup-dense", type=Share(min=0, max=1), default=0.0, show_default=True, help="Share of the steps, from the first, that skip nothing.")  # fmt: skip
 @click.option("--audit-every", type=click.IntRange(min=0), default=50, show_default=True, help="Check a layer against dense every so many steps; 0 never.")  # fmt: skip
-@click.option("--audit-recall", type=Share(min=0, max=1), default=0.99, show_default=True, help="Energy that a layer must keep in audits.")  # fmt: skip
+@click.option("--audit-recall", type=Share(min=0, max=1), default=0.98, show_default=True, help="Energy that a layer must keep in audits.")  # fmt: skip
 @click.option("--eval", "held_out", metavar="FILE", help="Held-out examples: their loss, dense, at the end.")
 @click.option("--eval-every", type=click.IntRange(min=0), default=0, show_default=True, help="And every so many steps, in the log.")  # fmt: skip
 @click.option("--init", metavar="DIR", help="Begin with this LoRA or bitfit adapter.")
@@ -320,7 +320,7 @@ def train(files: tuple[str, ...], **given: Any) -> int:
 @_sparse
 @_examples()
 @options("template", "dtype", "device", "trust_remote_code", "limit", "skip_bad", "json", "common")
-def evaluate(files: tuple[str, ...], allow_lossy: bool, **given: Any) -> int:
+def evaluate(files: tuple[str, ...], **given: Any) -> int:
     """Mean loss a target token on DATA, dense unless --mode says otherwise.
 
     \b
@@ -337,7 +337,7 @@ def evaluate(files: tuple[str, ...], allow_lossy: bool, **given: Any) -> int:
 @_FILES
 @_MODEL
 @_method
-@_examples(65536)
+@_examples(24576)
 @_BUNDLE
 @_BLOCK
 @_ATTENTION_BLOCK

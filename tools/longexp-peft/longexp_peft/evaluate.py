@@ -11,8 +11,8 @@ from longexp_peft import dataset, merge, needs, shape
 from longexp_peft.attention import Past
 from longexp_peft.bundle import Bundle
 from longexp_peft.methods import Method, Tuned
-from longexp_peft.sparse import Prompt, Sparse, Sparsity
-from longexp_peft.train import evaluate
+from longexp_peft.sparse import Prompt, Sparse, Sparsity, check_forward
+from longexp_peft.train import evaluate, longest_of, skips
 from tenfold_shared import BadInput
 
 
@@ -40,31 +40,30 @@ class Adapted(Tuned):
 
 
 def run(
-    files: Sequence[str], *, uri: str | None, adapter: str | None, bundle: str | None, sparsity: Sparsity, dtype: str, device: str,
+    files: Sequence[str], *, uri: str | None, adapter: str | None, bundle: str | None, sparsity: Sparsity, allow_lossy: bool, dtype: str, device: str,
     trust_remote_code: bool, form: str, max_length: int | None, truncate: str, chat_template: str | None, template: str | None, limit: int | None,
     skip_bad: int, batch_tokens: int, as_json: bool, quiet: bool,
 ) -> int:  # fmt: skip
     """The verb; returns the exit code."""
     if sparsity.mode in ("predicted", "static") and bundle is None:
         raise BadInput(f"--mode {sparsity.mode}: needs --bundle, which `longexp-peft calibrate` makes")
-    if adapter is not None:
-        uri = uri or merge.base_of(Path(adapter))
-        model, tokenizer = merge.with_adapter(uri, adapter, dtype, device, trust_remote_code)
-    else:
-        if uri is None:
-            raise BadInput("eval: expected --model URI, or --adapter DIR, which names its base model")
-        model, tokenizer = needs.load(uri, dtype, device, trust_remote_code)
+    if sparsity.attention == "blocks" and sparsity.mode not in ("predicted", "static"):
+        raise BadInput("--attention blocks: needs --mode predicted or static, whose patterns a bundle has")
+    if uri is None and adapter is None:
+        raise BadInput("eval: expected --model URI, or --adapter DIR, which names its base model")
+    uri = uri or merge.base_of(Path(str(adapter)))
+    model, tokenizer = needs.load(uri, dtype, device, trust_remote_code)
+    check_forward(model.eval())
+    skips(model, sparsity.mode, allow_lossy)
     needs.chat_template(tokenizer, chat_template)
-    tuned = Adapted(model.eval())
-    longest = max_length or min(needs.positions(tuned.model) - tuned.virtual, batch_tokens, 1024)
+    found = None if bundle is None else Bundle.load(bundle, model)
+    tuned = Adapted(model if adapter is None else merge.with_adapter(model, uri, adapter).eval())
+    longest = longest_of(max_length, needs.positions(tuned.model) - tuned.virtual, batch_tokens)
     data = dataset.read(
-        files, tokenizer, needs.vocabulary(tuned.model), form=form, max_length=longest, truncate=truncate, template=template, limit=limit, skip_bad=skip_bad
+        files, tokenizer, needs.vocabulary(tuned.model), form=form, max_length=longest, truncate=truncate, template=template, limit=limit,
+        skip_bad=skip_bad,
     )  # fmt: skip
-    found = None
-    if bundle is not None:
-        found = Bundle.load(bundle)
-        if adapter is None:
-            found.check(tuned.model, bundle)
+    if found is not None:
         tuned.reorder([found.order(f.layer) for f in shape.feed_forwards(tuned.model)])
         found.to(tuned.model.device)
     sparse = Sparse(tuned.model, sparsity, found)

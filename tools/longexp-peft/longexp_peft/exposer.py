@@ -14,7 +14,7 @@ from torch import Tensor
 
 from longexp_peft import patterns, select
 from longexp_peft.attention import Chosen, block_mass
-from longexp_peft.mlp import Rows, Weights, into, pre_activation
+from longexp_peft.mlp import Rows, Side, Weights, pre_activation
 from longexp_peft.pack import Row
 from longexp_peft.sparse import TILE, Sparse
 
@@ -22,11 +22,17 @@ LEAST_BLOCKS = 4  # of a document whose attention is looked at: shorter ones can
 
 
 @torch.no_grad()
-def hidden_of(x: Tensor, w: Weights) -> Tensor:
-    """h (M, F) of every neuron: what the last matrix sees."""
+def hidden_of(x: Tensor, w: Weights, u: Tensor | None = None) -> Tensor:
+    """h (M, F) of every neuron: what the last matrix sees. u (M, r) of the first matrix's LoRA as the layer itself has it, its dropout
+    among it; nothing is drawn at random here, which would move every mask that comes after."""
     first = w.gate or w.up
-    h = w.function(pre_activation(x, first, into(x, first) if first.low is not None else None))
-    return h if w.gate is None else h * pre_activation(x, w.up, into(x, w.up) if w.up.low is not None else None)
+    h = w.function(pre_activation(x, first, _plain(x, first) if u is None else u))
+    return h if w.gate is None else h * pre_activation(x, w.up, _plain(x, w.up))
+
+
+def _plain(x: Tensor, side: Side) -> Tensor | None:
+    """u without dropout."""
+    return None if side.low is None else torch.nn.functional.linear(x, side.low[0])
 
 
 def column_norms(w: Weights) -> Tensor:
@@ -148,7 +154,7 @@ def measure(
     norms: dict[int, Tensor] = {}
     state: dict[str, Any] = {}
 
-    def watch(layer: int, x: Tensor, w: Weights, chosen: Rows | None) -> None:
+    def watch(layer: int, x: Tensor, w: Weights, chosen: Rows | None, u: Tensor | None) -> None:
         if layer not in norms:
             norms[layer] = column_norms(w)
         layers[layer].see(hidden_of(x, w), norms[layer], state["row"].lengths)

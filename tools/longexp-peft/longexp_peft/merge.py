@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from longexp_peft import needs
+from longexp_peft.work import ours as is_ours
 from tenfold_shared import BadInput
 from tenfold_shared.jsonl import Lock, redact
 
 
-def with_adapter(uri: str, adapter: str, dtype: str, device: str, trust_remote_code: bool) -> tuple[Any, Any]:
-    """A base model with an adapter of any of our methods, or of peft, in it, and its tokenizer. Raises BadInput, Missing."""
+def with_adapter(model: Any, uri: str, adapter: str) -> Any:
+    """A base model, read from URI, with an adapter of any of our methods, or of peft, in it. Raises BadInput."""
     folder = Path(adapter)
-    model, tokenizer = needs.load(uri, dtype, device, trust_remote_code)
     if (folder / "adapter.json").exists():
         from longexp_peft.methods import load_adapter
 
-        return load_adapter(model, folder), tokenizer
+        return load_adapter(model, folder)
     if not (folder / "adapter_config.json").exists():
         raise BadInput(
             f"{adapter}: no adapter: expected adapter_config.json (peft) or adapter.json (bottlenecks) in it"
@@ -33,10 +33,9 @@ def with_adapter(uri: str, adapter: str, dtype: str, device: str, trust_remote_c
     import peft
 
     try:
-        made = peft.PeftModel.from_pretrained(model, str(folder)).eval()
+        return peft.PeftModel.from_pretrained(model, str(folder)).eval()
     except (ValueError, RuntimeError, KeyError, OSError) as error:
         raise BadInput(f"{adapter}: does not fit {uri}: {' '.join(str(error).split())[:200]}") from None
-    return made, tokenizer
 
 
 def run(
@@ -55,7 +54,7 @@ def run(
         raise BadInput("merge: expected -o DIR, a folder for the model")
     target = Path(str(output))
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
-        ours = target.is_dir() and (target / "manifest.json").exists()
+        ours = target.is_dir() and is_ours(target, "merge")
         if not overwrite or not ours:
             raise BadInput(
                 f"{target}: exists{'; --overwrite replaces it' if ours else ' and is no model of `merge`; choose another output'}"
@@ -70,7 +69,8 @@ def run(
     lock = Lock(target.with_name(f".{target.name}.lock"), target)
     try:
         uri = uri or base_of(folder)
-        made, tokenizer = with_adapter(uri, adapter, dtype, device, trust_remote_code)
+        model, tokenizer = needs.load(uri, dtype, device, trust_remote_code)
+        made = with_adapter(model, uri, adapter)
         kind = str(made.active_peft_config.peft_type).rsplit(".", 1)[-1]
         if kind != "LORA":
             raise BadInput(

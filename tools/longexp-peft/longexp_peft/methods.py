@@ -83,17 +83,6 @@ class Tuned:
             reorder(ffn, order)
         self.orders = list(orders)
 
-    def in_natural_order(self, write: Callable[[], None]) -> None:
-        """Run `write` with the neurons where the base model has them."""
-        ffns = shape.feed_forwards(self.model)
-        for ffn, order in zip(ffns, self.orders, strict=False):
-            reorder(ffn, order.argsort())
-        try:
-            write()
-        finally:
-            for ffn, order in zip(ffns, self.orders, strict=False):
-                reorder(ffn, order)
-
     # ------------------------------------------------------------ on disk
 
     def save(self, folder: Path, extra: dict[str, bytes] | None = None) -> None:
@@ -101,7 +90,7 @@ class Tuned:
         beside = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
-        self.in_natural_order(lambda: self._write(beside))
+        self._write(beside)
         for name, data in (extra or {}).items():
             write_atomic(beside / name, data)
         old = folder.with_name(f".{folder.name}.old")
@@ -120,11 +109,35 @@ class Tuned:
             config.base_model_name_or_path = self.base_name
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of vocabularies it cannot look up
-            self.peft.save_pretrained(folder, save_embedding_layers=False)
+            more = {"state_dict": self.natural()} if self.how.name in ("lora", "bitfit") else {}
+            self.peft.save_pretrained(folder, save_embedding_layers=False, **more)
         (folder / "README.md").unlink(missing_ok=True)  # a card of blanks to be filled in
         if self.how.name == "bitfit":
             told = {"schema": "longexp-bitfit/1", "biases": sorted(n for n in self.parameters if "lora_" not in n)}
             write_atomic(folder / "bitfit.json", json.dumps(told, indent=1).encode() + b"\n")
+
+    @torch.no_grad()
+    def natural(self) -> dict[str, Tensor]:
+        """What an adapter is made of, by name in the peft model, with the neurons where the base model has them. Copies: the model
+        stays as it is, sharded or not."""
+        assert self.peft is not None
+        found = {
+            name: p.detach().cpu().clone() for name, p in self.peft.named_parameters()
+            if name in self.parameters or "lora_" in name or (self.how.name == "bitfit" and name.endswith("bias"))
+        }  # fmt: skip
+        names = {id(p): name for name, p in self.peft.named_parameters()}
+        for ffn, order in zip(shape.feed_forwards(self.model), self.orders, strict=False):
+            back = order.argsort().cpu()
+            for module, first in ((ffn.up, True), (ffn.gate, True), (ffn.down, False)):
+                if module is None:
+                    continue
+                for part in (getattr(module, "lora_B" if first else "lora_A", None) or {}).values():
+                    name = names[id(part.weight)]
+                    found[name] = found[name][back] if first else found[name][:, back]
+                bias: Any = shape.bias(module) if first else None
+                if bias is not None and names[id(bias)] in found:
+                    found[names[id(bias)]] = found[names[id(bias)]][back]
+        return {name: x.contiguous() for name, x in found.items()}
 
 
 def attach(model: Any, how: Method, base_name: str) -> Tuned:
@@ -149,6 +162,11 @@ def _peft(model: Any, how: Method) -> Any:
         targets = list(how.targets) or default_targets(model)
         known = {name.rsplit(".", 1)[-1] for name, _ in shape.plain(model).named_modules()}
         missing = [name for name in targets if name not in known]
+        inside = {name.rsplit(".", 1)[-1] for name, _ in shape.layers(model).named_modules()}
+        if outside := [name for name in targets if name in known and name not in inside]:
+            raise BadInput(
+                f"--target-modules: {', '.join(outside)} is outside the decoder's layers and would not be trained"
+            )
         if missing:
             raise BadInput(
                 f"--target-modules: the model has no {', '.join(missing)}; it has {', '.join(sorted(_matrices(model)))}"
@@ -186,6 +204,9 @@ def _peft(model: Any, how: Method) -> Any:
     if how.name == "bitfit":
         for name, parameter in made.named_parameters():
             parameter.requires_grad_(name.endswith("bias") and "lora_" not in name)
+        head = shape.plain(made).get_output_embeddings()
+        if getattr(head, "bias", None) is not None:
+            head.bias.requires_grad_(False)  # the loss is made past it
     return made
 
 

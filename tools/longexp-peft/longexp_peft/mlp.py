@@ -229,7 +229,9 @@ class _Plain(torch.autograd.Function):
             if needs[10]:
                 dlb2 = scale * (g.t() @ u2)
         if not fused:
-            dz = torch.where(h > 0, dz, 0) if w.act == "relu" else dz.mul_(2 * h.sqrt())  # h = relu(z)²
+            dz = (
+                torch.ops.aten.threshold_backward(dz, h, 0) if w.act == "relu" else dz.mul_(2 * h.sqrt())
+            )  # h = relu(z)²
         if needs[0]:
             dx = kernels.down(dz, w.up.weight, rows) if ctx.device else dz @ w1
         if w.up.low is not None:

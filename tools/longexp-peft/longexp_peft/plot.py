@@ -19,7 +19,11 @@ def run(sources: Sequence[str], output: str, *, quiet: bool) -> int:
     needs.plots(output, sources)
     folders = [s for s in sources if Path(s).is_dir()]
     if len(folders) == len(sources):
-        draw_runs({Path(s).name: _log(Path(s)) for s in sources}, output)
+        names = [Path(s).name for s in sources]
+        draw_runs(
+            {name if names.count(name) == 1 else s: _log(Path(s)) for s, name in zip(sources, names, strict=True)},
+            output,
+        )
     elif len(sources) == 1:
         try:
             told = json.loads(Path(sources[0]).read_bytes())

@@ -32,7 +32,7 @@ from longexp_peft.predictor import (
     train_low_rank,
 )
 from longexp_peft.profile import Reading
-from longexp_peft.sparse import Sparse, Sparsity
+from longexp_peft.sparse import TILE, Sparse, Sparsity
 from tenfold_shared import BadInput
 from tenfold_shared.jsonl import Lock
 from tenfold_shared.progress import Progress
@@ -76,7 +76,7 @@ def gather(
     held = {layer: _Held() for layer in layers}
     state: dict[str, Any] = {}
 
-    def watch(layer: int, x: Tensor, w: Weights, chosen: Rows | None) -> None:
+    def watch(layer: int, x: Tensor, w: Weights, chosen: Rows | None, u: Tensor | None) -> None:
         if layer not in held:
             return
         one = held[layer]
@@ -168,7 +168,7 @@ def _layer(bundle: Bundle, layer: int, held: _Held, split: int, how: Settings) -
         lost, fixed = settle(scores, energies, how.recall)
     else:
         shares = [scorer.shares(x.float()) for x in held.x[split:]]
-        floor, lost, fixed = settle_floor(scorer, shares, energies, how.recall)
+        floor, lost, fixed = settle_floor(scorer, shares, held.energy[split:], how.recall, TILE)
         scores = [scorer.summed(one) for one in shares]
     kept = [select.smallest(s, lost) for s in scores]
     one = bundle.info["layers"][layer]
@@ -274,6 +274,7 @@ def run_eval(folder: str, files: Sequence[str], reading: Reading, *, least: floa
     found = profile.read(files, reading)
     bundle.check(found.model, folder)
     lay_on(bundle, found.model)
+    bundle.to(found.model.device)
     told = evaluate(bundle, found.model, found.rows, least=least, quiet=quiet)
     _show(told, folder, least, as_json, quiet)
     below = [one["layer"] for one in told if one["recall"] < least]

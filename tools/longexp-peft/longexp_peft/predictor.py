@@ -5,8 +5,9 @@ Predictor).
 summed over the group and times that energy it is the group's, and the fewest blocks that leave at most `lost` of the sum outside are
 the set. `Svd` needs no training: pre-activations through the r largest singular directions of the matrix, as SparseLoRA has it.
 
-Drift: a LoRA on the first matrix moves pre-activations by Δz = s u B1ᵀ, known exactly. Svd adds it. LowRank adds what it can call up
-at most, Σ_t Σ_{j in block} Δz_tj² ‖W2[:, j]‖², as ⟨uᵀu, G_b⟩ with G_b = s² Σ_j ‖W2_j‖² B1_j B1_jᵀ, at the cost of r² a token. Drift
+Drift: a LoRA on the first matrix moves pre-activations by Δz = s u B1ᵀ, known exactly. Svd adds it. LowRank, with ReLU, adds what it
+calls up in neurons that were just below zero, Σ_t Σ_{j in block} Δz_tj² ‖W2[:, j]‖², as ⟨uᵀu, G_b⟩ with G_b = s² Σ_j ‖W2_j‖² B1_j B1_jᵀ,
+at the cost of r² a token: more than quiet neurons can get, less than busy ones may, which are in the set anyway. Drift
 that comes from below is met by noise on the inputs in training, and by audits (audit.py), which lower `lost`.
 
 `AttentionLowRank`: block means of the input, q̂ and k̂ of rank r a head with bias, and a term for the blocks' distance; its softmax is
@@ -86,7 +87,7 @@ class LowRank(Scorer):
     def scores(self, x: Tensor, w: Weights, u: Tensor | None) -> Tensor:
         found = self.summed(self.shares(x))
         low = (w.gate or w.up).low
-        if low is None or u is None:
+        if low is None or u is None or w.act != "relu":
             return found
         lb, scale = low[1].float(), low[2]
         moved = u.float().t() @ u.float()
@@ -166,13 +167,15 @@ def train_low_rank(
     spread = float(x.float().square().mean().sqrt()) * noise
     adam = torch.optim.Adam([a, b, c], lr=lr)
     losses, weight = [], torch.tensor(positive)
+    # Drawn once: to draw anew for every step would take longer than the step.
+    pool = spread * torch.randn(4096, d, generator=draw) if spread else None
     for step in range(steps):
         for group in adam.param_groups:
             group["lr"] = lr * min(1.0, 2 * (steps - step) / steps)  # constant, then linear to 0
         at = torch.randint(len(x), (min(batch, len(x)),), generator=draw)
         seen = x[at].float()
-        if spread:
-            seen = seen + spread * torch.randn(seen.shape, generator=draw)
+        if pool is not None:
+            seen = seen + pool[torch.randint(len(pool), (len(seen),), generator=draw)]
         loss = binary_cross_entropy_with_logits(linear(linear(seen, a), b, c), y[at], pos_weight=weight)
         adam.zero_grad()
         loss.backward()
@@ -187,14 +190,20 @@ def _high(column: Tensor) -> Tensor:
     return some.kthvalue(max(1, int(0.9 * len(some)))).values if len(some) else torch.zeros(())
 
 
-def settle(scores: list[Tensor], energies: list[Tensor], least: float) -> tuple[float, int]:
+Groups = tuple[list[Tensor], list[Tensor]]  # scores and energies (nb,), one a group
+
+
+def settle(
+    scores: list[Tensor], energies: list[Tensor], least: float, tiles: Groups | None = None
+) -> tuple[float, int]:
     """(lost, fixed): the largest share of estimated energy that may stay outside so that in 9 of 10 groups the set has at least `least`
     of the true energy, and the blocks that 95 in 100 groups need then. scores and energies (nb,), one a group.
 
     Two and four groups taken together, whose scores and energies are sums, must keep it as well: a row may hold more kinds of text
-    than any of these, and where few blocks are needed a share that is too large would seem harmless.
+    than any of these, and where few blocks are needed a share that is too large would seem harmless. tiles: groups of fewer tokens
+    that must keep it too, as `--group sequence` has them.
     """
-    kinds = [(scores, energies)]
+    kinds = [(scores, energies), *([tiles] if tiles is not None else [])]
     for size in (2, 4):
         many = range(0, len(scores) - size + 1, max(1, size // 2))
         kinds.append(([_sum(scores[at : at + size]) for at in many], [_sum(energies[at : at + size]) for at in many]))
@@ -211,19 +220,21 @@ def settle(scores: list[Tensor], energies: list[Tensor], least: float) -> tuple[
     return chosen, counts[min(len(counts) - 1, int(0.95 * len(counts)))]
 
 
-FLOORS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3)
+FLOORS = (0.2, 0.1, 0.05, 0.02, 0.0)
 
 
 def settle_floor(
-    predictor: LowRank, shares: list[Tensor], energies: list[Tensor], least: float
+    predictor: LowRank, shares: list[Tensor], energies: list[Tensor], least: float, tile: int
 ) -> tuple[float, float, int]:
-    """(floor, lost, fixed): of some floors the one with which `settle` needs the fewest blocks. shares (M, nb) and energies (nb,), one
-    a group."""
+    """(floor, lost, fixed): of some floors the one with which `settle` needs the fewest blocks, of equal ones the highest: fine-tuning
+    moves every token a little, and doubt that is small now would grow into blocks. shares and energies
+    (M, nb), one pair a row, which is looked at whole and in tiles of so many tokens."""
     best: tuple[float, float, float, int] | None = None
     for floor in FLOORS:
         predictor.floor = floor
         scores = [predictor.summed(one) for one in shares]
-        lost, fixed = settle(scores, energies, least)
+        small = [predictor.summed(part) for one in shares for part in one.split(tile)], [part.double().sum(0) for one in energies for part in one.split(tile)]  # fmt: skip
+        lost, fixed = settle(scores, [one.double().sum(0) for one in energies], least, small)
         needed = sum(float(select.smallest(s, lost).float().mean()) for s in scores)
         if best is None or needed < best[0]:
             best = (needed, floor, lost, fixed)

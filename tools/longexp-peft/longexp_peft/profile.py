@@ -11,7 +11,7 @@ import msgspec
 from longexp_peft import amdahl, dataset, needs, pack, shape
 from longexp_peft.exposer import Layer, measure
 from longexp_peft.pack import Row
-from longexp_peft.sparse import Sparse, Sparsity
+from longexp_peft.sparse import Sparse, Sparsity, check_forward
 from tenfold_shared import BadInput
 from tenfold_shared.cli import sha256_of
 from tenfold_shared.progress import Progress
@@ -48,7 +48,7 @@ class Read(NamedTuple):
 def read(files: Sequence[str], how: Reading) -> Read:
     """The model, and packed rows of the examples. Raises BadInput, Missing."""
     model, tokenizer = needs.load(how.uri, how.dtype, how.device, how.trust_remote_code)
-    model.eval()
+    check_forward(model.eval())
     needs.chat_template(tokenizer, how.chat_template)
     longest = how.max_length or min(needs.positions(model), how.batch_tokens, 1024)
     if longest > needs.positions(model):

@@ -35,6 +35,7 @@ class Ranks:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         try:
             yield self
+            dist.barrier()  # a rank that left while another still writes would end its threads under it
         finally:
             dist.destroy_process_group()
 

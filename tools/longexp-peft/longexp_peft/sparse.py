@@ -42,7 +42,8 @@ class Sparsity(msgspec.Struct, frozen=True):
 
     attention: `dense`, or `blocks` where the mode has patterns (predicted, static). group: tokens that share a set, the whole row or
     runs of documents of at least 128 tokens. protect: layers that stay dense. break_even: share of neurons from which a layer is
-    dense; attention_break_even: share of a document's blocks (of n²) from which a head's document is. dense_targets: tokens whose
+    dense; attention_break_even: share of a document's blocks (of n²) from which a head is dense there, by default what was measured
+    for its length (`pays_to_list`). dense_targets: tokens whose
     loss counts go through all neurons. random: a control: sets of the size the choice has, drawn at random.
     """
 
@@ -51,7 +52,7 @@ class Sparsity(msgspec.Struct, frozen=True):
     group: str = "batch"
     protect: tuple[int, ...] = ()
     break_even: float = 0.8
-    attention_break_even: float = 0.25
+    attention_break_even: float | None = None
     dense_targets: bool = False
     random: bool = False
     seed: int = 0
@@ -63,13 +64,6 @@ class Prompt(NamedTuple):
     tokens: int
     past: list[Past] | None = None
     embeds: Tensor | None = None
-
-
-class Seen(NamedTuple):
-    """What one layer's feed-forward part did in a row: share of neurons computed (tokens weighted), by rows of `groups`."""
-
-    layer: int
-    density: float
 
 
 class _Run:
@@ -92,8 +86,8 @@ _running: list[Sparse] = []  # innermost last; attention functions are registere
 
 class Sparse:
     """A causal model with a way to skip. `bundle` is what calibration made (needed for predicted, static). `watch` sees every layer's
-    (layer, x (M, d), weights, chosen rows) after its set is chosen, and `watch_attention` (layer, q, k, v, scale, chosen): for
-    calibration and audits.
+    (layer, x (M, d), weights, chosen rows, u of the first matrix's LoRA) after its set is chosen, and `watch_attention` (layer, q, k,
+    scale, chosen): for calibration and audits.
 
     densities: of the last row, by layer. spent: seconds in predictors and the choice of sets since `clock` was set to 0.
     """
@@ -108,11 +102,14 @@ class Sparse:
         self.ffns = shape.feed_forwards(model)
         self.acts = {f.layer: f.act for f in self.ffns}
         self.head = self.outer.get_output_embeddings()
-        self.watch: Callable[[int, Tensor, Weights, Rows | None], None] | None = None
+        self.watch: Callable[[int, Tensor, Weights, Rows | None, Tensor | None], None] | None = None
         self.watch_attention: Callable[..., None] | None = None
         self.densities: dict[int, float] = {}
         self.attention_densities: dict[int, float] = {}
+        if wrong := [n for n in how.protect if n >= len(self.ffns)]:
+            raise BadInput(f"--protect-layers {wrong[0]}: the model has layers 0 to {len(self.ffns) - 1}")
         self.allowed = {f.layer for f in self.ffns} - set(how.protect)  # layers that may skip; audits take layers out
+        self.attends_densely: set[int] = set()  # audits put layers in
         self.skipping = how.mode != "dense"  # False while warming up
         self.keep_inputs = False  # also of attention, for those who train its predictors
         self.spent = 0.0
@@ -199,7 +196,8 @@ class Sparse:
         return found[self._run.virtual :]
 
     def loss(self, row: Row, prompt: Prompt | None = None, smoothing: float = 0.0) -> Tensor:
-        """The summed loss of a row's targets, float32."""
+        """The summed loss of a row's targets, float32. With gradient checkpointing its backward must come before the next row: what a
+        layer recomputes is of the row under way."""
         return head.loss_sum(self.hidden(row, prompt).index_select(0, row.at), row.labels, self.head, smoothing)
 
     @torch.no_grad()
@@ -219,7 +217,7 @@ class Sparse:
         run = self._run
         if run is None or ffn.layer not in self.allowed or not self.skipping:
             if self.watch is not None and run is not None:
-                self.watch(ffn.layer, x, w, None)
+                self.watch(ffn.layer, x.detach(), w, None, None)
             self.densities[ffn.layer] = 1.0
             return feed_forward(x, w, None)
         groups = self._tokens(run, len(x), x.device)
@@ -279,7 +277,7 @@ class Sparse:
                 run.sets[key] = self._pays(self._choose(ffn, x, w, u), ffn)
                 self.spent += time.perf_counter() - begun
             if self.watch is not None:
-                self.watch(ffn.layer, x.detach(), w, run.sets[key])
+                self.watch(ffn.layer, x.detach(), w, run.sets[key], None if u is None else u.detach())
         rows = run.sets[key]
         if known is None and self.how.mode == "exact":
             known = pre_activation(x, first, u)
@@ -303,9 +301,10 @@ class Sparse:
         assert self.bundle is not None
         if self.how.mode == "static":
             return self.bundle.static(ffn.layer)
-        if self.how.random:  # of the size that held-out rows needed; which ones is drawn in `_pays`
-            return self.bundle.needed(ffn.layer)
-        return self.bundle.predictor(ffn.layer).choose(x, w, u)
+        found = self.bundle.predictor(ffn.layer).choose(x, w, u)
+        if self.how.random:  # as many, but no more than held-out rows needed; which ones is drawn in `_pays`
+            return slice(0, min(count(found, ffn.width), self.bundle.needed(ffn.layer).stop))
+        return found
 
     # ------------------------------------------------------------ attention
 
@@ -337,7 +336,9 @@ class Sparse:
     @torch.no_grad()
     def _patterns(self, layer: int, run: _Run, window: int | None) -> Chosen | None:
         """Each document's patterns, where they pay."""
-        if self.how.attention != "blocks" or not self.skipping or layer not in self.allowed or window is not None:
+        if self.how.attention != "blocks" or not self.skipping or window is not None:
+            return None
+        if layer not in self.allowed or layer in self.attends_densely:
             return None
         assert self.bundle is not None
         begun = time.perf_counter()
@@ -356,7 +357,10 @@ class Sparse:
                     one = self.bundle.attention_predictor(layer).choose(x, block)
             if one is not None:
                 share = patterns.densities(blocks, one.device)[one]
-                one = torch.where(share <= self.how.attention_break_even, one, 0)  # head by head
+                limit = self.how.attention_break_even
+                one = torch.where(
+                    share <= (pays_to_list(length, one.is_cuda) if limit is None else limit), one, 0
+                )  # head by head
                 # On a GPU the choice stays there: to look at it would be to wait for it.
                 if one.is_cuda:
                     found[number] = one
@@ -364,8 +368,9 @@ class Sparse:
                     found[number] = (
                         _drawn(one, blocks, self.how.seed + run.step * 1009 + layer) if self.how.random else one
                     )
+            # What must be computed: of a block on the diagonal a half, and half of all where a document is dense.
             known = number in found and not found[number].is_cuda
-            mean = float(patterns.densities(blocks)[found[number]].mean()) if known else (blocks + 1) / (2 * blocks)
+            mean = float(patterns.densities(blocks)[found[number]].mean()) - 0.5 / blocks if known else 0.5
             read += mean * length**2
             total += length**2
             begin += length
@@ -374,19 +379,45 @@ class Sparse:
         return Chosen(found, block) if found else None
 
 
+def pays_to_list(length: int, cuda: bool) -> float:
+    """The share of n² from which blocks of attention are as slow as dense: on a CPU a quarter up to 2,048 tokens, less for longer
+    documents, whose gathered keys leave the caches (bench/results.json); on a GPU not measured."""
+    return 0.35 if cuda else 0.25 * min(1.0, 2048 / length)
+
+
 def _drawn(one: Tensor, blocks: int, seed: int) -> Tensor:
-    """Patterns drawn at random among those that cost no more: the control."""
+    """Patterns drawn at random among those that cost from half as much to as much: the control."""
     draw = torch.Generator().manual_seed(seed)
     cost = patterns.densities(blocks)
     picked = []
     for pattern in one.tolist():
-        among = (cost <= cost[pattern] + 1e-9).nonzero()[:, 0]
+        among = ((cost <= cost[pattern] + 1e-9) & (cost >= cost[pattern] / 2)).nonzero()[:, 0]
         picked.append(int(among[torch.randint(len(among), (1,), generator=draw)]))
     return torch.tensor(picked)
 
 
 def _same(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return x
+
+
+@torch.no_grad()
+def check_forward(model: Any) -> None:
+    """Raises BadInput for a model that does more than this tool computes: a norm inside its feed-forward layers, scales or caps of its
+    logits. One short document tells: its own logits must be ours."""
+    outer, device = shape.plain(model), next(model.parameters()).device
+    ids = torch.arange(9, device=device) * 7 % outer.get_input_embeddings().weight.shape[0]
+    own = outer(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], use_cache=False).logits[0].float()
+    sparse = Sparse(model, Sparsity())
+    none = torch.zeros(0, dtype=torch.long, device=device)
+    with sparse.attached(sharded=True):  # the weights stay as they lie
+        hidden = sparse.hidden(Row(ids, torch.arange(9, device=device), (9,), none, none))
+    ours = torch.nn.functional.linear(hidden, sparse.head.weight, sparse.head.bias).float()
+    apart = float((own - ours).abs().max() / own.abs().max().clamp_min(1e-30))
+    if not apart < (1e-3 if outer.dtype in (torch.float32, torch.float64) else 0.1):
+        raise BadInput(
+            f"{shape.kind(model)}: computes more than its projections, activation and head say (logits differ by {apart:.1g} of the largest): "
+            "a norm inside its layers, scaled or capped logits; such models are not supported"
+        )
 
 
 def check_zeros(ffns: list[Ffn]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import longexp_peft
 from longexp_peft import dataset, needs, pack, shape
@@ -28,7 +28,7 @@ from longexp_peft.bundle import Bundle, identity
 from longexp_peft.dataset import Data
 from longexp_peft.methods import Method, Tuned, attach
 from longexp_peft.ranks import Ranks, shard
-from longexp_peft.sparse import Sparse, Sparsity, check_zeros
+from longexp_peft.sparse import Sparse, Sparsity, check_forward, check_zeros
 from longexp_peft.work import LOG, STATE, Work, after_a_step
 from tenfold_shared import BadInput, Missing
 from tenfold_shared.cli import sha256_of
@@ -58,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True):
     clip: float = 1.0
     warmup_dense: float = 0.0
     audit_every: int = 50
-    audit_recall: float = 0.99
+    audit_recall: float = 0.98
     eval_every: int = 0
     checkpointing: bool = False
     seed: int = 0
@@ -79,24 +79,27 @@ class Settings(msgspec.Struct, frozen=True):
 class Trainer:
     """What trains, its optimiser, and the rows of every step."""
 
-    def __init__(self, tuned: Tuned, sparse: Sparse, data: Data, how: Settings, ranks: Ranks) -> None:
+    def __init__(
+        self, tuned: Tuned, sparse: Sparse, data: Data, how: Settings, ranks: Ranks, sharded: bool = False
+    ) -> None:
         self.tuned, self.sparse, self.data, self.how, self.ranks = tuned, sparse, data, how, ranks
+        self.sharded = sharded
         self.device = next(iter(tuned.parameters.values())).device
         self.lengths = [len(one.ids) for one in data.examples]
         self.epochs: dict[int, list[list[int]]] = {}
-        self.per_epoch = [len(self._epoch(0))]
-        # Epochs differ by a row or so in length; all are laid end to end.
-        for number in range(1, how.epochs):
-            if how.max_steps is not None and sum(self.per_epoch) >= how.max_steps * how.accumulate:
-                break
-            self.per_epoch.append(len(self._epoch(number)))
-        self.steps = max(1, -(-sum(self.per_epoch) // how.accumulate))
+        self.sizes: list[int] = []  # rows of the epochs so far; they differ by a row or so
         if how.max_steps is not None:
             self.steps = how.max_steps
+        else:
+            self.steps = -(-sum(self._size(number) for number in range(how.epochs)) // how.accumulate)
         self.parameters = [tuned.parameters[name] for name in sorted(tuned.parameters)]
-        self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=how.lr, weight_decay=how.weight_decay, betas=(0.9, 0.999), eps=1e-8
-        )
+        # A step of 1e-4 is lost in 16 bits: what trains in them, a model's own biases, has a float32 copy that is stepped.
+        self.masters = [
+            p if p.dtype in (torch.float32, torch.float64) else nn.Parameter(p.detach().float())
+            for p in self.parameters
+        ]
+        decay = 0.0 if tuned.how.name == "bitfit" else how.weight_decay  # which would pull a model's own biases to 0
+        self.optimiser = torch.optim.AdamW(self.masters, lr=how.lr, weight_decay=decay, betas=(0.9, 0.999), eps=1e-8)
         self.audit = Audit(sparse, how.audit_every if how.mode_skips(sparse) else 0, how.audit_recall, how.seed)
         self.done = 0
         self.losses: list[float] = []
@@ -110,25 +113,34 @@ class Trainer:
             self.epochs[number] = pack.epoch(self.lengths, self.how.batch_tokens, self.how.seed, number)
         return self.epochs[number]
 
+    def _size(self, number: int) -> int:
+        while len(self.sizes) <= number:
+            self.sizes.append(len(self._epoch(len(self.sizes))))
+        return self.sizes[number]
+
     def rows(self, step: int) -> list[list[int]]:
-        """The rows of a step as example numbers; epochs follow each other, and a run of more steps than they have goes on."""
-        found: list[list[int]] = []
-        at = step * self.how.accumulate
-        number, begin = 0, 0
-        while len(found) < self.how.accumulate:
-            size = self.per_epoch[number] if number < len(self.per_epoch) else len(self._epoch(number))
-            if at < begin + size:
-                found.append(self._epoch(number)[at - begin])
-                at += 1
-                if len(found) == self.how.accumulate:
-                    break
-                if at < begin + size:
-                    continue
-            begin += size
-            number += 1
-            if number >= self.how.epochs and self.how.max_steps is None:
+        """The rows of a step as example numbers. Epochs are laid end to end, as many as the steps need; the last step of a run by
+        epochs has what is left."""
+        end = sum(self._size(n) for n in range(self.how.epochs)) if self.how.max_steps is None else None
+        found = []
+        for at in range(step * self.how.accumulate, (step + 1) * self.how.accumulate):
+            if end is not None and at >= end:
                 break
+            number = 0
+            while at >= self._size(number):
+                at -= self._size(number)
+                number += 1
+            found.append(self._epoch(number)[at])
         return found
+
+    def _mine(self, rows: list[list[int]]) -> list[tuple[int, list[int]]]:
+        """This rank's rows with their numbers. Where layers are sharded every rank must take part in as many: one with fewer reads the
+        first row again, for nothing."""
+        size, rank = self.ranks.size, self.ranks.rank
+        mine = [(number, rows[number]) for number in range(rank, len(rows), size)]
+        if self.sharded:
+            mine += [(len(rows) + rank, rows[0])] * (-(-len(rows) // size) - len(mine))
+        return mine
 
     def step(self) -> Record:
         """One optimiser step; what is logged of it. Raises Broken for a loss that is no number."""
@@ -141,12 +153,13 @@ class Trainer:
         self.audit.before(self.done + 1)
         self.optimiser.zero_grad(set_to_none=True)
         total, tokens, seen = torch.zeros((), dtype=torch.float64), 0, []
-        for number, members in enumerate(rows):
-            if number % self.ranks.size != self.ranks.rank:
-                continue
+        for number, members in self._mine(rows):
             row = pack.row_of([self.data.examples[i] for i in members], self.device)
             torch.manual_seed((how.seed * 1_000_003 + self.done) * 4096 + number)  # dropout: the same after a kill
             loss = self.sparse.loss(row, self.tuned.prompt(), how.smoothing)
+            if number >= len(rows):
+                (0.0 * loss).backward()
+                continue
             (loss / targets).backward()
             total += loss.detach().double().cpu()
             tokens += row.tokens
@@ -168,12 +181,17 @@ class Trainer:
                 "float32 in place of float16, may help"
             )
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, how.clip if how.clip else math.inf))
+        for p, master in zip(self.parameters, self.masters, strict=True):
+            if master is not p:
+                assert p.grad is not None
+                master.grad = p.grad.float()
         self.optimiser.step()
+        self._copy_masters()
         self.done += 1
         self.losses.append(loss_mean)
         self.tokens += tokens
         self.targets += targets
-        audited = next((one for one in self.ranks.all(self.audit.after()) if one), None)
+        audited = self.audit.answer(self.ranks.all(self.audit.look()))
         seconds = time.perf_counter() - started
         line: Record = {
             "step": self.done, "loss": round(loss_mean, 6), "lr": self.optimiser.param_groups[0]["lr"], "grad_norm": round(norm, 6),
@@ -185,11 +203,20 @@ class Trainer:
             line["densities"] = {str(k): round(v, 4) for k, v in sorted(self.sparse.densities.items())}
         return line
 
+    @torch.no_grad()
+    def _copy_masters(self) -> None:
+        for p, master in zip(self.parameters, self.masters, strict=True):
+            if master is not p:
+                p.copy_(master)
+
     # ------------------------------------------------------------ what a killed run continues from
+
+    def _named(self) -> list[tuple[str, Tensor]]:
+        return list(zip(sorted(self.tuned.parameters), self.masters, strict=True))
 
     def tensors(self) -> dict[str, Tensor]:
         found = {}
-        for name, p in self.tuned.parameters.items():
+        for name, p in self._named():
             found[f"weight.{name}"] = p.detach().cpu().contiguous().clone()
             for key, value in self.optimiser.state.get(p, {}).items():
                 found[f"{key}.{name}"] = value.detach().cpu().contiguous().clone()
@@ -203,7 +230,7 @@ class Trainer:
         self.done, self.losses = done, [float(x) for x in told["losses"]]
         self.tokens, self.targets = told["tokens"], told["targets"]
         self.audit.restore(told["audit"])
-        for name, p in self.tuned.parameters.items():
+        for name, p in self._named():
             p.copy_(tensors[f"weight.{name}"])
             # `step` stays a CPU scalar, as the optimiser itself has it.
             state = {
@@ -213,6 +240,7 @@ class Trainer:
                 self.optimiser.state[p] = {
                     key: x.clone() if key == "step" else x.to(p.device) for key, x in state.items()
                 }
+        self._copy_masters()
 
 
 def _mean(seen: list[tuple[int, dict[int, float], dict[int, float]]], which: int) -> float | None:
@@ -305,17 +333,12 @@ def run(
             uri, dtype, ranks.device if device == "auto" and ranks.size > 1 else device, trust_remote_code
         )
         model.eval()  # no dropout but LoRA's own: sets would differ between forward and recomputation
+        check_forward(model)
         needs.chat_template(tokenizer, chat_template)
         ffns = shape.feed_forwards(model)
-        if sparsity.mode == "exact":
-            check_zeros(ffns)
-        if sparsity.mode != "dense" and not all(f.zeros for f in ffns) and not allow_lossy:
-            raise Missing(
-                f"--mode {sparsity.mode}: this model's activation ({ffns[0].activation}) has no exact zeros, so that skipping loses quality; "
-                "--allow-lossy does it all the same; `longexp-peft profile` tells how much would be lost"
-            )
+        skips(model, sparsity.mode, allow_lossy)
         virtual = method.virtual_tokens if method.name in ("prefix", "ptuning") else 0
-        longest = _longest(max_length, needs.positions(model) - virtual, how.batch_tokens)
+        longest = longest_of(max_length, needs.positions(model) - virtual, how.batch_tokens)
         reading: Record = {"form": form, "max_length": longest, "truncate": truncate, "template": template}
         data = dataset.read(files, tokenizer, needs.vocabulary(model), **reading, limit=limit, skip_bad=skip_bad)
         held = None if held_out is None else dataset.read([held_out], tokenizer, needs.vocabulary(model), **reading)
@@ -327,7 +350,7 @@ def run(
                 **msgspec.to_builtins(how), **{f"method_{k}": v for k, v in msgspec.to_builtins(method).items()},
                 **{f"sparse_{k}": v for k, v in msgspec.to_builtins(sparsity).items()}, **reading, "limit": limit, "model": base,
                 "dtype": str(model.dtype).removeprefix("torch."), "device": model.device.type, "processes": ranks.size,
-                "bundle": None if found is None else found.info["tensors"], "skip_bad": skip_bad, "fsdp": fsdp,
+                "bundle": None if found is None else found.digest(), "skip_bad": skip_bad, "fsdp": fsdp,
                 "init": None if init is None else _adapter_digest(init),
                 "chat_template": None if chat_template is None else sha256_of(chat_template),
                 "template": None if template is None else sha256_of(template),
@@ -389,7 +412,7 @@ def run(
         ) from None
     finally:
         if lock is not None:
-            if not (work.folder / STATE).exists():
+            if work.begun and not (work.folder / STATE).exists():
                 work.clear()  # nothing to go on from, and nothing in another run's way
             lock.release()
     if as_json:
@@ -399,7 +422,19 @@ def run(
     return 0
 
 
-def _longest(asked: int | None, possible: int, batch_tokens: int) -> int:
+def skips(model: Any, mode: str, allow_lossy: bool) -> None:
+    """Raises Missing for a mode that skips in a model without exact zeros, but where loss is allowed and the mode can lose."""
+    ffns = shape.feed_forwards(model)
+    if mode == "exact":
+        check_zeros(ffns)
+    if mode != "dense" and not all(f.zeros for f in ffns) and not allow_lossy:
+        raise Missing(
+            f"--mode {mode}: this model's activation ({ffns[0].activation}) has no exact zeros, so that skipping loses quality; --allow-lossy "
+            "does it all the same; `longexp-peft profile` tells how much would be lost"
+        )
+
+
+def longest_of(asked: int | None, possible: int, batch_tokens: int) -> int:
     """Tokens an example may have. Raises BadInput."""
     if asked is None:
         return min(possible, batch_tokens, 1024)
@@ -418,25 +453,32 @@ def _adapter_digest(folder: str) -> str:
 
 
 def _initialise(tuned: Tuned, folder: str) -> None:
-    """Begin with the weights of an adapter of the same shape. Raises BadInput."""
+    """Begin with the weights of a lora or bitfit adapter of the same shape and scale. Raises BadInput."""
     from safetensors.torch import load_file
 
     path = Path(folder)
-    if tuned.how.name in ("prefix", "ptuning"):
-        raise BadInput(
-            f"--init: peft keeps of {tuned.how.name} what its network made, not the network; it cannot be gone on with"
-        )
-    if tuned.how.name == "adapter":
-        raise BadInput("--init: not for adapters; merge is not possible either: train anew")
+    if tuned.how.name not in ("lora", "bitfit"):
+        raise BadInput(f"--init: a {tuned.how.name} cannot be gone on with; lora and bitfit can")
     import peft
 
     assert tuned.peft is not None
-    found: Any = peft.set_peft_model_state_dict(tuned.peft, load_file(path / "adapter_model.safetensors"))
+    try:
+        its = peft.PeftConfig.from_pretrained(str(path))
+    except (ValueError, OSError, TypeError) as error:
+        raise BadInput(f"--init {folder}: no adapter of peft: {' '.join(str(error).split())[:160]}") from None
+    own = tuned.peft.active_peft_config
+    for name in ("peft_type", "r", "lora_alpha", "target_modules", "bias"):
+        a, b = getattr(its, name, None), getattr(own, name, None)
+        a, b = (sorted(x) if isinstance(x, set | list) else x for x in (a, b))
+        if a != b:
+            raise BadInput(f"--init {folder}: was made with {name} {a}, this run has {b}")
+    try:
+        found: Any = peft.set_peft_model_state_dict(tuned.peft, load_file(path / "adapter_model.safetensors"))
+    except RuntimeError as error:
+        raise BadInput(f"--init {folder}: does not fit: {' '.join(str(error).split())[:160]}") from None
     wrong = [*found.unexpected_keys, *(n for n in found.missing_keys if "lora_" in n)]
     if wrong:
-        raise BadInput(
-            f"--init {folder}: {len(wrong)} tensors do not fit this method, rank or --target-modules, {wrong[0]} first"
-        )
+        raise BadInput(f"--init {folder}: {len(wrong)} tensors do not fit this method, {wrong[0]} first")
 
 
 def _no_dropout(model: Any, tuned: Tuned) -> None:
@@ -454,20 +496,24 @@ def _train(
     max_time: float | None, quiet: bool, fsdp: bool,
 ) -> tuple[Trainer, bool]:  # fmt: skip
     """All steps, or as many as there is time for."""
-    trainer = Trainer(tuned, sparse, data, how, ranks)
+    trainer = Trainer(tuned, sparse, data, how, ranks, fsdp)
     found = ranks.same(work.load() if work is not None else None)
     if found is not None:
         trainer.restore(*found)
-    if work is not None:
-        work.cut_log(trainer.done)
+    logged = work.cut_log(trainer.done) if work is not None else []
     saved, late = time.monotonic(), False
     _lora_dropout(tuned, True)
     with sparse.attached(fsdp), Progress("train", trainer.steps, "steps", quiet) as progress, after_a_step() as asked:
         progress.update(trainer.done)
-        if trainer.done == 0 and held is not None and work is not None and how.eval_every and not fsdp:
+        if not logged and held is not None and work is not None and how.eval_every and not fsdp:
             work.log({"step": 0, "eval": _held_out(trainer, held)})
         while trainer.done < trainer.steps and not late:
-            line = trainer.step()
+            try:
+                line = trainer.step()
+            except Broken:
+                if work is not None and trainer.done:
+                    work.save(trainer.done, trainer.told(), trainer.tensors())  # of the last whole step
+                raise
             due = held is not None and how.eval_every and trainer.done % how.eval_every == 0
             if due and held is not None:
                 line["eval"] = _held_out(trainer, held)

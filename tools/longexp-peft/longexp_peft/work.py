@@ -30,6 +30,7 @@ OURS = (STATE, IDENTITY, LOG, f".{STATE}.tmp", f".{IDENTITY}.tmp", f".{LOG}.tmp"
 class Work:
     def __init__(self, output: Path) -> None:
         self.output = output
+        self.begun = False  # whether the folder is this run's
         self.folder = output.with_name(f"{output.name}.work")
 
     def identity(self) -> Record | None:
@@ -41,6 +42,7 @@ class Work:
 
     def begin(self, identity: Record) -> None:
         self.folder.mkdir(exist_ok=True)
+        self.begun = True
         write_atomic(self.folder / IDENTITY, json.dumps(identity).encode())
 
     def settle(self, identity: Record, overwrite: bool) -> Record | None:
@@ -55,6 +57,7 @@ class Work:
             self.clear()
             unfinished = None
         if unfinished is not None:
+            self.begun = True
             return None
         if self.folder.exists() and any(path.name not in OURS for path in self.folder.iterdir()):
             raise BadInput(f"{self.folder}: is wanted for unfinished work and holds other things; move it away")
@@ -71,7 +74,7 @@ class Work:
             return manifest.get("counts", {})
         if target.exists() and not target.is_dir():
             raise BadInput(f"{target}: is a file; expected a folder to write")
-        if target.exists() and any(target.iterdir()) and not (target / "manifest.json").exists():
+        if target.exists() and any(target.iterdir()) and not ours(target):
             raise BadInput(f"{target}: holds things that this tool did not make; choose another output")
         self.begin(identity)
         return None
@@ -120,6 +123,15 @@ class Work:
             (self.folder / name).unlink(missing_ok=True)
         if self.folder.exists() and not any(self.folder.iterdir()):
             shutil.rmtree(self.folder)
+
+
+def ours(folder: Path, verb: str = "train") -> bool:
+    """Whether a folder is what a verb of this tool wrote."""
+    try:
+        told = json.loads((folder / "manifest.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and (told.get("tool"), told.get("verb")) == ("longexp-peft", verb)
 
 
 @contextmanager

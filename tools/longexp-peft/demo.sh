@@ -17,7 +17,7 @@ texts = [one.read_text(encoding="utf-8", errors="replace")[:3000] for one in fil
 for name, some in (("train", texts[8:]), ("valid", texts[:8])):
     Path(sys.argv[1], f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in some))
 PY
-say longexp-peft make-model tiny-relu --steps 360 -o "$out/tiny" -q
+say longexp-peft make-model tiny-relu --steps 320 -o "$out/tiny" -q
 read=(--model "$out/tiny" --max-length 256 --batch-tokens 1024 -q)
 say longexp-peft profile "$out/train.jsonl" "${read[@]}" --tokens 8192 --plot "$out/profile.png" > "$out/profile.txt"
 say longexp-peft calibrate "$out/train.jsonl" "${read[@]}" --tokens 24576 --block 16 -o "$out/bundle" --overwrite
@@ -44,9 +44,11 @@ for mode in ("dense", "exact", "predicted"):
     print(f"{mode:<10} {told['held_out']['loss']:>9.4f} {100 * told['density']:>6.1f} % {recall:>7} {told['seconds_training']:>8.2f} {apart:>8.5f}")
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+logging.disable_progress_bar()
 base = AutoModelForCausalLM.from_pretrained(out / "tiny")
 model = PeftModel.from_pretrained(base, out / "predicted")
-ids = AutoTokenizer.from_pretrained(out / "tiny")((out / "valid.jsonl").read_text()[12:800], return_tensors="pt").input_ids[:, :256]
+ids = AutoTokenizer.from_pretrained(out / "tiny")((out / "valid.jsonl").read_text()[12:800], return_tensors="pt", truncation=True, max_length=256).input_ids
 with model.disable_adapter():
     before = float(model(input_ids=ids, labels=ids).loss)
 print(f"peft reads the adapter of predicted: loss {before:.3f} of the base, {float(model(input_ids=ids, labels=ids).loss):.3f} with it")

@@ -52,7 +52,11 @@ def steps(folder: Path) -> None:
     """Whole steps: every arm that a planted model's short documents allow."""
     shapes = [
         ("an eighth", ["--groups", "8"], 1),
-        ("nine tenths", ["--groups", "10", "--ffn", "3070", "--vocab", "8200", "--length", "102", "--examples", "640"], 9),
+        (
+            "nine tenths",
+            ["--groups", "10", "--ffn", "3070", "--vocab", "8200", "--length", "102", "--examples", "640"],
+            9,
+        ),
     ]
     for name, own, topics in shapes:
         model = folder / f"planted-{topics}"

@@ -192,13 +192,8 @@ class _Plain(torch.autograd.Function):
         y = torch.mm(h, w2) if b2 is None else torch.addmm(b2, h, w2)
         u2 = keep = None
         if w.down.low is not None:
-            _, _, scale, dropout = w.down.low
-            kept = h
-            if isinstance(dropout, nn.Dropout) and dropout.training and dropout.p > 0:
-                keep = torch.empty_like(h).bernoulli_(1 - dropout.p).div_(1 - dropout.p)
-                kept = h * keep
-            u2 = linear(kept, take_columns(a2, rows))
-            y.addmm_(u2, lb2.t(), alpha=scale)
+            u2, keep = _into_second(h, a2, rows, w.down.low[3])
+            y.addmm_(u2, lb2.t(), alpha=w.down.low[2])
         ctx.save_for_backward(h, u if lb1 is not None and ctx.needs_input_grad[8] else None, u2, keep)
         ctx.gathered = (w1, w2)
         return y
@@ -244,6 +239,14 @@ class _Plain(torch.autograd.Function):
         return dx, du, None, None, None, db1, db2, None, dlb1, da2, dlb2
 
 
+def _into_second(h: Tensor, a2: Tensor, rows: Rows | None, dropout: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """(u₂ (M, r) of the second matrix's LoRA, its dropout's mask (M, |S|) or None)."""
+    keep = None
+    if isinstance(dropout, nn.Dropout) and dropout.training and dropout.p > 0:
+        keep = torch.empty_like(h).bernoulli_(1 - dropout.p).div_(1 - dropout.p)
+    return linear(h if keep is None else h * keep, take_columns(a2, rows)), keep
+
+
 def _on_device(
     ctx: Any,
     x: Tensor,
@@ -265,13 +268,8 @@ def _on_device(
         h = known.relu_() if w.act == "relu" else known.relu_().square_()
     u2 = keep = last = None
     if w.down.low is not None:
-        _, _, scale, dropout = w.down.low
-        kept = h
-        if isinstance(dropout, nn.Dropout) and dropout.training and dropout.p > 0:
-            keep = torch.empty_like(h).bernoulli_(1 - dropout.p).div_(1 - dropout.p)
-            kept = h * keep
-        u2 = linear(kept, take_columns(a2, rows))
-        last = (u2, lb2, scale)
+        u2, keep = _into_second(h, a2, rows, w.down.low[3])
+        last = (u2, lb2, w.down.low[2])
     ctx.save_for_backward(h, u if lb1 is not None and ctx.needs_input_grad[8] else None, u2, keep)
     ctx.gathered = (None, None)
     return kernels.down(h, w.down.weight, rows, bias=b2, low=last)

@@ -20,11 +20,8 @@ import importlib.metadata
 import json
 import math
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,8 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from longexp_peft.planted import EOS, PAD, folder_in_place, lock_path, save_model, settle
+from longexp_peft.work import after_a_step
 from tenfold_shared import BadInput, OutOfTime
-from tenfold_shared.cli import Terminated
 from tenfold_shared.jsonl import Lock, read_text, write_atomic
 from tenfold_shared.progress import Progress
 
@@ -408,7 +405,7 @@ def _train(
     """All steps that are left."""
     how, saved = trainer.how, time.monotonic()
     trainer.model.train()
-    with Progress("tiny-relu", how.steps, "steps", quiet) as progress, _after_a_step() as asked:
+    with Progress("tiny-relu", how.steps, "steps", quiet) as progress, after_a_step() as asked:
         progress.update(trainer.done)
         while trainer.done < how.steps:
             loss = trainer.step(stream)
@@ -422,35 +419,6 @@ def _train(
                 raise asked[0]
             if late:
                 raise OutOfTime(f"{output}: out of time after {trainer.done} of {how.steps} steps; the same command goes on")  # fmt: skip
-
-
-@contextmanager
-def _after_a_step() -> Iterator[list[BaseException]]:
-    """SIGINT and SIGTERM wait until the step under way is saved: their exceptions come into the list. The second of a kind ends
-    the process at once."""
-    asked: list[BaseException] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    meaning: dict[signal.Signals, type[BaseException]] = {
-        signal.SIGINT: KeyboardInterrupt,
-        signal.SIGTERM: Terminated,
-    }
-    before = {number: signal.getsignal(number) for number in meaning}
-
-    def heard(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        asked.append(meaning[signal.Signals(number)]())
-
-    for number, handler in before.items():
-        if handler not in (signal.SIG_IGN, None):
-            signal.signal(number, heard)
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            if handler is not None:
-                signal.signal(number, handler)
 
 
 def _write(trainer: Trainer, tokenizer: Any, held: Sequence[str], manifest: Record, folder: Path) -> None:

@@ -90,9 +90,16 @@ def test_exact_has_the_losses_of_dense_for_fifty_steps(base, tmp_path):
 def test_every_method_learns_and_is_exact(base, tmp_path, method):
     more = ("--method", method, "--virtual-tokens", 4, "--bottleneck", 8, "--max-steps", 16)
     dense = losses(train(base, tmp_path / "d", *more))
-    exact = losses(train(base, tmp_path / "e", *more, "--mode", "exact"))
+    exact = losses(train(base, tmp_path / "e", *more, "--mode", "exact", "--eval", base / "valid.jsonl"))
     assert max(abs(a - b) for a, b in zip(dense, exact, strict=True)) < 1e-5
     assert sum(dense[-4:]) < sum(dense[:4])
+    # What was written has the loss that was told, by the file.
+    told = json.loads((tmp_path / "e/manifest.json").read_text())["counts"]["held_out"]["loss"]
+    found = here(
+        "eval", base / "valid.jsonl", "--model", base, "--adapter", tmp_path / "e", "--mode", "exact", "--json"
+    )
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["loss"] == pytest.approx(told, abs=1e-4)
 
 
 def kill_after(arguments, ready, how=signal.SIGKILL):
@@ -470,6 +477,11 @@ def test_models_that_do_more_than_is_computed_are_refused(base, tmp_path):
     )
 
 
+def test_odd_numbers_are_taken_or_told(base, tmp_path):
+    train(base, tmp_path / "a", "--max-steps", 2, "--seed", 10**26)
+    refused(2, base / "train.jsonl", "--model", base, *SMALL, "--method", "prefix", "--virtual-tokens", 1000, "-o", tmp_path / "b", said=["--virtual-tokens 1000", "512 positions"])  # fmt: skip
+
+
 def test_a_failed_start_touches_no_one_elses_folder(base, tmp_path):
     mine = tmp_path / "mine.work"
     mine.mkdir()
@@ -503,6 +515,14 @@ def test_a_bundle_that_was_changed_is_another_run(base, bundle, tmp_path):
 def test_other_options_on_the_same_output_are_refused(base, tmp_path):
     train(base, tmp_path / "a", "--max-steps", 2)
     refused(2, base / "train.jsonl", "--model", base, *SMALL, "--max-steps", 3, "-o", tmp_path / "a", said=["--max-steps 2, this one has 3", "--overwrite"])  # fmt: skip
+    for more, said in (
+        (("--rank", 2), "--rank 4, this one has 2"),
+        (("--seed", -1), "--seed 0"),
+        (("--mode", "exact"), '--mode "dense"'),
+    ):
+        refused(
+            2, base / "train.jsonl", "--model", base, *SMALL, "--max-steps", 2, *more, "-o", tmp_path / "a", said=[said]
+        )
     before = weights(tmp_path / "a")
     train(base, tmp_path / "a", "--max-steps", 3, "--overwrite")
     assert weights(tmp_path / "a") != before

@@ -421,6 +421,45 @@ def test_merge_is_the_base_with_the_adapter(base, tmp_path, method):
     assert done.returncode == 2 and "--overwrite" in done.stderr
 
 
+def test_an_adapter_of_another_model_or_a_damaged_one_is_refused(base, tmp_path):
+    """peft itself only warns, and drops layers that are not there."""
+    done = here(
+        "train",
+        base / "train.jsonl",
+        "--model",
+        base,
+        "--batch-tokens",
+        128,
+        "--max-steps",
+        1,
+        "-q",
+        "-o",
+        tmp_path / "a",
+    )
+    assert done.returncode == 0, done.stderr
+    for layers in (2, 4):
+        other = save(tmp_path / f"other-{layers}", num_hidden_layers=layers)
+        for verb in (
+            ("merge", tmp_path / "a", "-o", tmp_path / "m"),
+            ("eval", base / "valid.jsonl", "--adapter", tmp_path / "a"),
+        ):
+            done = here(*verb, "--model", other, "-q")
+            assert done.returncode == 2 and "is for another model" in done.stderr and done.stderr.count("\n") == 1
+    whole = (tmp_path / "a/adapter_model.safetensors").read_bytes()
+    (tmp_path / "a/adapter_model.safetensors").write_bytes(whole[:500])
+    for verb in (
+        ("merge", tmp_path / "a", "-o", tmp_path / "m"),
+        ("eval", base / "valid.jsonl", "--adapter", tmp_path / "a"),
+    ):
+        done = here(*verb, "-q")
+        assert done.returncode == 2 and "damaged" in done.stderr and done.stderr.count("\n") == 1
+    done = here("train", base / "train.jsonl", "--model", base, "--init", tmp_path / "a", "-q", "-o", tmp_path / "b")
+    assert done.returncode == 2 and "does not fit" in done.stderr
+    assert not (tmp_path / "m").exists()
+    done = here("eval", base / "valid.jsonl", "--adapter", tmp_path / "nothing")
+    assert done.returncode == 2 and "no such folder" in done.stderr
+
+
 def test_what_is_no_change_of_weights_is_not_merged(base, tmp_path):
     for method, said in (("prefix", "serve it with peft"), ("adapter", "load_adapter")):
         folder = tmp_path / method

@@ -75,6 +75,9 @@ class Bundle:
     def check(self, model: Any, name: str = "bundle") -> None:
         """Raises BadInput for another model; the model must be as loaded, not reordered."""
         mine, its = self.info["model"], identity(model)
+        count = len(shape.feed_forwards(model))
+        if len(self.info["layers"]) != count:
+            raise BadInput(f"{name}: has {len(self.info['layers'])} layers, the model {count}; calibrate again")
         for field, what in (("type", "a model of type"), ("shape", "a model of shape"), ("config", "a config with hash"), ("weights", "weights with hash")):  # fmt: skip
             if mine[field] != its[field] and None not in (mine[field], its[field]):
                 raise BadInput(

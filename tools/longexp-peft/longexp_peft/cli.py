@@ -360,7 +360,7 @@ def bench(files: tuple[str, ...], block: int, attention_block: str, bundle: str 
     needs.models()
     from longexp_peft.bench import Settings, run
 
-    seed = given.pop("seed")
+    seed = given.pop("seed") % (1 << 62)
     method = _take_method(given, seed)
     how = Settings(arms=given.pop("arms"), steps=given.pop("steps"), warmup=given.pop("warmup_steps"), lr=given.pop("lr"), break_even=given.pop("break_even"), seed=seed)  # fmt: skip
     return run(files, _reading(given), how, method, bundle=bundle, block=block, attention_block=int(attention_block), topics=topics, plot=plot, as_json=as_json, quiet=quiet)  # fmt: skip

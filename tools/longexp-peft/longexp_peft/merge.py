@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,25 @@ def with_adapter(model: Any, uri: str, adapter: str) -> Any:
             f"{adapter}: no adapter: expected adapter_config.json (peft) or adapter.json (bottlenecks) in it"
         )
     import peft
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     try:
-        return peft.PeftModel.from_pretrained(model, str(folder)).eval()
-    except (ValueError, RuntimeError, KeyError, OSError) as error:
-        raise BadInput(f"{adapter}: does not fit {uri}: {' '.join(str(error).split())[:200]}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of what is missing, and goes on
+            made = peft.PeftModel.from_pretrained(model, str(folder)).eval()
+        file = load_file(folder / "adapter_model.safetensors")
+    except (ValueError, RuntimeError, KeyError, OSError, TypeError, SafetensorError) as error:
+        raise BadInput(f"{adapter}: does not fit {uri}, or is damaged: {' '.join(str(error).split())[:200]}") from None
+    if hasattr(
+        made.base_model, "peft_config"
+    ):  # of weights: every tensor of the file has its place, and every place its tensor
+        has = peft.get_peft_model_state_dict(made)
+        if apart := sorted(set(file) ^ set(has)):
+            raise BadInput(
+                f"{adapter}: is for another model than {uri}: {len(apart)} tensors have no counterpart, {apart[0]} first"
+            )
+    return made
 
 
 def run(
@@ -101,6 +116,8 @@ def run(
 
 def base_of(folder: Path) -> str:
     """The base model that an adapter names. Raises BadInput."""
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder; expected an adapter")
     for name, field in (("adapter_config.json", "base_model_name_or_path"), ("adapter.json", "base_model")):
         try:
             found = json.loads((folder / name).read_bytes()).get(field)

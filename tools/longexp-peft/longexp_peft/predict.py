@@ -159,7 +159,7 @@ def _layer(bundle: Bundle, layer: int, held: _Held, split: int, how: Settings) -
     else:
         scorer, losses = train_low_rank(
             torch.cat(held.x[:split]), torch.cat(held.energy[:split]), held.norms, rank=how.rank, block=how.block, width=width,
-            noise=how.noise, positive=how.positive, steps=how.steps, lr=how.lr, batch=how.batch, seed=how.seed * 1009 + layer,
+            noise=how.noise, positive=how.positive, steps=how.steps, lr=how.lr, batch=how.batch, seed=(how.seed * 1009 + layer) % (1 << 63),
         )  # fmt: skip
     energies = [e.double().sum(0) for e in held.energy[split:]]
     floor = 0.0
@@ -187,7 +187,7 @@ def _layer(bundle: Bundle, layer: int, held: _Held, split: int, how: Settings) -
         test = max(1, len(held.means) // 4)
         tensors, curve = train_attention(
             held.means[:-test], held.masses[:-test], rank=min(16, held.means[0].shape[1]), steps=how.steps // 2, lr=1e-2,
-            seed=how.seed * 1009 + layer, noise=how.noise,
+            seed=(how.seed * 1009 + layer) % (1 << 63), noise=how.noise,
         )  # fmt: skip
         for name, x in tensors.items():
             bundle.tensors[f"attention.{layer}.{name}"] = x.contiguous()

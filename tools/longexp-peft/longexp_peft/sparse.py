@@ -387,7 +387,7 @@ def pays_to_list(length: int, cuda: bool) -> float:
 
 def _drawn(one: Tensor, blocks: int, seed: int) -> Tensor:
     """Patterns drawn at random among those that cost from half as much to as much: the control."""
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(seed % (1 << 62))
     cost = patterns.densities(blocks)
     picked = []
     for pattern in one.tolist():

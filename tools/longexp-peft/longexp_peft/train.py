@@ -155,7 +155,9 @@ class Trainer:
         total, tokens, seen = torch.zeros((), dtype=torch.float64), 0, []
         for number, members in self._mine(rows):
             row = pack.row_of([self.data.examples[i] for i in members], self.device)
-            torch.manual_seed((how.seed * 1_000_003 + self.done) * 4096 + number)  # dropout: the same after a kill
+            torch.manual_seed(
+                ((how.seed * 1_000_003 + self.done) * 4096 + number) % (1 << 63)
+            )  # dropout: the same after a kill
             loss = self.sparse.loss(row, self.tuned.prompt(), how.smoothing)
             if number >= len(rows):
                 (0.0 * loss).backward()
@@ -338,6 +340,8 @@ def run(
         ffns = shape.feed_forwards(model)
         skips(model, sparsity.mode, allow_lossy)
         virtual = method.virtual_tokens if method.name in ("prefix", "ptuning") else 0
+        if needs.positions(model) - virtual < 2:
+            raise BadInput(f"--virtual-tokens {virtual}: the model has {needs.positions(model)} positions in all")
         longest = longest_of(max_length, needs.positions(model) - virtual, how.batch_tokens)
         reading: Record = {"form": form, "max_length": longest, "truncate": truncate, "template": template}
         data = dataset.read(files, tokenizer, needs.vocabulary(model), **reading, limit=limit, skip_bad=skip_bad)
@@ -347,8 +351,7 @@ def run(
         known = {
             "tool": "longexp-peft", "verb": "train",
             "options": {
-                **msgspec.to_builtins(how), **{f"method_{k}": v for k, v in msgspec.to_builtins(method).items()},
-                **{f"sparse_{k}": v for k, v in msgspec.to_builtins(sparsity).items()}, **reading, "limit": limit, "model": base,
+                **_named(method), **_named(sparsity), **msgspec.to_builtins(how), **reading, "limit": limit, "model": base,
                 "dtype": str(model.dtype).removeprefix("torch."), "device": model.device.type, "processes": ranks.size,
                 "bundle": None if found is None else found.digest(), "skip_bad": skip_bad, "fsdp": fsdp,
                 "init": None if init is None else _adapter_digest(init),
@@ -422,6 +425,16 @@ def run(
     return 0
 
 
+OPTION = {
+    "name": "method", "dropout": "lora_dropout", "targets": "target_modules", "protect": "protect_layers", "dense_targets": "dense_output_tokens",
+}  # fmt: skip
+
+
+def _named(settings: msgspec.Struct) -> Record:
+    """Settings by the names of their options, which a refusal of another run's output tells."""
+    return {OPTION.get(k, k): v for k, v in msgspec.to_builtins(settings).items()}
+
+
 def skips(model: Any, mode: str, allow_lossy: bool) -> None:
     """Raises Missing for a mode that skips in a model without exact zeros, but where loss is allowed and the mode can lose."""
     ffns = shape.feed_forwards(model)
@@ -472,9 +485,11 @@ def _initialise(tuned: Tuned, folder: str) -> None:
         a, b = (sorted(x) if isinstance(x, set | list) else x for x in (a, b))
         if a != b:
             raise BadInput(f"--init {folder}: was made with {name} {a}, this run has {b}")
+    from safetensors import SafetensorError
+
     try:
         found: Any = peft.set_peft_model_state_dict(tuned.peft, load_file(path / "adapter_model.safetensors"))
-    except RuntimeError as error:
+    except (RuntimeError, OSError, SafetensorError) as error:
         raise BadInput(f"--init {folder}: does not fit: {' '.join(str(error).split())[:160]}") from None
     wrong = [*found.unexpected_keys, *(n for n in found.missing_keys if "lora_" in n)]
     if wrong:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from longexp_peft import needs
-from tenfold_shared.cli import Share, add_doctor, options, tool
+from tenfold_shared.cli import OPTIONS, Share, add_doctor, options, tool
 
 METHODS = ["lora", "adapter", "bitfit", "prefix", "ptuning"]
 MODES = ["dense", "exact", "predicted", "static"]
@@ -442,10 +442,10 @@ def make_tiny_relu(output: str | None, quiet: bool, **given: Any) -> int:
 
 @main.command(short_help="Pictures of runs, profiles and benches.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path())
-@click.option("-o", "--output", metavar="FILE", required=True, help="FILE.png or FILE.svg.")
+@OPTIONS["output"]
 @options("quiet", "log", "config")
-def plot(sources: tuple[str, ...], output: str, quiet: bool) -> int:
-    """Draw what SOURCEs hold: adapter folders of train (loss curves and density, one beside the other), or one JSON file of profile --json
+def plot(sources: tuple[str, ...], output: str | None, quiet: bool) -> int:
+    """Draw to -o FILE.png or FILE.svg what SOURCEs hold: adapter folders of train (loss curves and density, one beside the other), or one JSON file of profile --json
     or bench --json.
 
     \b

@@ -14,8 +14,11 @@ from tenfold_shared import BadInput
 Record = dict[str, Any]
 
 
-def run(sources: Sequence[str], output: str, *, quiet: bool) -> int:
+def run(sources: Sequence[str], output: str | None, *, quiet: bool) -> int:
     """The verb; returns the exit code."""
+    if output in (None, "-"):
+        raise BadInput("plot: expected -o FILE.png or FILE.svg")
+    output = str(output)
     needs.plots(output, sources)
     folders = [s for s in sources if Path(s).is_dir()]
     if len(folders) == len(sources):

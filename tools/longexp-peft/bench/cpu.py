@@ -133,7 +133,7 @@ def operators() -> None:
             rows = torch.randperm(f, generator=draw)[: int(density * f)].sort().values
             ours, peer = median(
                 lambda rows=rows, x=x, g=g, w=w: torch.autograd.grad(feed_forward(x, w, rows), x, g), dense
-            )  # type: ignore[misc]
+            )
             row(
                 f"feed-forward layer, d {d}, F {f}, {m} tokens, {str(dtype)[6:]}, {density:g} of the neurons",
                 ours,
@@ -160,7 +160,7 @@ def operators() -> None:
                     by_blocks(q, k, v, chosen, 64, 0.125), (q, k, v), g
                 ),
                 sdpa,
-            )  # type: ignore[misc]
+            )
             bound = float(patterns.densities(n // 64)[0]) / density
             row(
                 f"attention of 12 heads of 64, {n} tokens, pattern {name}: {density:.3f} of all blocks",

@@ -92,7 +92,8 @@ class Layer:
     # ------------------------------------------------------------ what it comes to
 
     def share_of_zeros(self) -> tuple[float, float, float]:
-        return tuple(total / max(1, n) for total, n in self.zeros)  # type: ignore[return-value]
+        token, document, row = (total / max(1, n) for total, n in self.zeros)
+        return token, document, row
 
     def density(self, mass: float, by: Sequence[Tensor] | None = None) -> float:
         """The share of neurons that hold `mass` of a row's energy, a mean over rows, each with its own best set."""

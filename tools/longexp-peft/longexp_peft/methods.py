@@ -179,8 +179,9 @@ def _peft(model: Any, how: Method) -> Any:
                 fan_in_fan_out=_stored_in_out(model, targets),
             )  # fmt: skip
         else:
+            alpha: Any = how.alpha  # peft says whole number, and takes any
             config = peft.LoraConfig(
-                r=how.rank, lora_alpha=how.alpha,  # type: ignore[arg-type]
+                r=how.rank, lora_alpha=alpha,
                 lora_dropout=how.dropout, target_modules=targets, task_type="CAUSAL_LM",
                 fan_in_fan_out=_stored_in_out(model, targets),
             )  # fmt: skip

@@ -88,7 +88,8 @@ def gather(
     def watch_attention(layer: int, q: Tensor, k: Tensor, scale: float, chosen: Chosen | None) -> None:
         if layer not in held or attention_block is None:
             return
-        x = sparse._run.inputs[layer]  # type: ignore[union-attr]
+        assert sparse._run is not None
+        x = sparse._run.inputs[layer]
         begin = 0
         for length in state["row"].lengths:
             if length >= (LEAST_BLOCKS - 1) * attention_block + 1 and len(held[layer].means) < 256:

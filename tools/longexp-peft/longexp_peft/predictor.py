@@ -16,6 +16,7 @@ the estimate of the head's attention by blocks, for which the cheapest pattern i
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from longexp_peft.mlp import Rows, Weights
 DISTANCES = 64  # blocks of distance that have a term of their own
 
 
-class Scorer:
+class Scorer(ABC):
     """What the two predictors share: energies of blocks to a set of neurons. width: F; lost: the share of the estimated energy that
     may stay outside; fixed: blocks that are taken on a GPU, where their number may not depend on the data, 0 for the rule above."""
 
@@ -38,9 +39,9 @@ class Scorer:
     fixed: int = 0
     floor: float = 0.0
 
+    @abstractmethod
     def scores(self, x: Tensor, w: Weights, u: Tensor | None) -> Tensor:
         """Estimated energy (⌈F/block⌉,) of a group's tokens x (M, d); u (M, r) of the first matrix's LoRA."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def choose(self, x: Tensor, w: Weights, u: Tensor | None) -> Rows | None:

@@ -221,26 +221,25 @@ class Sparse:
             self.densities[ffn.layer] = 1.0
             return feed_forward(x, w, None)
         groups = self._tokens(run, len(x), x.device)
-        if len(groups) == 1 and groups[0] is None:
+        if groups is None:
             y, share = self._one(ffn, x, w, 0)
             self.densities[ffn.layer] = share
             return y
         parts, total = [], 0.0
         for number, group in enumerate(groups):
-            assert group is not None
             dense = self.how.dense_targets and number == 0
             part = x.index_select(0, group)
             y, share = (feed_forward(part, w, None), 1.0) if dense else self._one(ffn, part, w, number)
             parts.append(y)
             total += share * len(group)
         self.densities[ffn.layer] = total / len(x)
-        back = torch.cat(groups).argsort()  # type: ignore[arg-type]
+        back = torch.cat(groups).argsort()
         return torch.cat(parts).index_select(0, back)
 
-    def _tokens(self, run: _Run, size: int, device: torch.device) -> list[Tensor | None]:
-        """Groups of tokens with a set each; None is all of them. With dense_targets the first group is the dense one."""
+    def _tokens(self, run: _Run, size: int, device: torch.device) -> list[Tensor] | None:
+        """Groups of tokens with a set each; None where all have one. With dense_targets the first group is the dense one."""
         if self.how.group == "batch" and not self.how.dense_targets:
-            return [None]
+            return None
         ends: list[int] = []
         open_ = run.virtual
         for length in run.row.lengths:
@@ -252,12 +251,12 @@ class Sparse:
         else:
             ends[-1] = size  # a short rest goes with the run before it
         every = torch.arange(size, device=device)
-        groups: list[Tensor | None] = list(every.tensor_split(ends[:-1]))
+        groups = list(every.tensor_split(ends[:-1]))
         if self.how.dense_targets:
             target = torch.zeros(size, dtype=torch.bool, device=device)
             target[run.row.at + run.virtual] = True
-            groups = [target.nonzero()[:, 0], *(g[~target[g]] for g in groups if g is not None)]
-            groups = [g for i, g in enumerate(groups) if i == 0 or len(g)]  # type: ignore[arg-type]
+            groups = [target.nonzero()[:, 0], *(g[~target[g]] for g in groups)]
+            groups = [g for i, g in enumerate(groups) if i == 0 or len(g)]
         return groups
 
     def _one(self, ffn: Ffn, x: Tensor, w: Weights, group: int) -> tuple[Tensor, float]:

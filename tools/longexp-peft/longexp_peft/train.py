@@ -152,7 +152,9 @@ class Trainer:
         self.sparse.skipping = how.mode_skips(self.sparse) and self.done >= how.warmup_dense * self.steps
         self.audit.before(self.done + 1)
         self.optimiser.zero_grad(set_to_none=True)
-        total, tokens, seen = torch.zeros((), dtype=torch.float64), 0, []
+        total, tokens = torch.zeros((), dtype=torch.float64), 0
+        neurons: list[tuple[int, dict[int, float]]] = []
+        blocks: list[tuple[int, dict[int, float]]] = []
         for number, members in self._mine(rows):
             row = pack.row_of([self.data.examples[i] for i in members], self.device)
             torch.manual_seed(
@@ -165,7 +167,8 @@ class Trainer:
             (loss / targets).backward()
             total += loss.detach().double().cpu()
             tokens += row.tokens
-            seen.append((row.tokens, dict(self.sparse.densities), dict(self.sparse.attention_densities)))
+            neurons.append((row.tokens, dict(self.sparse.densities)))
+            blocks.append((row.tokens, dict(self.sparse.attention_densities)))
         told = torch.tensor([float(total), float(tokens)], dtype=torch.float64)
         grads = []
         for p in self.parameters:
@@ -198,7 +201,7 @@ class Trainer:
         line: Record = {
             "step": self.done, "loss": round(loss_mean, 6), "lr": self.optimiser.param_groups[0]["lr"], "grad_norm": round(norm, 6),
             "tokens": tokens, "targets": targets, "seconds": round(seconds, 4), "tokens_s": round(tokens / seconds, 1),
-            "density": _mean(seen, 1), "attention_density": _mean(seen, 2),
+            "density": _mean(neurons), "attention_density": _mean(blocks),
         }  # fmt: skip
         if audited:
             line["audit"] = audited
@@ -245,13 +248,13 @@ class Trainer:
         self._copy_masters()
 
 
-def _mean(seen: list[tuple[int, dict[int, float], dict[int, float]]], which: int) -> float | None:
+def _mean(seen: list[tuple[int, dict[int, float]]]) -> float | None:
     """Mean over layers and rows, by tokens."""
     total = weight = 0.0
-    for one in seen:
-        for value in one[which].values():  # type: ignore[union-attr]
-            total += value * one[0]
-            weight += one[0]
+    for tokens, by_layer in seen:
+        for value in by_layer.values():
+            total += value * tokens
+            weight += tokens
     return round(total / weight, 4) if weight else None
 
 

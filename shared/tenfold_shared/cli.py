@@ -504,6 +504,8 @@ EXTRAS = {
     "fast": ["numba"],
     "io": ["h5py"],
     "verify": ["scipy"],
+    "regmix": ["lightgbm", "scipy"],
+    "arrow": ["pyarrow"],
 }
 Checks = dict[str, dict[str, Any]]
 

@@ -7,6 +7,7 @@ package. Results come back in the order of the questions, so that the rows are t
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,7 +49,7 @@ def execute(
         return
     try:
         ray.init(address=None if address == "local" else address, num_cpus=workers if address == "local" else None,
-                 include_dashboard=False, log_to_driver=False, logging_level="ERROR")  # fmt: skip
+                 include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)  # fmt: skip
     except (ConnectionError, ValueError) as error:
         raise BadInput(f"--ray {address}: no cluster there: {error}") from None
     try:

@@ -1,0 +1,742 @@
+"""The rivals: each rule against its closed form, brute force or public tables, then every one of them as the verb and as a policy."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datamix_corpus import make_corpus
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from scipy.stats import spearmanr
+
+from datamix import baselines, schedule, swarms
+from datamix.baselines import aioli, doge, doremi, objective, odm, olmix, regmix, regmix_d, static
+from datamix.baselines.bench import Bench
+from datamix.history import Budget, History, Step, Trajectory, score
+from datamix.history import gains as gains_of
+from datamix.mixture import with_source_share
+from datamix.proxy import ProxyConfig, train_base
+from tenfold_shared import BadInput, Missing
+
+SOURCE = np.array([True, True, True, False])
+TINY = ProxyConfig(width=8, layers=1, heads=1, context=16, batch=8, base_updates=40)
+BUDGET = Budget(2 * 8 * 16, 4, 0.5)
+RUN = 4 * 2 * 8 * 16  # tokens of one run
+
+
+# ---------------------------------------------------------------- RegMix on its public tables
+
+
+def table_of(folder: Path, name: str):
+    with open(folder / name, newline="") as stream:
+        head, *rows = csv.reader(stream)
+    return head[1:], np.array([[float(x) for x in row[1:]] for row in rows])
+
+
+@pytest.fixture(scope="module")
+def pile(regmix):
+    """Training runs and the three test sets, as {which: (x, y)}, with the metrics' names."""
+    names, x = table_of(regmix, "train_mixture_1m.csv")
+    metrics, y = table_of(regmix, "train_pile_loss_1m.csv")
+    found = {"train": (x, y)}
+    for size in ("1m", "60m", "1B"):
+        found[size] = table_of(regmix, f"test_mixture_{size}.csv")[1], table_of(regmix, f"test_pile_loss_{size}.csv")[1]
+    return names, metrics, found
+
+
+@pytest.fixture(scope="module")
+def forests(pile):
+    return regmix.fit("lightgbm", *pile[2]["train"])
+
+
+@pytest.mark.parametrize(
+    ("size", "trees", "linear", "ridge"), [("1m", 98.96, 83.1, 97.1), ("60m", 98.41, 83.0, 96.8), ("1B", 94.84, 70.9, 91.7)]
+)  # fmt: skip
+def test_regmix_tables_reach_the_stated_rank_correlations(pile, forests, size, trees, linear, ridge):
+    _, _, tables = pile
+    x, y = tables[size]
+    assert 100 * regmix.spearman(forests.predict(x), y).mean() == pytest.approx(trees, abs=0.02)
+    for kind, want in (("linear", linear), ("ridge", ridge)):
+        fitted = regmix.fit(kind, *tables["train"])
+        assert 100 * regmix.spearman(fitted.predict(x), y).mean() == pytest.approx(want, abs=0.06)
+
+
+PILE = [
+    0.11328527, 0.07960865, 0.00391349, 0.1853759, 0.05108136, 0.01596293, 0.10175077, 0.00370752, 0.06652935, 0.00175077, 0.02708548,
+    0.23686921, 0.01184346, 0.00792997, 0.00803296, 0.03882595, 0.04644696,
+]  # fmt: skip  # shares of the Pile in RegMix's notebook
+
+
+def test_optimum_for_pile_cc_is_pile_cc_then_ubuntu(pile, forests):
+    names, metrics, _ = pile
+    wanted = objective.choose("metric/the_pile_pile_cc_val_loss", metrics, None, None)
+    drawn = regmix.candidates(np.array(PILE), 20_000, 42)
+    weights, _ = regmix.propose(forests, wanted, drawn, 26)  # the notebook's share of its 100,000
+    order = np.argsort(-weights)
+    assert [names[i] for i in order[:2]] == ["train_the_pile_pile_cc", "train_the_pile_ubuntu_irc"]
+    assert 0.85 < weights[order[0]] < 0.92 and 0.03 < weights[order[1]] < 0.09
+
+
+@pytest.mark.deep
+def test_optimum_for_pile_cc_with_all_samples(pile, forests):
+    names, metrics, _ = pile
+    wanted = objective.choose("metric/the_pile_pile_cc_val_loss", metrics, None, None)
+    weights, _ = regmix.propose(forests, wanted, regmix.candidates(np.array(PILE), 100_000, 42))
+    assert weights[names.index("train_the_pile_pile_cc")] == pytest.approx(0.88, abs=0.02)
+    assert weights[names.index("train_the_pile_ubuntu_irc")] == pytest.approx(0.06, abs=0.015)
+
+
+def test_rank_correlation_is_scipys():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 6, (40, 3)).astype(float), rng.random((40, 3))
+    want = [spearmanr(a[:, i], b[:, i]).statistic for i in range(3)]
+    np.testing.assert_allclose(regmix.spearman(a, b), want, atol=1e-12)
+    assert regmix.spearman(np.ones((5, 1)), rng.random((5, 1))).tolist() == [0.0]
+
+
+def test_candidates_are_dirichlet():
+    prior = np.array([0.6, 0.3, 0.1, 0.0])
+    drawn = regmix.candidates(prior, 200_000, 1)
+    np.testing.assert_allclose(drawn.sum(axis=1), 1)
+    assert (drawn[:, 3] == 0).all()
+    np.testing.assert_allclose(drawn.mean(axis=0), prior, atol=0.005)
+    np.testing.assert_allclose(drawn.var(axis=0), prior * (1 - prior) / 2, atol=0.005)  # strength 1
+
+
+def test_small_swarms_can_be_split_and_cross_validation_stops_early():
+    rng = np.random.default_rng(0)
+    x = rng.dirichlet(np.ones(4), 24)
+    y = 3 - x[:, :1]
+    fitted = regmix.fit_trees(x, y, 200)
+    assert regmix.spearman(fitted.predict(x), y)[0] > 0.9
+    noise = regmix.fit_trees(x, rng.random((24, 1)), 200, cv=3)
+    assert noise.boosters[0].current_iteration() < 200
+
+
+@given(st.integers(0, 999), st.floats(0, 1))
+def test_projecting_many_is_projecting_each(seed, share):
+    drawn = np.random.default_rng(seed).dirichlet(np.full(4, 0.1), 12)
+    drawn[0], drawn[1] = [0.5, 0.5, 0, 0], [0, 0, 0, 1]
+    want = [with_source_share(w, SOURCE, share) for w in drawn]
+    np.testing.assert_allclose(regmix.feasible(drawn, SOURCE, share), want, atol=1e-15)
+
+
+def test_regmix_finds_the_best_static_mixture_under_a_budget():
+    """Quadratic losses with a known optimum inside, projected candidates: the answer is near it and never above the budget."""
+    best = np.array([0.3, 0.1, 0.1, 0.5])
+    rng = np.random.default_rng(0)
+    x = regmix.feasible(rng.dirichlet(np.ones(4), 300), SOURCE, 0.4)
+    y = 1 + ((x - best) ** 2).sum(axis=1, keepdims=True)
+    fitted = regmix.fit("lightgbm", x, y, 300)
+    drawn = regmix.feasible(regmix.candidates(np.full(4, 0.25), 20_000, 0, (1.0, 5.0)), SOURCE, 0.4)
+    weights, _ = regmix.propose(fitted, objective.choose("mean", ["one"], None, None), drawn)
+    assert weights[SOURCE].sum() <= 0.4 + 1e-9
+    grid = regmix.feasible(rng.dirichlet(np.ones(4), 20_000), SOURCE, 0.4)
+    assert ((weights - best) ** 2).sum() < ((grid - best) ** 2).sum(axis=1).min() + 0.01
+
+
+# ---------------------------------------------------------------- Olmix
+
+
+def law_of(seed: int, metrics: int, domains: int) -> olmix.LogLinear:
+    rng = np.random.default_rng(seed)
+    return olmix.LogLinear(0.5 + rng.random(metrics), rng.normal(0, 1.0, (metrics, domains)))
+
+
+def test_law_is_recovered():
+    law = law_of(3, 3, 4)
+    x = np.random.default_rng(1).dirichlet(np.ones(4), 60)
+    found = olmix.fit(x, law.predict(x))
+    np.testing.assert_allclose(found.c, law.c, atol=1e-4)
+    np.testing.assert_allclose(found.a, law.a, atol=1e-3)
+
+
+def simplex(n: int):
+    """All points of the 3-simplex with denominators n."""
+    i, j = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")
+    kept = i + j <= n
+    return np.stack([i[kept], j[kept], n - i[kept] - j[kept]], axis=1) / n
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("caps", "share"), [(None, 1.0), (np.array([0.5, 0.3, 1.0]), 1.0), (None, 0.2), (np.array([0.9, 0.1, 0.95]), 0.4)]
+)
+def test_proposer_is_the_minimum_of_a_fine_grid(seed, caps, share):
+    law, v, prior, source = (
+        law_of(seed, 2, 3),
+        np.array([0.7, 0.3]),
+        np.array([0.5, 0.2, 0.3]),
+        np.array([True, True, False]),
+    )
+    w, gap = olmix.propose(law, v, prior, 0.1, caps, source, share)
+    grid = simplex(400)
+    grid = grid[
+        (grid[:, :2].sum(axis=1) <= share + 1e-9) & ((grid <= caps + 1e-9).all(axis=1) if caps is not None else True)
+    ]
+
+    def value(x):
+        return law.predict(x) @ v + 0.1 * (x * np.log(np.maximum(x, 1e-12) / prior)).sum(axis=1)
+
+    assert w.sum() == pytest.approx(1) and w[:2].sum() <= share + 1e-7 and (caps is None or (w <= caps + 1e-7).all())
+    assert value(w[None])[0] <= value(grid).min() + 1e-9
+    assert np.abs(w - grid[value(grid).argmin()]).max() < 0.01
+    assert gap < 1e-5
+
+
+def test_proposer_with_an_endless_divergence_is_the_prior_and_without_losses_too():
+    prior = np.array([0.5, 0.2, 0.3])
+    np.testing.assert_allclose(olmix.propose(law_of(0, 1, 3), np.zeros(1), prior)[0], prior, atol=1e-5)
+    np.testing.assert_allclose(olmix.propose(law_of(0, 1, 3), np.ones(1), prior, 1e5)[0], prior, atol=1e-4)
+
+
+def test_proposer_and_law_refuse():
+    with pytest.raises(BadInput, match="no mixture keeps within"):
+        olmix.propose(law_of(0, 1, 3), np.ones(1), np.ones(3) / 3, caps=np.array([0.1, 0.1, 0.1]))
+    with pytest.raises(BadInput, match="needs 5 or more"):
+        olmix.fit(np.ones((4, 3)) / 3, np.ones((4, 1)))
+
+
+# ---------------------------------------------------------------- DoReMi, DoGE, Aioli, ODM
+
+
+def test_doremi_update_is_the_stated_one():
+    np.testing.assert_allclose(
+        doremi.update(np.array([0.5, 0.5]), np.array([1.0, 0.0]), 1, 1e-4), [0.731035, 0.268965], atol=5e-7
+    )
+
+
+@given(st.lists(st.floats(0, 50), min_size=2, max_size=8), st.floats(0.01, 5), st.floats(0, 0.1))
+def test_doremi_update_is_a_mixture_with_a_floor(scores, eta, eps):
+    w = doremi.update(np.full(len(scores), 1 / len(scores)), np.array(scores), eta, eps)
+    assert w.sum() == pytest.approx(1) and w.min() >= eps / len(scores) - 1e-12
+    assert w[int(np.argmax(scores))] == w.max()
+
+
+def test_doremi_scores_cut_at_zero_by_token_and_keep_the_last_of_the_missing():
+    excess = np.array([[1.0, -3.0], [2.0, 0.0], [-1.0, 5.0]])
+    found = doremi.scores(excess, np.array([0, 0, 2]), np.array([9.0, 7.0, 9.0]))
+    np.testing.assert_allclose(found, [(1 + 0 + 2 + 0) / 4, 7.0, 2.5])
+
+
+def test_doge_scores_are_those_of_gradients_by_autograd():
+    """A small softmax regression in float64: the scores from the formula with one autograd call a pair of domains."""
+    torch.manual_seed(0)
+    x, y, domain = torch.randn(12, 5, dtype=torch.float64), torch.randint(0, 3, (12,)), torch.arange(12) % 4
+    w = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    losses = [torch.nn.functional.cross_entropy(x[domain == d] @ w, y[domain == d]) for d in range(4)]
+    gradients = [torch.autograd.grad(one, w, retain_graph=True)[0] for one in losses]
+    wanted = np.array([0.4, 0.8, 0.8, 2.0])
+    norms = np.mean([float(g.norm()) for g in gradients]) + 1e-6
+    brute = [
+        sum(wanted[k] * float((gradients[d] * gradients[k]).sum()) for k in range(4)) * 0.01 / norms for d in range(4)
+    ]
+    stacked = np.array([g.reshape(-1).numpy() for g in gradients])
+    np.testing.assert_allclose(doge.scores(stacked, wanted, 0.01, -np.inf, np.inf), brute, rtol=1e-12)
+    np.testing.assert_allclose(doge.scores(stacked, wanted, 0.01), np.clip(brute, 0, 0.05), rtol=1e-12)
+    # along a direction of the wanted gradient the loss Σ wanted·loss falls by <g_d, Σ wanted g>: the finite difference
+    with torch.no_grad():
+        moved = w - 1e-6 * gradients[1]
+        after = [torch.nn.functional.cross_entropy(x[domain == d] @ moved, y[domain == d]) for d in range(4)]
+    drop = float(sum(wanted[d] * (losses[d].detach() - after[d]) for d in range(4))) / 1e-6
+    assert doge.scores(stacked, wanted, norms, -np.inf, np.inf)[1] == pytest.approx(drop, rel=1e-4)
+
+
+def test_doge_update():
+    found = doge.update(np.array([0.5, 0.5]), np.array([0.05, 0.0]), 0.05)
+    np.testing.assert_allclose(found, [np.e / (np.e + 1), 1 / (np.e + 1)])
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.625, 0.4])
+@pytest.mark.parametrize("sweeps", [1, 3])
+def test_aioli_recovers_the_matrix_of_a_linear_law(factor, sweeps):
+    rng = np.random.default_rng(7)
+    matrix = rng.normal(size=(5, 4))  # more losses than domains
+    now = rng.random(5) * 10
+    before = now.copy()
+
+    def train(weights, updates):
+        nonlocal now
+        now = now - updates * matrix @ weights
+        return now
+
+    found = aioli.learn(train, before, 4, rng, sweeps=sweeps, steps=4, factor=factor)
+    np.testing.assert_allclose(found, 4 * matrix, atol=1e-12)
+
+
+def test_aioli_update_and_normalisation():
+    a = np.array([[1.0, -1.0], [0.0, 2.0]])
+    want = (a + 1) / 6
+    np.testing.assert_allclose(aioli.normalised(a), want)
+    raw = np.exp(0.5 * want.sum(axis=0)) / 2
+    np.testing.assert_allclose(aioli.update(np.full(2, 0.5), want, 0.5), raw / raw.sum())
+    np.testing.assert_allclose(aioli.normalised(np.zeros((2, 2))), np.full((2, 2), 0.25))
+    with pytest.raises(BadInput, match="factor"):
+        aioli.smoothed(4, 0.25)
+
+
+def test_odm_is_the_repositorys_bandit():
+    """The published updater with all arms drawn, written as it is there: dictionaries aside."""
+    rng = np.random.default_rng(0)
+    k, losses = 4, rng.random((30, 4)) * 3
+    bandit = odm.Exp3(np.full(k, 1 / k))
+    p, r, eps = np.full(k, 1 / k), np.zeros(k), 1 / k
+    for t, row in enumerate(losses, 1):
+        r = r + row / 10 / p
+        before, eps = eps, min(1 / k, np.sqrt(np.log(k) / (k * t)))
+        scale = (1 - k * eps) / np.exp(r * before).sum()
+        p = np.exp(r * before) * scale + eps
+        np.testing.assert_allclose(bandit.update(row, np.ones(k, bool)), p, rtol=1e-10)
+    assert p.sum() == pytest.approx(1)
+
+
+def history(steps=16, share=1.0, names=("a", "b", "c", "t"), source=SOURCE, base=2.0):
+    return History(list(names), source, np.full(len(names), 1000), np.full(len(names), base), Budget(1, steps, share))
+
+
+def test_odm_policy_gives_more_to_a_domain_with_more_loss_and_keeps_the_budget():
+    run, policy = history(share=0.4), odm.OdmPolicy()
+    np.testing.assert_allclose(policy.decide(run).weights, with_source_share(np.full(4, 0.25), SOURCE, 0.4))
+    for _ in range(15):
+        run.add(policy.decide(run).weights, np.array([1.0, 9.0, 1.0, 1.0]))
+    w = policy.decide(run).weights
+    assert w[1] > w[0] == pytest.approx(w[2]) and run.weights[:, SOURCE].sum() <= 0.4 * 16 + 1e-9
+    average = odm.OdmPolicy(alpha=0.9)
+    assert average.decide(run).weights[1] > average.decide(run).weights[0]
+
+
+def test_loss_softmax_is_that():
+    run = history()
+    run.add(np.full(4, 0.25), np.array([1.0, 2.0, 3.0, 0.5]))
+    want = np.exp(np.array([1.0, 2.0, 3.0, 0.5]) / 2)
+    np.testing.assert_allclose(odm.LossSoftmaxPolicy(2).decide(run).weights, want / want.sum())
+
+
+# ---------------------------------------------------------------- static ones, objectives, RegMix-D
+
+
+def test_static_mixtures():
+    sizes = np.array([100, 300, 400, 200])
+    np.testing.assert_allclose(static.proportional(sizes, SOURCE), [0.1, 0.3, 0.4, 0.2])
+    np.testing.assert_allclose(static.proportional(sizes, SOURCE, 0.4), [0.05, 0.15, 0.2, 0.6])
+    np.testing.assert_allclose(static.uniform(SOURCE, 0.3), [0.1, 0.1, 0.1, 0.7])
+    np.testing.assert_allclose(static.temperature(sizes, 1, SOURCE), [0.1, 0.3, 0.4, 0.2])
+    np.testing.assert_allclose(static.temperature(sizes, 1e9, SOURCE), np.full(4, 0.25))
+    roots = np.sqrt(sizes)
+    np.testing.assert_allclose(static.temperature(sizes, 2, SOURCE), roots / roots.sum())
+    np.testing.assert_allclose(static.fixed(0.4, sizes, SOURCE), [0.2, 0.2, 0.2, 0.4])
+    np.testing.assert_allclose(static.fixed(0.4, sizes, SOURCE, "proportional"), [0.075, 0.225, 0.3, 0.4])
+    assert static.grid(1.0) == [round(0.1 * i, 1) for i in range(1, 10)] and static.grid(0.25) == [0.75, 0.8, 0.9]
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=4, max_size=4), st.floats(0, 1), st.integers(1, 9))
+def test_policies_keep_the_source_budget(raw, share, stages):
+    rng = np.random.default_rng(stages)
+    for policy in (
+        static.StaticPolicy("s", np.array(raw) / sum(raw)),
+        static.SchedulePolicy("d", rng.dirichlet(np.ones(4), stages)),
+    ):
+        run = history(steps=7, share=share)
+        for _ in range(7):
+            w = policy.decide(run).weights
+            assert w.sum() == pytest.approx(1) and (w >= 0).all()
+            run.add(w, np.full(4, np.nan))
+        assert run.weights[:, SOURCE].sum() <= share * 7 + 1e-9
+
+
+def test_schedule_is_stretched_over_the_run():
+    rows = np.eye(4)[[0, 1, 2, 3]]
+    run, policy = history(steps=8), static.SchedulePolicy("d", rows)
+    for t in range(8):
+        w = policy.decide(run).weights
+        np.testing.assert_allclose(w, rows[t // 2])
+        run.add(w, np.full(4, np.nan))
+
+
+def test_balanced_objective_is_the_score():
+    rng = np.random.default_rng(0)
+    base, losses = 1 + rng.random(4), rng.random((6, 4))
+    found = objective.balanced(list("abct"), SOURCE, base)
+    np.testing.assert_allclose(found.value(losses), score(gains_of(base, losses), SOURCE))
+    assert objective.choose(None, ["m"], None, None).name == "mean"
+    with pytest.raises(BadInput, match="no such metric"):
+        objective.choose("x", ["m"], None, None)
+    with pytest.raises(BadInput, match="no base losses"):
+        objective.choose("balanced", ["m"], None, None)
+
+
+RATE, KEPT = np.array([0.04, 0.04, 0.04, 0.02]), np.array([0.6, 0.6, 0.6, 1.0])
+SHARE, STEPS = 0.2, 8  # of the runs under that law
+
+
+def simulate(weights):
+    """f̂ [T, D] under a law with forgetting: gains go with the square root of a weight, and source domains lose two fifths of theirs each
+    step, so that source text is worth more late than early."""
+    gain, path = np.zeros(4), []
+    for w in weights:
+        gain = KEPT * gain + RATE * np.sqrt(w) - 0.003
+        path.append(gain)
+    return np.array(path)
+
+
+def final(weights):
+    return float(score(simulate(weights)[-1], SOURCE))
+
+
+@pytest.fixture(scope="module")
+def bounds():
+    """(best static score, best score of any schedule) under that law: the second is a concave problem, solved by scipy."""
+    grid = regmix.feasible(np.random.default_rng(1).dirichlet(np.ones(4), 3000), SOURCE, SHARE)
+    one = np.kron(np.eye(STEPS), np.ones(4))
+    spent = np.tile(SOURCE.astype(float), STEPS)
+    best = minimize(
+        lambda v: -final(v.reshape(STEPS, 4)),
+        np.tile([0.06, 0.06, 0.06, 0.82], STEPS),
+        bounds=[(1e-6, 1)] * (4 * STEPS),
+        constraints=[
+            {"type": "eq", "fun": lambda v: one @ v - 1},
+            {"type": "ineq", "fun": lambda v: SHARE * STEPS - spent @ v},
+        ],
+        method="SLSQP",
+        options={"maxiter": 300},
+    )
+    return max(final([w] * STEPS) for w in grid), -best.fun
+
+
+def simulated_runs(n: int, steps: int = STEPS) -> list[History]:
+    runs = []
+    for rows in regmix_d.draw_schedules(SOURCE, np.full(4, 0.25), steps, n, SHARE * steps, np.random.default_rng(0)):
+        run = history(steps, SHARE)
+        for w, gain in zip(rows, simulate(rows), strict=True):
+            run.add(w, 2.0 * (1 - gain))
+        runs.append(run)
+    return runs
+
+
+BALANCED = objective.balanced(list("abct"), SOURCE, np.full(4, 2.0))
+
+
+@pytest.mark.parametrize("kind", ["auto", "ridge"])
+def test_regmix_d_takes_half_of_what_the_best_schedule_has_over_the_best_mixture(bounds, kind):
+    found = regmix_d.from_runs(simulated_runs(40), BALANCED, np.full(4, 0.25), kind=kind, rounds=60, schedules=8000)
+    static_best, best = bounds
+    assert best > static_best
+    assert found.schedule.shape == (STEPS, 4) and found.schedule[:, SOURCE].sum() <= SHARE * STEPS + 1e-6
+    assert final(found.schedule) > static_best + 0.5 * (best - static_best)
+    path = found.schedule[:, SOURCE].sum(axis=1)
+    assert path[-2:].mean() > 2 * path[:4].mean()
+
+
+def test_regmix_d_online_keeps_its_gain_and_depends_on_the_run_alone(bounds):
+    model = regmix_d.Model(simulated_runs(40), 4, "ridge")
+    policy, again = (regmix_d.OnlinePolicy(model, BALANCED, np.full(4, 0.25), schedules=4000) for _ in range(2))
+    run, rows = history(STEPS, SHARE), []
+    for _ in range(STEPS):
+        rows.append(policy.decide(run).weights)
+        run.add(rows[-1], 2.0 * (1 - simulate(rows)[-1]))
+    np.testing.assert_allclose(again.decide(run.upto(6)).weights, rows[6])  # asked once, in the middle
+    assert np.array_equal(rows[2], rows[3]) and not np.array_equal(rows[1], rows[2])
+    assert run.weights[:, SOURCE].sum() <= SHARE * STEPS + 1e-9
+    assert final(rows) > bounds[0] + 0.3 * (bounds[1] - bounds[0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 6), st.floats(0, 6), st.integers(0, 1000))
+def test_drawn_schedules_are_mixtures_within_the_budget(stages, left, seed):
+    drawn = regmix_d.draw_schedules(
+        SOURCE, np.array([0.5, 0.2, 0.1, 0.2]), stages, 40, left, np.random.default_rng(seed)
+    )
+    assert drawn.shape == (40, stages, 4) and (drawn >= 0).all()
+    np.testing.assert_allclose(drawn.sum(axis=2), 1)
+    assert (drawn[:, :, SOURCE].sum(axis=(1, 2)) <= left + 1e-9).all()
+
+
+def test_regmix_d_refuses_what_it_cannot_learn_from():
+    for runs, more, message in (
+        (simulated_runs(7), {}, "7 runs"),
+        (simulated_runs(9), {"stages": 9}, "--stages 9"),
+        (simulated_runs(9), {"kind": "magic"}, "--regression magic"),
+        ([*simulated_runs(8), *simulated_runs(8, 6)], {}, "one length"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            regmix_d.from_runs(runs, BALANCED, np.full(4, 0.25), **more)
+
+
+# ---------------------------------------------------------------- proxies
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("corpus"), {"alpha": 6000, "beta": 9000, "gamma": 5000, "delta": 8000})
+
+
+@pytest.fixture(scope="module")
+def base(corpus):
+    return train_base(TINY, corpus, np.array([1, 1, 1, 0]) / 3, 0).state()
+
+
+def bench(corpus, base, runs=9, **more):
+    return Bench(corpus, TINY, base, BUDGET, runs * RUN, 0, feedback_tokens=256, **more)
+
+
+def test_static_runs_are_runs_step_by_step(corpus, base):
+    mixtures = np.array([[0.1, 0.2, 0.1, 0.6], [0.25, 0.25, 0.0, 0.5]])
+    one = bench(corpus, base)
+    found = one.statics(mixtures, [5, 6])
+    steps = one.histories([static.StaticPolicy("s", w) for w in mixtures], [5, 6])
+    np.testing.assert_array_equal(found, [run.losses[-1] for run in steps])
+    assert one.used == 4 * RUN and one.runs_left() == 5
+    assert (found < one.base).any(axis=1).all()
+
+
+@pytest.mark.deep
+def test_processes_change_nothing(corpus, base):
+    mixtures = np.full((3, 4), 0.25)
+    one, two = bench(corpus, base), bench(corpus, base, workers=2)
+    np.testing.assert_array_equal(one.statics(mixtures, [1, 2, 3]), two.statics(mixtures, [1, 2, 3]))
+
+
+METHODS = ["proportional", "uniform", "temperature", "best-fixed", "regmix", "regmix-d", "regmix-d-online", "olmix", "doremi", "doge", "aioli", "odm", "loss-softmax"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_makes_a_policy_within_its_tokens(corpus, base, name):
+    more = {"rounds": 20, "samples": 4000} if name.startswith("regmix") else {}
+    found = baselines.found_for(name, corpus, TINY, base, BUDGET, 9 * RUN, 0, options={"feedback_tokens": 256, **more})
+    assert found.proxy_tokens <= 9 * RUN
+    assert found.proxy_tokens > 0 or name in ("proportional", "uniform", "temperature", "odm", "loss-softmax")
+    again = baselines.policies(name, corpus, TINY, base, BUDGET, 9 * RUN, 0, options={"feedback_tokens": 256, **more})
+    run = bench(corpus, base).histories([found.policy, again], [3, 3])
+    np.testing.assert_array_equal(run[0].losses, run[1].losses)
+    assert run[0].weights[:, corpus.source].sum() <= BUDGET.source_share * BUDGET.steps + 1e-9
+    assert np.isfinite(run[0].losses).all()
+
+
+def test_tokens_that_do_not_suffice_are_told(corpus, base):
+    for name in ("best-fixed", "regmix", "regmix-d", "olmix", "doremi", "doge", "aioli"):
+        with pytest.raises(BadInput, match="--proxy-tokens 100"):
+            baselines.policies(name, corpus, TINY, base, BUDGET, 100, 0)
+
+
+def test_doremi_raises_the_weight_of_a_domain_that_the_reference_has_learnt_and_the_proxy_has_not(corpus, base):
+    """An own reference of one domain alone: the proxy's excess over it is largest there."""
+    one = bench(corpus, base)
+    weights, path = doremi.one_pair(one, 0, 1.0, 1e-4)
+    assert path.shape == (one.updates, 4) and one.used == 2 * RUN
+    np.testing.assert_allclose(weights, path.mean(axis=0))
+    np.testing.assert_allclose(path.sum(axis=1), 1)
+    assert (path >= 1e-4 / 4 - 1e-12).all() and not np.allclose(path[0], path[-1])
+
+
+# ---------------------------------------------------------------- the verb
+
+
+def run(name, data, output=None, as_json=True, overwrite=False, **options):
+    return baselines.run(name, str(data), options=options, output=None if output is None else str(output), overwrite=overwrite, as_json=as_json, quiet=True)  # fmt: skip
+
+
+PROXY = "width = 8\nlayers = 1\nheads = 1\ncontext = 16\nbatch = 8\nbase_updates = 40\n"
+
+
+@pytest.fixture
+def proxy_file(tmp_path):
+    path = tmp_path / "proxy.toml"
+    path.write_text(PROXY)
+    return str(path)
+
+
+def test_verb_writes_a_mixture_with_a_manifest_and_knows_it_again(corpus, tmp_path, capsys):
+    out = tmp_path / "mix.json"
+    assert run("proportional", corpus.folder, out, source_budget=0.25) == 0
+    told = json.loads(capsys.readouterr().out)
+    line = schedule.load_any(str(out))[0]
+    assert line.weights == pytest.approx(told["weights"], abs=2e-6) and sum(line.weights.values()) == pytest.approx(1)
+    assert line.weights["delta"] == pytest.approx(0.75, abs=2e-6)
+    manifest = json.loads((tmp_path / "mix.json.manifest.json").read_text())
+    assert (
+        manifest["verb"] == "baseline"
+        and manifest["options"]["method"] == "proportional"
+        and manifest["inputs"][0]["sha256"]
+    )
+    before = out.stat().st_mtime_ns
+    assert run("proportional", corpus.folder, out, source_budget=0.25) == 0 and out.stat().st_mtime_ns == before
+    assert json.loads(capsys.readouterr().out) == told
+    with pytest.raises(BadInput, match=r"--source-budget 0\.25, this one has 0\.5"):
+        run("proportional", corpus.folder, out, source_budget=0.5)
+    assert run("proportional", corpus.folder, out, source_budget=0.5, overwrite=True) == 0
+    out.with_name("other.json").write_text("{}")
+    with pytest.raises(BadInput, match="no manifest says"):
+        run("uniform", corpus.folder, out.with_name("other.json"))
+
+
+def test_verb_writes_a_schedule_of_a_dynamic_rule(corpus, tmp_path, proxy_file, capsys):
+    out = tmp_path / "schedule.jsonl"
+    assert (
+        run("odm", corpus.folder, out, proxy=proxy_file, steps=4, tokens=256, feedback_tokens=256, source_budget=0.5)
+        == 0
+    )
+    lines = schedule.read(str(out))
+    assert [one.tokens_seen for one in lines] == [256, 512, 768, 1024] and set(lines[0].feedback) == set(corpus.names)
+    told = json.loads(capsys.readouterr().out)
+    assert told["proxy_tokens"] == 1024 and told["base_tokens"] == 40 * 8 * 16
+
+
+def test_verb_on_a_corpus_trains_its_own_proxies(corpus, tmp_path, proxy_file, capsys):
+    common = {
+        "proxy": proxy_file,
+        "steps": 4,
+        "tokens": 256,
+        "feedback_tokens": 256,
+        "source_budget": 0.5,
+        "proxy_tokens": 9 * RUN,
+    }
+    assert run("regmix", corpus.folder, samples=2000, rounds=20, **common) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (
+        told["runs"] == 9
+        and told["proxy_tokens"] == 9 * RUN
+        and sum(told["weights"].values()) == pytest.approx(1, abs=1e-5)
+    )
+    assert run("regmix-d", corpus.folder, tmp_path / "s.jsonl", online=True, regression="ridge", **common) == 0
+    assert (
+        len(schedule.read(str(tmp_path / "s.jsonl"))) == 4
+        and json.loads(capsys.readouterr().out)["proxy_tokens"] == 10 * RUN
+    )
+
+
+def swarm(folder: Path, n: int, *, imported=False, seed=0, metrics=None, steps=8):
+    """A swarm of the simulated law; imported: one step of unknown length, other metrics."""
+    names, rng = list("abct"), np.random.default_rng(seed)
+    roles = dict.fromkeys("abc", "source") | {"t": "target"}
+    drawn = regmix_d.draw_schedules(
+        SOURCE, np.full(4, 0.25), 1 if imported else steps, n, (1 if imported else steps) * 0.5, rng
+    )
+    runs = []
+    for i, rows in enumerate(drawn):
+        losses = 2 * (1 - simulate(rows if not imported else np.repeat(rows, 8, axis=0)))
+        if imported:
+            losses = losses[-1:]
+        told = metrics or names
+        lines = [
+            Step(
+                t,
+                0 if imported else (t + 1) * 1000,
+                dict(zip(names, map(float, w), strict=True)),
+                dict(zip(told, map(float, y), strict=True)),
+            )
+            for t, (w, y) in enumerate(zip(rows, losses, strict=True))
+        ]
+        budget = Budget(0 if imported else 1000, len(rows), 1.0 if imported else 0.5)
+        runs.append(Trajectory(f"{i:05d}", "imported" if imported else "all", "x", i, roles, dict.fromkeys(names, 0 if imported else 5000), dict.fromkeys(told, 2.0), budget, lines))  # fmt: skip
+    swarms.write(
+        folder,
+        runs,
+        {"kind": "imported" if imported else "runs", "domains": names, "metrics": metrics or names},
+        {"tool": "datamix"},
+    )
+    return folder
+
+
+def test_regmix_verb_on_swarms_reports_correlations(tmp_path, capsys):
+    one, two = swarm(tmp_path / "one", 120, imported=True), swarm(tmp_path / "two", 60, imported=True, seed=1)
+    assert run("regmix", one, test=str(two), rounds=200) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (
+        set(told["spearman"]) == {"mean", "a", "b", "c", "t"}
+        and told["spearman"]["mean"] > 0.9
+        and "weights" not in told
+    )
+    assert told["spearman"]["mean"] == pytest.approx(np.mean([told["spearman"][m] for m in "abct"]))
+    assert {"linear", "ridge"} <= set(told) and told["tested"] == 60
+    assert run("olmix", one, test=str(two)) == 0
+    assert json.loads(capsys.readouterr().out)["spearman"]["mean"] > 0.9
+    assert (
+        run("regmix", one, tmp_path / "m.json", as_json=False, test=str(two), rounds=50, samples=2000, objective="t")
+        == 0
+    )
+    assert "rank correlation" in capsys.readouterr().out
+    assert schedule.load_any(str(tmp_path / "m.json"))[0].weights["t"] > 0.6
+
+
+def test_regressions_on_an_own_swarm(tmp_path, capsys):
+    folder = swarm(tmp_path / "own", 40)
+    for name in ("regmix", "olmix"):
+        assert run(name, folder, **({"rounds": 50, "samples": 2000} if name == "regmix" else {})) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["objective"] == "balanced" and told["proxy_tokens"] == 40 * 8000
+        assert told["weights"]["a"] + told["weights"]["b"] + told["weights"]["c"] <= 0.5 + 1e-5
+    assert run("regmix-d", folder, tmp_path / "s.jsonl", regression="ridge", samples=2000) == 0
+    lines = schedule.read(str(tmp_path / "s.jsonl"))
+    assert len(lines) == 8 and lines[-1].tokens_seen == 8000
+
+
+def test_bad_input(corpus, tmp_path, proxy_file):
+    one = swarm(tmp_path / "one", 20, imported=True)
+    own = swarm(tmp_path / "own", 20)
+    few = swarm(tmp_path / "few", 5, imported=True)
+    cases = [
+        ("nothing", corpus.folder, {}, "no such method"),
+        ("fixed", corpus.folder, {}, "--target-share is missing"),
+        ("fixed", corpus.folder, {"target_share": 1.5}, "share from 0 to 1"),
+        ("temperature", corpus.folder, {"mixing_temperature": -1.0}, "above 0"),
+        ("uniform", corpus.folder, {"kl": 0.5}, "--kl is not read"),
+        ("uniform", corpus.folder, {"source_budget": 3.0}, "--source-budget 3"),
+        ("uniform", tmp_path, {}, "no such file"),
+        ("proportional", one, {}, "wants a corpus"),
+        ("regmix", few, {}, "5 runs"),
+        ("regmix-d", one, {}, "final losses alone"),
+        ("regmix", one, {"objective": "nothing"}, "no such metric"),
+        ("regmix", one, {"objective": "balanced"}, "no base losses"),
+        ("regmix", one, {"regression": "magic"}, "--regression magic"),
+        ("regmix", one, {"test": str(tmp_path / "none")}, "expected a swarm"),
+        (
+            "regmix",
+            one,
+            {"test": str(swarm(tmp_path / "t", 9, imported=True, metrics=["a", "b", "c", "z"]))},
+            "t: is a metric of .*one only",
+        ),
+        ("regmix", corpus.folder, {"test": str(one)}, "is a corpus"),
+        ("regmix", corpus.folder, {"task": "x"}, "has no tasks"),
+        ("regmix", own, {"task": "other"}, "no finished run of the task other"),
+        ("doremi", corpus.folder, {"proxy": proxy_file, "steps": 4, "tokens": 256, "eta": -1.0}, "--eta -1"),
+        ("doge", corpus.folder, {"proxy": proxy_file, "steps": 4, "tokens": 256, "mu": 0.0}, "--mu 0"),
+        ("aioli", corpus.folder, {"proxy": proxy_file, "steps": 4, "tokens": 256, "factor": 0.1}, "--factor 0.1"),
+        ("odm", corpus.folder, {"proxy": proxy_file, "steps": 4, "tokens": 256, "alpha": 2.0}, "--alpha 2"),
+        ("regmix", one, {"seed": "x"}, "seed"),
+    ]
+    for name, data, options, message in cases:
+        with pytest.raises(BadInput, match=message):
+            run(name, data, **options)
+    path = own / "trajectories.jsonl"
+    path.write_text(path.read_text().replace('"task":"all"', '"task":"other"', 3))
+    with pytest.raises(BadInput, match=r"runs of 2 tasks.*--task, such as all"):
+        run("regmix", own)
+    bad = tmp_path / "prior.json"
+    for text, message in (('{"weights": {"a": 0.5}}', "sum to 0.5"), ('{"weights": {"q": 1.0}}', "no such domain")):
+        bad.write_text(text)
+        with pytest.raises(BadInput, match=message):
+            run("regmix", one, prior=str(bad), rounds=5, samples=100)
+
+
+def test_missing_lightgbm_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    with pytest.raises(Missing, match=r"pip install 'datamix\[regmix\]'"):
+        run("regmix", swarm(tmp_path / "one", 20, imported=True))
+
+
+def test_every_option_is_told_and_the_registry_is_light():
+    names = set(baselines.Settings.__struct_fields__)
+    assert names == set(baselines.OPTIONS) == {option for used in baselines.USES.values() for option in used}
+    assert set(baselines.NAMES) == set(baselines.USES)
+    code = "import sys, datamix.baselines, datamix.baselines.verb; print([m for m in ('torch', 'lightgbm', 'scipy') if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -1,0 +1,757 @@
+"""The command `datamix`: options and help. Each verb's work is in the module of its name."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from datamix import needs
+from tenfold_shared import BadInput
+from tenfold_shared.cli import Share, add_doctor, options, tool
+
+LAYOUTS = ["auto", "regmix", "doremi", "plain", "megatron", "npy", "datatrove"]
+FORMS = ["regmix", "doremi", "olmix", "megatron", "hf", "nanotron", "torchtitan", "olmo-core", "llm-foundry"]
+METHODS = ["proportional", "uniform", "temperature", "fixed", "best-fixed", "regmix", "regmix-d", "olmix", "doremi", "doge", "aioli", "odm", "loss-softmax"]  # fmt: skip
+
+
+@tool(
+    "datamix", "datamix", "An agent that learns how to mix training data, once, from small runs, and steers other runs."
+)
+def main() -> None:
+    pass
+
+
+class Names(click.ParamType):
+    """Comma-separated names, in the order given, each once; `none` is no name."""
+
+    name = "A,B,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        parts = list(value) if isinstance(value, tuple | list) else [part.strip() for part in str(value).split(",")]
+        if not all(isinstance(part, str) and part for part in parts):
+            self.fail(f"{value!r}: expected names such as hand,regmix", param, ctx)
+        return () if parts == ["none"] else tuple(dict.fromkeys(parts))
+
+
+class FirstIsRun(click.Group):
+    """A group whose verb `run` need not be named: `swarm CORPUS` is `swarm run CORPUS`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+def _group(found: Sequence[Any]) -> Any:
+    def decorate(function: Any) -> Any:
+        for option in reversed(found):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _budget(steps: int = 16, size: int = 131072, source: float = 1.0) -> Any:
+    """What a run may use."""
+    return _group([
+        click.option("--steps", type=click.IntRange(min=1), default=steps, show_default=True, help="Steps of a run: times that the mixture may change."),
+        click.option("--budget-bytes", type=click.IntRange(min=1), default=size, show_default=True, help="Text of one run, in tokens of the corpus (bytes, unless it was made with a tokenizer)."),
+        click.option("--source-budget", type=Share(min=0, max=1), default=source, show_default=True, help="Share of a run's text that source domains may be at most; 1 is no limit."),
+        click.option("--max-epochs", type=Share(min=0), default=0.0, show_default=True, help="How often a domain's text may be seen in a run; 0 is no limit."),
+    ])  # fmt: skip
+
+
+def _take_budget(given: dict[str, Any]) -> Any:
+    from datamix.history import Budget
+
+    steps = given.pop("steps")
+    size = given.pop("budget_bytes")
+    if size < steps:
+        raise BadInput(f"--budget-bytes {size}: is less than one token for each of --steps {steps}")
+    return Budget(
+        tokens=size // steps, steps=steps, source_share=given.pop("source_budget"), max_epochs=given.pop("max_epochs")
+    )
+
+
+_PROXY = click.option("--proxy", default="22k", show_default=True, metavar="NAME|FILE.toml", help="Shape of the proxies: 22k, 35k, 43k, 123k, 3m, 50m, or a file of fields.")  # fmt: skip
+_FEEDBACK = click.option("--feedback-tokens", type=click.IntRange(min=64), default=2048, show_default=True, help="Held-out text a domain that feedback is measured on.")  # fmt: skip
+
+
+def _tasks(default: int = 0) -> Any:
+    """What runs differ in, beside their mixtures."""
+    return _group([
+        click.option("--tasks", type=click.IntRange(min=0), default=default, show_default=True, help="So many random choices of domains, each with a base of its own; 0: the corpus as it stands."),
+        click.option("--task-sources", type=click.IntRange(min=1), default=4, show_default=True, help="Source domains of a random task."),
+        click.option("--task-targets", type=click.IntRange(min=1), default=2, show_default=True, help="Target domains of a random task."),
+        click.option("--base-spread", type=Share(min=0.05, max=1000), default=3.0, show_default=True, help="Bases see a task's sources in shares of Dirichlet(this): small is uneven."),
+    ])  # fmt: skip
+
+
+def _proxy_of(name: str) -> Any:
+    import msgspec
+
+    from datamix.proxy import config_of
+
+    return msgspec.to_builtins(config_of(name))
+
+
+# ---------------------------------------------------------------- text
+
+
+@main.command(short_help="A folder of domains, from text that is at hand.")
+@click.option(
+    "--from-installed",
+    is_flag=True,
+    help="Text of installed packages: code, docstrings, licences, a public-domain book, ...",
+)
+@click.option(
+    "--from", "folder", metavar="DIR", help="Text of your own: RegMix's, DoReMi's, Megatron's or a plain layout."
+)
+@click.option(
+    "--target",
+    "targets",
+    metavar="NAME",
+    multiple=True,
+    required=True,
+    help="A target domain (repeatable); all others are source domains.",
+)
+@click.option(
+    "--domain", "domains", metavar="NAME", multiple=True, help="Only these domains and the targets (repeatable)."
+)
+@click.option("--layout", type=click.Choice(LAYOUTS), default="auto", show_default=True, help="How DIR is laid out.")
+@click.option(
+    "--max-bytes",
+    type=click.IntRange(min=1000),
+    help="Train text of a domain at most.  [1000000 from installed packages]",
+)
+@click.option(
+    "--valid-share",
+    type=Share(min=0, max=0.5, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="Share held out where DIR has no valid split.",
+)
+@click.option(
+    "--tokenizer",
+    metavar="URI",
+    default="bytes",
+    show_default=True,
+    help="bytes, or the model whose tokens are wanted.",
+)
+@click.option(
+    "--dedup",
+    type=click.Choice(["none", "exact", "near"]),
+    default="none",
+    show_default=True,
+    help="Copies to leave out of DIR; installed text is always de-duplicated.",
+)
+@click.option("--debian", is_flag=True, help="Also man pages, copyright files, Perl and kernel headers of the system.")
+@options("skip_bad", "seed", "output", "json", "common")  # fmt: skip
+def corpora(from_installed: bool, folder: str | None, targets: tuple[str, ...], domains: tuple[str, ...], layout: str, max_bytes: int | None, dedup: Any, debian: bool, skip_bad: int, output: str | None, **given: Any) -> int:  # fmt: skip
+    """Make a corpus in the folder -o CORPUS: texts split into train and valid by file, without copies, as tokens, with hashes of everything.
+
+    \b
+    Example:
+      datamix corpora --from-installed --target sympy_code --target docstrings -o corpus
+      datamix corpora --from data --target code --max-bytes 100000000 -o corpus
+    """
+    from datamix import corpora as work
+
+    output = _wanted(output, "CORPUS")
+    if from_installed == (folder is not None):
+        raise click.UsageError("expected one of --from-installed and --from DIR")
+    if folder is None:
+        if layout != "auto" or dedup != "none" or skip_bad:
+            raise click.UsageError("--layout, --dedup and --skip-bad go with --from DIR")
+        return work.from_installed(
+            output, targets=targets, domains=domains, max_bytes=max_bytes or 1_000_000, debian=debian, **given
+        )
+    if debian:
+        raise click.UsageError("--debian goes with --from-installed")
+    return work.from_folder(
+        folder,
+        output,
+        targets=targets,
+        domains=domains,
+        layout=layout,
+        max_bytes=max_bytes,
+        dedup=dedup,
+        skip_bad=skip_bad,
+        **given,
+    )
+
+
+def _wanted(output: str | None, what: str) -> str:
+    if output is None:
+        raise click.UsageError(f"-o {what} is missing: the folder to write")
+    return output
+
+
+# ---------------------------------------------------------------- swarms
+
+
+@main.command(short_help="Schedules to train on, without training.")
+@click.argument("corpus", required=False, metavar="[CORPUS]", type=click.Path())
+@click.option(
+    "--domain", "names", metavar="NAME", multiple=True, help="A domain, where there is no CORPUS (repeatable)."
+)
+@click.option("--target", "targets", metavar="NAME", multiple=True, help="Which of them are targets (repeatable).")
+@click.option(
+    "--sampler",
+    metavar="NAME=WEIGHT,...",
+    help="Mix of samplers: dirichlet, walk, ramp, late, early, scored, uniform-static.  [ramp=2,late=3,walk,dirichlet,early,scored]",
+)
+@click.option("--trajectories", type=click.IntRange(min=1), default=24, show_default=True, help="Schedules.")
+@_budget()
+@options("seed", "output", "common")  # fmt: skip
+def sample(corpus: str | None, names: tuple[str, ...], targets: tuple[str, ...], sampler: str | None, trajectories: int, seed: int, output: str | None, overwrite: bool, quiet: bool, **given: Any) -> int:  # fmt: skip
+    """Write sampled schedules as JSON lines {id, sampler, step, weights}, for runs on machines of your own.
+
+    \b
+    Example:
+      datamix sample --domain web --domain books --domain code --target code --trajectories 32 --steps 80 -o schedules.jsonl
+    """
+    from datamix import samplers
+    from datamix.corpus import Corpus
+
+    budget = _take_budget(given)
+    if corpus is not None and names:
+        raise click.UsageError("--domain goes without CORPUS")
+    return samplers.run(
+        None if corpus is None else Corpus.load(corpus), names, targets, trajectories=trajectories, steps=budget.steps, tokens=budget.tokens,
+        source_share=budget.source_share, max_epochs=budget.max_epochs, seed=seed, output=output, overwrite=overwrite, sampler=sampler or samplers.DEFAULT_MIX_UNSEEN,
+    )  # fmt: skip
+
+
+@main.group(cls=FirstIsRun, short_help="Many short runs of proxies, to learn from: run, collect.")
+def swarm() -> None:
+    """Runs of small proxy models under sampled schedules. `datamix swarm CORPUS` is `datamix swarm run CORPUS`."""
+
+
+@swarm.command("run", short_help="Train them.")
+@click.argument("corpus", metavar="CORPUS", type=click.Path())
+@click.option("--trajectories", type=click.IntRange(min=1), default=24, show_default=True, help="Runs.")
+@_budget()
+@_tasks()
+@click.option(
+    "--sampler",
+    metavar="NAME=WEIGHT,...",
+    default="ramp=2,late=3,walk,dirichlet,early,scored,loss-greedy",
+    show_default=True,
+    help="Mix of samplers: these and uniform-static.",
+)
+@_PROXY
+@_FEEDBACK
+@click.option(
+    "--only",
+    type=click.IntRange(min=1),
+    metavar="I",
+    help="Run number I of 1..N alone, as one job of many; then `swarm collect`.",
+)
+@click.option("--ray", metavar="ADDRESS", help="Runs as tasks of a Ray cluster: auto, HOST:PORT, or local.")
+@options("workers", "device", "seed", "output", "json", "common")  # fmt: skip
+def swarm_run(corpus: str, trajectories: int, sampler: str, proxy: str, workers: int, only: int | None, ray: str | None, device: str, seed: int, output: str | None, overwrite: bool, as_json: bool, quiet: bool, feedback_tokens: int, **given: Any) -> int:  # fmt: skip
+    """Train N proxies under sampled schedules into the folder -o SWARM. Every run goes on from its last step after a kill.
+
+    \b
+    Example:
+      datamix swarm corpus --trajectories 48 --tasks 12 --source-budget 0.2 -o swarm
+    """
+    needs.torch()
+    from datamix import swarm as work
+
+    budget = _take_budget(given)
+    settings = work.Settings(
+        trajectories=trajectories, budget=budget, sampler=sampler, proxy=_proxy_of(proxy), feedback_tokens=feedback_tokens,
+        device="cpu" if device == "auto" else device, seed=seed, **given,
+    )  # fmt: skip
+    return work.run(
+        _wanted(output, "SWARM"),
+        corpus,
+        settings,
+        workers=workers,
+        only=only,
+        ray=ray,
+        overwrite=overwrite,
+        as_json=as_json,
+        quiet=quiet,
+    )
+
+
+@swarm.command("collect", short_help="Gather runs that were trained one by one.")
+@click.argument("folder", metavar="SWARM", type=click.Path())
+@options("json", "common")
+def swarm_collect(folder: str, as_json: bool, quiet: bool) -> int:
+    """Write SWARM/trajectories.jsonl once every run is there.
+
+    \b
+    Example:
+      datamix swarm collect swarm
+    """
+    from datamix import swarm as work
+
+    return work.collect(folder, as_json=as_json)
+
+
+# ---------------------------------------------------------------- agents
+
+
+@main.command("train-agent", short_help="An agent from a swarm.")
+@click.argument("folder", metavar="SWARM", type=click.Path())
+@click.option(
+    "--arch",
+    type=click.Choice(["set", "decoder"]),
+    default="set",
+    show_default=True,
+    help="set reads any number of domains; decoder, the paper's, those of the swarm.",
+)
+@click.option(
+    "--algo",
+    type=click.Choice(["model", "cql", "sft"]),
+    default="model",
+    show_default=True,
+    help="Practice in learnt models; the paper's conservative Q-learning; behaviour cloning alone.",
+)
+@click.option(
+    "--form",
+    type=click.Choice(["lean", "free"]),
+    default="lean",
+    show_default=True,
+    help="Source budget a step may use: its share of what is left, or all that is left.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["learned", "even"]),
+    default="learned",
+    show_default=True,
+    help="How domains of a role share its text (model).",
+)
+@click.option("--train-steps", type=click.IntRange(min=1), help="Steps of learning.  [300 model and sft, 3000 cql]")
+@click.option("--members", type=click.IntRange(min=2), help="Models of the ensemble (model).  [5]")
+@click.option("--caution", type=Share(min=0), help="How much of their disagreement a score is charged (model).  [0.5]")
+@click.option("--alpha", type=Share(min=0), help="Weight of the conservative term (cql).")
+@click.option("--no-feedback", is_flag=True, help="A control: an agent that sees no losses.")
+@click.option("--shuffle-rewards", is_flag=True, help="A control: rewards of other runs.")
+@options("seed", "output", "json", "common")  # fmt: skip
+def train_agent(folder: str, train_steps: int | None, no_feedback: bool, shuffle_rewards: bool, output: str | None, overwrite: bool, as_json: bool, quiet: bool, **given: Any) -> int:  # fmt: skip
+    """Train an agent on the finished runs of SWARM into the folder -o AGENT, and report how well it foresees runs that it was not shown.
+
+    \b
+    Example:
+      datamix train-agent swarm -o agent
+      datamix train-agent swarm --algo cql --arch decoder -o paper
+    """
+    needs.torch()
+    from datamix import train
+
+    how = train.Settings(steps=train_steps, feedback=not no_feedback, shuffle=shuffle_rewards, **given)
+    return train.run(folder, how, output=output, overwrite=overwrite, as_json=as_json, quiet=quiet)
+
+
+# ---------------------------------------------------------------- steering
+
+
+@main.command(short_help="Steer a run.")
+@click.argument("agent", metavar="AGENT", type=click.Path())
+@click.argument("corpus", metavar="CORPUS", type=click.Path())
+@click.option(
+    "--model",
+    "model",
+    metavar="URI",
+    help="A transformers model to go on training: smollm2, a folder, a GGUF file or a hub id.",
+)
+@click.option(
+    "--proxy", metavar="NAME|FILE.toml", help="A proxy in its place: 22k, 35k, 43k, 123k, 3m, 50m, or a file of fields."
+)
+@click.option(
+    "--base",
+    metavar="FILE",
+    help="State that the proxy begins with, such as SWARM/bases/TASK.safetensors.  [trained first, on the source domains]",
+)
+@click.option(
+    "--feedback",
+    "feedback_file",
+    metavar="FILE.jsonl",
+    help="For another engine: lines {step, feedback: {domain: loss}} that it appends; nothing is trained here.",
+)
+@click.option("--weights", "weights_file", metavar="FILE.json", help="Where that engine finds the next mixture.")
+@_budget()
+@click.option("--lr", type=Share(min=0, min_open=True), help="Learning rate.  [5e-5 of a model, the proxy's own]")
+@click.option(
+    "--decay", type=click.Choice(["constant", "cosine", "linear"]), help="Rate after the warm-up.  [constant]"
+)
+@click.option(
+    "--context", type=click.IntRange(min=2), default=512, show_default=True, help="Tokens of a row of a model."
+)
+@click.option("--schedule-only", is_flag=True, help="Keep no model, only what was decided.")
+@_FEEDBACK
+@options("batch_size", "dtype", "device", "trust_remote_code", "max_time", "seed", "output", "json", "common", batch_size=8)  # fmt: skip
+def apply(agent: str, corpus: str, model: str | None, proxy: str | None, feedback_file: str | None, weights_file: str | None, context: int, batch_size: int, output: str | None, **given: Any) -> int:  # fmt: skip
+    """Train a model on CORPUS under an agent's mixtures into the folder -o RUN: schedule.jsonl, result.json, the model. AGENT may also be a schedule.jsonl or a mixture
+    file. The same command goes on after a kill; under torchrun ranks share every update.
+
+    \b
+    Example:
+      datamix apply agent corpus --proxy 22k --source-budget 0.2 -o run
+      datamix apply agent corpus --model ./model --steps 80 --budget-bytes 400000000 -o run
+      datamix apply agent corpus --feedback feedback.jsonl --weights weights.json -o schedule.jsonl
+    """
+    budget = _take_budget(given)
+    if (feedback_file is None) != (weights_file is None):
+        raise click.UsageError("--feedback and --weights go together")
+    if feedback_file is not None and weights_file is not None:
+        needs.torch()
+        return _watch(agent, corpus, budget, feedback_file, weights_file, output, given)
+    if (model is None) == (proxy is None):
+        raise click.UsageError("expected one of --model, --proxy, and --feedback with --weights")
+    (needs.models if model else needs.torch)()
+    from datamix import apply as work
+    from datamix.foreign import Training
+
+    decay, lr = given.pop("decay"), given.pop("lr")
+    training = None
+    if model is not None:
+        dtype = given["dtype"]
+        training = Training(batch=batch_size, context=context, dtype="auto" if dtype == "float16" else dtype)
+    return work.run(
+        agent,
+        corpus,
+        budget=budget,
+        output=_wanted(output, "RUN"),
+        model=model,
+        proxy=proxy,
+        training=training,
+        lr=lr,
+        decay=decay,
+        **given,
+    )
+
+
+def _watch(agent: str, corpus: str, budget: Any, feedback_file: str, weights_file: str, output: str | None, given: dict[str, Any]) -> int:  # fmt: skip
+    from datamix import filecontrol
+    from datamix.apply import open_policy
+    from datamix.corpus import Corpus
+
+    loaded = Corpus.load(corpus)
+    policy, _ = open_policy(agent, loaded, budget.steps)
+    return filecontrol.watch(
+        policy, loaded, budget, feedback_file, weights_file, schedule_file=output, max_time=given["max_time"]
+    )
+
+
+@main.command(short_help="A whole schedule, without a live model.")
+@click.argument("agent", metavar="AGENT", type=click.Path())
+@click.argument("data", metavar="CORPUS|SWARM", type=click.Path())
+@click.option(
+    "--from",
+    "swarm",
+    metavar="SWARM",
+    help="Runs whose recorded losses stand in for feedback, for agents without a world of their own.",
+)
+@click.option("--task", metavar="NAME", help="Which task of the swarm.")
+@click.option("--losses", metavar="FILE", help="JSON of the base model's loss of every domain, in bits per byte.")
+@click.option("--model", "model", metavar="URI", help="Measure the base: a transformers model.")
+@click.option("--proxy", metavar="NAME|FILE.toml", help="Measure the base: a proxy's shape.")
+@click.option("--base", metavar="FILE", help="And its state.")
+@_budget()
+@_FEEDBACK
+@options("dtype", "device", "trust_remote_code", "seed", "output", "json", "common")  # fmt: skip
+@click.pass_context
+def plan(ctx: click.Context, agent: str, data: str, **given: Any) -> int:
+    """Write the schedule that an agent would follow, as schedule.jsonl: a model-based agent plays it through in the world it learnt. AGENT may also be a mixture file.
+
+    \b
+    Example:
+      datamix plan agent swarm --task task-03 -o schedule.jsonl
+      datamix plan agent corpus --losses base.json --steps 80 --budget-bytes 40000000000 --source-budget 0.2 -o schedule.jsonl
+    """
+    needs.torch()
+    from click.core import ParameterSource
+
+    from datamix import plan as work
+
+    told = [
+        name
+        for name in ("steps", "budget_bytes", "source_budget", "max_epochs")
+        if ctx.get_parameter_source(name) != ParameterSource.DEFAULT
+    ]
+    budget = _take_budget(given)
+    own = given["swarm"] is not None or _is_swarm(data)
+    return work.run(agent, data, budget=None if own and not told else budget, **given)
+
+
+def _is_swarm(folder: str) -> bool:
+    from pathlib import Path
+
+    return (Path(folder) / "trajectories.jsonl").exists()
+
+
+# ---------------------------------------------------------------- rivals
+
+
+@main.command(short_help="What others choose: proportional, regmix, doremi, ...")
+@click.argument("name", metavar="METHOD", type=click.Choice(METHODS))
+@click.argument("data", metavar="CORPUS|SWARM", type=click.Path())
+@_budget()
+@_PROXY
+@click.option(
+    "--base",
+    type=click.Choice(["train", "none"]),
+    default="train",
+    show_default=True,
+    help="Proxies go on from a base trained on the source domains, or begin from nothing.",
+)
+@click.option("--proxy-tokens", type=click.IntRange(min=1), help="Text that proxies may train on in all.  [24 runs]")
+@_FEEDBACK
+@click.option("--objective", metavar="NAME", help="balanced, mean, or one metric.  [balanced; mean of imported swarms]")
+@click.option("--test", metavar="SWARM2", help="regmix, olmix: rank correlations on another swarm.")
+@click.option("--task", metavar="NAME", help="Which task of a swarm of several.")
+@click.option("--prior", metavar="FILE", help="Mixture around which is searched.")
+@click.option("--target-share", type=Share(min=0, max=1), help="fixed: share of target text.")
+@click.option(
+    "--within",
+    type=click.Choice(["even", "proportional", "both"]),
+    default="even",
+    show_default=True,
+    help="fixed, best-fixed: how a role is split.",
+)
+@click.option(
+    "--mixing-temperature",
+    type=Share(min=0, min_open=True),
+    help="temperature: T of p^(1/T); loss-softmax: T of softmax(loss / T).",
+)
+@click.option("--regression", type=click.Choice(["auto", "lightgbm", "linear", "ridge"]), help="regmix, regmix-d.")
+@click.option(
+    "--samples", type=click.IntRange(min=1), help="regmix, regmix-d: mixtures or schedules that are searched."
+)
+@click.option("--best", type=click.IntRange(min=1), help="regmix, regmix-d: how many are averaged.  [128]")
+@click.option("--rounds", type=click.IntRange(min=1), help="regmix, regmix-d: of LightGBM.")
+@click.option(
+    "--cv",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="regmix: folds that choose the rounds; 0 is all rounds.",
+)
+@click.option("--stages", type=click.IntRange(min=1), default=4, show_default=True, help="regmix-d: of its schedule.")
+@click.option("--online", is_flag=True, help="regmix-d: plan anew at every stage.")
+@click.option("--eta", type=Share(min=0, min_open=True), help="doremi, aioli: step of the weights.")
+@click.option("--smoothing", type=Share(min=0, max=1), help="doremi, doge: share spread evenly.")
+@click.option(
+    "--mu", type=Share(min=0, min_open=True), default=0.05, show_default=True, help="doge: weights move by 1/mu."
+)
+@click.option(
+    "--factor", type=Share(min=0, max=1), default=0.625, show_default=True, help="aioli: weight of the one domain."
+)
+@click.option("--lp-steps", type=click.IntRange(min=1), default=4, show_default=True, help="aioli: updates on each.")
+@click.option("--lp-rounds", type=click.IntRange(min=1), default=4, show_default=True, help="aioli: rounds.")
+@click.option("--ema", type=Share(min=0, max=1), help="aioli: moving average of its matrix.")
+@click.option("--reward-alpha", "alpha", type=Share(min=0, max=1), help="odm: moving average of rewards.")
+@click.option("--kl", type=Share(min=0), default=0.1, show_default=True, help="olmix: divergence from the prior.")
+@click.option(
+    "--repetition",
+    type=Share(min=0, min_open=True),
+    default=4.0,
+    show_default=True,
+    help="olmix: how often text may be repeated.",
+)
+@options("workers", "seed", "output", "json", "common", workers=1)  # fmt: skip
+@click.pass_context
+def baseline(
+    ctx: click.Context,
+    name: str,
+    data: str,
+    output: str | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> int:
+    """The mixture or schedule of a rival method, by its own rule, to -o FILE. regmix, regmix-d and olmix learn from a SWARM, or like the others from proxies that they
+    train on a CORPUS.
+
+    \b
+    Example:
+      datamix baseline regmix swarm --task task-00 -o regmix.json
+      datamix baseline regmix train --test test --json
+      datamix baseline doremi corpus --proxy 22k -o doremi.json
+    """
+    from click.core import ParameterSource
+
+    from datamix import baselines
+
+    budget = _take_budget(given)
+    told = {
+        key: value
+        for key, value in given.items()
+        if ctx.get_parameter_source(key) != ParameterSource.DEFAULT or key in ("seed", "workers")
+    }
+    source = (
+        {"source_budget": budget.source_share}
+        if ctx.get_parameter_source("source_budget") != ParameterSource.DEFAULT
+        else {}
+    )
+    engine = (
+        {} if _is_swarm(data) else {"steps": budget.steps, "tokens": budget.tokens, "max_epochs": budget.max_epochs}
+    )
+    return baselines.run(
+        name,
+        data,
+        options={**told, **source, **engine},
+        output=output,
+        overwrite=overwrite,
+        as_json=as_json,
+        quiet=quiet,
+    )
+
+
+@main.command(short_help="Agents, rivals and controls on the same runs.")
+@click.argument("corpus", metavar="CORPUS", type=click.Path())
+@click.option(
+    "--agent",
+    "agents",
+    metavar="AGENT",
+    multiple=True,
+    help="An agent (repeatable); the first is the one that others are compared with.",
+)
+@click.option(
+    "--swarm", metavar="SWARM", help="What it was trained on: controls are trained on it, and rivals get its bytes."
+)
+@click.option(
+    "--methods",
+    type=Names(),
+    default="proportional,best-fixed,regmix,regmix-d,hand,null",
+    show_default=True,
+    help="Rivals: baselines, hand (a fixed late schedule), null (untrained agents), none.",
+)
+@click.option(
+    "--controls",
+    type=Names(),
+    default="reward_shuffle,no_feedback",
+    show_default=True,
+    help="Agents trained on shuffled rewards and without feedback, or none.",
+)
+@click.option(
+    "--control-agents",
+    "members",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Agents of each control.",
+)
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Runs of each method on each task."
+)
+@_budget()
+@_tasks()
+@_PROXY
+@_FEEDBACK
+@click.option(
+    "--score-tokens",
+    type=click.IntRange(min=64),
+    default=12288,
+    show_default=True,
+    help="Held-out text a domain that results are quoted on.",
+)
+@click.option(
+    "--proxy-tokens",
+    type=click.IntRange(min=1),
+    help="Text that a rival's proxies may train on, for each task.  [the swarm's]",
+)
+@options("workers", "seed", "output", "plot", "json", "common")  # fmt: skip
+def compare(corpus: str, agents: tuple[str, ...], swarm: str | None, methods: tuple[str, ...], controls: tuple[str, ...], members: int, seeds: int, proxy: str, feedback_tokens: int, score_tokens: int, proxy_tokens: int | None, workers: int, seed: int, output: str | None, overwrite: bool, plot: str | None, as_json: bool, quiet: bool, **given: Any) -> int:  # fmt: skip
+    """Run agents, rivals and controls on the same tasks with the same seeds, paired, into the folder -o DIR, which goes on after a kill.
+
+    \b
+    Example:
+      datamix compare corpus --agent agent --swarm swarm --tasks 5 --source-budget 0.2 --seeds 5 --plot compare.png -o compared
+    """
+    needs.torch()
+    needs.plots(plot)
+    from datamix import compare as work
+
+    budget = _take_budget(given)
+    settings = work.Settings(
+        budget=budget, proxy=_proxy_of(proxy), methods=list(methods), seeds=seeds, proxy_tokens=proxy_tokens or 0, controls=list(controls) if agents else [],
+        members=members, feedback_tokens=feedback_tokens, score_tokens=score_tokens, seed=seed, **given,
+    )  # fmt: skip
+    return work.run(
+        _wanted(output, "DIR"),
+        corpus,
+        agents,
+        swarm,
+        settings,
+        workers=workers,
+        overwrite=overwrite,
+        as_json=as_json,
+        plot=plot,
+        quiet=quiet,
+    )
+
+
+# ---------------------------------------------------------------- forms of others
+
+
+@main.command(short_help="A schedule or mixture as another tool reads it.")
+@click.argument("schedule", metavar="FILE", type=click.Path())
+@click.option("--to", "to", type=click.Choice(FORMS), required=True, help="Whose form.")
+@click.option("--corpus", metavar="CORPUS", help="Check names against it, and take sizes from it.")
+@click.option("--paths", metavar="TEMPLATE", help="Where that tool finds a domain, such as data/{domain}.")
+@click.option("--average", is_flag=True, help="The mean mixture, where the form holds one.")
+@click.option("--stages", is_flag=True, help="A folder with a file for each stage.")
+@click.option("--step-tokens", type=click.IntRange(min=1), help="Tokens of one training step (nanotron).")
+@options("output", "common")  # fmt: skip
+def export(schedule: str, to: str, corpus: str | None, quiet: bool, **given: Any) -> int:
+    """Write FILE, a schedule.jsonl or a mixture file, in the form of another tool.
+
+    \b
+    Example:
+      datamix export schedule.jsonl --to megatron --paths /data/{domain}_text_document -o stages
+      datamix export regmix.json --to doremi -o weights.json
+    """
+    from datamix import forms
+    from datamix.corpus import Corpus
+
+    return forms.export(schedule, to, corpus=None if corpus is None else Corpus.load(corpus), **given)
+
+
+@main.command("import", short_help="Another tool's mixture, or its tables of runs.")
+@click.argument("form", metavar="FORM", type=click.Choice(FORMS))
+@click.argument("file", required=False, metavar="[FILE]", type=click.Path())
+@click.option("--mixture", metavar="CSV", help="regmix: the table of mixtures.")
+@click.option("--loss", metavar="CSV", help="regmix: the table of losses.")
+@click.option("--ratios", metavar="CSV", help="olmix: the table of mixtures.")
+@click.option("--metrics", metavar="CSV", help="olmix: the table of losses.")
+@click.option("--target", "targets", metavar="NAME", multiple=True, help="A target domain of a table (repeatable).")
+@click.option("--paths", metavar="TEMPLATE", help="What FILE calls a domain, such as data/{domain}.")
+@click.option("--step-tokens", type=click.IntRange(min=1), help="Tokens of one training step (nanotron).")
+@options("output", "common")  # fmt: skip
+def import_(form: str, file: str | None, mixture: str | None, loss: str | None, ratios: str | None, metrics: str | None, targets: tuple[str, ...], paths: str | None, step_tokens: int | None, output: str | None, overwrite: bool, quiet: bool) -> int:  # fmt: skip
+    """Read FILE of another tool into a mixture file or schedule.jsonl; or tables of finished runs (regmix, olmix) into the folder -o SWARM.
+
+    \b
+    Example:
+      datamix import regmix --mixture train_mixture_1m.csv --loss train_pile_loss_1m.csv -o swarm
+      datamix import doremi weights.json -o mixture.json
+    """
+    from datamix import forms
+
+    tables = {"regmix": (mixture, loss), "olmix": (ratios, metrics)}
+    one, other = tables.get(form, (None, None))
+    if [x for x in (mixture, loss, ratios, metrics) if x is not None and x not in (one, other)]:
+        raise click.UsageError("--mixture and --loss are of regmix, --ratios and --metrics of olmix")
+    if one is not None or other is not None:
+        if file is not None or one is None or other is None:
+            raise click.UsageError("expected both tables and no FILE, or FILE alone")
+        return forms.import_tables(form, one, other, _wanted(output, "SWARM"), targets=targets, overwrite=overwrite)
+    if file is None:
+        raise click.UsageError("expected FILE, or the two tables of runs of regmix or olmix")
+    if targets:
+        raise click.UsageError("--target goes with tables of runs")
+    return forms.import_mixture(form, file, output, paths=paths, step_tokens=step_tokens, overwrite=overwrite)
+
+
+add_doctor(main, extras=["hf", "regmix", "arrow", "ray", "plot"])
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,591 @@
+"""`datamix compare`: agents, rivals and controls on the same runs, paired.
+
+    DIR/journal              every finished piece of work, so that the same command goes on after a kill
+    DIR/bases, DIR/agents    bases of the tasks; agents trained for controls
+    DIR/runs.jsonl           one run a line: task, method, seed, figures, mixture by step
+    DIR/compare.json         the result, as printed by --json
+
+Every method runs every task with every seed: the same base, the same order of text, the same picks (common random numbers). A rival that trains
+proxies gets, for each task, as many tokens as the agent's swarm had in all. Figures are points, 100 · f̂, on text that no feedback has seen.
+
+Controls are agents like the first one, from the same swarm, each alone and never averaged: `reward_shuffle`, with gains of other runs; `no_feedback`, trained and
+used without losses. `null` agents are untrained ones with the same form of action. An agent that does not beat a control has not learned what the
+control lacks, and the verdict says so.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from datamix import __version__
+from datamix.corpus import FILE, Corpus
+from datamix.history import Budget, Decision, History, Policy
+from datamix.stream import key_of
+from datamix.swarm import Task, _one_thread, base_of, draw_tasks, sha256_of
+from tenfold_shared import BadInput
+from tenfold_shared.jsonl import Journal, Lock, write_atomic
+from tenfold_shared.progress import Progress
+
+Record = dict[str, Any]
+RIVALS = ("proportional", "best-fixed", "regmix", "regmix-d", "hand")
+CONTROLS = ("reward_shuffle", "no_feedback")
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What decides the result, beside corpus, agents and swarm. proxy_tokens 0: as many as the swarm had. members: how many agents a control has."""
+
+    budget: Budget
+    proxy: Record
+    methods: list[str] = msgspec.field(default_factory=lambda: list(RIVALS))
+    seeds: int = 5
+    tasks: int = 0
+    task_sources: int = 4
+    task_targets: int = 2
+    base_spread: float = 3.0
+    proxy_tokens: int = 0
+    controls: list[str] = msgspec.field(default_factory=lambda: list(CONTROLS))
+    members: int = 3
+    score_tokens: int = 12288
+    feedback_tokens: int = 2048
+    seed: int = 0
+
+
+class Plan(msgspec.Struct):
+    """What every process reads: enough to do any piece of the work."""
+
+    corpus: str
+    corpus_sha256: str
+    settings: Settings
+    tasks: list[Task]
+    agents: dict[str, str]
+    swarm: str | None
+    swarm_sha256: str | None
+    recipe: Record
+    proxy_tokens: int
+    schema: str = "compare-plan/1"
+
+
+class HandSchedule:
+    """No source text in the first half of a run, twice the budget's share in the second, evenly within roles: a rule in one line that needs
+    nothing learned. Without a source budget: 20 % and 60 %."""
+
+    name = "hand"
+
+    def decide(self, history: History) -> Decision:
+        limited = history.budget.source_share < 1
+        low, high = (0.0, 2 * history.budget.source_share) if limited else (0.2, 0.6)
+        share = low if len(history) < history.budget.steps / 2 else high
+        if limited:
+            share = min(share, history.source_left, 1.0)
+        source = history.source
+        return Decision(np.where(source, share / source.sum(), (1 - share) / (~source).sum()))
+
+
+# ---------------------------------------------------------------- pieces of work, in any process
+
+
+def read_plan(folder: str) -> Plan:
+    return msgspec.json.decode((Path(folder) / "plan.json").read_bytes(), type=Plan)
+
+
+def train_control(folder: str, kind: str, number: int) -> Record:
+    """Agent `number` of a control, from the swarm, into DIR/agents."""
+    import torch
+
+    from datamix import swarms, train
+
+    torch.set_num_threads(1)
+    plan = read_plan(folder)
+    how = msgspec.convert(plan.recipe, train.Settings)
+    how = msgspec.structs.replace(
+        how, seed=1000 + number, shuffle=kind == "reward_shuffle", feedback=kind != "no_feedback"
+    )
+    assert plan.swarm is not None
+    agent, _ = train.make(swarms.read(plan.swarm), how)
+    agent.save(Path(folder) / "agents" / f"{kind}-{number}")
+    return {"report": agent.report}
+
+
+def find_rival(folder: str, task: int, method: str) -> Record:
+    """What a rival chooses for a task, having trained its proxies."""
+    import torch
+
+    from datamix.baselines import found_for
+    from datamix.proxy import ProxyConfig
+
+    torch.set_num_threads(1)
+    plan = read_plan(folder)
+    corpus, base = _task(Path(folder), plan, task)
+    config = msgspec.convert(plan.settings.proxy, ProxyConfig)
+    seed = key_of(plan.settings.seed, "rival", task) % 2**31
+    found = found_for(method, corpus, config, base, plan.settings.budget, plan.proxy_tokens, seed)
+    return {
+        "weights": None if found.weights is None else [float(x) for x in found.weights],
+        "schedule": None if found.schedule is None else [[float(x) for x in row] for row in found.schedule],
+        "live": found.live is not None, "proxy_tokens": found.proxy_tokens,
+    }  # fmt: skip
+
+
+def run_one(folder: str, task: int, method: str, seed: int, found: Record | None) -> Record:
+    """One run of a method. Figures of steer.Run.result, and the mixture by step."""
+    import torch
+
+    from datamix.proxy import Proxy, ProxyConfig
+    from datamix.steer import Diverged, Run
+
+    torch.set_num_threads(1)
+    plan = read_plan(folder)
+    settings = plan.settings
+    corpus, base = _task(Path(folder), plan, task)
+    proxy = Proxy(msgspec.convert(settings.proxy, ProxyConfig), corpus.listing.vocabulary, 0)
+    proxy.restore(base)
+    proxy.begin()
+    run = Run(corpus, proxy, settings.budget, key_of(settings.seed, "compare", seed) % 2**31, feedback_tokens=settings.feedback_tokens, score_tokens=settings.score_tokens)  # fmt: skip
+    told: Record = {"task": plan.tasks[task].name, "method": method, "seed": seed}
+    try:
+        run.begin()
+        for _ in run.steps(policy_of(Path(folder), plan, method, found)):
+            pass
+    except Diverged as problem:
+        return {**told, "status": "failed", "error": str(problem)}
+    result = run.result()
+    tokens = run.rows_a_step * proxy.context
+    return {
+        **told, "status": "done", **result, "source_bytes": _source_bytes(run.history, corpus, tokens),
+        "weights": [{name: round(float(x), 4) for name, x in zip(corpus.names, row, strict=True)} for row in run.history.weights],
+        "path": [round(float(x), 3) for x in 100 * _path(run.history)],
+    }  # fmt: skip
+
+
+def _path(history: History) -> Any:
+    from datamix import history as h
+
+    return h.score(history.gains, history.source)
+
+
+def _source_bytes(history: History, corpus: Corpus, tokens: int) -> int:
+    per_token = np.array([one.train.bytes / one.train.tokens for one in corpus.domains])
+    return round(float((history.weights.sum(0) * tokens * per_token)[corpus.source].sum()))
+
+
+def _task(root: Path, plan: Plan, number: int) -> tuple[Corpus, Any]:
+    whole = Corpus.load(plan.corpus)
+    task = plan.tasks[number]
+    return whole.subset(task.sources, task.targets), base_of(root, plan.settings.proxy, "cpu", task, whole)
+
+
+def make_base(folder: str, task: int) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    _task(Path(folder), read_plan(folder), task)
+
+
+def policy_of(root: Path, plan: Plan, method: str, found: Record | None) -> Policy:
+    from datamix.baselines import settings_of, watcher
+    from datamix.baselines.static import SchedulePolicy, StaticPolicy
+
+    kind, _, number = method.rpartition("-")
+    if method in plan.agents:
+        from datamix.agent import Agent
+
+        return Agent.load(plan.agents[method])
+    if kind in CONTROLS:
+        from datamix.agent import Agent
+
+        return Agent.load(root / "agents" / method)
+    if kind == "null":
+        from datamix import world
+
+        return world.null(
+            world.Settings(form=plan.recipe.get("form", "lean"), split=plan.recipe.get("split", "learned")), int(number)
+        )
+    if method == "hand":
+        return HandSchedule()
+    assert found is not None
+    if found["live"]:
+        return watcher(method, settings_of(method, {}))
+    if found["schedule"] is not None:
+        return SchedulePolicy(method, np.array(found["schedule"]))
+    return StaticPolicy(method, np.array(found["weights"]))
+
+
+# ---------------------------------------------------------------- the verb
+
+
+def run(
+    folder: str, corpus_folder: str, agents: Sequence[str], swarm: str | None, settings: Settings, *, workers: int, overwrite: bool, as_json: bool, plot: str | None, quiet: bool,
+) -> int:  # fmt: skip
+    """Returns 1 where runs failed. Raises BadInput for agents, swarm and corpus that do not go together."""
+    root = Path(folder)
+    if not root.absolute().parent.is_dir():
+        raise BadInput(f"{root}: the folder {root.absolute().parent} does not exist; create it first")
+    if root.is_file():
+        raise BadInput(f"{root}: is a file; expected a folder to write")
+    lock = Lock(root.absolute().parent / f".{root.name}.lock", root)
+    try:
+        plan = _plan(corpus_folder, agents, swarm, settings)
+        root.mkdir(exist_ok=True)
+        identity: Record = {"tool": "datamix", "verb": "compare", "options": msgspec.to_builtins(plan), "inputs": []}
+        journal = _journal(root, identity, overwrite)
+        try:
+            write_atomic(root / "plan.json", msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n")
+            summary = _work(root, plan, journal, workers, quiet)
+        finally:
+            journal.close(remove=False)
+    finally:
+        lock.release()
+    write_atomic(root / "compare.json", json.dumps(summary, indent=1).encode() + b"\n")
+    manifest = {
+        "schema": "manifest/1",
+        **identity,
+        "version": __version__,
+        "argv": sys.argv,
+        "seed": settings.seed,
+        "counts": summary["counts"],
+        "status": "done",
+    }
+    write_atomic(root / "manifest.json", json.dumps(manifest, indent=1).encode() + b"\n")
+    if plot is not None:
+        from datamix import plot as pictures
+
+        pictures.comparison(root, plot)
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        show(summary)
+    return 1 if summary["counts"]["failed"] else 0
+
+
+def _plan(corpus_folder: str, agents: Sequence[str], swarm: str | None, settings: Settings) -> Plan:
+    from datamix import swarms
+    from datamix.agent import Agent
+    from datamix.baselines import NAMES
+
+    corpus = Corpus.load(corpus_folder)
+    known = [*(name for name in NAMES if name != "fixed"), "regmix-d-online", "hand", "null"]
+    for method in settings.methods:
+        if method not in known:
+            raise BadInput(f"--methods {method}: expected some of {', '.join(known)}")
+    for control in settings.controls:
+        if control not in CONTROLS:
+            raise BadInput(f"--controls {control}: expected some of {', '.join(CONTROLS)}")
+    tasks = draw_tasks(
+        corpus,
+        settings.tasks,
+        settings.task_sources,
+        settings.task_targets,
+        settings.base_spread,
+        key_of(settings.seed, "tasks") % 2**31,
+    )
+    named: dict[str, str] = {}
+    recipe: Record = {}
+    for one in agents:
+        agent = Agent.load(one)
+        for task in tasks:
+            here = corpus.subset(task.sources, task.targets)
+            agent.check(here.names, here.source)
+        name = Path(one).name
+        named[name if name not in named and name not in known else f"agent-{len(named) + 1}"] = str(
+            Path(one).absolute()
+        )
+        if not recipe:
+            try:
+                recipe = json.loads((Path(one) / "manifest.json").read_bytes())["options"]
+                recipe.pop("features", None)
+            except (OSError, ValueError, KeyError):
+                recipe = {}
+    if settings.controls and named and (swarm is None or not recipe):
+        raise BadInput(
+            "controls are agents trained on the swarm again: --swarm SWARM names it (and the agent has its manifest.json), or --controls none"
+        )
+    tokens = settings.proxy_tokens
+    if swarm is not None and not tokens:
+        tokens = sum(one.steps[-1].tokens_seen for one in swarms.read(swarm) if one.steps)
+    if not tokens:
+        tokens = 24 * settings.budget.tokens * settings.budget.steps
+    hashed = None if swarm is None else sha256_of(Path(swarm) / swarms.TRAJECTORIES)
+    return Plan(
+        str(corpus.folder.absolute()),
+        sha256_of(corpus.folder / FILE),
+        settings,
+        tasks,
+        named,
+        swarm and str(Path(swarm).absolute()),
+        hashed,
+        recipe,
+        tokens,
+    )
+
+
+def _journal(root: Path, identity: Record, overwrite: bool) -> Journal:
+    from tenfold_shared.jsonl import difference
+
+    path = root / "journal"
+    before = Journal.header(path)
+    if before is not None and (found := difference(before, identity)):
+        if not overwrite:
+            raise BadInput(f"{root}: was begun with {found}; choose another output or add --overwrite")
+        clear(root)
+    elif before is None and any(root.iterdir()):
+        if not overwrite or not (root / "plan.json").exists():
+            raise BadInput(f"{root}: holds things that `datamix compare` did not make; choose another output")
+        clear(root)
+    return Journal(path, identity)
+
+
+def clear(root: Path) -> None:
+    import shutil
+
+    for name in ("bases", "agents"):
+        shutil.rmtree(root / name, ignore_errors=True)
+    for name in ("journal", "plan.json", "runs.jsonl", "compare.json", "manifest.json"):
+        (root / name).unlink(missing_ok=True)
+
+
+Job = tuple[str, Callable[..., Any], tuple[Any, ...]]
+
+
+def _work(root: Path, plan: Plan, journal: Journal, workers: int, quiet: bool) -> Record:
+    settings, folder = plan.settings, str(root.absolute())
+    controls = settings.controls if plan.agents else []
+    made = [f"{kind}-{i}" for kind in controls for i in range(settings.members)]
+    nulls = [f"null-{i}" for i in range(settings.members)] if "null" in settings.methods else []
+    rivals = [name for name in settings.methods if name not in ("hand", "null")]
+    plain = [*plan.agents, *(["hand"] if "hand" in settings.methods else []), *nulls, *made]
+    count = len(made) + len(plan.tasks) * (len(rivals) + (len(rivals) + len(plain)) * settings.seeds)
+    (root / "agents").mkdir(exist_ok=True)
+    with Progress("compare", count, "piece", quiet) as bar:
+        _all(folder, [(f"base {i}", make_base, (i,)) for i in range(len(plan.tasks))], None, workers, lambda: None)
+        _all(
+            folder,
+            [
+                (f"train {name}", train_control, (name.rpartition("-")[0], int(name.rpartition("-")[2])))
+                for name in made
+            ],
+            journal,
+            workers,
+            bar.update,
+        )
+        _all(
+            folder,
+            [(f"rival {name} {i}", find_rival, (i, name)) for i in range(len(plan.tasks)) for name in rivals],
+            journal,
+            workers,
+            bar.update,
+        )
+        runs: list[Job] = []
+        for i in range(len(plan.tasks)):
+            for name in [*plain, *rivals]:
+                found = journal.get(f"rival {name} {i}") if name in rivals else None
+                runs += [(f"run {name} {i} {seed}", run_one, (i, name, seed, found)) for seed in range(settings.seeds)]
+        _all(folder, runs, journal, workers, bar.update)
+    records = [journal.get(key) for key, _, _ in runs]
+    write_atomic(root / "runs.jsonl", b"".join(json.dumps(one).encode() + b"\n" for one in records))
+    proxies = {
+        name: sum(journal.get(f"rival {name} {i}")["proxy_tokens"] for i in range(len(plan.tasks))) for name in rivals
+    }
+    return summary_of(plan, records, proxies)
+
+
+def _all(folder: str, jobs: Sequence[Job], journal: Journal | None, workers: int, tick: Callable[[], None]) -> None:
+    """Do what the journal does not have yet."""
+    left = [one for one in jobs if journal is None or one[0] not in journal]
+    for _ in range(len(jobs) - len(left)):
+        tick()
+    if workers == 1 or len(left) < 2:
+        for key, work, args in left:
+            result = work(folder, *args)
+            if journal is not None:
+                journal.put(key, result)
+            tick()
+        return
+    import multiprocessing
+
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+        try:
+            waiting = {pool.submit(work, folder, *args): key for key, work, args in left}
+            for done in as_completed(waiting):
+                result = done.result()
+                if journal is not None:
+                    journal.put(waiting[done], result)
+                tick()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
+
+
+# ---------------------------------------------------------------- figures
+
+
+def interval(values: Any) -> Record:
+    """Mean and 95 % interval (Student's t) of independent values; no interval of one value."""
+    from scipy import stats
+
+    x = np.asarray(values, dtype=np.float64)
+    mean = float(x.mean())
+    if len(x) < 2:
+        return {"mean": mean, "low": None, "high": None, "n": len(x)}
+    half = float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": len(x)}
+
+
+Scores = dict[tuple[str, int], float]  # of a method, by task and seed
+
+
+def paired(mine: Scores, other: Scores) -> Record:
+    """mine - other over the (task, seed) that both finished: the mean, and its interval over seeds, each the mean over tasks (order of text), and over tasks, each the mean
+    over seeds (which domains)."""
+    both = sorted(set(mine) & set(other))
+    difference = {key: mine[key] - other[key] for key in both}
+    seeds = sorted({seed for _, seed in both})
+    tasks = sorted({task for task, _ in both})
+    over_seeds = interval([np.mean([difference[k] for k in both if k[1] == seed]) for seed in seeds])
+    over_tasks = interval([np.mean([difference[k] for k in both if k[0] == task]) for task in tasks])
+    return {
+        **over_seeds,
+        "over_tasks": over_tasks,
+        "tasks": {task: float(np.mean([difference[k] for k in both if k[0] == task])) for task in tasks},
+    }
+
+
+def summary_of(plan: Plan, records: list[Record], proxies: dict[str, int]) -> Record:
+    done = [one for one in records if one["status"] == "done"]
+    scores: dict[str, Scores] = {}
+    for one in done:
+        scores.setdefault(one["method"], {})[one["task"], one["seed"]] = one["score"]
+    first = next(iter(plan.agents), None)
+    methods: Record = {}
+    for name in scores:
+        if name.rpartition("-")[0] in (*CONTROLS, "null"):
+            continue
+        mine = [one for one in done if one["method"] == name]
+        told = {
+            field: float(np.mean([one[field] for one in mine]))
+            for field in ("score", "auc", "source", "target", "source_bytes")
+        }
+        methods[name] = {
+            **told,
+            "proxy_tokens": proxies.get(name, 0),
+            "failed": len(plan.tasks) * plan.settings.seeds - len(mine),
+        }
+        if first is not None and name != first:
+            methods[name]["diff"] = paired(scores[first], scores[name])  # the agent less this method
+    found: Record = {"agent": first, "methods": methods, "controls": {}}
+    if first is not None:
+        rivals = [name for name in methods if name not in plan.agents]
+        best = max(rivals, key=lambda name: methods[name]["score"]) if rivals else None
+        found["best_rival"] = best
+        for kind in [*plan.settings.controls, *(["null"] if "null" in plan.settings.methods else [])]:
+            each = {name: x for name, x in scores.items() if name.rpartition("-")[0] == kind}
+            if each:
+                found["controls"][kind] = _control(scores[first], each, scores.get("proportional"))
+        found["verdict"] = verdict(found)
+    counts = {
+        "runs": len(records),
+        "failed": len(records) - len(done),
+        "tasks": len(plan.tasks),
+        "seeds": plan.settings.seeds,
+        "proxy_tokens_a_task": plan.proxy_tokens,
+    }
+    return {**found, **methods, "counts": counts}
+
+
+def _control(agent: Scores, each: dict[str, Scores], even: Scores | None) -> Record:
+    """Single agents of a control, not their mean policy. diff: the agent less them, each (agent of the control) a value; advantage: of each over proportional."""
+    differences = [float(np.mean([agent[k] - x[k] for k in x if k in agent])) for x in each.values()]
+    found: Record = {
+        "score": float(np.mean([np.mean(list(x.values())) for x in each.values()])),
+        "each": {name: float(np.mean(list(x.values()))) for name, x in each.items()},
+        "diff": interval(differences),
+    }
+    if even is not None:
+        found["advantage"] = interval([float(np.mean([x[k] - even[k] for k in x if k in even])) for x in each.values()])
+    low = found["diff"]["low"]
+    found["loses"] = bool(low is not None and low > 0)
+    return found
+
+
+def verdict(found: Record) -> str:
+    """What the figures allow to be said."""
+    said = []
+    best = found["best_rival"]
+    if best is not None:
+        diff = found["methods"][best]["diff"]
+        low, high = diff["low"], diff["high"]
+        if low is None:
+            said.append(f"one seed: nothing can be said of {best}")
+        elif low > 0:
+            said.append(f"the agent beats the best rival, {best}")
+        elif high < 0:
+            said.append(f"the best rival, {best}, beats the agent")
+        else:
+            said.append(f"the agent and the best rival, {best}, cannot be told apart")
+    for kind, lacks in (("reward_shuffle", "rewards"), ("no_feedback", "feedback")):
+        control = found["controls"].get(kind)
+        if control is not None and not control["loses"]:
+            said.append(
+                f"agents trained without true {lacks} do as well: the agent has not been shown to learn from {lacks}"
+            )
+        elif control is not None:
+            said.append(f"agents trained without true {lacks} do worse")
+    return "; ".join(said)
+
+
+def show(summary: Record) -> None:
+    from rich.table import Table
+
+    from tenfold_shared.cli import print_table
+
+    counts = summary["counts"]
+    table = Table(
+        title=f"{counts['tasks']} tasks, {counts['seeds']} seeds; points (100 × relative gain of held-out loss)"
+    )
+    for column in (
+        "method",
+        "source",
+        "target",
+        "score",
+        "auc",
+        "source kB",
+        f"{summary['agent'] or ''} less it",
+        "over tasks",
+    ):
+        table.add_column(column, justify="left" if column == "method" else "right")
+
+    def span(one: Record | None) -> str:
+        if not one:
+            return ""
+        return (
+            f"{one['mean']:+.2f}"
+            if one["low"] is None
+            else f"{one['mean']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]"
+        )
+
+    for name, x in sorted(summary["methods"].items(), key=lambda item: -item[1]["score"]):
+        diff = x.get("diff")
+        table.add_row(
+            name,
+            f"{x['source']:.2f}",
+            f"{x['target']:.2f}",
+            f"{x['score']:.2f}",
+            f"{x['auc']:.2f}",
+            f"{x['source_bytes'] / 1000:.0f}",
+            span(diff),
+            span(diff and diff["over_tasks"]),
+        )
+    for name, x in summary["controls"].items():
+        table.add_row(f"{name} (each of {len(x['each'])})", "", "", f"{x['score']:.2f}", "", "", span(x["diff"]), "")
+    print_table(table)
+    if "verdict" in summary:
+        print(summary["verdict"])

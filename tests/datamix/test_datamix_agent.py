@@ -556,7 +556,7 @@ def test_split_augmentation_keeps_a_domains_share():
     runs = swarm(dynamics, 8)
     off = {}
     for splits in (0, 3):
-        agent = sft.train(runs, "set", sft.Settings(steps=150, splits=splits, top=1.0), seed=0)
+        agent = sft.train(runs, "set", sft.Settings(steps=100, splits=splits, top=1.0), seed=0)
         found = []
         for one in runs[:8]:
             for t in (0, 5):

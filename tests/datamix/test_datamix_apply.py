@@ -65,8 +65,8 @@ def mixed(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def agents(tmp_path_factory) -> dict[str, str]:
-    """Untrained agents of each kind, by name."""
+def agents(recorded, tmp_path_factory) -> dict[str, str]:
+    """Agents of each kind, hardly trained or not at all, by name."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("agents")
     roles = ["source", "source", "target", "target"]
@@ -74,12 +74,12 @@ def agents(tmp_path_factory) -> dict[str, str]:
         "set": Agent(Card("set", "sft", {"width": 16, "heads": 2})),
         "blind": Agent(Card("set", "sft", {"width": 16, "heads": 2}, feedback=False)),
         "decoder": Agent(Card("decoder", "cql", {"domains": 4, "width": 16, "heads": 2}, domains=NAMES, roles=roles)),
-        "model": Agent(Card("pooled", "model", {"width": 8})),
     }
+    how = world.Settings(members=2, hidden=8, world_steps=5, policy_steps=2, rollouts=4)
+    made["model"], simulator = world.train(swarms.read(recorded), how, 0)
     for name, one in made.items():
         one.save(folder / name)
-    how = world.Settings(members=2, hidden=8)
-    world.Simulator([world.World(8) for _ in range(2)], made["model"].actor, how).save(folder / "model")
+    simulator.save(folder / "model")
     return {name: str(folder / name) for name in made}
 
 
@@ -366,7 +366,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_work(corpus, base, mixed
 
 RANKS = """
 import json, os, sys
-import datamix.agent, datamix.features, datamix.foreign, datamix.proxy, datamix.ranks, datamix.steer, transformers, torch.distributed
+import datamix.agent, datamix.features, datamix.foreign, datamix.proxy, datamix.ranks, datamix.steer, transformers.models.llama.modeling_llama, torch.distributed
 import torch._dynamo  # which an optimiser imports when it is made
 from datamix import apply
 from datamix.foreign import Training
@@ -740,7 +740,7 @@ def test_a_plan_again_is_left_alone(corpus, mixed, tmp_path, capsys):
     stamp = os.stat(out).st_mtime_ns
     again = planned(capsys, mixed, str(corpus.folder), budget=BUDGET, output=str(out), as_json=True)
     assert again.out == first.out and os.stat(out).st_mtime_ns == stamp
-    with pytest.raises(BadInput, match=r"--budget\.steps 4, this one has 5"):
+    with pytest.raises(BadInput, match="--budget-bytes 2048, this one has 2560"):
         plan.run(mixed, str(corpus.folder), budget=Budget(512, 5, 0.5), output=str(out))
 
 

@@ -1,6 +1,7 @@
 """Conservative Q-learning: the bandit's fixed point, d3rlpy, known dynamics, and what the report says."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -102,17 +103,15 @@ def test_effective_sample_size():
 
 
 def test_rho_form_is_told_when_weights_say_too_little():
-    """With many domains a policy's density varies by e^10 between its own points: the form changes, and the report says when and why."""
+    """With many domains a narrow density varies by e^10 between its own points: the form changes, and the report says when and why."""
     quick = {"steps": 2, "warm_steps": 2, "held_out": 0.0, "critics": 1, "fitted_q_steps": 2}
     wide = swarm(forgetting(domains=(15, 15)), 4)
     s = cql.Settings(sft=sft.Settings(steps=3, splits=0), **quick)
     told = cql.train(wide, "set", s).report
     assert told["integral"] == "rho" and len(told["notes"]) == 1
     assert "step 0" in told["notes"][0] and "CQL(rho) form from here on" in told["notes"][0]
-    assert (
-        told["effective_sample_size"][0]["uniform"] == pytest.approx(1, abs=1e-3)
-        and told["effective_sample_size"][0]["next"] < 0.3
-    )
+    sizes = told["effective_sample_size"][0]
+    assert sizes["uniform"] == pytest.approx(1, abs=1e-3) and min(sizes[kind] for kind in cql.KINDS[:3]) < 0.2
     asked = cql.train(wide, "set", cql.Settings(sft=s.sft, integral="importance", **quick)).report
     assert asked["integral"] == "importance" and "not to be relied on" in asked["notes"][0]
     few = cql.train(swarm(forgetting(), 4), "set", s).report
@@ -245,11 +244,12 @@ def test_cql_beats_its_warm_start_and_every_still_mixture(seed):
     s = cql.Settings()
     kept, _ = cql.hold_out(runs, s.held_out, seed)
     copied = final(dynamics.run(sft.train(kept, "set", s.sft, seed)))
+    began = time.process_time()
     agent = cql.train(runs, "set", s, seed)
+    assert time.process_time() - began < 120
     found = final(dynamics.run(agent))
     assert found > copied and found > static, (copied, found, static, best)
     assert found > 0.8 * best, (found, best)
-    assert agent.report["seconds"] < 200  # a busy machine; the bar of 120 is measured by the bench
 
 
 # ---------------------------------------------------------------- training
@@ -383,17 +383,15 @@ def test_rank_correlation_interval():
 
 
 def test_fitted_q_of_a_known_policy():
-    """Runs whose reward is the source weight of each step, standing still at many levels: a policy that plays a level is worth it."""
+    """Still runs at five levels of source text, each rewarded for its level: what a policy is worth is the level that it plays."""
     dynamics = forgetting(share=1.0, steps=4)
-    levels = np.linspace(0.1, 0.9, 9)
+    levels = np.linspace(0.1, 0.9, 5)
     still = [dynamics.run(Fixed(np.tile([s / 2, s / 2, (1 - s) / 2, (1 - s) / 2], (4, 1)))) for s in levels]
     runs = sft.runs_of([trajectory(one, i) for i, one in enumerate(still)], {"task": (0.0, 1.0)})
     runs.rewards = (runs.actions[..., :2].sum(-1) - 0.5) / 4
-    worth = {}
-    for k in (1, 7):
-        agent = sft.train(
-            [trajectory(still[k], i) for i in range(2)], "set", sft.Settings(steps=120, splits=0, top=1.0)
-        )
-        worth[k] = diagnose.fitted_q(agent, runs, 1.0)
-    for k, found in worth.items():
-        assert found == pytest.approx(levels[k] - 0.5, abs=0.1), worth
+    for k in (1, 3):
+        copied = [trajectory(still[k], i) for i in range(2)]
+        agent = sft.train(copied, "set", sft.Settings(steps=50, splits=0, top=1.0))
+        level = dynamics.run(agent).weights[:, :2].sum(1).mean()
+        assert level == pytest.approx(levels[k], abs=0.1)
+        assert diagnose.fitted_q(agent, runs, 1.0, 60) == pytest.approx(level - 0.5, abs=0.1)

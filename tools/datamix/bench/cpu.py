@@ -110,10 +110,10 @@ def llama(name: str, vocabulary: int) -> Any:
 def proxy(corpus: Corpus, folder: Path, quick: bool) -> None:
     """Blocks of both in turn: the Trainer's own loop stops after each of its blocks for one of ours."""
     from datasets import Dataset
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-    for name in ("22k", "123k"):
-        config = PRESETS[name]
+    for name, precision in (("22k", "float32"), ("123k", "float32"), ("123k", "bfloat16")):
+        config = msgspec.structs.replace(PRESETS[name], precision=precision)
         block, blocks = (10, 3) if quick else (100 if name == "22k" else 40, 12)
         bytes_a_block = block * config.batch * config.context
         vocabulary = corpus.listing.vocabulary
@@ -128,7 +128,9 @@ def proxy(corpus: Corpus, folder: Path, quick: bool) -> None:
             drawing.append(time.perf_counter() - began)
             ours.train(rows)
 
-        rows, _ = Mixer(Rows(corpus, config.context, 1), Picker(corpus.names, 1)).draw(mixture, block * blocks * config.batch)
+        rows, _ = Mixer(Rows(corpus, config.context, 1), Picker(corpus.names, 1)).draw(
+            mixture, block * blocks * config.batch
+        )
         data = Dataset.from_dict({"input_ids": rows[:, :-1], "labels": rows[:, :-1]}).with_format("torch")
         times: dict[str, list[float]] = {"ours": [], "peer": []}
 
@@ -153,16 +155,24 @@ def proxy(corpus: Corpus, folder: Path, quick: bool) -> None:
             logging_strategy="no", save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=True,
         )  # fmt: skip
         model = llama(name, vocabulary)
-        Trainer(model=model, args=arguments, train_dataset=data, callbacks=[Turns()]).train()
+        trainer = Trainer(model=model, args=arguments, train_dataset=data, callbacks=[Turns()])
+        trainer.remove_callback(PrinterCallback)  # stdout is for rows
+        trainer.train()
         mine, theirs = (times[key][1:] for key in ("ours", "peer"))  # the first ones warm up
         ratio = statistics.median(b / a for a, b in zip(mine, theirs, strict=True))
         speed = bytes_a_block / statistics.median(mine)
         flops = matmul_rate(0.1 if quick else 1.0)
         floor = flops / (6 * config.parameters(vocabulary))
         counted = sum(x.numel() for x in model.parameters())
-        row(f"training a proxy of preset {name}, {config.parameters(vocabulary):,} parameters (bar: 2 times)", speed, "bytes/s", peer=bytes_a_block / statistics.median(theirs), peer_name=f"transformers Trainer, Llama of {counted:,} parameters", ratio=ratio, floor=floor, n=len(mine) * bytes_a_block, only="proxy")  # fmt: skip
+        row(f"training a proxy of preset {name}, {config.parameters(vocabulary):,} parameters, {precision} (bar: 2 times)", speed, "bytes/s", peer=bytes_a_block / statistics.median(theirs), peer_name=f"transformers Trainer, Llama of {counted:,} parameters, float32", ratio=ratio, floor=floor, n=len(mine) * bytes_a_block, only="proxy")  # fmt: skip
         share = 100 * statistics.median(a / b for a, b in zip(drawing[1:], mine, strict=True))
-        row(f"share of that proxy's time in drawing rows, preset {name} (bar: 2 %)", share, "%", n=len(mine) * block, only="proxy")
+        row(
+            f"share of that proxy's time in drawing rows, preset {name}, {precision} (bar: 2 %)",
+            share,
+            "%",
+            n=len(mine) * block,
+            only="proxy",
+        )
 
 
 # ---------------------------------------------------------------- mixing loader
@@ -190,7 +200,10 @@ def loader(corpus: Corpus, folder: Path, quick: bool) -> None:
         weights = np.random.default_rng(0).dirichlet(np.ones(domains))
         names = [f"d{i}" for i in range(domains)]
         half = np.arange(domains) < domains // 2
-        pickers = {"free": Picker(names, 0), "limited": Picker(names, 0, limits=np.full(domains, 10**12), source=half, total_source=10**12)}
+        pickers = {
+            "free": Picker(names, 0),
+            "limited": Picker(names, 0, limits=np.full(domains, 10**12), source=half, total_source=10**12),
+        }
 
         def pick(picker: Picker, weights: Any = weights) -> int:
             for _ in range(20):
@@ -199,7 +212,13 @@ def loader(corpus: Corpus, folder: Path, quick: bool) -> None:
 
         speeds = alternating({name: lambda p=p, pick=pick: pick(p) for name, p in pickers.items()}, rounds)
         for name, speed in speeds.items():
-            row(f"choosing the domains of rows, {domains} domains, {name} (bar: 1,000,000)", speed, "rows/s", n=rounds * 20 * 8192, only="loader")
+            row(
+                f"choosing the domains of rows, {domains} domains, {name} (bar: 1,000,000)",
+                speed,
+                "rows/s",
+                n=rounds * 20 * 8192,
+                only="loader",
+            )
     for length in (64, 1024):
         weights = np.random.default_rng(0).dirichlet(np.ones(len(corpus.names)))
         of_domains = []
@@ -251,7 +270,13 @@ def decision(corpus: Corpus, folder: Path, quick: bool) -> None:
         told = [decision_ms(Agent(card), steps, d) for _ in range(1 if quick else 3)]
         for key, what in (("warm", "asked before every step"), ("cold", "asked for the first time")):
             ms = statistics.median(one[key] for one in told)
-            row(f"decision of a {name} agent, {d} domains, step {steps}, {what} (bar: 10 ms)", ms, "ms", n=len(told), only="decision")
+            row(
+                f"decision of a {name} agent, {d} domains, step {steps}, {what} (bar: 10 ms)",
+                ms,
+                "ms",
+                n=len(told),
+                only="decision",
+            )
 
 
 def runs_of(n: int, steps: int, domains: int) -> list[Any]:
@@ -283,7 +308,13 @@ def agents(corpus: Corpus, folder: Path, quick: bool) -> None:
     for algo in ("sft", "cql", "model"):
         began = time.perf_counter()
         train.make(runs, train.Settings(algo=algo, steps=10 if quick else None))
-        row(f"training an agent, --algo {algo}, {n} runs of {steps} steps over {domains} domains (bar: 120 s)", time.perf_counter() - began, "s", n=n, only="agents")
+        row(
+            f"training an agent, --algo {algo}, {n} runs of {steps} steps over {domains} domains (bar: 120 s)",
+            time.perf_counter() - began,
+            "s",
+            n=n,
+            only="agents",
+        )
 
 
 # ---------------------------------------------------------------- swarm on two processes
@@ -310,7 +341,10 @@ def swarm(corpus: Corpus, folder: Path, quick: bool) -> None:
 
     def speed(processes: int) -> float:
         ready, told = context.Barrier(processes), context.Queue()
-        running = [context.Process(target=work, args=(str(corpus.folder), i, 0.5 if quick else 4.0, ready, told)) for i in range(processes)]
+        running = [
+            context.Process(target=work, args=(str(corpus.folder), i, 0.5 if quick else 4.0, ready, told))
+            for i in range(processes)
+        ]
         for one in running:
             one.start()
         found = sum(told.get(timeout=120) for _ in running)

@@ -25,14 +25,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from datamix import __version__, schedule
+from datamix import __version__, needs, schedule
 from datamix.corpus import FILE, Corpus
 from datamix.history import Budget, Decision, Policy
 from datamix.mixture import Weights, checked, to_names
-from datamix.steered import Steered, base_file, check_budget, make_base, open_policy, open_steered
+from datamix.steered import Steered, base_file, check_budget, make_base, open_policy, open_steered, told_budget
 from datamix.stream import Mixer
 from datamix.work import BASE, MANIFEST, Work, after_a_step
-from tenfold_shared import BadInput, Missing
+from tenfold_shared import BadInput
 from tenfold_shared.cli import sha256_of
 from tenfold_shared.jsonl import Lock, redact, write_atomic
 from tenfold_shared.progress import Progress
@@ -45,9 +45,8 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 SCHEMA = "mixture-result/1"
 RESULT, LINES, MODEL = "result.json", "schedule.jsonl", "model"
-SAVING = (
-    10  # saving may take one part in so many of a run's time: what takes long to save is not saved after every step
-)
+# Saving may take one part in so many of a run's time: what takes long to save is not saved after every step.
+SAVING = 10
 
 
 def run(
@@ -65,6 +64,7 @@ def run(
     """
     started, clock = datetime.now(UTC), time.monotonic()
     _check(budget, output)
+    needs.torch() if model is None else needs.models()
     loaded = Corpus.load(corpus)
     policy, files = open_policy(agent, loaded, budget.steps)
     import torch
@@ -80,10 +80,10 @@ def run(
     try:
         steered = open_steered(loaded, ranks, model=model, proxy=proxy, base=base, training=training, lr=lr, decay=decay, dtype=dtype,
                                device=device, trust_remote_code=trust_remote_code)  # fmt: skip
-        if model is None:
-            torch.set_num_threads(1)  # which is faster for models this small, and the same bytes on every machine
+        if steered.small:
+            torch.set_num_threads(1)  # which is faster, and the same bytes on every machine
         options = {
-            "policy": policy.name, **{f"budget.{name}": x for name, x in msgspec.to_builtins(budget).items()}, **steered.identity,
+            "policy": policy.name, **told_budget(budget), **steered.identity,
             "seed": seed, "feedback_tokens": feedback_tokens, "score_tokens": score_tokens, "schedule_only": schedule_only,
             "processes": ranks.size,
         }  # fmt: skip
@@ -117,11 +117,6 @@ def _check(budget: Budget, output: str | None) -> None:
     if not Path(str(output)).absolute().parent.is_dir():
         raise BadInput(f"{output}: the folder {Path(str(output)).absolute().parent} does not exist; create it first")
     check_budget(budget)
-    try:
-        import safetensors  # noqa: F401 (is it there?)
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise Missing(f"{error.name}: not installed: pip install 'datamix[hf]'") from None
 
 
 class Drawn(Mixer):

@@ -83,6 +83,7 @@ def _tasks(default: int = 0) -> Any:
         click.option("--tasks", type=click.IntRange(min=0), default=default, show_default=True, help="So many random choices of domains, each with a base of its own; 0: the corpus as it stands."),
         click.option("--task-sources", type=click.IntRange(min=1), default=4, show_default=True, help="Source domains of a random task."),
         click.option("--task-targets", type=click.IntRange(min=1), default=2, show_default=True, help="Target domains of a random task."),
+        click.option("--task-roles", type=click.Choice(["any", "kept"]), default="any", show_default=True, help="any: a domain may be source or target of a task; kept: as the corpus has it."),
         click.option("--base-spread", type=Share(min=0.05, max=1000), default=3.0, show_default=True, help="Bases see a task's sources in shares of Dirichlet(this): small is uneven."),
     ])  # fmt: skip
 

@@ -18,18 +18,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from datamix import __version__
+from datamix import __version__, processes
 from datamix.corpus import FILE, Corpus
 from datamix.history import Budget, Decision, History, Policy
+from datamix.processes import Job
 from datamix.stream import key_of
-from datamix.swarm import Task, _one_thread, base_of, draw_tasks, sha256_of
+from datamix.swarm import Task, base_of, draw_tasks, sha256_of
 from tenfold_shared import BadInput
 from tenfold_shared.jsonl import Journal, Lock, write_atomic
 from tenfold_shared.progress import Progress
@@ -49,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True):
     tasks: int = 0
     task_sources: int = 4
     task_targets: int = 2
+    task_roles: str = "any"
     base_spread: float = 3.0
     proxy_tokens: int = 0
     controls: list[str] = msgspec.field(default_factory=lambda: list(CONTROLS))
@@ -285,6 +286,7 @@ def _plan(corpus_folder: str, agents: Sequence[str], swarm: str | None, settings
         settings.task_targets,
         settings.base_spread,
         key_of(settings.seed, "tasks") % 2**31,
+        settings.task_roles,
     )
     named: dict[str, str] = {}
     recipe: Record = {}
@@ -351,9 +353,6 @@ def clear(root: Path) -> None:
         (root / name).unlink(missing_ok=True)
 
 
-Job = tuple[str, Callable[..., Any], tuple[Any, ...]]
-
-
 def _work(root: Path, plan: Plan, journal: Journal, workers: int, quiet: bool) -> Record:
     settings, folder = plan.settings, str(root.absolute())
     controls = settings.controls if plan.agents else []
@@ -408,21 +407,13 @@ def _all(folder: str, jobs: Sequence[Job], journal: Journal | None, workers: int
                 journal.put(key, result)
             tick()
         return
-    import multiprocessing
 
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
-        try:
-            waiting = {pool.submit(work, folder, *args): key for key, work, args in left}
-            for done in as_completed(waiting):
-                result = done.result()
-                if journal is not None:
-                    journal.put(waiting[done], result)
-                tick()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-            raise
+    def keep(key: str, result: Any) -> None:
+        if journal is not None:
+            journal.put(key, result)
+        tick()
+
+    processes.each([(key, work, (folder, *args)) for key, work, args in left], workers, keep)
 
 
 # ---------------------------------------------------------------- figures

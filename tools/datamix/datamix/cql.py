@@ -15,8 +15,8 @@ sample size, as a share of a kind's points) is measured before the first step an
 the form becomes `rho` for the rest of training, and the report says at which step and why.
 
 Reference numbers are those of d3rlpy's CQLConfig (`REFERENCE` has them all). Numbers of ours [D]: a conservative weight of .1 in place of
-its 5, and a temperature of .1 at the start, as returns have a standard deviation of 1 here and not of hundreds (with 5, critics put every
-action of the data some 20 standard deviations above all others, and the actor that follows them ends below its warm start); copying weight; the critics' own warm start on observed returns, without which a target that moves .005 a step would need thousands of steps to carry
+its 5, and a temperature of .1 at the start, as returns have a standard deviation of 1 here and not of hundreds (with 5, on
+known dynamics, critics put the data's actions some 20 standard deviations above all others, and the actor ended far below its warm start); copying weight; the critics' own warm start on observed returns, without which a target that moves .005 a step would need thousands of steps to carry
 a last reward back to the first decision.
 """
 
@@ -48,6 +48,7 @@ KINDS = ("policy", "next", "data", "uniform")
 class Settings:
     """batch: transitions a step (whole runs, as many as have about so many steps); samples: points a kind; weight: d3rlpy's
     conservative_weight; alpha: its initial multiplier, learned where `lagrange`, so that the conservative term stays near `threshold`;
+    cloning: λ of the copying loss;
     noise: c / D of Dirichlet(1 + c·a) about the data's action; held_out: share of runs kept for the diagnostics; critic_sizes: of the
     critics' networks (a decoder's are 64 wide unless told)."""
 
@@ -67,7 +68,7 @@ class Settings:
     threshold: float = 10.0
     temperature: float = 0.1
     temperature_lr: float = 1e-4
-    copying: float = 0.5
+    cloning: float = 0.5
     max_q_backup: bool = False
     integral: FormOfIntegral = "auto"
     ess_least: float = 0.2
@@ -80,7 +81,7 @@ class Settings:
     critic_sizes: dict[str, Any] | None = None
 
 
-# d3rlpy's CQLConfig, where it says anything. For the record and for comparison: at returns of standard deviation 1 it does not work.
+# d3rlpy's CQLConfig, where it says anything, for comparison. Its weight is meant for returns in the hundreds (see above).
 REFERENCE = Settings(weight=5.0, temperature=1.0, warm_steps=0)
 
 # ---------------------------------------------------------------- the loss
@@ -229,7 +230,7 @@ class Learner:
         gain = sft.masked_mean(q - temperature * log_pi[..., 0], valid)
         copied = sft.masked_mean(sft.copying(now, own, some.actions, s.sft), valid * weight[:, None])
         self.of_actor.zero_grad()
-        (s.copying * copied - gain).backward()
+        (s.cloning * copied - gain).backward()
         self.of_actor.step()
 
         # Temperature: towards an entropy of D - 1 · (1 + ln 2) below that of the uniform density, as -dim is on tanh's box.

@@ -5,7 +5,7 @@ On models this small a third of autograd's time is bookkeeping and copies. Here 
 the softmax of the loss becomes its derivative in place, and rows come in parts whose activations stay in the caches.
 
 Notation, N = n·L tokens of a part, d wide: h [N, d] the residual stream, a [N, d] = h·r with r [N, 1] = 1 / rms(h), u [N, 4d] after ReLU,
-s [N, vocabulary]. Products are in `precision`, the stream h, the loss and gradients in float32.
+s [N, vocabulary]. Products are in `precision`; the stream h, attention (whose bfloat16 kernel is slow), loss and gradients in float32.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from datamix.proxy import Proxy
 
-PART = 2048  # tokens
+PART = 4096  # tokens at once: what is kept of so many for the way back fits the caches
 EPS = torch.finfo(torch.float32).eps  # as F.rms_norm has it
 LEAST = torch.finfo(torch.float32).tiny
 
@@ -62,9 +62,9 @@ def _part(proxy: Proxy, w: dict[str, Tensor], rows: Tensor, weight: Tensor | Non
     kept = []
     for i in range(c.layers):
         a, r = _norm(h, dtype)
-        q, k, v = torch.mm(a, w[f"qkv{i}"].t()).view(n, length, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
+        q, k, v = torch.mm(a, w[f"qkv{i}"].t()).float().view(n, length, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
         o, lse = flash(q, k, v, 0.0, True)
-        mixed = o.transpose(1, 2).reshape(count, d)
+        mixed = o.transpose(1, 2).reshape(count, d).to(dtype)
         h = _onto(h, mixed, w[f"out{i}"].t())
         b, rb = _norm(h, dtype)
         u = torch.mm(b, w[f"up{i}"].t()).relu_()
@@ -90,7 +90,7 @@ def _part(proxy: Proxy, w: dict[str, Tensor], rows: Tensor, weight: Tensor | Non
         dh.add_(_norm_back(torch.mm(du, w[f"up{i}"]).float(), b, rb))
         dy = dh.to(dtype)
         _into(g[f"out{i}"], dy.t(), mixed)
-        do = torch.mm(dy, w[f"out{i}"]).view(n, length, heads, d // heads).transpose(1, 2)
+        do = torch.mm(dy, w[f"out{i}"]).float().view(n, length, heads, d // heads).transpose(1, 2)
         dqkv = torch.empty(count, 3 * d, dtype=dtype)
         places = dqkv.view(n, length, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
         for place, one in zip(places, flash_back(do, q, k, v, o, lse, 0.0, True), strict=True):

@@ -23,12 +23,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from datamix import __version__, schedule, swarms
+from datamix import __version__, needs, schedule, swarms
 from datamix.baselines.static import SchedulePolicy, StaticPolicy
 from datamix.corpus import FILE, Corpus, Domain, Listing, Part
 from datamix.history import Budget, Decision, Floats, History, Policy, Trajectory
 from datamix.mixture import checked, to_names
-from datamix.steered import check_budget, open_policy, open_steered
+from datamix.steered import check_budget, open_policy, open_steered, told_budget
 from tenfold_shared import BadInput
 from tenfold_shared.jsonl import Output, Source, read_text
 
@@ -189,6 +189,7 @@ def read_losses(path: str, names: Sequence[str]) -> Floats:
 
 
 def _measured(corpus: Corpus, feedback_tokens: int, model: Record) -> tuple[Floats, list[Path]]:
+    needs.torch() if model["model"] is None else needs.models()
     from datamix.proxy import Held
     from datamix.ranks import Ranks
 
@@ -235,7 +236,7 @@ def run(
     check_budget(budget)
     policy, files = open_policy(agent, corpus, budget.steps)
     inputs = [*files, *inputs]
-    needs = _needs(policy)
+    wanted = _wanted(policy)
     start = np.ones(len(corpus.names))
     if losses is not None:
         start = read_losses(losses, corpus.names)
@@ -253,17 +254,17 @@ def run(
         inputs += more
     elif runs and set(runs[0].roles) == set(corpus.names):
         start = np.array([np.mean([one.base[name] for one in runs]) for name in corpus.names])
-    elif needs != "nothing":
+    elif wanted != "nothing":
         raise BadInput(
             f"plan: {policy.name} decides from losses; give those before the first step with --losses FILE, --base or --model"
         )
-    if needs == "swarm" and not runs:
+    if wanted == "swarm" and not runs:
         raise BadInput(
             f"plan: {policy.name} decides from what a run measures, and has no world to plan in; name recorded runs with --from SWARM, or "
             "steer a live run with `datamix apply`"
         )
     options = {
-        "policy": policy.name, **{f"budget.{name}": x for name, x in msgspec.to_builtins(budget).items()}, "task": task, "model": model,
+        "policy": policy.name, **told_budget(budget), "task": task, "model": model,
         "proxy": proxy, "feedback_tokens": feedback_tokens if model is not None or base is not None else None, "seed": seed,
         "dtype": dtype if model is not None else None,
     }  # fmt: skip
@@ -278,9 +279,9 @@ def run(
                 print(json.dumps(json.loads(out.manifest_path.read_bytes())["counts"]))
             return 0
         history = History(corpus.names, corpus.source, corpus.sizes, start, budget)
-        if needs == "world":
+        if wanted == "world":
             planned = from_world(str(agent), history)
-        elif needs == "swarm":
+        elif wanted == "swarm":
             planned = from_swarm(policy, history, runs, str(task))
         else:
             planned = from_clock(policy, history)
@@ -293,7 +294,7 @@ def run(
     return 0
 
 
-def _needs(policy: Policy) -> str:
+def _wanted(policy: Policy) -> str:
     """What must stand in for a live run: `nothing`, `world` or `swarm`."""
     from datamix.agent import Agent
 

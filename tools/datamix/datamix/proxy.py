@@ -2,7 +2,8 @@
 
 A pre-norm decoder with learned positions, ReLU feed-forward layers, no biases and tied embeddings. All parameters are views of one
 flat vector: one fused Adam step, one copy to save or restore, and gradients of whole models as vectors (DoGE needs them). The models are
-so small that the cost is in the number of operations, so the forward pass has as few as it can.
+so small that the cost is in the number of operations, so the forward pass has as few as it can, and on a CPU gradient.py takes
+autograd's place.
 
 `Proxy` is the model with its optimiser; `Learner` is what everything that steers a run needs of a model, proxies and others
 (foreign.py has the one for transformers models).
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamix import gradient
 from datamix.corpus import Corpus
 from datamix.stream import key_of
 from tenfold_shared import BadInput
@@ -186,6 +188,8 @@ class Proxy:
 
     def backward(self, rows: Tensor, weights: Tensor | None = None) -> float:
         """Fill `gradient` with that of the mean loss, each row times weights [n] where given; the mean loss itself."""
+        if gradient.possible(self):
+            return gradient.fill(self, rows, weights)
         self.gradient.zero_()
         if weights is None:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):

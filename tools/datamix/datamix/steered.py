@@ -81,6 +81,13 @@ class Steered:
     def __init__(self, learner: Any, name: str, identity: Record, inputs: list[Record], model: Proxy | Foreign) -> None:
         self.learner, self.name, self.identity, self.inputs, self.model = learner, name, identity, inputs, model
 
+    @property
+    def small(self) -> bool:
+        """Whether a second thread only costs."""
+        from datamix.proxy import Proxy
+
+        return isinstance(self.model, Proxy) and self.model.flat.numel() < FOR_A_GPU
+
     def save(self, folder: Path) -> None:
         from datamix.foreign import Foreign
 
@@ -209,3 +216,11 @@ def check_budget(budget: Budget) -> None:
         raise BadInput(f"--source-budget {budget.source_share:g}: expected a share from 0 to 1")
     if not (math.isfinite(budget.max_epochs) and budget.max_epochs >= 0):
         raise BadInput(f"--max-epochs {budget.max_epochs:g}: expected 0 (no limit) or more")
+
+
+def told_budget(budget: Budget) -> Record:
+    """By the names of its options, which a refusal of another run's output tells."""
+    return {
+        "steps": budget.steps, "budget_bytes": budget.steps * budget.tokens, "source_budget": budget.source_share,
+        "max_epochs": budget.max_epochs,
+    }  # fmt: skip

@@ -19,7 +19,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +27,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from datamix import __version__, samplers, swarms
+from datamix import __version__, processes, samplers, swarms
 from datamix.corpus import FILE, Corpus
 from datamix.history import Budget, Step, Trajectory
 from datamix.stream import key_of
@@ -60,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True):
     tasks: int = 0
     task_sources: int = 4
     task_targets: int = 2
+    task_roles: str = "any"
     base_spread: float = 3.0
     feedback_tokens: int = 2048
     device: str = "cpu"
@@ -75,21 +75,34 @@ class Plan(msgspec.Struct):
     version: str = __version__
 
 
-def draw_tasks(corpus: Corpus, n: int, sources: int, targets: int, spread: float, seed: int) -> list[Task]:
-    """n tasks of randomly chosen domains; bases see the sources in shares drawn from Dirichlet(spread): the smaller, the weaker a base is in
-    some. n = 0: the corpus as it stands, evenly. Raises BadInput where there are too few domains."""
+def draw_tasks(
+    corpus: Corpus, n: int, sources: int, targets: int, spread: float, seed: int, roles: str = "any"
+) -> list[Task]:
+    """n tasks of randomly chosen domains; roles `any`: each may be either; `kept`: sources are drawn from the corpus's sources, targets from its targets. Bases see the
+    sources in shares drawn from Dirichlet(spread): the smaller, the weaker a base is in some. n = 0: the corpus as it stands, evenly. Raises BadInput where there are
+    too few domains."""
+    of = {role: [one.name for one in corpus.domains if one.role == role] for role in ("source", "target")}
     if n == 0:
-        of = {role: [one.name for one in corpus.domains if one.role == role] for role in ("source", "target")}
         k = len(of["source"])
         return [Task("all", of["source"], of["target"], [1 / k] * k, key_of(seed, "base", "all") % 2**32)]
-    if sources < 1 or targets < 1 or sources + targets > len(corpus.names):
+    enough = (
+        sources + targets <= len(corpus.names)
+        if roles == "any"
+        else sources <= len(of["source"]) and targets <= len(of["target"])
+    )
+    if sources < 1 or targets < 1 or not enough:
         raise BadInput(
-            f"--task-sources {sources} and --task-targets {targets}: {corpus.folder} has {len(corpus.names)} domains; expected no more in all"
+            f"--task-sources {sources} and --task-targets {targets}: {corpus.folder} has {len(of['source'])} source and {len(of['target'])} target "
+            f"domains{'' if roles == 'any' else ', whose roles are kept'}; expected no more of them"
         )
     found = []
     for i in range(n):
         rng = np.random.default_rng([seed, 1, i])
-        chosen = [corpus.names[j] for j in rng.permutation(len(corpus.names))[: sources + targets]]
+        if roles == "any":
+            chosen = [corpus.names[j] for j in rng.permutation(len(corpus.names))[: sources + targets]]
+        else:
+            chosen = [of["source"][j] for j in rng.permutation(len(of["source"]))[:sources]]
+            chosen += [of["target"][j] for j in rng.permutation(len(of["target"]))[:targets]]
         shares = rng.dirichlet(np.full(sources, spread))
         found.append(
             Task(
@@ -125,10 +138,17 @@ def samplers_of(settings: Settings) -> list[str]:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Wait for whoever else makes this file."""
-    with open(path, "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+    """Wait for whoever else makes this file; `path` is there only while somebody does."""
+    while True:
+        with open(path, "w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            if not path.exists() or path.stat().st_ino != os.fstat(stream.fileno()).st_ino:
+                continue  # whoever had it has removed it since we opened it
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def base_of(folder: Path, proxy: Record, device: str, task: Task, corpus: Corpus) -> dict[str, Any]:
@@ -165,7 +185,7 @@ def run_one(folder: str, number: int, threads: int = 1) -> str:
     settings = plan.settings
     here = root / "runs" / f"{number:05d}"
     if (here / TRAJECTORY).exists():
-        return msgspec.json.decode((here / TRAJECTORY).read_bytes(), type=Trajectory).status
+        return _run_of(root, number).status
     whole = Corpus.load(plan.corpus)
     task = plan.tasks[number % len(plan.tasks)]
     corpus = whole.subset(task.sources, task.targets)
@@ -220,6 +240,15 @@ def run_one(folder: str, number: int, threads: int = 1) -> str:
     return status
 
 
+def _run_of(root: Path, number: int) -> Trajectory:
+    """A finished run. Raises BadInput where its file is not what was written."""
+    path = root / "runs" / f"{number:05d}" / TRAJECTORY
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Trajectory)
+    except (msgspec.DecodeError, OSError) as error:
+        raise BadInput(f"{path}: not a run: {error}; remove its folder and run it again with --only {number + 1}") from None
+
+
 def _replace(path: Path, data: bytes) -> None:
     """Whole or not at all against a kill; not flushed to the disk, as a run that a crash of the machine costs is short."""
     beside = path.with_suffix(".tmp")
@@ -231,12 +260,19 @@ def begin(corpus: Corpus, settings: Settings, folder: Path, overwrite: bool) -> 
     """Write the plan, or see that what is there is the same one. Raises BadInput for another plan or another's folder."""
     samplers.parse_mix(settings.sampler)
     tasks = draw_tasks(
-        corpus, settings.tasks, settings.task_sources, settings.task_targets, settings.base_spread, settings.seed
+        corpus,
+        settings.tasks,
+        settings.task_sources,
+        settings.task_targets,
+        settings.base_spread,
+        settings.seed,
+        settings.task_roles,
     )
-    plan = Plan(str(corpus.folder), sha256_of(corpus.folder / FILE), settings, tasks)
+    plan = Plan(str(corpus.folder.absolute()), sha256_of(corpus.folder / FILE), settings, tasks)
     _check_sizes(corpus, plan)
     if folder.is_file():
         raise BadInput(f"{folder}: is a file; expected a folder to write")
+    moved = False
     if folder.exists() and any(folder.iterdir()):
         before = read_plan(folder) if (folder / PLAN).exists() else None
         if before is None:
@@ -245,8 +281,11 @@ def begin(corpus: Corpus, settings: Settings, folder: Path, overwrite: bool) -> 
             if not overwrite:
                 raise BadInput(f"{folder}: was begun with {found}; choose another output or add --overwrite")
             clear(folder)
+        elif overwrite and (folder / swarms.MANIFEST).exists():
+            clear(folder)
+        moved = before.corpus != plan.corpus  # the same texts: other machines may see them under another path
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / PLAN).exists():
+    if moved or not (folder / PLAN).exists():
         write_atomic(folder / PLAN, msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n")
     return plan
 
@@ -297,14 +336,21 @@ def run(
     if only is not None:
         if not 1 <= only <= settings.trajectories:
             raise BadInput(f"--only {only}: expected a run from 1 to {settings.trajectories}")
+        if overwrite:
+            raise BadInput("--only: goes without --overwrite, which would remove the other runs; remove the folder first")
         with _alone(root.absolute().parent / f".{root.name}.plan.lock"):
             begin(corpus, settings, root, overwrite=False)
         (root / "runs").mkdir(exist_ok=True)
         lock = Lock(root / "runs" / f".{only - 1:05d}.lock", root)
         try:
-            return 0 if run_one(folder, only - 1) == "done" else 1
+            status = run_one(folder, only - 1)
         finally:
             lock.release()
+        if as_json:
+            print(json.dumps({"run": only, "status": status}))
+        elif status != "done":
+            print(f"datamix: {root}: run {only} failed: {_run_of(root, only - 1).error}", file=sys.stderr)
+        return 0 if status == "done" else 1
     lock = Lock(root.absolute().parent / f".{root.name}.lock", root)
     try:
         started, clock = datetime.now(UTC), time.monotonic()
@@ -329,28 +375,8 @@ def _run_all(folder: str, n: int, workers: int, ray: str | None, tick: Callable[
             run_one(folder, number)
             tick()
         return
-    import multiprocessing
-
-    # A process with one thread each: models this small gain nothing from a second one.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
-        try:
-            for base in as_completed([pool.submit(make_base, folder, i) for i in range(min(tasks, n))]):
-                base.result()
-            for run_done in as_completed([pool.submit(run_one, folder, number) for number in range(n)]):
-                run_done.result()
-                tick()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list((pool._processes or {}).values()):
-                process.terminate()  # its run is saved as far as its last step
-            raise
-
-
-def _one_thread() -> None:
-    import signal
-
-    os.environ["OMP_NUM_THREADS"] = "1"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C goes to all; the parent ends us
+    processes.each([(f"base {i}", make_base, (folder, i)) for i in range(min(tasks, n))], workers, lambda key, found: None)
+    processes.each([(f"run {i}", run_one, (folder, i)) for i in range(n)], workers, lambda key, found: tick())
 
 
 def make_base(folder: str, task: int) -> None:
@@ -397,7 +423,7 @@ def collect(folder: str, *, as_json: bool, started: datetime | None = None, seco
         raise BadInput(f"{root}: {len(missing)} of {n} runs are not finished: {some}; run them with --only I")
     lines = [(root / "runs" / f"{i:05d}" / TRAJECTORY).read_bytes() for i in range(n)]
     write_atomic(root / swarms.TRAJECTORIES, b"".join(line + b"\n" for line in lines))
-    runs = [msgspec.json.decode(line, type=Trajectory) for line in lines]
+    runs = [_run_of(root, i) for i in range(n)]
     names = sorted({name for one in runs for name in one.roles})
     about = {
         "schema": "swarm/1",

@@ -48,7 +48,8 @@ class Settings(msgspec.Struct, frozen=True):
 
     members: int = 5
     hidden: int = 48
-    world_steps: int = 500
+    world_steps: int = 800
+    batch: int = 256
     world_lr: float = 3e-3
     decay: float = 0.03
     cloning_steps: int = 60
@@ -160,17 +161,38 @@ def seen(weights: Tensor) -> Tensor:
 
 
 class World(nn.Module):
-    """One member of the ensemble: the change of every domain's f̂, in points, by one step under a mixture."""
+    """The ensemble: what each of E members takes the change of every domain's f̂ to be, in points, by one step under a mixture. The members are
+    PooledNetwork's two layers, side by side in stacked matrices, so that all of them cost the operations of one."""
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, members: int, hidden: int) -> None:
         super().__init__()
         self.columns = [COLUMN[name] for name in OF_WORLD]
-        self.layers = SetLayers(len(self.columns) + 3, hidden, 1)
+        inputs = len(self.columns) + 3
+        self.members = members
+        for name, (rows, columns) in {
+            "first": (inputs, hidden),
+            "second": (3 * hidden, hidden),
+            "out": (hidden, 1),
+        }.items():
+            bound = rows**-0.5
+            self.register_parameter(name, nn.Parameter(torch.empty(members, rows, columns).uniform_(-bound, bound)))
+            self.register_parameter(
+                name + "_bias", nn.Parameter(torch.empty(members, 1, columns).uniform_(-bound, bound))
+            )
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
-        first = (x[..., COLUMN["progress"]] == 0).to(x.dtype)[..., None]
-        out, _ = self.layers(torch.cat([x[..., self.columns], first, seen(weights)], -1), source, mask)
-        return out[..., 0]
+        """[E, B, D] from features [B, D, F] and mixtures [B, D]."""
+        b, d, _ = x.shape
+        begun = (x[..., COLUMN["progress"]] == 0).to(x.dtype)[..., None]
+        rows = torch.cat([x[..., self.columns], begun, seen(weights)], -1).view(1, b * d, -1)
+        p = self.get_parameter
+        h = F.silu(torch.baddbmm(p("first_bias"), rows.expand(self.members, -1, -1), p("first"))).view(
+            self.members, b, d, -1
+        )
+        around = means(h, source, mask)[..., None, :].expand(*h.shape[:-1], 2 * h.shape[-1])
+        wide = torch.cat([h, around], -1).view(self.members, b * d, -1)
+        z = F.silu(torch.baddbmm(p("second_bias"), wide, p("second")))
+        return torch.baddbmm(p("out_bias"), z, p("out")).view(self.members, b, d)
 
 
 # ---------------------------------------------------------------- imagined runs
@@ -254,7 +276,7 @@ def decide(policy: PooledNetwork, now: Imagined, how: Settings) -> Tensor:
 
 def imagine(
     policy: PooledNetwork,
-    members: Sequence[World],
+    world: World,
     now: Imagined,
     how: Settings,
     who: Tensor,
@@ -270,7 +292,7 @@ def imagine(
         weights = decide(policy, now, how) if first is None else first
         first = None
         x = now.features()
-        said = torch.stack([member(x, now.source, now.mask, weights) for member in members]) * now.mask
+        said = world(x, now.source, now.mask, weights) * now.mask
         each = score_of(said, now.source, now.mask)
         doubt = doubt + each.std(0) * going
         change = said[who, rows]
@@ -282,8 +304,8 @@ def imagine(
 class Simulator:
     """An agent's world, for plans without a live model: WORLD in its folder."""
 
-    def __init__(self, members: list[World], policy: PooledNetwork, how: Settings) -> None:
-        self.members, self.policy, self.how = members, policy, how
+    def __init__(self, world: World, policy: PooledNetwork, how: Settings) -> None:
+        self.world, self.policy, self.how = world, policy, how
 
     @torch.no_grad()
     def rollout(
@@ -305,9 +327,7 @@ class Simulator:
             else:
                 weights = decide(history).weights
             action = torch.from_numpy(weights.astype(np.float32))[None]
-            change = (
-                torch.stack([member(x, source, mask, action) for member in self.members]).mean(0)[0].double().numpy()
-            )
+            change = self.world(x, source, mask, action).mean(0)[0].double().numpy()
             losses = history.base * (1 - history.gains[-1] - change / POINTS)
             history.add(weights, losses)
             found.append((weights, losses))
@@ -316,15 +336,10 @@ class Simulator:
     def save(self, folder: Path) -> None:
         from safetensors.torch import save
 
-        parts = {
-            f"{i}.{name}": x.contiguous() for i, one in enumerate(self.members) for name, x in one.state_dict().items()
-        }
-        told = {
-            "schema": "agent-world/1",
-            "members": str(len(self.members)),
-            "settings": json.dumps(msgspec.to_builtins(self.how)),
-        }
-        write_atomic(folder / WORLD, save(parts, metadata=told))
+        told = {"schema": "agent-world/1", "settings": json.dumps(msgspec.to_builtins(self.how))}
+        write_atomic(
+            folder / WORLD, save({name: x.contiguous() for name, x in self.world.state_dict().items()}, metadata=told)
+        )
 
     @classmethod
     def load(cls, folder: str | Path) -> Simulator:
@@ -341,12 +356,11 @@ class Simulator:
             with safe_open(str(path), "pt") as stream:
                 told = stream.metadata() or {}
                 how = msgspec.convert(json.loads(told["settings"]), Settings)
-                members = [World(how.hidden) for _ in range(int(told["members"]))]
-                for i, member in enumerate(members):
-                    member.load_state_dict({name: stream.get_tensor(f"{i}.{name}") for name in member.state_dict()})
+                world = World(how.members, how.hidden)
+                world.load_state_dict({name: stream.get_tensor(name) for name in world.state_dict()})
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, msgspec.ValidationError) as error:
             raise BadInput(f"{path}: not an agent's world: {' '.join(str(error).split())[:200]}") from None
-        return cls(members, agent.actor, how)
+        return cls(world, agent.actor, how)
 
 
 # ---------------------------------------------------------------- training
@@ -363,14 +377,14 @@ def train(
         )
     torch.manual_seed(seed % 2**63)
     rng = np.random.default_rng([seed % 2**63, 10])
-    members, told = fit_world(runs, how, rng, tick)
-    policy, practised = practise(runs, members, how, rng, tick)
-    value, r2 = fit_value(runs, policy, members, how, rng, tick)
+    world, told = fit_world(runs, how, rng, tick)
+    policy, practised = practise(runs, world, how, rng, tick)
+    value, r2 = fit_value(runs, policy, world, how, rng, tick)
     report = {
         "runs": len(runs), "tasks": len({one.task for one in runs}), "seed": seed, "settings": msgspec.to_builtins(how),
         "world": told, "policy": practised, "value": {"r2": r2},
     }  # fmt: skip
-    simulator = Simulator(members, policy, how)
+    simulator = Simulator(world, policy, how)
     card = Card(
         arch="pooled", algo="model", sizes={"width": how.hidden, "split": how.split}, critic_arch="pooled-value",
         critic_sizes={"width": how.hidden}, form=how.form, feedback=how.feedback, report=report,
@@ -436,41 +450,41 @@ def shuffled(data: Steps, rng: np.random.Generator) -> Steps:
 
 def fit_world(
     runs: Sequence[Trajectory], how: Settings, rng: np.random.Generator, tick: Callable[[], None]
-) -> tuple[list[World], dict[str, float]]:
+) -> tuple[World, dict[str, float]]:
     """The ensemble, each member on a bootstrap sample of the runs; `r2` of changes in runs that a member was not shown."""
     data = steps_of(runs)
     if how.shuffle:
         data = shuffled(data, rng)
+    torch.manual_seed(int(rng.integers(2**31)))
     n = len(runs)
-    members, errors, squares = [], 0.0, 0.0
-    for _ in range(how.members):
-        torch.manual_seed(int(rng.integers(2**31)))
-        member = World(how.hidden)
-        count = torch.bincount(torch.from_numpy(rng.integers(n, size=n)), minlength=n).float()
-        weight = count[data.run][:, None] * data.mask
-        optimiser = torch.optim.AdamW(member.parameters(), lr=how.world_lr, weight_decay=how.decay)
-        rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, how.world_steps)
-        for _ in range(how.world_steps):
-            error = F.huber_loss(
-                member(data.x, data.source, data.mask, data.weights), data.change, reduction="none", delta=3.0
-            )
-            loss = (error * weight).sum() / weight.sum()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            rate.step()
-        member.requires_grad_(False)
-        unseen = (count[data.run] == 0)[:, None] & data.mask
-        left = (data.change - member(data.x, data.source, data.mask, data.weights))[unseen]
-        errors += float(left.square().sum())
-        squares += float((data.change[unseen] - data.change[unseen].mean()).square().sum())
-        members.append(member)
-        tick()
-    return members, {"r2": 1 - errors / max(squares, 1e-9)}
+    world = World(how.members, how.hidden)
+    drawn = [np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(how.members)]
+    count = torch.from_numpy(np.stack(drawn)).float()  # [E, R]: how often a member's sample has a run
+    optimiser = torch.optim.AdamW(world.parameters(), lr=how.world_lr, weight_decay=how.decay)
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, how.world_steps)
+    for k in range(how.world_steps):
+        some = torch.from_numpy(rng.integers(len(data.run), size=min(how.batch, len(data.run))))
+        mask = data.mask[some]
+        got = world(data.x[some], data.source[some], mask, data.weights[some])
+        error = F.huber_loss(got, data.change[some].expand_as(got), reduction="none", delta=3.0)
+        weight = count[:, data.run[some]][..., None] * mask
+        loss = ((error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        rate.step()
+        if k % 50 == 49:
+            tick()
+    world.requires_grad_(False)
+    unseen = (count[:, data.run] == 0)[..., None] & data.mask
+    change = data.change.expand_as(unseen)
+    left = (change - world(data.x, data.source, data.mask, data.weights))[unseen]
+    around = change[unseen] - change[unseen].mean()
+    return world, {"r2": 1 - float(left.square().sum()) / max(float(around.square().sum()), 1e-9)}
 
 
 def practise(
-    runs: Sequence[Trajectory], members: list[World], how: Settings, rng: np.random.Generator, tick: Callable[[], None]
+    runs: Sequence[Trajectory], world: World, how: Settings, rng: np.random.Generator, tick: Callable[[], None]
 ) -> tuple[PooledNetwork, dict[str, float]]:
     """A policy improved by gradient through imagined runs, from where the swarm's runs began."""
     torch.manual_seed(int(rng.integers(2**31)))
@@ -491,8 +505,8 @@ def practise(
     told = {"imagined": 0.0, "doubt": 0.0}
     for k in range(how.policy_steps):
         rows = torch.from_numpy(rng.integers(len(runs), size=how.rollouts))
-        who = torch.from_numpy(rng.integers(len(members), size=how.rollouts))
-        final, doubt = imagine(policy, members, start.take(rows), how, who)
+        who = torch.from_numpy(rng.integers(how.members, size=how.rollouts))
+        final, doubt = imagine(policy, world, start.take(rows), how, who)
         loss = -(final - how.caution * doubt).mean()
         optimiser.zero_grad()
         loss.backward()
@@ -508,7 +522,7 @@ def practise(
 def fit_value(
     runs: Sequence[Trajectory],
     policy: PooledNetwork,
-    members: list[World],
+    world: World,
     how: Settings,
     rng: np.random.Generator,
     tick: Callable[[], None],
@@ -522,14 +536,14 @@ def fit_value(
 
     def some(n: int) -> tuple[Imagined, Tensor, Tensor]:
         rows = torch.from_numpy(rng.integers(len(runs), size=n))
-        who = torch.from_numpy(rng.integers(len(members), size=n))
+        who = torch.from_numpy(rng.integers(how.members, size=n))
         now = begin.take(rows)
         for _ in range(int(rng.integers(int(now.steps.min())))):  # a while under mixtures near the policy's
             weights = _varied(decide(policy, now, how), now, how, rng)
-            said = torch.stack([member(now.features(), now.source, now.mask, weights) for member in members]) * now.mask
+            said = world(now.features(), now.source, now.mask, weights) * now.mask
             now = now.after(weights, said[who, torch.arange(n)])
         first = _varied(decide(policy, now, how), now, how, rng)
-        final, doubt = imagine(policy, members, now, how, who, first)
+        final, doubt = imagine(policy, world, now, how, who, first)
         return now, first, final - how.caution * doubt
 
     with torch.no_grad():

@@ -1,0 +1,585 @@
+"""explain and its pictures: ablations beside runs made by hand, correlations beside scipy's, Q beside Agent.q, the world beside its rollouts."""
+
+import importlib.util
+import json
+import shutil
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from datamix_corpus import make_corpus
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datamix import beliefs, explain, needs, plot, swarm, world
+from datamix import schedule as schedules
+from datamix.agent import Agent, Card
+from datamix.baselines.static import SchedulePolicy
+from datamix.corpus import Corpus
+from datamix.history import Budget, History
+from datamix.proxy import Proxy, ProxyConfig
+from datamix.steer import Run
+from datamix.stream import key_of
+from datamix.swarm import Task
+from tenfold_shared import BadInput, Missing
+
+PROXY = ProxyConfig(width=8, context=16, batch=4, base_updates=20)
+BUDGET = Budget(tokens=16 * 4 * 2, steps=4, source_share=0.4)
+NAMES = ("web", "books", "math", "code")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A corpus of four domains, a swarm of two tasks on it, and a model-based agent of it, all of them tiny."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("explain")
+    make_corpus(root / "corpus", dict.fromkeys(NAMES, 4000), targets=("math", "code"), valid=1500)
+    how = swarm.Settings(
+        6,
+        BUDGET,
+        "ramp,late,walk",
+        msgspec.to_builtins(PROXY),
+        tasks=2,
+        task_sources=2,
+        task_targets=1,
+        feedback_tokens=128,
+    )
+    folder = root / "swarm"
+    swarm.run(
+        str(folder),
+        str(root / "corpus"),
+        how,
+        workers=1,
+        only=None,
+        ray=None,
+        overwrite=False,
+        as_json=True,
+        quiet=True,
+    )
+    from datamix import swarms
+
+    small = world.Settings(members=2, hidden=8, world_steps=40, cloning_steps=5, policy_steps=5, rollouts=8)
+    agent, simulator = world.train(swarms.read(folder), small, 0)
+    agent.save(root / "agent")
+    simulator.save(root / "agent")
+    manifest = {"inputs": [{"path": str(folder / "trajectories.jsonl"), "sha256": ""}]}
+    (root / "agent" / "manifest.json").write_text(json.dumps(manifest))
+    return root
+
+
+SETTINGS = explain.Settings(tasks=2, seeds=2, feedback_tokens=128, score_tokens=400)
+
+
+def told(home, capsys, settings=SETTINGS, **given):
+    options = {
+        "corpus": None,
+        "swarm": None,
+        "output": None,
+        "overwrite": False,
+        "workers": 1,
+        "as_json": True,
+        "plot": None,
+        "quiet": True,
+    }
+    capsys.readouterr()
+    status = explain.run(str(home / given.pop("agent", "agent")), settings=settings, **options | given)
+    return status, capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def finished(home):
+    """The result in home/explained."""
+    explain.run(str(home / "agent"), corpus=None, swarm=str(home / "swarm"), settings=SETTINGS, output=str(home / "explained"), overwrite=False, workers=1, as_json=True, plot=None, quiet=True)  # fmt: skip
+    return json.loads((home / "explained" / "explain.json").read_bytes())
+
+
+# ---------------------------------------------------------------- leaving a domain out
+
+
+def test_a_domains_share_goes_to_the_others_of_its_role():
+    source = np.array([True, True, True, False])
+    found = explain.left_out(np.array([[0.2, 0.3, 0.1, 0.4], [0.5, 0, 0, 0.5]]), source, 0)
+    assert np.allclose(found, [[0, 0.45, 0.15, 0.4], [0, 0.25, 0.25, 0.5]])
+
+
+def test_a_domain_alone_in_its_role_leaves_its_share_to_all():
+    found = explain.left_out(np.array([[0.2, 0.6, 0.2]]), np.array([True, False, False]), 0)
+    assert np.allclose(found, [[0, 0.75, 0.25]])
+
+
+@given(st.integers(2, 8), st.integers(1, 5), st.integers(0, 10**6))
+def test_what_is_left_is_a_mixture_in_the_same_proportions(domains, steps, seed):
+    rng = np.random.default_rng(seed)
+    schedule, source, d = rng.dirichlet(np.ones(domains), steps), rng.random(domains) < 0.5, int(rng.integers(domains))
+    before = schedule.copy(), source.copy()
+    found = explain.left_out(schedule, source, d)
+    assert np.array_equal(schedule, before[0]) and np.array_equal(source, before[1])
+    assert np.allclose(found.sum(1), 1) and (found >= 0).all() and (found[:, d] == 0).all()
+    others = (source == source[d]) & (np.arange(domains) != d)
+    if others.any():
+        assert np.allclose(found[:, source].sum(1), schedule[:, source].sum(1))
+        assert np.allclose(found[:, others] / schedule[:, others], found[:, others][:, :1] / schedule[:, others][:, :1])
+        assert np.array_equal(found[:, source != source[d]], schedule[:, source != source[d]])
+
+
+def test_the_one_target_of_a_limited_run_stays():
+    one, two = np.array([True, True, False]), np.array([True, False, False])
+    limited, free = Budget(1, 1, 0.5), Budget(1, 1)
+    assert [explain.can_leave_out(one, d, limited) for d in range(3)] == [True, True, False]
+    assert all(explain.can_leave_out(two, d, limited) for d in range(3))
+    assert all(explain.can_leave_out(one, d, free) for d in range(3))
+
+
+# ---------------------------------------------------------------- ablations
+
+
+def score_by_hand(home, task, seed, policy):
+    """The final score of a run of one of the swarm's tasks, put together here."""
+    whole = Corpus.load(home / "corpus")
+    corpus = whole.subset(task.sources, task.targets)
+    proxy = Proxy(PROXY, 256, 0)
+    proxy.restore(swarm.base_of(home / "swarm", msgspec.to_builtins(PROXY), "cpu", task, whole))
+    proxy.begin()
+    run = Run(corpus, proxy, BUDGET, key_of(0, "explain", seed) % 2**31, feedback_tokens=128, score_tokens=400)
+    run.begin()
+    decided = [decision.weights for decision, _ in run.steps(policy)]
+    return run.result()["score"], np.array(decided)
+
+
+def test_gains_are_differences_of_runs_made_by_hand(home, finished):
+    tasks = swarm.read_plan(home / "swarm").tasks
+    pairs = {(one["task"], one["domain"]): one for one in finished["ablation"]["pairs"]}
+    assert set(pairs) == {(task.name, name) for task in tasks for name in [*task.sources, *task.targets]}
+    task = tasks[1]
+    domain = task.sources[0]
+    gains, weights = [], []
+    for seed in range(2):
+        with_it, schedule = score_by_hand(home, task, seed, Agent.load(home / "agent"))
+        again, _ = score_by_hand(home, task, seed, SchedulePolicy("again", schedule))
+        assert again == with_it  # the schedule says all of a run
+        without = schedule.copy()
+        without[:, 1] += without[:, 0]
+        without[:, 0] = 0
+        gains.append(with_it - score_by_hand(home, task, seed, SchedulePolicy("without", without))[0])
+        weights.append(schedule[:, 0].mean())
+    found = pairs[task.name, domain]
+    assert found["gain"] == pytest.approx(np.mean(gains), abs=1e-9)
+    assert found["weight"] == pytest.approx(np.mean(weights), abs=1e-6)
+    assert found["low"] < found["gain"] < found["high"]
+    assert pairs[task.name, task.targets[0]]["gain"] is None  # the only target under a source budget
+
+
+def test_domains_are_means_over_tasks(finished):
+    pairs = [one for one in finished["ablation"]["pairs"] if one["gain"] is not None]
+    by = finished["ablation"]["domains"]
+    for name, one in by.items():
+        bare, _, role = name.partition(" (")
+        some = [pair for pair in pairs if pair["domain"] == bare and (not role or pair["role"] == role[:-1])]
+        assert one["gain"] == pytest.approx(np.mean([pair["gain"] for pair in some]))
+        assert one["tasks"] == len(some)
+    assert sum(one["tasks"] for one in by.values()) == len(pairs) == finished["ablation"]["n"]
+
+
+def made_up(weights, gains, sources=3, seeds=1, tasks=1):
+    """A plan and runs with given mean weights and gains [tasks, D] in place of trained ones."""
+    names = [f"d{i}" for i in range(weights.shape[1])]
+    named = [Task(f"task-{i}", names[:sources], names[sources:], [1 / sources] * sources, 0) for i in range(tasks)]
+    plan = explain.Plan("", "", "", "", Budget(1, 1), {}, named, None, msgspec.structs.replace(SETTINGS, seeds=seeds))
+    own, without = {}, {}
+    for i in range(tasks):
+        for seed in range(seeds):
+            own[i, seed] = {"status": "done", "score": 5.0, "decided": [weights[i].tolist()]}
+            for d in range(len(names)):
+                without[i, seed, d] = {"status": "done", "score": 5.0 - gains[i, d]}
+    return plan, own, without
+
+
+def test_correlation_is_scipys_over_pairs_and_within_roles():
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(3)
+    weights, gains = rng.dirichlet(np.ones(7), 3), rng.normal(size=(3, 7))
+    gains[:, :3] += 5 * weights[:, :3]
+    plan, own, without = made_up(weights, gains, tasks=3)
+    found = explain.ablation_of(plan, own, own, without)
+    assert found["spearman"] == pytest.approx(spearmanr(weights.round(6).ravel(), gains.ravel())[0])
+    centred = [
+        np.concatenate([np.concatenate([row[:3] - row[:3].mean(), row[3:] - row[3:].mean()]) for row in z])
+        for z in (weights, gains)
+    ]
+    assert found["within_role"]["spearman"] == pytest.approx(spearmanr(*centred)[0])
+    assert found["n"] == found["within_role"]["n"] == 21
+    assert found["low"] < found["spearman"] < found["high"]
+
+
+@pytest.mark.parametrize(("sign", "word"), [(1, "gives more"), (-1, "gives less")])
+def test_an_agent_that_agrees_is_told_from_one_that_does_not(sign, word):
+    weights = np.random.default_rng(0).dirichlet(np.ones(12), 1)
+    found = explain.ablation_of(*(parts := made_up(weights, sign * weights))[:2], parts[1], parts[2])
+    assert found["spearman"] == pytest.approx(sign) and word in found["verdict"]
+
+
+def test_an_even_split_agrees_with_nothing_within_roles():
+    weights = np.array([[0.1, 0.1, 0.1, 0.35, 0.35]]) + 1e-9
+    found = explain.ablation_of(
+        *(parts := made_up(weights, np.random.default_rng(0).normal(size=(1, 5))))[:2], parts[1], parts[2]
+    )
+    assert found["within_role"]["spearman"] is None and found["spearman"] is not None
+
+
+def test_noise_is_not_called_agreement():
+    rng = np.random.default_rng(0)
+    plan, own, without = made_up(rng.dirichlet(np.ones(8), 2), rng.normal(size=(2, 8)), tasks=2)
+    assert "not been shown" in explain.ablation_of(plan, own, own, without)["verdict"]
+
+
+def test_failed_runs_are_left_out():
+    weights = np.random.default_rng(0).dirichlet(np.ones(5), 1)
+    plan, own, without = made_up(weights, weights, seeds=2)
+    without[0, 0, 1] = {"status": "failed", "error": ""}
+    without[0, 0, 2] = without[0, 1, 2] = {"status": "failed", "error": ""}
+    pairs = explain.ablation_of(plan, own, own, without)["pairs"]
+    assert pairs[1]["gain"] == pytest.approx(weights[0, 1]) and pairs[1]["low"] is None
+    assert pairs[2]["gain"] is None
+
+
+# ---------------------------------------------------------------- weights
+
+
+def test_weights_are_means_of_decisions(home, finished):
+    task = swarm.read_plan(home / "swarm").tasks[0]
+    decided = np.mean([score_by_hand(home, task, seed, Agent.load(home / "agent"))[1] for seed in range(2)], axis=0)
+    assert [one["step"] for one in finished["weights"]] == [0, 1, 2, 3]
+    for row, one in zip(decided, finished["weights"], strict=True):
+        assert one["domains"][task.name] == pytest.approx(dict(zip([*task.sources, *task.targets], row, strict=True)))
+        assert one["source"] + one["target"] == pytest.approx(1)
+        source = [
+            sum(w for name, w in of.items() if finished["roles"][t][name] == "source")
+            for t, of in one["domains"].items()
+        ]
+        assert one["source"] == pytest.approx(np.mean(source))
+        assert 0 <= one["entropy"] <= np.log(3)
+
+
+# ---------------------------------------------------------------- Q and the world
+
+
+def history_of(domains, steps=3, sources=2, seed=0, share=0.3):
+    rng = np.random.default_rng(seed)
+    source = np.arange(domains) < sources
+    found = History(
+        [f"d{i}" for i in range(domains)],
+        source,
+        np.full(domains, 1e6),
+        rng.uniform(2, 4, domains),
+        Budget(1000, 8, share),
+    )
+    for _ in range(steps):
+        w = rng.dirichlet(np.ones(domains))
+        w[source] *= 0.1
+        found.add(w / w.sum(), found.base - 0.1 * rng.random(domains))
+    return found
+
+
+def noisy(card):
+    torch.manual_seed(0)
+    agent = Agent(card)
+    with torch.no_grad():
+        for one in [agent.actor, *agent.critics]:
+            for x in one.parameters():
+                x.add_(0.3 * torch.randn_like(x))
+    return agent
+
+
+CARDS = {
+    "set": Card(arch="set", algo="cql", critics=2),
+    "decoder": Card(
+        arch="decoder", algo="cql", sizes={"domains": 4, "width": 16}, critics=2, domains=["d0", "d1", "d2", "d3"]
+    ),
+    "pooled": Card(arch="pooled", algo="model", critics=1, critic_arch="pooled-value", critic_sizes={}),
+}
+
+
+@pytest.mark.parametrize("arch", list(CARDS))
+def test_values_are_agents_q(arch):
+    agent, history = noisy(CARDS[arch]), history_of(4)
+    mixtures = np.random.default_rng(1).dirichlet(np.ones(4), 9)
+    wanted = [agent.q(history, one) for one in mixtures]
+    assert np.allclose(beliefs.values(agent, history, mixtures), wanted, atol=1e-5)
+    assert np.ptp(wanted) > 1e-3
+
+
+def test_q_runs_along_lines_through_the_decision():
+    agent, history = noisy(CARDS["set"]), history_of(4)
+    found = beliefs.q_of(agent, [history.upto(0), history])
+    assert [one["step"] for one in found["states"]] == [0, 3] and "simplex" not in found["states"][0]
+    one = found["states"][1]
+    decided = agent.decide(history)
+    assert one["decided_q"] == pytest.approx(decided.q, abs=1e-5)
+    assert one["source_share"]["decided"] == pytest.approx(decided.weights[:2].sum())
+    at = one["source_share"]["shares"][7]
+    mixture = np.concatenate(
+        [
+            decided.weights[:2] / decided.weights[:2].sum() * at,
+            decided.weights[2:] / decided.weights[2:].sum() * (1 - at),
+        ]
+    )
+    assert one["source_share"]["q"][7] == pytest.approx(agent.q(history, mixture), abs=1e-5)
+    assert one["domains"]["d2"]["q"][-1] == pytest.approx(agent.q(history, np.eye(4)[2]), abs=1e-5)
+    left = history.source_left
+    assert one["source_share"]["feasible"] == [share <= min(1, left) + 1e-9 for share in one["source_share"]["shares"]]
+    assert (
+        one["domains"]["d2"]["feasible"][-1] and found["states"][0]["domains"]["d2"]["q"] != one["domains"]["d2"]["q"]
+    )
+
+
+def test_three_domains_have_their_whole_simplex():
+    agent, history = noisy(CARDS["set"]), history_of(3)
+    found = beliefs.q_of(agent, [history])["states"][0]["simplex"]
+    n = beliefs.Q_POINTS - 1
+    assert len(found["weights"]) == (n + 1) * (n + 2) // 2 == len(found["q"])
+    assert len({tuple(np.round(w, 9)) for w in found["weights"]}) == len(found["weights"])
+    assert np.allclose(np.sum(found["weights"], 1), 1)
+    k = found["weights"].index([0.5, 0.25, 0.25])
+    assert found["q"][k] == pytest.approx(agent.q(history, np.array([0.5, 0.25, 0.25])), abs=1e-5)
+
+
+def test_an_agent_without_critics_says_so():
+    found = beliefs.q_of(Agent(Card(arch="set", algo="sft")), [history_of(4)])
+    assert found == {"available": False, "why": "an agent of --algo sft has no critics"}
+
+
+def test_the_worlds_effects_are_those_of_its_rollouts(home):
+    simulator, agent = world.Simulator.load(home / "agent"), Agent.load(home / "agent")
+    history = history_of(4, steps=2)
+    decision = agent.decide(history)
+    weights, losses = simulator.rollout(history, lambda _: decision)[0]
+    assert np.array_equal(weights, decision.weights)
+    wanted = 100 * ((history.base - losses) / history.base - history.gains[-1])
+    found = beliefs.world_of(str(home / "agent"), agent, [history])["states"][0]
+    assert list(found["decided"]["change"].values()) == pytest.approx(wanted, abs=1e-4)
+    moved = 0.9 * decision.weights + 0.1 * np.eye(4)[1]
+    _, other = simulator.rollout(history, lambda _: type(decision)(moved))[0]
+    more = 100 * (losses - other) / history.base
+    assert list(found["domains"]["d1"]["change"].values()) == pytest.approx(more, abs=1e-4)
+    assert found["domains"]["d1"]["score"] == pytest.approx(more[:2].mean() / 2 + more[2:].mean() / 2, abs=1e-4)
+
+
+def test_an_agent_without_a_world_has_none(home):
+    assert beliefs.world_of(str(home / "agent"), noisy(CARDS["set"]), [history_of(4)]) is None
+
+
+# ---------------------------------------------------------------- the verb
+
+
+def test_result_has_all_parts(home, finished):
+    assert finished["algo"] == "model" and finished["arch"] == "pooled" and finished["tasks"] == ["task-00", "task-01"]
+    assert (
+        finished["q"]["available"]
+        and finished["q"]["unit"] == "points of the final score"
+        and len(finished["q"]["states"]) == 3
+    )
+    assert [one["step"] for one in finished["world"]["states"]] == [0, 2, 3]
+    assert finished["counts"] == {"runs": 2 * 2 * (1 + 2), "failed": 0, "tasks": 2, "seeds": 2}
+    manifest = json.loads((home / "explained" / "manifest.json").read_bytes())
+    assert (manifest["tool"], manifest["verb"], manifest["status"]) == ("datamix", "explain", "done")
+
+
+def test_the_same_command_runs_nothing_again(home, finished, capsys, monkeypatch):
+    def never(*given):
+        raise AssertionError("a run was made again")
+
+    monkeypatch.setattr(explain, "run_one", never)
+    status, out = told(home, capsys, output=str(home / "explained"))
+    assert status == 0 and json.loads(out) == finished
+
+
+def test_a_torn_journal_goes_on(home, finished, tmp_path, capsys):
+    folder = tmp_path / "again"
+    shutil.copytree(home / "explained", folder)
+    lines = (folder / "journal").read_bytes().splitlines(keepends=True)
+    (folder / "journal").write_bytes(b"".join(lines[:6]) + lines[6][:20])
+    (folder / "explain.json").unlink()
+    status, out = told(home, capsys, output=str(folder))
+    assert status == 0 and json.loads(out) == finished
+
+
+def test_other_options_are_refused_and_overwrite_begins_anew(home, finished, tmp_path, capsys):
+    folder = tmp_path / "again"
+    shutil.copytree(home / "explained", folder)
+    fewer = msgspec.structs.replace(SETTINGS, seeds=1, ablation="none")
+    with pytest.raises(BadInput, match=r"was begun with .*; choose another output or add --overwrite"):
+        told(home, capsys, fewer, output=str(folder))
+    status, out = told(home, capsys, fewer, output=str(folder), overwrite=True)
+    found = json.loads(out)
+    assert status == 0 and found["counts"]["runs"] == 2 and found["ablation"] is None
+
+
+def test_a_folder_of_others_is_left_alone(home, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").write_text("x")
+    with pytest.raises(BadInput, match="holds things that `datamix explain` did not make"):
+        told(home, capsys, output=str(tmp_path / "mine"), overwrite=True)
+    assert (tmp_path / "mine" / "notes").read_text() == "x"
+
+
+def test_the_mean_mixture_may_be_what_domains_are_left_out_of(home, capsys):
+    how = msgspec.structs.replace(SETTINGS, ablation="mean", tasks=1, seeds=1)
+    found = json.loads(told(home, capsys, how)[1])
+    task = swarm.read_plan(home / "swarm").tasks[0]
+    _, schedule = score_by_hand(home, task, 0, Agent.load(home / "agent"))
+    mean = np.tile(schedule.mean(0), (4, 1))
+    with_it, _ = score_by_hand(home, task, 0, SchedulePolicy("mean", mean))
+    without = mean.copy()
+    without[:, 1] += without[:, 0]
+    without[:, 0] = 0
+    lost, _ = score_by_hand(home, task, 0, SchedulePolicy("without", without))
+    assert found["ablation"]["of"] == "mean" and found["counts"]["runs"] == 1 + 1 + 2
+    assert found["ablation"]["pairs"][0]["gain"] == pytest.approx(with_it - lost, abs=1e-9)
+
+
+def test_another_corpus_takes_the_swarms_budget_and_bases_of_its_own(home, tmp_path, capsys):
+    make_corpus(tmp_path / "other", dict.fromkeys(("a", "b", "c"), 4000), targets=("c",), valid=1500, seed=5)
+    how = msgspec.structs.replace(SETTINGS, tasks=0, seeds=1, ablation="none")
+    found = json.loads(told(home, capsys, how, corpus=str(tmp_path / "other"), swarm=str(home / "swarm"))[1])
+    assert found["tasks"] == ["all"] and found["roles"]["all"] == {"a": "source", "b": "source", "c": "target"}
+    assert len(found["weights"]) == BUDGET.steps
+
+
+def test_without_swarm_and_corpus_it_says_what_it_wants(home, tmp_path, capsys):
+    shutil.copytree(home / "agent", tmp_path / "moved")
+    (tmp_path / "moved" / "manifest.json").unlink()
+    with pytest.raises(BadInput, match="expected --swarm SWARM or --corpus DIR"):
+        told(tmp_path, capsys, agent="moved")
+
+
+def test_a_decoder_is_refused_on_other_domains(home, tmp_path, capsys):
+    Agent(CARDS["decoder"]).save(tmp_path / "decoder")
+    with pytest.raises(BadInput, match="was made for the 4 domains d0"):
+        told(tmp_path, capsys, agent="decoder", swarm=str(home / "swarm"))
+
+
+def test_tables_for_people(home, capsys):
+    _, out = told(home, capsys, msgspec.structs.replace(SETTINGS, tasks=1, seeds=1), as_json=False)
+    for words in ("gain of having it", "rank correlation", "weights over time", "Q before step 3"):
+        assert words in out
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def is_png(path):
+    return path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and path.stat().st_size > 10_000
+
+
+def test_explanation_is_drawn(finished, tmp_path):
+    plot.explanation(finished, tmp_path / "a.png")
+    assert is_png(tmp_path / "a.png")
+    for name in ("b.svg", "c.svg"):
+        plot.explanation(finished, tmp_path / name)
+    text = (tmp_path / "b.svg").read_text()
+    assert text == (tmp_path / "c.svg").read_text() and "<svg" in text
+
+
+def test_explanation_without_critics_and_ablation_is_drawn(finished, tmp_path):
+    bare = finished | {"ablation": None, "q": {"available": False, "why": "an agent of --algo sft has no critics"}}
+    plot.explanation(bare, tmp_path / "a.png")
+    assert is_png(tmp_path / "a.png")
+    state = finished["q"]["states"][1]
+    no_triangle = {key: value for key, value in state.items() if key != "simplex"}
+    plot.explanation(finished | {"q": finished["q"] | {"states": [no_triangle]}}, tmp_path / "b.png")
+    assert is_png(tmp_path / "b.png")
+
+
+def test_schedule_is_drawn(tmp_path):
+    lines = [
+        schedules.line(
+            t, 100 * (t + 1), {"web": 1 - 0.1 * t, "math": 0.1 * t}, {"web": 2.0, "math": 3 - 0.1 * t}, 0.1 * t
+        )
+        for t in range(5)
+    ]
+    (tmp_path / "schedule.jsonl").write_bytes(schedules.schedule_file(lines))
+    plot.schedule(tmp_path / "schedule.jsonl", tmp_path / "a.png")
+    (tmp_path / "mixture.json").write_bytes(schedules.static_file({"web": 0.5, "math": 0.5}, "uniform"))
+    plot.schedule(tmp_path / "mixture.json", tmp_path / "b.png")
+    assert is_png(tmp_path / "a.png") and is_png(tmp_path / "b.png")
+
+
+def test_swarm_is_drawn(home, tmp_path):
+    plot.swarm(home / "swarm", tmp_path / "a.png")
+    assert is_png(tmp_path / "a.png")
+
+
+def comparison_in(folder):
+    """What `datamix compare` writes, made up: two methods beside the agent, two tasks, three seeds."""
+    from datamix.compare import Plan, Settings, summary_of
+
+    tasks = [Task(f"task-{i}", ["web", "books"], ["math"], [0.5, 0.5], 0) for i in range(2)]
+    plan = Plan(
+        "corpus",
+        "",
+        Settings(BUDGET, {}, seeds=3, members=2, controls=["no_feedback"]),
+        tasks,
+        {"mine": "agent"},
+        None,
+        None,
+        {},
+        0,
+    )
+    rng, records = np.random.default_rng(0), []
+    for method in ("mine", "hand", "proportional", "no_feedback-0", "no_feedback-1"):
+        for task in tasks:
+            for seed in range(3):
+                source, target = -rng.random(), 3 + rng.random()
+                weights = [{"web": 0.1, "books": 0.1 * t, "math": 0.9 - 0.1 * t} for t in range(4)]
+                records.append({"status": "done", "task": task.name, "method": method, "seed": seed, "score": (source + target) / 2, "auc": 1.0, "source": source, "target": target, "source_bytes": 10, "weights": weights})  # fmt: skip
+    folder.mkdir()
+    (folder / "plan.json").write_bytes(msgspec.json.encode(plan))
+    (folder / "compare.json").write_text(json.dumps(summary_of(plan, records, {})))
+    (folder / "runs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+
+
+def test_comparison_is_drawn(tmp_path):
+    comparison_in(tmp_path / "compared")
+    plot.comparison(tmp_path / "compared", tmp_path / "a.png")
+    assert is_png(tmp_path / "a.png")
+
+
+def test_comparison_wants_the_folder_of_one(tmp_path):
+    with pytest.raises(BadInput, match=r"compare\.json: no such file; expected the folder of `datamix compare`"):
+        plot.comparison(tmp_path, tmp_path / "a.png")
+    comparison_in(tmp_path / "compared")
+    (tmp_path / "compared" / "runs.jsonl").write_text('{"status": "failed"}\n')
+    with pytest.raises(BadInput, match="no finished runs in it"):
+        plot.comparison(tmp_path / "compared", tmp_path / "a.png")
+
+
+# ---------------------------------------------------------------- what is needed
+
+
+def test_pictures_names_are_checked(tmp_path):
+    needs.plots(None)
+    needs.plots(str(tmp_path / "a.svg"))
+    for path, told in ((tmp_path / "a.pdf", "ending in .png or .svg"), (tmp_path / "no" / "a.png", "does not exist")):
+        with pytest.raises(BadInput, match=told):
+            needs.plots(str(path))
+    with pytest.raises(BadInput, match="is an input or the output as well"):
+        needs.plots(str(tmp_path / "a.png"), [None, str(tmp_path / "." / "a.png")])
+
+
+@pytest.mark.parametrize(
+    ("check", "library", "extra"),
+    [
+        (lambda: needs.plots("a.png"), "matplotlib", "plot"),
+        (needs.torch, "torch", "hf"),
+        (needs.models, "transformers", "hf"),
+    ],
+)
+def test_missing_libraries_are_named(monkeypatch, check, library, extra):
+    real = importlib.util.find_spec
+    check()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == library else real(name, *more))
+    with pytest.raises(Missing) as raised:
+        check()
+    assert str(raised.value) == f"{library}: not installed: pip install 'datamix[{extra}]'"

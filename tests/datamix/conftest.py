@@ -20,3 +20,12 @@ def regmix() -> Path:
     if not folder.is_dir():
         pytest.skip("no tables of RegMix: TENFOLD_DATA names the folder that holds regmix/*.csv")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """datamix_small.Small: a tiny corpus, a swarm of 16 runs over it, a proxy's file. Once a process, to be read only."""
+    from datamix_small import make_small
+
+    torch.set_num_threads(1)
+    return make_small(tmp_path_factory.mktemp("small"))

@@ -59,7 +59,7 @@ class Claims:
     def __init__(self, quick: bool) -> None:
         self.quick = quick
         self.folder = Path("out/claims") / ("datamix-quick" if quick else "datamix")
-        self.trajectories, self.swarm_tasks = (8, 2) if quick else (96, 16)
+        self.trajectories, self.swarm_tasks = (8, 2) if quick else (128, 32)
         self.tasks, self.seeds = (2, 2) if quick else (6, 5)
         self.transfer_tasks = 1 if quick else 3
         self.agents = 2 if quick else 5
@@ -304,7 +304,7 @@ class Claims:
                 say(
                     f"model-based agent above {name}, balanced score in points",
                     x["diff"],
-                    {name: x["score"], "agent": main["methods"][main["agent"]]["score"]},
+                    {name: x["score"], "agent": main["methods"][main["first"]]["score"]},
                     "main results",
                 )
         for kind, what in (
@@ -328,12 +328,12 @@ class Claims:
                 say(
                     f"transfer to {what}: agent above {name}",
                     x["diff"],
-                    {name: x["score"], "agent": told["methods"][told["agent"]]["score"]},
+                    {name: x["score"], "agent": told["methods"][told["first"]]["score"]},
                     "transfer",
                 )
         best = main["methods"][main["best_rival"]]
-        reached = [(share, told["methods"][told["agent"]]) for share, told in results["bytes"].items()]
-        reached.append(("0.2", main["methods"][main["agent"]]))
+        reached = [(share, told["methods"][told["first"]]) for share, told in results["bytes"].items()]
+        reached.append(("0.2", main["methods"][main["first"]]))
         enough = [(x["source_bytes"], share) for share, x in reached if x["source"] >= best["source"]]
         found.append({
             "claim": "share of the best rival's source bytes that the agent needs for its source score", "source": f"{PAPER}, source data", "value": min(enough)[0] / best["source_bytes"] if enough else None,

@@ -258,7 +258,7 @@ def swarm_run(corpus: str, trajectories: int, sampler: str, proxy: str, workers:
     Example:
       datamix swarm corpus --trajectories 48 --tasks 12 --source-budget 0.2 -o swarm
     """
-    needs.torch()
+    (needs.torch if ray is None else needs.ray)()
     from datamix import swarm as work
 
     budget = _take_budget(given)
@@ -357,7 +357,7 @@ def train_agent(folder: str, train_steps: int | None, no_feedback: bool, shuffle
 @click.argument("corpus", metavar="CORPUS", type=click.Path())
 @click.option(
     "--model",
-    "model",
+    "uri",
     metavar="URI",
     help="A transformers model to go on training: smollm2, a folder, a GGUF file or a hub id.",
 )
@@ -387,7 +387,7 @@ def train_agent(folder: str, train_steps: int | None, no_feedback: bool, shuffle
 @click.option("--schedule-only", is_flag=True, help="Keep no model, only what was decided.")
 @_FEEDBACK
 @options("batch_size", "dtype", "device", "trust_remote_code", "max_time", "seed", "output", "json", "common", batch_size=8)  # fmt: skip
-def apply(agent: str, corpus: str, model: str | None, proxy: str | None, feedback_file: str | None, weights_file: str | None, context: int, batch_size: int, output: str | None, **given: Any) -> int:  # fmt: skip
+def apply(agent: str, corpus: str, uri: str | None, proxy: str | None, feedback_file: str | None, weights_file: str | None, context: int, batch_size: int, output: str | None, **given: Any) -> int:  # fmt: skip
     """Train a model on CORPUS under an agent's mixtures into the folder -o RUN: schedule.jsonl, result.json, the model. AGENT may also be a schedule.jsonl or a mixture
     file. The same command goes on after a kill; under torchrun ranks share every update.
 
@@ -403,15 +403,15 @@ def apply(agent: str, corpus: str, model: str | None, proxy: str | None, feedbac
     if feedback_file is not None and weights_file is not None:
         needs.torch()
         return _watch(agent, corpus, budget, feedback_file, weights_file, output, given)
-    if (model is None) == (proxy is None):
+    if (uri is None) == (proxy is None):
         raise click.UsageError("expected one of --model, --proxy, and --feedback with --weights")
-    (needs.models if model else needs.torch)()
+    (needs.models if uri else needs.torch)()
     from datamix import apply as work
     from datamix.foreign import Training
 
     decay, lr = given.pop("decay"), given.pop("lr")
     training = None
-    if model is not None:
+    if uri is not None:
         dtype = given["dtype"]
         training = Training(batch=batch_size, context=context, dtype="auto" if dtype == "float16" else dtype)
     return work.run(
@@ -419,7 +419,7 @@ def apply(agent: str, corpus: str, model: str | None, proxy: str | None, feedbac
         corpus,
         budget=budget,
         output=_wanted(output, "RUN"),
-        model=model,
+        model=uri,
         proxy=proxy,
         training=training,
         lr=lr,
@@ -451,14 +451,14 @@ def _watch(agent: str, corpus: str, budget: Any, feedback_file: str, weights_fil
 )
 @click.option("--task", metavar="NAME", help="Which task of the swarm.")
 @click.option("--losses", metavar="FILE", help="JSON of the base model's loss of every domain, in bits per byte.")
-@click.option("--model", "model", metavar="URI", help="Measure the base: a transformers model.")
+@click.option("--model", "uri", metavar="URI", help="Measure the base: a transformers model.")
 @click.option("--proxy", metavar="NAME|FILE.toml", help="Measure the base: a proxy's shape.")
 @click.option("--base", metavar="FILE", help="And its state.")
 @_budget()
 @_FEEDBACK
 @options("dtype", "device", "trust_remote_code", "seed", "output", "json", "common")  # fmt: skip
 @click.pass_context
-def plan(ctx: click.Context, agent: str, data: str, **given: Any) -> int:
+def plan(ctx: click.Context, agent: str, data: str, uri: str | None, **given: Any) -> int:
     """Write the schedule that an agent would follow, as schedule.jsonl: a model-based agent plays it through in the world it learnt. AGENT may also be a mixture file.
 
     \b
@@ -478,7 +478,7 @@ def plan(ctx: click.Context, agent: str, data: str, **given: Any) -> int:
     ]
     budget = _take_budget(given)
     own = given["swarm"] is not None or _is_swarm(data)
-    return work.run(agent, data, budget=None if own and not told else budget, **given)
+    return work.run(agent, data, budget=None if own and not told else budget, model=uri, **given)
 
 
 def _is_swarm(folder: str) -> bool:
@@ -667,8 +667,8 @@ def compare(corpus: str, agents: tuple[str, ...], swarm: str | None, methods: tu
     Example:
       datamix compare corpus --agent agent --swarm swarm --tasks 5 --source-budget 0.2 --seeds 5 --plot compare.png -o compared
     """
-    needs.torch()
     needs.plots(plot)
+    needs.torch()
     from datamix import compare as work
 
     budget = _take_budget(given)
@@ -688,6 +688,43 @@ def compare(corpus: str, agents: tuple[str, ...], swarm: str | None, methods: tu
         plot=plot,
         quiet=quiet,
     )
+
+
+@main.command(short_help="What an agent does, and whether that makes sense.")
+@click.argument("agent", metavar="AGENT", type=click.Path())
+@click.option("--corpus", metavar="CORPUS", help="Text of the runs that show it.")
+@click.option("--swarm", metavar="SWARM", help="What it was trained on.  [as its manifest says]")
+@click.option(
+    "--tasks",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="Random tasks; 0: those of the swarm, or the corpus as it stands.",
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each ablation.")
+@click.option(
+    "--ablation",
+    type=click.Choice(["schedule", "mean", "none"]),
+    default="schedule",
+    show_default=True,
+    help="Leave a domain out of the agent's schedule, or of its mean mixture.",
+)
+@_FEEDBACK
+@options("workers", "seed", "output", "plot", "json", "common")  # fmt: skip
+def explain(agent: str, corpus: str | None, swarm: str | None, tasks: int, seeds: int, ablation: Any, feedback_tokens: int, seed: int, plot: str | None, output: str | None, **given: Any) -> int:  # fmt: skip
+    """Whether the weights of an agent go with what domains are worth (its schedule run again without each of them), what it expects of other mixtures, and what it
+    does over time. With -o DIR the runs are kept and the same command goes on.
+
+    \b
+    Example:
+      datamix explain agent --corpus corpus --swarm swarm --plot explained.png
+    """
+    needs.torch()
+    needs.plots(plot, [output])
+    from datamix import explain as work
+
+    settings = work.Settings(tasks=tasks, seeds=seeds, ablation=ablation, feedback_tokens=feedback_tokens, seed=seed)
+    return work.run(agent, corpus=corpus, swarm=swarm, settings=settings, output=output, plot=plot, **given)
 
 
 # ---------------------------------------------------------------- forms of others

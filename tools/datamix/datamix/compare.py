@@ -24,10 +24,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from datamix import __version__, processes
+from datamix import __version__
 from datamix.corpus import FILE, Corpus
 from datamix.history import Budget, Decision, History, Policy
-from datamix.processes import Job
+from datamix.processes import Job, Processes
 from datamix.stream import key_of
 from datamix.swarm import Task, base_of, draw_tasks, sha256_of
 from tenfold_shared import BadInput
@@ -37,6 +37,8 @@ from tenfold_shared.progress import Progress
 Record = dict[str, Any]
 RIVALS = ("proportional", "best-fixed", "regmix", "regmix-d", "hand")
 CONTROLS = ("reward_shuffle", "no_feedback")
+JSON = "agent.json"  # names the hash of an agent's weights
+RESERVED = ("first", "methods", "controls", "best_rival", "verdict", "counts")  # what else the result holds
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -111,6 +113,7 @@ def train_control(folder: str, kind: str, number: int) -> Record:
     )
     assert plan.swarm is not None
     agent, _ = train.make(swarms.read(plan.swarm), how)
+    agent.card.report = train.timeless(agent.card.report)
     agent.save(Path(folder) / "agents" / f"{kind}-{number}")
     return {"report": agent.report}
 
@@ -235,26 +238,26 @@ def run(
     try:
         plan = _plan(corpus_folder, agents, swarm, settings)
         root.mkdir(exist_ok=True)
-        identity: Record = {"tool": "datamix", "verb": "compare", "options": msgspec.to_builtins(plan), "inputs": []}
+        identity = _identity(plan)
         journal = _journal(root, identity, overwrite)
         try:
             write_atomic(root / "plan.json", msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n")
             summary = _work(root, plan, journal, workers, quiet)
         finally:
             journal.close(remove=False)
+        write_atomic(root / "compare.json", json.dumps(summary, indent=1).encode() + b"\n")
+        manifest = {
+            "schema": "manifest/1",
+            **identity,
+            "version": __version__,
+            "argv": sys.argv,
+            "seed": settings.seed,
+            "counts": summary["counts"],
+            "status": "done",
+        }
+        write_atomic(root / "manifest.json", json.dumps(manifest, indent=1).encode() + b"\n")
     finally:
         lock.release()
-    write_atomic(root / "compare.json", json.dumps(summary, indent=1).encode() + b"\n")
-    manifest = {
-        "schema": "manifest/1",
-        **identity,
-        "version": __version__,
-        "argv": sys.argv,
-        "seed": settings.seed,
-        "counts": summary["counts"],
-        "status": "done",
-    }
-    write_atomic(root / "manifest.json", json.dumps(manifest, indent=1).encode() + b"\n")
     if plot is not None:
         from datamix import plot as pictures
 
@@ -295,10 +298,9 @@ def _plan(corpus_folder: str, agents: Sequence[str], swarm: str | None, settings
         for task in tasks:
             here = corpus.subset(task.sources, task.targets)
             agent.check(here.names, here.source)
-        name = Path(one).name
-        named[name if name not in named and name not in known else f"agent-{len(named) + 1}"] = str(
-            Path(one).absolute()
-        )
+        name = Path(one).absolute().name
+        taken = name in (*named, *known, *RESERVED) or name.rpartition("-")[0] in (*CONTROLS, "null")
+        named[f"agent-{len(named) + 1}" if taken else name] = str(Path(one).absolute())
         if not recipe:
             try:
                 recipe = json.loads((Path(one) / "manifest.json").read_bytes())["options"]
@@ -326,6 +328,19 @@ def _plan(corpus_folder: str, agents: Sequence[str], swarm: str | None, settings
         recipe,
         tokens,
     )
+
+
+def _identity(plan: Plan) -> Record:
+    """What decides the result. Agents and swarms count by their content: one that was trained anew is another one."""
+    options = msgspec.to_builtins(plan.settings)
+    for name in ("budget", "proxy"):
+        options |= {f"{name}.{key}": value for key, value in options.pop(name).items()}
+    options |= {"agents": list(plan.agents), "proxy_tokens": plan.proxy_tokens, "recipe": plan.recipe}
+    inputs = [{"path": plan.corpus, "sha256": plan.corpus_sha256}]
+    inputs += [{"path": path, "sha256": sha256_of(Path(path) / JSON)} for path in plan.agents.values()]
+    if plan.swarm is not None:
+        inputs.append({"path": plan.swarm, "sha256": plan.swarm_sha256 or ""})
+    return {"tool": "datamix", "verb": "compare", "options": options, "inputs": inputs}
 
 
 def _journal(root: Path, identity: Record, overwrite: bool) -> Journal:
@@ -362,8 +377,8 @@ def _work(root: Path, plan: Plan, journal: Journal, workers: int, quiet: bool) -
     plain = [*plan.agents, *(["hand"] if "hand" in settings.methods else []), *nulls, *made]
     count = len(made) + len(plan.tasks) * (len(rivals) + (len(rivals) + len(plain)) * settings.seeds)
     (root / "agents").mkdir(exist_ok=True)
-    with Progress("compare", count, "piece", quiet) as bar:
-        _all(folder, [(f"base {i}", make_base, (i,)) for i in range(len(plan.tasks))], None, workers, lambda: None)
+    with Progress("compare", count, "piece", quiet) as bar, Processes(workers) as them:
+        _all(folder, [(f"base {i}", make_base, (i,)) for i in range(len(plan.tasks))], None, them, lambda: None)
         _all(
             folder,
             [
@@ -371,14 +386,14 @@ def _work(root: Path, plan: Plan, journal: Journal, workers: int, quiet: bool) -
                 for name in made
             ],
             journal,
-            workers,
+            them,
             bar.update,
         )
         _all(
             folder,
             [(f"rival {name} {i}", find_rival, (i, name)) for i in range(len(plan.tasks)) for name in rivals],
             journal,
-            workers,
+            them,
             bar.update,
         )
         runs: list[Job] = []
@@ -386,7 +401,7 @@ def _work(root: Path, plan: Plan, journal: Journal, workers: int, quiet: bool) -
             for name in [*plain, *rivals]:
                 found = journal.get(f"rival {name} {i}") if name in rivals else None
                 runs += [(f"run {name} {i} {seed}", run_one, (i, name, seed, found)) for seed in range(settings.seeds)]
-        _all(folder, runs, journal, workers, bar.update)
+        _all(folder, runs, journal, them, bar.update)
     records = [journal.get(key) for key, _, _ in runs]
     write_atomic(root / "runs.jsonl", b"".join(json.dumps(one).encode() + b"\n" for one in records))
     proxies = {
@@ -395,25 +410,23 @@ def _work(root: Path, plan: Plan, journal: Journal, workers: int, quiet: bool) -
     return summary_of(plan, records, proxies)
 
 
-def _all(folder: str, jobs: Sequence[Job], journal: Journal | None, workers: int, tick: Callable[[], None]) -> None:
-    """Do what the journal does not have yet."""
+def _all(
+    folder: str, jobs: Sequence[Job], journal: Journal | None, workers: Processes | int, tick: Callable[[], None]
+) -> None:
+    """Do what the journal does not have yet: each function of a job is given the folder first. A number of workers: for these jobs alone."""
+    if isinstance(workers, int):
+        with Processes(workers) as them:
+            return _all(folder, jobs, journal, them, tick)
     left = [one for one in jobs if journal is None or one[0] not in journal]
     for _ in range(len(jobs) - len(left)):
         tick()
-    if workers == 1 or len(left) < 2:
-        for key, work, args in left:
-            result = work(folder, *args)
-            if journal is not None:
-                journal.put(key, result)
-            tick()
-        return
 
     def keep(key: str, result: Any) -> None:
         if journal is not None:
             journal.put(key, result)
         tick()
 
-    processes.each([(key, work, (folder, *args)) for key, work, args in left], workers, keep)
+    workers.each([(key, work, (folder, *args)) for key, work, args in left], keep)
 
 
 # ---------------------------------------------------------------- figures
@@ -453,16 +466,17 @@ def paired(mine: Scores, other: Scores) -> Record:
 def summary_of(plan: Plan, records: list[Record], proxies: dict[str, int]) -> Record:
     done = [one for one in records if one["status"] == "done"]
     scores: dict[str, Scores] = {}
+    planned = dict.fromkeys(one["method"] for one in records)
     for one in done:
         scores.setdefault(one["method"], {})[one["task"], one["seed"]] = one["score"]
     first = next(iter(plan.agents), None)
     methods: Record = {}
-    for name in scores:
+    for name in planned:
         if name.rpartition("-")[0] in (*CONTROLS, "null"):
             continue
         mine = [one for one in done if one["method"] == name]
         told = {
-            field: float(np.mean([one[field] for one in mine]))
+            field: float(np.mean([one[field] for one in mine])) if mine else None
             for field in ("score", "auc", "source", "target", "source_bytes")
         }
         methods[name] = {
@@ -470,16 +484,16 @@ def summary_of(plan: Plan, records: list[Record], proxies: dict[str, int]) -> Re
             "proxy_tokens": proxies.get(name, 0),
             "failed": len(plan.tasks) * plan.settings.seeds - len(mine),
         }
-        if first is not None and name != first:
+        if first is not None and name != first and set(scores.get(first, {})) & set(scores.get(name, {})):
             methods[name]["diff"] = paired(scores[first], scores[name])  # the agent less this method
-    found: Record = {"agent": first, "methods": methods, "controls": {}}
+    found: Record = {"first": first, "methods": methods, "controls": {}}
     if first is not None:
-        rivals = [name for name in methods if name not in plan.agents]
+        rivals = [name for name, x in methods.items() if name not in plan.agents and "diff" in x]
         best = max(rivals, key=lambda name: methods[name]["score"]) if rivals else None
         found["best_rival"] = best
         for kind in [*plan.settings.controls, *(["null"] if "null" in plan.settings.methods else [])]:
             each = {name: x for name, x in scores.items() if name.rpartition("-")[0] == kind}
-            if each:
+            if each and first in scores:
                 found["controls"][kind] = _control(scores[first], each, scores.get("proportional"))
         found["verdict"] = verdict(found)
     counts = {
@@ -511,6 +525,8 @@ def verdict(found: Record) -> str:
     """What the figures allow to be said."""
     said = []
     best = found["best_rival"]
+    if found["methods"][found["first"]]["score"] is None:
+        return f"no run of {found['first']} finished: nothing can be said of it"
     if best is not None:
         diff = found["methods"][best]["diff"]
         low, high = diff["low"], diff["high"]
@@ -549,7 +565,7 @@ def show(summary: Record) -> None:
         "score",
         "auc",
         "source kB",
-        f"{summary['agent'] or ''} less it",
+        f"{summary['first'] or ''} less it",
         "over tasks",
     ):
         table.add_column(column, justify="left" if column == "method" else "right")
@@ -563,7 +579,8 @@ def show(summary: Record) -> None:
             else f"{one['mean']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]"
         )
 
-    for name, x in sorted(summary["methods"].items(), key=lambda item: -item[1]["score"]):
+    finished = [(name, x) for name, x in summary["methods"].items() if x["score"] is not None]
+    for name, x in sorted(finished, key=lambda item: -item[1]["score"]):
         diff = x.get("diff")
         table.add_row(
             name,

@@ -1,4 +1,4 @@
-"""An output folder that appears whole or not at all, with a manifest that says what made it. Used by train-agent and compare.
+"""An output folder that appears whole or not at all, with a manifest that says what made it. Used by train-agent.
 
 The folder is built beside its final name and renamed; a second command for the same name is told that the first is at it; the same command
 again finds its work done, another one is refused unless it may replace what is there.
@@ -61,13 +61,12 @@ class Folder:
             manifest = {}
         if manifest.get("tool") != "datamix" or manifest.get("verb") != self.verb:
             raise BadInput(f"{self.final}: holds things that `datamix {self.verb}` did not make; choose another output")
-        found = difference(manifest, self.identity)
-        if found is None:
-            counts: Record = manifest.get("counts", {})
-            return counts
-        if not self.overwrite:
+        if self.overwrite:
+            return None
+        if found := difference(manifest, self.identity):
             raise BadInput(f"{self.final}: was made with {found}; choose another output or add --overwrite")
-        return None
+        counts: Record = manifest.get("counts", {})
+        return counts
 
     def publish(self, counts: Record) -> None:
         manifest = {

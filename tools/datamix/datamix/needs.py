@@ -21,6 +21,11 @@ def torch() -> None:
     _extra(("torch", "safetensors"), "hf")
 
 
+def ray() -> None:
+    """What proxies on a Ray cluster need. Raises Missing where one of it is not installed."""
+    _extra(("torch", "safetensors", "ray"), "ray")
+
+
 def models() -> None:
     """What models from elsewhere need. Raises Missing where torch, safetensors, transformers or accelerate is not installed."""
     _extra(("torch", "safetensors", "transformers", "accelerate"), "hf")

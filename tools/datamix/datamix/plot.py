@@ -81,14 +81,16 @@ def comparison(folder: str | Path, path: str | Path) -> None:
     root = Path(folder)
     summary = _json(root / "compare.json")
     runs = [one for one in _lines(root / "runs.jsonl") if one.get("status") == "done"]
-    if not runs or "methods" not in summary:
+    finished = {name: one for name, one in summary.get("methods", {}).items() if one["score"] is not None}
+    if not runs or not finished:
         raise BadInput(f"{root}: no finished runs in it; expected the folder of `datamix compare`")
     roles = _task_roles(root)
     figure = _figure(path, 17, 6)
     left, frontier, differences = figure.subplots(1, 3, width_ratios=(1, 1.1, 1))
     left.remove()
     upper, lower = (figure.add_subplot(place) for place in left.get_subplotspec().subgridspec(2, 1))
-    shown = summary.get("agent") or max(summary["methods"], key=lambda name: summary["methods"][name]["score"])
+    summary["methods"], named = finished, summary.get("first")
+    shown = str(named if named in finished else max(finished, key=lambda name: finished[name]["score"]))
     _shares(upper, runs, roles, shown, summary)
     first = next((one for one in runs if one["method"] == shown), runs[0])
     names = list(first["weights"][0])

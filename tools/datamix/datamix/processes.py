@@ -1,4 +1,4 @@
-"""Work in processes of one thread each, for swarms, comparisons and what they share: models this small gain nothing from a second thread.
+"""Work in processes of one thread each, for swarms, comparisons and explanations: models this small gain nothing from a second thread.
 
 A job is (key, function, arguments), importable in a fresh process. Nothing heavy is imported here.
 """
@@ -12,31 +12,53 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, Self
 
 from tenfold_shared import Missing
 
 Job = tuple[str, Callable[..., Any], tuple[Any, ...]]
 
 
-def each(jobs: Sequence[Job], workers: int, done: Callable[[str, Any], None]) -> None:
-    """done(key, result) of every job, as they come. What a job raises ends the others, whose work is as far as they saved it. Raises Missing
-    where a process was killed."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, max(len(jobs), 1)), mp_context=context, initializer=_begin) as pool:
+class Processes:
+    """`with Processes(2) as them: them.each(jobs, done)`, as often as one likes: they are started once, with the first jobs that are worth it.
+    One worker, or one job, is done in this process."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def each(self, jobs: Sequence[Job], done: Callable[[str, Any], None]) -> None:
+        """done(key, result) of every job, as they come; they are begun in order. Raises what a job raises, and Missing where a process was
+        killed."""
+        if self.workers == 1 or len(jobs) < 2:
+            for key, function, arguments in jobs:
+                done(key, function(*arguments))
+            return
+        if self._pool is None:
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=spawn, initializer=_begin)
+        waiting = {self._pool.submit(function, *arguments): key for key, function, arguments in jobs}
         try:
-            waiting = {pool.submit(function, *arguments): key for key, function, arguments in jobs}
             for one in as_completed(waiting):
                 done(waiting[one], one.result())
-        except BaseException as problem:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list((pool._processes or {}).values()):
+        except BrokenProcessPool:
+            raise Missing(
+                "a process was killed, for want of memory perhaps: use fewer --workers; what is done is kept: the same command goes on"
+            ) from None
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        """After an error the others are ended where they are: their work is as far as they saved it."""
+        if self._pool is None:
+            return
+        if kind is not None:
+            running = list((self._pool._processes or {}).values())
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            for process in running:
                 process.terminate()
-            if isinstance(problem, BrokenProcessPool):
-                raise Missing(
-                    "a process was killed, for want of memory perhaps: use fewer --workers; what is done is kept: the same command goes on"
-                ) from None
-            raise
+        self._pool.shutdown()
 
 
 def _begin() -> None:
@@ -46,7 +68,7 @@ def _begin() -> None:
 
 
 def _follow() -> None:
-    """End with the parent: a killed one cannot end us, and nothing else would."""
+    """End with the parent: one that is killed cannot end us, and nothing else would."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -27,9 +27,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from datamix import __version__, processes, samplers, swarms
+from datamix import __version__, samplers, swarms
 from datamix.corpus import FILE, Corpus
 from datamix.history import Budget, Step, Trajectory
+from datamix.processes import Job, Processes
 from datamix.stream import key_of
 from tenfold_shared import BadInput
 from tenfold_shared.jsonl import Lock, write_atomic
@@ -246,7 +247,9 @@ def _run_of(root: Path, number: int) -> Trajectory:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Trajectory)
     except (msgspec.DecodeError, OSError) as error:
-        raise BadInput(f"{path}: not a run: {error}; remove its folder and run it again with --only {number + 1}") from None
+        raise BadInput(
+            f"{path}: not a run: {error}; remove its folder and run it again with --only {number + 1}"
+        ) from None
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -317,11 +320,12 @@ def _difference(before: Plan, now: Plan) -> str | None:
     if before.corpus_sha256 != now.corpus_sha256:
         return f"another corpus ({before.corpus})"
     one, other = msgspec.to_builtins(before.settings), msgspec.to_builtins(now.settings)
-    one |= {f"budget.{k}": v for k, v in one.pop("budget").items()}
-    other |= {f"budget.{k}": v for k, v in other.pop("budget").items()}
-    for name in one:
-        if one[name] != other[name]:
-            return f"{name} {one[name]}, this one is {other[name]}"
+    for told in (one, other):
+        for part in ("budget", "proxy"):
+            told |= {f"{part}.{name}": value for name, value in told.pop(part).items()}
+    for name in one | other:
+        if one.get(name) != other.get(name):
+            return f"{name} {one.get(name)}, this one is {other.get(name)}"
     return None
 
 
@@ -337,7 +341,9 @@ def run(
         if not 1 <= only <= settings.trajectories:
             raise BadInput(f"--only {only}: expected a run from 1 to {settings.trajectories}")
         if overwrite:
-            raise BadInput("--only: goes without --overwrite, which would remove the other runs; remove the folder first")
+            raise BadInput(
+                "--only: goes without --overwrite, which would remove the other runs; remove the folder first"
+            )
         with _alone(root.absolute().parent / f".{root.name}.plan.lock"):
             begin(corpus, settings, root, overwrite=False)
         (root / "runs").mkdir(exist_ok=True)
@@ -365,18 +371,15 @@ def run(
 
 
 def _run_all(folder: str, n: int, workers: int, ray: str | None, tick: Callable[[], None]) -> None:
-    """Bases first, as runs of one task wait for theirs; then every run."""
+    """Bases are begun first, as runs of one task wait for theirs; then every run."""
     tasks = len(read_plan(Path(folder)).tasks)
     if ray is not None:
         _run_on_ray(folder, n, tasks, ray, tick)
         return
-    if workers == 1:
-        for number in range(n):
-            run_one(folder, number)
-            tick()
-        return
-    processes.each([(f"base {i}", make_base, (folder, i)) for i in range(min(tasks, n))], workers, lambda key, found: None)
-    processes.each([(f"run {i}", run_one, (folder, i)) for i in range(n)], workers, lambda key, found: tick())
+    jobs: list[Job] = [(f"base {i}", make_base, (folder, i)) for i in range(min(tasks, n))]
+    jobs += [(f"run {i}", run_one, (folder, i)) for i in range(n)]
+    with Processes(workers) as them:
+        them.each(jobs, lambda key, found: tick() if key.startswith("run") else None)
 
 
 def make_base(folder: str, task: int) -> None:

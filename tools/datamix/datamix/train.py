@@ -50,6 +50,8 @@ def make(runs: list[Trajectory], how: Settings, progress: Progress | None = None
     if how.algo == "model":
         from datamix import world
 
+        if how.alpha is not None:
+            raise BadInput("--alpha: is of --algo cql")
         if how.arch != "set":
             raise BadInput(
                 f"--arch {how.arch}: --algo model has a set network of its own; use --algo cql or sft for a {how.arch}"
@@ -64,6 +66,9 @@ def make(runs: list[Trajectory], how: Settings, progress: Progress | None = None
         return world.train(runs, settings, how.seed, progress.update if progress is not None else lambda: None)
     if how.members is not None or how.caution is not None or how.split != "learned":
         raise BadInput("--members, --caution and --split: are of --algo model")
+    if how.algo == "sft" and how.alpha is not None:
+        raise BadInput("--alpha: is of --algo cql")
+    runs = [one for one in runs if one.status == "done"]
     if how.shuffle:
         runs = shuffled_rewards(runs, how.seed)
     from datamix import cql, sft
@@ -89,7 +94,9 @@ def shuffled_rewards(runs: list[Trajectory], seed: int) -> list[Trajectory]:
     import numpy as np
 
     rng = np.random.default_rng([seed % 2**63, 12])
-    other = rng.permutation(len(runs))
+    order = rng.permutation(len(runs))
+    other = np.empty(len(runs), dtype=np.int64)
+    other[order] = np.roll(order, 1)  # one after the other in a circle: nobody gets its own
     found = []
     for i, one in enumerate(runs):
         from_run = runs[int(other[i])]
@@ -112,6 +119,8 @@ def run(swarm: str, how: Settings, *, output: str | None, overwrite: bool, as_js
     """The verb. Raises BadInput for a swarm that is not finished or has nothing to learn from."""
     if output is None:
         raise BadInput("-o AGENT: expected a folder to write the agent to")
+    if Path(swarm).is_file():
+        raise BadInput(f"{swarm}: is a file; expected the folder of a swarm")
     runs = swarms.read(swarm)
     if swarms.about(swarm).get("kind") == "imported":
         raise BadInput(
@@ -131,6 +140,7 @@ def run(swarm: str, how: Settings, *, output: str | None, overwrite: bool, as_js
             started = time.monotonic()
             with Progress("train-agent", None, "step", quiet) as bar:
                 agent, simulator = make(runs, how, bar)
+            agent.card.report = timeless(agent.card.report)
             agent.save(out.path)
             if simulator is not None:
                 simulator.save(out.path)
@@ -138,6 +148,11 @@ def run(swarm: str, how: Settings, *, output: str | None, overwrite: bool, as_js
                 {"runs": len(runs) - failed, "failed": failed, "seconds_training": round(time.monotonic() - started, 2)}
             )
     return tell(Path(output), as_json)
+
+
+def timeless(report: Record) -> Record:
+    """A report without how long things took, so that the same command gives the same bytes; the manifest has the time."""
+    return {name: timeless(x) if isinstance(x, dict) else x for name, x in report.items() if name != "seconds"}
 
 
 def tell(folder: Path, as_json: bool) -> int:

@@ -38,7 +38,7 @@ POINTS = 100.0  # f̂ in points, so that a step's changes are of order one
 COLUMN = {name: k for k, name in enumerate(features.NAMES)}
 # What the world is shown of a domain: nothing of clock and budget, which text does not know of, but whether the run has just begun, when the
 # optimiser has no state. What the policy is shown: not its own last action, which it would only repeat.
-OF_WORLD = ("source", "base", "gain", "gain_change", "epochs")
+OF_WORLD = ("source", "base", "gain", "gain_change", "epochs", "share")
 OF_POLICY = ("source", "base", "gain", "gain_change", "share", "progress", "source_left", "source_rate")
 
 
@@ -48,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     members: int = 5
     hidden: int = 48
-    world_steps: int = 800
+    world_steps: int = 1200
     batch: int = 256
     world_lr: float = 3e-3
     decay: float = 0.03

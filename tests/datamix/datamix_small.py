@@ -1,7 +1,5 @@
 """A corpus, proxy and swarm so small that a test can make its own in a second, and what shrinks the training of agents likewise."""
 
-import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,17 +56,11 @@ def make_small(folder: Path) -> Small:
     return found
 
 
-def pid_later(wait: float) -> int:
-    """A job for another process."""
-    time.sleep(wait)
-    return os.getpid()
-
-
 FEW = {"members": 2, "hidden": 8, "world_steps": 30, "cloning_steps": 5, "policy_steps": 5, "rollouts": 8}
 
 
-def quick(monkeypatch) -> None:
-    """Agents of few steps and small networks, where nothing else is asked for."""
+def quick(monkeypatch, value: bool = True) -> None:
+    """Agents of few steps and small networks, where nothing else is asked for; value false: model-based ones value at random."""
     from functools import partial
 
     from datamix import cql, sft, world
@@ -80,5 +72,9 @@ def quick(monkeypatch) -> None:
         return whole(runs, msgspec.structs.replace(how, **few), *rest)
 
     monkeypatch.setattr(world, "train", train)
+    if not value:
+        monkeypatch.setattr(
+            world, "fit_value", lambda runs, policy, model, how, *rest: (world.PooledValue(how.hidden), 0.0)
+        )
     monkeypatch.setattr(sft, "Settings", partial(sft.Settings, steps=5))
     monkeypatch.setattr(cql, "Settings", partial(cql.Settings, steps=4, warm_steps=4, fitted_q_steps=4, check=2))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from datamix import diagnose, features, sft, simplex
-from datamix.agent import ARCHITECTURES, Agent, Card, network, register
+from datamix.agent import ARCHITECTURES, Agent, Card, network
 from datamix.history import Budget, History, rewards, score
 from datamix.networks import DecoderNetwork, SetNetwork, parameters, states_of
 from datamix.simplex import Limits, Outputs
@@ -445,16 +445,13 @@ class Even(torch.nn.Module):
         return actions.square().sum(-1)
 
 
-def test_another_network_can_be_registered():
-    register("even", Even.__module__, "Even")
-    try:
-        assert isinstance(network("even", {}), Even)
-        history = random_history(np.random.default_rng(0), 4, 8, 3, share=1.0)
-        decision = Agent(Card("even", "test", critics=1)).decide(history)
-        np.testing.assert_allclose(decision.weights, [0.25] * 4, atol=1e-6)
-        assert decision.q == pytest.approx(0.25, abs=1e-6)
-    finally:
-        del ARCHITECTURES["even"]
+def test_another_network_can_be_named(monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "even", (Even.__module__, "Even"))
+    assert isinstance(network("even", {}), Even)
+    history = random_history(np.random.default_rng(0), 4, 8, 3, share=1.0)
+    decision = Agent(Card("even", "test", critics=1)).decide(history)
+    np.testing.assert_allclose(decision.weights, [0.25] * 4, atol=1e-6)
+    assert decision.q == pytest.approx(0.25, abs=1e-6)
 
 
 # ---------------------------------------------------------------- behaviour cloning

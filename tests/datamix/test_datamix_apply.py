@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,14 +13,16 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from click.testing import CliRunner
 from datamix_corpus import make_corpus, text_of
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from datamix import apply, build, mixture, plan, ranks, schedule, steered, swarm, swarms, world
+from datamix import apply, build, foreign, mixture, plan, ranks, schedule, steered, swarm, swarms, world
 from datamix.agent import Agent, Card
 from datamix.baselines.static import StaticPolicy
+from datamix.cli import main
 from datamix.corpus import FILE, Corpus, Domain, Listing
 from datamix.foreign import Foreign, Training, check_tokens
 from datamix.history import Budget, Decision, History, Step, Trajectory
@@ -789,6 +792,80 @@ def test_what_apply_refuses(corpus, base, mixed, agents, tmp_path):
     refused("wild: step 0: expected numbers", Wild(), base=base)
 
 
+def verb(*words):
+    return CliRunner().invoke(main, [str(word) for word in words], prog_name="datamix")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--feedback", "f", "--weights", "w", "--proxy", "22k"], "--proxy goes without --feedback and --weights"),
+        (["--feedback", "f", "--weights", "w", "--model", "m"], "--model goes without"),
+        (["--feedback", "f", "--weights", "w", "--lr", "1"], "--lr goes without"),
+        (["--feedback", "f", "--weights", "w", "--schedule-only"], "--schedule-only goes without"),
+        (["--feedback", "f", "--weights", "w", "--json"], "--json goes without"),
+        (["--feedback", "f", "--weights", "w", "--seed", "0"], "--seed goes without"),
+        (["--feedback", "f", "--weights", "w", "--base", "b"], "--base goes without"),
+        (["--feedback", "f", "--weights", "w", "--plot", "p.png"], "expected the schedule's name"),
+        (["--proxy", "22k", "--context", "512"], "--context goes with --model"),
+        (["--proxy", "22k", "--batch-size", "8"], "--batch-size goes with --model"),
+        (["--base", "b", "--dtype", "float32"], "--dtype goes with --model"),
+        (["--proxy", "22k", "--model", "m"], "expected one of --model, --proxy"),
+        ([], "expected one of --model, --proxy"),
+        (["--feedback", "f"], "--feedback and --weights go together"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(words, told):
+    found = verb("apply", "agent", "corpus", *words)
+    assert found.exit_code == 2 and told in found.stderr and found.stderr.count("\n") == 1
+
+
+def test_a_base_says_what_is_trained(corpus, base, mixed, tmp_path):
+    """--base alone is enough: the shape is in the file. And the schedule is drawn."""
+    words = ["--steps", 4, "--budget-bytes", 2048, "--schedule-only", "--feedback-tokens", 128, "--json", "-q"]
+    picture = tmp_path / "run.png"
+    found = verb("apply", mixed, corpus.folder, "--base", base, *words, "-o", tmp_path / "run", "--plot", picture)
+    assert found.exit_code == 0, found.stderr
+    assert json.loads(found.stdout)["steps"] == 4 and picture.read_bytes().startswith(b"\x89PNG")
+    picture.unlink()
+    again = verb("apply", mixed, corpus.folder, "--base", base, *words, "-o", tmp_path / "run", "--plot", picture)
+    assert again.exit_code == 0 and picture.exists()  # of the run that is there
+
+
+def test_plans_watched_runs_and_swarms_are_drawn(corpus, config, mixed, tmp_path):
+    budget = ["--steps", 3, "--budget-bytes", 1536]
+    out = tmp_path / "s.jsonl"
+    assert verb("plan", mixed, corpus.folder, *budget, "-o", out, "--plot", tmp_path / "plan.svg").exit_code == 0
+    assert (tmp_path / "plan.svg").read_text().startswith("<?xml")
+    found = verb("plan", mixed, corpus.folder, *budget, "--plot", tmp_path / "x.svg")
+    assert found.exit_code == 2 and "--plot goes with -o FILE" in found.stderr
+    feedback = tmp_path / "f.jsonl"
+    feedback.write_text("".join(json.dumps({"step": t, "feedback": dict.fromkeys(NAMES, 3 - t / 10)}) + "\n" for t in range(4)))  # fmt: skip
+    words = ["apply", mixed, corpus.folder, *budget, "--feedback", feedback, "--weights", tmp_path / "w.json"]
+    found = verb(*words, "-o", out, "--plot", tmp_path / "watched.png")
+    assert found.exit_code == 2 and "no schedule of this run" in found.stderr  # the plan's
+    found = verb(*words, "-o", out, "--overwrite", "--plot", tmp_path / "watched.png")
+    assert found.exit_code == 0, found.stderr
+    assert (tmp_path / "watched.png").exists() and schedule.read(str(out))[0].feedback["alpha"] == 2.9
+    words = ["swarm", corpus.folder, "--trajectories", 2, *budget, "--proxy", config, "-o", tmp_path / "swarm", "-q"]
+    found = verb(*words, "--workers", 1, "--plot", tmp_path / "swarm.png")
+    assert found.exit_code == 0 and (tmp_path / "swarm.png").exists(), found.stderr
+    found = verb(*words, "--only", 1, "--plot", tmp_path / "one.png")
+    assert found.exit_code == 2 and "leave out --only" in found.stderr
+
+
+def test_messages_name_options_that_there_are(model):
+    known = {name for verb in main.commands.values() for param in verb.params for name in param.opts}
+    told = []
+    for wrong in ({"micro": -1}, {"warmup": -1}, {"batch": 0}, {"lr": 0.0}):
+        with pytest.raises(BadInput) as found:
+            Training(**wrong).checked()
+        told.append(str(found.value))
+    told.append(str(foreign._told(RuntimeError("CUDA out of memory"))))
+    assert "out of memory" in told[-1]
+    assert {name for line in told for name in re.findall(r"--[a-z-]+", line)} <= known
+
+
 def test_what_plan_refuses(corpus, base, recorded, agents, mixed, tmp_path):
     def refused(said, agent=agents["set"], data=str(corpus.folder), **more):
         with pytest.raises(BadInput, match=said):
@@ -800,6 +877,7 @@ def test_what_plan_refuses(corpus, base, recorded, agents, mixed, tmp_path):
     refused("from recorded|has no world to plan in; name recorded runs", losses=str(losses))
     refused("decides from losses", agents["model"])
     refused("expected --steps", mixed, budget=None)
+    refused("--proxy 22k: is the shape of --base FILE", mixed, proxy="22k")
     refused("no finished run of it; there are all", swarm=recorded, task="other")
     refused("without texts to measure", data=recorded, base=base)
     refused(

@@ -102,6 +102,19 @@ def test_rank_correlation_is_scipys():
     assert regmix.spearman(np.ones((5, 1)), rng.random((5, 1))).tolist() == [0.0]
 
 
+def test_ridge_is_least_squares_with_rows_that_ask_for_zeros():
+    """Linear's penalties against lstsq on the augmented table, features raw and standardised."""
+    rng = np.random.default_rng(0)
+    x, y = rng.random((30, 5)) * np.array([1, 10, 0.1, 3, 1]), rng.normal(size=(30, 2))
+    at = rng.random((4, 5))
+    for scaled in (False, True):
+        scale = x.std(axis=0) if scaled else np.ones(5)
+        a = np.vstack([(x - x.mean(axis=0)) / scale, np.sqrt(3.0) * np.eye(5)])
+        slope = np.linalg.lstsq(a, np.vstack([y - y.mean(axis=0), np.zeros((5, 2))]), rcond=None)[0]
+        want = (at - x.mean(axis=0)) / scale @ slope + y.mean(axis=0)
+        np.testing.assert_allclose(regmix.Linear(x, y, penalty=3.0, scaled=scaled).predict(at), want, rtol=1e-9)
+
+
 def test_candidates_are_dirichlet():
     prior = np.array([0.6, 0.3, 0.1, 0.0])
     drawn = regmix.candidates(prior, 200_000, 1)
@@ -413,7 +426,9 @@ def bounds():
 
 def simulated_runs(n: int, steps: int = STEPS) -> list[History]:
     runs = []
-    for rows in regmix_d.draw_schedules(SOURCE, np.full(4, 0.25), steps, n, SHARE * steps, np.random.default_rng(0)):
+    for rows in regmix_d.draw_schedules(
+        SOURCE, np.full(4, 0.25), np.ones(steps), n, SHARE * steps, np.random.default_rng(0)
+    ):
         run = history(steps, SHARE)
         for w, gain in zip(rows, simulate(rows), strict=True):
             run.add(w, 2.0 * (1 - gain))
@@ -449,14 +464,66 @@ def test_regmix_d_online_keeps_its_gain_and_depends_on_the_run_alone(bounds):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 6), st.floats(0, 6), st.integers(0, 1000))
-def test_drawn_schedules_are_mixtures_within_the_budget(stages, left, seed):
+@given(st.lists(st.floats(0.5, 5), min_size=1, max_size=6), st.floats(0, 20), st.integers(0, 1000))
+def test_drawn_schedules_are_mixtures_within_the_budget(lengths, left, seed):
     drawn = regmix_d.draw_schedules(
-        SOURCE, np.array([0.5, 0.2, 0.1, 0.2]), stages, 40, left, np.random.default_rng(seed)
+        SOURCE, np.array([0.5, 0.2, 0.1, 0.2]), np.array(lengths), 40, left, np.random.default_rng(seed)
     )
-    assert drawn.shape == (40, stages, 4) and (drawn >= 0).all()
+    assert drawn.shape == (40, len(lengths), 4) and (drawn >= 0).all()
     np.testing.assert_allclose(drawn.sum(axis=2), 1)
-    assert (drawn[:, :, SOURCE].sum(axis=(1, 2)) <= left + 1e-9).all()
+    assert (drawn[:, :, SOURCE].sum(axis=2) @ np.array(lengths) <= left + 1e-9).all()
+
+
+@pytest.mark.parametrize(("steps", "stages"), [(16, 3), (16, 5), (7, 3), (8, 4), (9, 9)])
+def test_regmix_d_has_as_many_stages_as_are_asked_for(steps, stages):
+    """The schedule changes where np.array_split cuts the run, the online policy decides anew at the same steps, and the report says how many."""
+    starts = [int(part[0]) for part in np.array_split(np.arange(steps), stages)]
+    found = regmix_d.from_runs(
+        simulated_runs(10, steps), BALANCED, np.full(4, 0.25), stages=stages, kind="ridge", schedules=300, online=True
+    )
+
+    def changes(rows):
+        return [t for t in range(steps) if t == 0 or not np.array_equal(rows[t], rows[t - 1])]
+
+    assert found.schedule.shape == (steps, 4) and found.more["stages"] == stages
+    assert changes(found.schedule) == starts
+    assert found.schedule[:, SOURCE].sum() <= SHARE * steps + 1e-9
+    run = history(steps, SHARE)
+    planned = []
+    for t in range(steps):
+        found.live.decide(run)
+        planned.append(found.live._planned[0])
+        run.add(np.array([0.05, 0.05, 0.05, 0.85]), 2.0 * (1 - 0.01 * np.full(4, t + 1)))
+    assert [t for t in range(steps) if t == 0 or planned[t] != planned[t - 1]] == starts
+
+
+def test_regmix_d_rolls_stages_of_unlike_length_to_the_end_of_a_linear_law():
+    """f̂ grows by B w each step: what three stages of 6, 5 and 5 steps come to is known."""
+    rng = np.random.default_rng(2)
+    b = np.diag([0.02, 0.03, 0.01, 0.02]) + 0.002 * rng.random((4, 4))
+    runs = []
+    for rows in rng.dirichlet(np.ones(4), (40, 16)):
+        run = history(16, 1.0)
+        for t in range(16):
+            run.add(rows[t], 2.0 * (1 - b @ rows[: t + 1].sum(axis=0)))
+        runs.append(run)
+    model = regmix_d.Model(runs, 3, "ridge")
+    assert model.lengths.tolist() == [6, 5, 5]
+    schedules = rng.dirichlet(np.full(4, 5.0), (30, 3))
+    want = np.einsum("s,nsd,kd->nk", model.lengths, schedules, b)
+    found = model.roll(np.zeros(4), 0.0, schedules, model.lengths)
+    assert np.abs(found - want).max() < 0.1 * want.mean()
+    later = model.roll(want[0] / 2, 11 / 16, schedules[:, 2:], model.lengths[2:]) - want[0] / 2
+    assert np.abs(later - 5 * schedules[:, 2] @ b.T).max() < 0.1 * want.mean()
+
+
+def test_regmix_d_online_plans_runs_shorter_than_its_stages():
+    model = regmix_d.Model(simulated_runs(10), 4, "ridge")
+    policy = regmix_d.OnlinePolicy(model, BALANCED, np.full(4, 0.25), schedules=200)
+    run = history(3, SHARE)
+    for _ in range(3):
+        run.add(policy.decide(run).weights, np.full(4, 1.9))
+    assert run.weights[:, SOURCE].sum() <= SHARE * 3 + 1e-9 and not np.array_equal(run.weights[0], run.weights[2])
 
 
 def test_regmix_d_refuses_what_it_cannot_learn_from():
@@ -495,6 +562,43 @@ def test_static_runs_are_runs_step_by_step(corpus, base):
     np.testing.assert_array_equal(found, [run.losses[-1] for run in steps])
     assert one.used == 4 * RUN and one.runs_left() == 5
     assert (found < one.base).any(axis=1).all()
+
+
+@pytest.mark.parametrize("name", ["balanced", "mean", "beta"])
+def test_shares_make_of_drops_of_losses_the_gain_of_the_objective(corpus, base, name):
+    """What Aioli's rows and DoGE's gradients are weighted with: absolute losses, so that their sum is the objective's gain but for a factor."""
+    one = bench(corpus, base, objective=name)
+    one.base = one.base * np.array([1.0, 2.0, 0.5, 3.0])  # domains with unlike losses
+    one.objective = objective.choose(name, corpus.names, corpus.source, one.base)
+    drops = np.random.default_rng(0).random((20, 4))
+    gains = one.objective.value(one.base - drops) - one.objective.value(one.base)
+    ratios = drops @ one.shares / gains
+    np.testing.assert_allclose(ratios, ratios[0])
+    assert one.shares.sum() == pytest.approx(4)
+    if name == "mean":
+        np.testing.assert_allclose(one.shares, 1)  # the papers' own
+
+
+def test_aioli_rounds_and_sweeps_are_those_asked_for(corpus, base):
+    options = {"feedback_tokens": 256, "lp_steps": 1}
+
+    def found(**more):
+        return baselines.found_for("aioli", corpus, TINY, base, BUDGET, 9 * RUN, 0, options={**options, **more})
+
+    sweep = 4 * TINY.batch * TINY.context
+    for rounds, sweeps in ((1, 1), (2, 3)):
+        told = found(aioli_rounds=rounds, lp_rounds=sweeps)
+        assert (told.more["rounds"], told.more["sweeps"]) == (rounds, sweeps)
+        assert told.proxy_tokens == RUN + rounds * sweeps * sweep
+        assert len(np.unique(told.schedule, axis=0)) == rounds
+    left = found()
+    assert left.more["rounds"] == 4 and left.more["sweeps"] == 8 * RUN // (4 * sweep)
+    with pytest.raises(BadInput, match=r"4 rounds \(--aioli-rounds\) 999 sweeps \(--lp-rounds\)"):
+        found(lp_rounds=999)
+    with pytest.raises(BadInput, match="--lp-rounds 0"):
+        found(lp_rounds=0)
+    with pytest.raises(BadInput, match="--aioli-rounds, --lp-rounds"):
+        aioli.from_proxies(bench(corpus, base), rounds=0)
 
 
 @pytest.mark.deep
@@ -617,7 +721,7 @@ def swarm(folder: Path, n: int, *, imported=False, seed=0, metrics=None, steps=8
     names, rng = list("abct"), np.random.default_rng(seed)
     roles = dict.fromkeys("abc", "source") | {"t": "target"}
     drawn = regmix_d.draw_schedules(
-        SOURCE, np.full(4, 0.25), 1 if imported else steps, n, (1 if imported else steps) * 0.5, rng
+        SOURCE, np.full(4, 0.25), np.ones(1 if imported else steps), n, (1 if imported else steps) * 0.5, rng
     )
     runs = []
     for i, rows in enumerate(drawn):

@@ -385,7 +385,8 @@ def test_names_that_regmix_would_confuse(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def saved(path: Path, documents: list[str], field: str = "text") -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     datasets.Dataset.from_dict({field: documents}).save_to_disk(str(path), num_shards=2)
 
 

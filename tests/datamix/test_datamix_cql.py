@@ -1,5 +1,6 @@
 """Conservative Q-learning: the bandit's fixed point, d3rlpy, known dynamics, and what the report says."""
 
+import dataclasses
 import math
 import time
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from datamix import cql, diagnose, sft, simplex
+from datamix import correlation, cql, diagnose, sft, world
 from datamix.agent import Agent
 from datamix.simplex import Limits, Outputs
 from tenfold_shared import BadInput
@@ -160,6 +161,41 @@ def test_d3rlpy_has_the_same_conservative_term():
     torch.testing.assert_close(ours, want, rtol=1e-5, atol=1e-5)
 
 
+def learnt_values(w, reward, grid, steps=400, batch=128, **changed):
+    """Q of mixtures (w, 1 - w) by cql's own learner after some steps on one-step runs, rewards put in the place of theirs. The peer's
+    squared error lacks our half, so that half its conservative weight is the same."""
+    still = [forgetting(domains=(1, 1), share=1.0, steps=1).run(Fixed([[share, 1 - share]])) for share in w]
+    recorded = [trajectory(one, i) for i, one in enumerate(still)]
+    some = sft.runs_of(recorded, {"task": (0.0, 1.0)})
+    some.rewards = torch.tensor(reward).float()[:, None]
+    some.returns = some.rewards[:, 0]
+    agent = sft.train(recorded[:8], "set", sft.Settings(steps=2, splits=0))
+    how = cql.Settings(**{"critic_lr": 3e-3, "weight": 0.25, "lagrange": False, "integral": "importance"} | changed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        learner = cql.Learner(agent, how, "set", {})
+        for number in range(steps):
+            learner.step(some.take(torch.randperm(len(w))[:batch]), torch.ones(batch), number)
+    actions = torch.tensor(np.stack([grid, 1 - grid], axis=1)).float().view(1, 1, -1, 2)
+    first = some.states.take(torch.tensor([0]))
+    with torch.no_grad():
+        q = torch.stack([one.value(one.encode(first)[:, :1], first, actions)[0, 0] for one in learner.critics])
+    return q.mean(0).numpy()
+
+
+def test_learner_is_pessimistic_about_what_data_lack():
+    """The loop itself, on the toy that d3rlpy is compared on: the best of the data is found, and what no run used is rated below the truth
+    of its nearest neighbour in the data."""
+    rng = np.random.default_rng(0)
+    w = rng.uniform(0.2, 0.8, 200)
+    grid = np.linspace(0.02, 0.98, 33)
+    found = learnt_values(
+        w, 4 * (1 - 8 * (w - 0.6) ** 2), grid, steps=100, batch=64, samples=4, critics=1, critic_lr=1e-2
+    )
+    assert 0.4 < grid[np.argmax(found)] < 0.8
+    assert found[0] < found[np.abs(grid - 0.3).argmin()] and found[-1] < found[np.abs(grid - 0.7).argmin()]
+
+
 @pytest.mark.deep
 def test_d3rlpy_ranks_actions_of_a_toy_alike():
     """One step, two domains: w in [0, 1] as a box action 2w - 1, return highest inside the data. Both trained critics must rank a grid of
@@ -182,26 +218,7 @@ def test_d3rlpy_ranks_actions_of_a_toy_alike():
     )
     theirs = peer.predict_value(np.zeros((33, 1), np.float32), (2 * grid - 1)[:, None].astype(np.float32))
 
-    torch.manual_seed(0)
-    net = torch.nn.Sequential(
-        torch.nn.Linear(1, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1)
-    )
-    optimiser, x, r = (
-        torch.optim.Adam(net.parameters(), lr=3e-3),
-        torch.tensor(w).float()[:, None],
-        torch.tensor(reward).float(),
-    )
-    mask = torch.ones(10, 2, dtype=torch.bool)
-    for _ in range(400):
-        rows = torch.randint(400, (128,))
-        y = simplex.dirichlet_sample(torch.ones(10, 2), mask)
-        values = net(y[:, :1])[:, 0].expand(128, 10)
-        q = net(x[rows])[:, 0]
-        loss = 0.5 * (q - r[rows]).square().mean() + 0.5 * cql.conservative(values, 0.0, q).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    ours = net(torch.tensor(grid).float()[:, None])[:, 0].detach().numpy()
+    ours = learnt_values(w, reward, grid)
     assert stats.spearmanr(ours, theirs).statistic > 0.8
     inside = (grid > 0.25) & (grid < 0.75)
     truth = 4 * (1 - 8 * (grid - 0.6) ** 2)
@@ -352,6 +369,37 @@ def test_held_out_runs_are_spread_and_leave_two_a_task(runs):
     assert cql.hold_out(runs, 0.0, seed=0)[1] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("alpha", 0.0), ("alpha", -1.0), ("alpha", math.inf), ("temperature", 0.0)]
+)
+def test_multipliers_that_have_no_logarithm_are_refused(runs, name, value):
+    with pytest.raises(BadInput, match=f"--{name} .*above 0"):
+        cql.train(runs, "set", dataclasses.replace(QUICK, **{name: value}))
+
+
+def test_the_command_refuses_alpha_0_and_tells_its_steps():
+    from click.testing import CliRunner
+
+    from datamix import cli
+
+    refused = CliRunner().invoke(cli.main, ["train-agent", "swarm", "--algo", "cql", "--alpha", "0", "-o", "agent"])
+    assert refused.exit_code == 2 and "--alpha" in refused.output and refused.exception.__class__ is SystemExit
+    helped = " ".join(CliRunner().invoke(cli.main, ["train-agent", "--help"]).output.split())
+    assert f"Steps of learning. [{cql.Settings().steps}]" in helped
+    assert cql.Settings().steps == sft.Settings().steps == world.Settings().policy_steps
+
+
+def test_report_says_how_far_multipliers_went(runs):
+    """Adam moves a logarithm by about the rate a step, so that few steps at the reference's rate leave both where they began."""
+    told = cql.train(runs, "set", QUICK, seed=0).report["multipliers"]
+    for name, start in (("alpha", 1.0), ("temperature", 0.1)):
+        one = told[name]
+        assert one["start"] == start and one["end"] != start
+        assert one["factor"] == pytest.approx(math.exp(3e-4)) and abs(math.log(one["end"] / start)) <= 1.1 * 3e-4
+    still = cql.train(runs, "set", dataclasses.replace(QUICK, lagrange=False), seed=0).report["multipliers"]
+    assert still["alpha"] == {"start": 1.0, "end": 1.0, "factor": 1.0}
+
+
 def test_returns_to_go_are_discounted():
     np.testing.assert_allclose(cql.to_go(torch.tensor([[1.0, 2.0, 4.0]]), 0.5), [[3.0, 4.0, 4.0]])
 
@@ -363,7 +411,7 @@ def test_returns_to_go_are_discounted():
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=20))
 def test_rank_correlation_against_scipy(pairs):
     x, y = np.array(pairs, dtype=float).T
-    mine = diagnose.spearman(x, y)
+    mine = correlation.spearman(x, y)
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         assert mine is None
     else:
@@ -373,12 +421,12 @@ def test_rank_correlation_against_scipy(pairs):
 def test_rank_correlation_interval():
     rng = np.random.default_rng(0)
     x = rng.normal(size=40)
-    told = diagnose.spearman_interval(x, x + rng.normal(size=40))
+    told = correlation.interval(x, x + rng.normal(size=40))
     assert told["low"] < told["value"] < told["high"] and told["n"] == 40 and told["low"] > 0
-    perfect = diagnose.spearman_interval(x, x)
+    perfect = correlation.interval(x, x)
     assert perfect["value"] == pytest.approx(1) and perfect["low"] == pytest.approx(1)
-    assert diagnose.spearman_interval(x[:2], x[:2])["value"] is None
-    none = diagnose.spearman_interval(rng.normal(size=8), rng.normal(size=8))
+    assert correlation.interval(x[:2], x[:2])["value"] is None
+    none = correlation.interval(rng.normal(size=8), rng.normal(size=8))
     assert none["high"] - none["low"] > 0.6  # eight runs say little, and it shows
 
 

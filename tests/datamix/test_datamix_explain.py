@@ -12,7 +12,7 @@ from datamix_corpus import make_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamix import beliefs, explain, needs, plot, swarm, world
+from datamix import beliefs, correlation, explain, needs, plot, swarm, world
 from datamix import schedule as schedules
 from datamix.agent import Agent, Card
 from datamix.baselines.static import SchedulePolicy
@@ -215,9 +215,69 @@ def test_correlation_is_scipys_over_pairs_and_within_roles():
 
 @pytest.mark.parametrize(("sign", "word"), [(1, "gives more"), (-1, "gives less")])
 def test_an_agent_that_agrees_is_told_from_one_that_does_not(sign, word):
-    weights = np.random.default_rng(0).dirichlet(np.ones(12), 1)
-    found = explain.ablation_of(*(parts := made_up(weights, sign * weights))[:2], parts[1], parts[2])
-    assert found["spearman"] == pytest.approx(sign) and word in found["verdict"]
+    weights = np.random.default_rng(0).dirichlet(np.ones(12), 3)
+    plan, own, without = made_up(weights, sign * weights, tasks=3)
+    found = explain.ablation_of(plan, own, own, without)
+    assert found["spearman"] == pytest.approx(sign) and word in found["verdict"] and "within roles" in found["verdict"]
+    plan, own, without = made_up(weights[:1], sign * weights[:1])
+    found = explain.ablation_of(plan, own, own, without)
+    assert "one task alone" in found["verdict"] and (found["low"], found["high"]) == (-1, 1)
+
+
+def test_roles_are_no_agreement():
+    """A fixed even mixture under a source budget: targets get more and are of more use, and all pairs correlate by that alone."""
+    rng = np.random.default_rng(0)
+    weights = np.tile([0.05] * 4 + [0.4] * 2, (6, 1))
+    gains = np.where(np.arange(6) < 4, 0.5, 3.0) + 0.1 * rng.normal(size=(6, 6))
+    plan, own, without = made_up(weights, gains, sources=4, tasks=6)
+    found = explain.ablation_of(plan, own, own, without)
+    assert found["spearman"] > 0.7 and found["low"] > 0
+    assert found["within_role"]["spearman"] is None and "nothing can be said" in found["verdict"]
+    split = weights * (1 + 0.3 * rng.random((6, 6)))  # not even, and not by use
+    plan, own, without = made_up(split, gains, sources=4, tasks=6)
+    found = explain.ablation_of(plan, own, own, without)
+    assert found["spearman"] > 0.6 and "not been shown" in found["verdict"]
+
+
+def test_intervals_are_over_tasks_and_not_over_their_domains():
+    """Whether weights go with gains differs from task to task: many domains of few tasks do not make that certain."""
+    rng = np.random.default_rng(1)
+    weights = rng.dirichlet(np.ones(16), 5)
+    signs = np.array([1, 1, 1, 1, -1])[:, None]
+    plan, own, without = made_up(weights, signs * weights, sources=8, tasks=5)
+    found = explain.ablation_of(plan, own, own, without)["within_role"]
+    pairs = correlation.interval(rng.random(80), rng.random(80))
+    assert found["tasks"] == 5 and found["n"] == 80
+    assert found["high"] - found["low"] > 1.5 * (pairs["high"] - pairs["low"])
+    tasks = np.repeat(np.arange(5), 16)
+    x = rng.normal(size=80)
+    told = correlation.interval(x, np.repeat(rng.normal(size=5), 16) + 0.1 * rng.normal(size=80), tasks)
+    assert told["low"] <= told["value"] <= told["high"]
+
+
+def test_noise_of_few_tasks_is_rarely_called_agreement():
+    """Weights and gains without relation, three tasks: said in one of twenty at most, though the bootstrap over three is too sure."""
+    said = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        plan, own, without = made_up(rng.dirichlet(np.ones(6), 3), rng.normal(size=(3, 6)), sources=4, tasks=3)
+        said += "gives" in explain.ablation_of(plan, own, own, without)["verdict"]
+    assert said <= 4
+
+
+def test_chance_is_that_of_all_permutations():
+    from itertools import permutations, product
+
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    x, y, groups = rng.normal(size=7), rng.normal(size=7), [[0, 1, 2, 3], [4, 5, 6]]
+    y[:4] += 2 * x[:4]
+    value = abs(spearmanr(x, y).statistic)
+    every = [y[[*one, *other]] for one, other in product(*map(permutations, groups))]
+    want = np.mean([abs(spearmanr(x, each).statistic) >= value - 1e-12 for each in every])
+    assert correlation.chance(x, y, groups, draws=4000) == pytest.approx(want, abs=0.03)
+    assert correlation.chance(x, np.ones(7), groups) is None
 
 
 def test_an_even_split_agrees_with_nothing_within_roles():
@@ -226,6 +286,7 @@ def test_an_even_split_agrees_with_nothing_within_roles():
         *(parts := made_up(weights, np.random.default_rng(0).normal(size=(1, 5))))[:2], parts[1], parts[2]
     )
     assert found["within_role"]["spearman"] is None and found["spearman"] is not None
+    assert "nothing can be said" in found["verdict"]
 
 
 def test_noise_is_not_called_agreement():

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from datamix import forms, schedule, swarms
 from datamix.corpus import Corpus, Domain, Listing, Part
 from datamix.forms.common import How, name_of, path_of
-from tenfold_shared import BadInput
+from tenfold_shared import BadInput, Busy
+from tenfold_shared.jsonl import Lock
 
 WEIGHTS = {"web": 0.5, "math": 0.3, "code": 0.2}
 STAGED = [{"web": 0.9, "math": 0.1}, {"web": 0.9, "math": 0.1}, {"web": 0.25, "math": 0.75}]
@@ -54,6 +55,19 @@ def test_a_line_has_the_fields_of_the_contract():
     assert told == {"schema": "mixture-schedule/1", "step": 0, "tokens_seen": 131072, "weights": {"a": 0.25, "b": 0.75},
                     "feedback": {"a": 1.5, "b": 2.0}, "q": 0.5}  # fmt: skip
     assert json.loads(schedule.write_line(schedule.line(0, 1, {"a": 1.0}, q=math.nan)))["q"] is None
+
+
+def test_a_line_names_what_was_not_measured(tmp_path):
+    lines = [schedule.line(0, 9, {"a": 1.0, "b": 0.0}, {"a": 2.0, "b": 3.0}, None, missing) for missing in ((), ("b",))]
+    lines[1].step, lines[1].tokens_seen = 1, 18
+    path = tmp_path / "s.jsonl"
+    path.write_bytes(schedule.schedule_file(lines))
+    raw = [json.loads(line) for line in path.read_text().splitlines()]
+    assert "missing" not in raw[0] and raw[1]["missing"] == ["b"]
+    assert [one.missing for one in schedule.read(str(path))] == [[], ["b"]]
+    path.write_text(json.dumps({**raw[0], "missing": ["c"]}) + "\n")
+    with pytest.raises(BadInput, match=r"s\.jsonl:1: missing: c: not in weights"):
+        schedule.read(str(path))
 
 
 def test_average_and_stages(tmp_path):
@@ -599,9 +613,22 @@ def test_a_swarm_is_not_written_over(tmp_path):
         forms.import_tables("regmix", *files, targets=["a"])
     with pytest.raises(BadInput, match="z: no such domain; there are a, b"):
         forms.import_tables("regmix", *files, targets=["z"], overwrite=True)
-    (tmp_path / "swarm" / "manifest.json").unlink()
-    with pytest.raises(BadInput, match="no manifest says"):
+    assert forms.import_tables("regmix", *files, targets=["a"], overwrite=True) == 0
+    manifest = tmp_path / "swarm" / "manifest.json"
+    assert json.loads(manifest.read_text())["options"]["targets"] == ["a"]
+    before = (tmp_path / "swarm" / "trajectories.jsonl").read_bytes()
+    manifest.write_text(json.dumps({"tool": "datamix", "verb": "swarm"}))
+    for text in (manifest.read_text(), "{}"):
+        manifest.write_text(text)
+        for overwrite in (False, True):
+            with pytest.raises(BadInput, match="`datamix import` did not make"):
+                forms.import_tables("regmix", *files, overwrite=overwrite)
+    assert (tmp_path / "swarm" / "trajectories.jsonl").read_bytes() == before
+    lock = Lock(tmp_path / ".swarm.lock", tmp_path / "swarm")
+    with pytest.raises(Busy):
         forms.import_tables("regmix", *files)
+    lock.release()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".csv") == ["swarm"]
 
 
 # ---------------------------------------------------------------- swarms of our own

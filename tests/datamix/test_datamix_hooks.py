@@ -181,6 +181,18 @@ def test_resume_without_state_or_with_another_batch_is_refused(corpus, tmp_path)
         train(corpus, tmp_path / "run", resume=str(tmp_path / "run/checkpoint-3"))
 
 
+def test_a_loss_that_was_not_measured_is_named_in_the_schedule(corpus, tmp_path):
+    data = MixedDataset(corpus, 32, START)
+    seen = iter([[3.0, 3, 3, 3], [2.0, math.nan, 2, 2], [1.0, 1, 1, 1]])
+    callback = MixtureCallback(
+        Reactive(), data, lambda model: np.array(next(seen)), budget=Budget(256, 2), schedule_file=tmp_path / "s.jsonl"
+    )
+    how = TrainingArguments(output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=8, report_to=[], save_strategy="no", use_cpu=True)  # fmt: skip
+    Trainer(model=tiny(), args=how, train_dataset=data, callbacks=[callback]).train()
+    first, second = schedule.read(str(tmp_path / "s.jsonl"))
+    assert (first.missing, second.missing) == (["b"], []) and first.feedback["b"] == 3.0
+
+
 def test_evaluate_of_a_wrong_shape_is_refused(corpus, tmp_path):
     callback = MixtureCallback(
         Reactive(), MixedDataset(corpus, 32, START), lambda model: np.ones(3), budget=Budget(1, 1)
@@ -341,12 +353,14 @@ def test_missing_feedback_is_carried_forward_and_flagged(tmp_path, capsys):
     assert run.history.losses.tolist() == [[1.5, 3.0, 2.5], [1.0, 3.0, 2.0]]
     lines = capsys.readouterr().err.splitlines()
     assert "f.jsonl:2: feedback: b, c: missing; carried forward" in lines[0] and "f.jsonl:3: feedback: b:" in lines[1]
+    assert [one.missing for one in schedule.read(str(tmp_path / "s.jsonl"))] == [["b", "c"], ["b"]]
     other = tmp_path / "gap"
     other.mkdir()
     run = steering(other)
     say(other, at(0), at(2, a=1.0))
     assert run.poll() and told(other)["step"] == 2
     assert run.history.losses[0].tolist() == [2.0, 3.0, 2.5] and run.history.losses[1][0] == 1.0
+    assert [one.missing for one in schedule.read(str(other / "s.jsonl"))] == [["a", "b", "c"], []]
     assert "feedback of 1 steps is missing" in capsys.readouterr().err
 
 
@@ -432,6 +446,57 @@ def test_files_of_another_run_are_refused(tmp_path):
     (tmp_path / "w.json").write_text("[]")
     with pytest.raises(BadInput, match="no mixture of this run"):
         steering(tmp_path).poll()
+
+
+def test_a_schedule_that_is_there_is_this_runs_or_stays(tmp_path):
+    """What an earlier call wrote is gone on with; anything else is left as it is, whatever stage it is found at."""
+    say(tmp_path, at(0), at(1), {"step": 2, "feedback": {"a": 1.5}})
+    steering(tmp_path).poll()
+    path = tmp_path / "s.jsonl"
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    assert steering(tmp_path).poll() and path.read_bytes() == whole
+    path.write_bytes(lines[0])  # a call that was killed before the rest
+    assert steering(tmp_path).poll() and path.read_bytes() == whole
+    other = json.loads(lines[1])
+    other["feedback"]["a"] = 1.25
+    longer = lines[1].replace(b'"step":1', b'"step":2').replace(b'"tokens_seen":200', b'"tokens_seen":300')
+    strangers = [
+        b"notes of mine\n",
+        lines[0] + json.dumps(other).encode() + b"\n",
+        whole + longer,
+        schedule.schedule_file([schedule.line(0, 100, {"a": 0.2, "b": 0.8})]),
+    ]
+    for text in strangers:
+        path.write_bytes(text)
+        with pytest.raises(BadInput, match=r"s\.jsonl: exists and is no schedule of this run; .*--overwrite"):
+            steering(tmp_path).poll()
+        assert path.read_bytes() == text
+        assert steering(tmp_path, overwrite=True).poll() and path.read_bytes() == whole
+
+
+def test_a_schedule_is_refused_before_the_trainer_says_anything(tmp_path):
+    (tmp_path / "s.jsonl").write_text("notes of mine\n")
+    with pytest.raises(BadInput, match="no schedule of this run"):
+        steering(tmp_path).poll()
+    with pytest.raises(BadInput, match="expected a name for each"):
+        steering(tmp_path, schedule_file=tmp_path / "f.jsonl", overwrite=True)
+
+
+def test_a_trainer_that_went_back_while_nobody_watched_is_followed(tmp_path):
+    say(tmp_path, at(0), at(1), at(2))
+    steering(tmp_path).poll()
+    say(tmp_path, at(2, a=1.0))  # from a checkpoint of step 1
+    run = steering(tmp_path)
+    run.policy = Pure()
+    assert run.poll()
+    assert schedule.read(str(tmp_path / "s.jsonl"))[1].feedback["a"] == 1.0
+    changed = (tmp_path / "s.jsonl").read_text().replace('"a":2.0', '"a":2.5')  # of step 0, which is as it was
+    (tmp_path / "s.jsonl").write_text(changed)
+    run = steering(tmp_path)
+    run.policy = Pure()
+    with pytest.raises(BadInput, match="no schedule of this run"):
+        run.poll()
 
 
 def test_watch_runs_to_the_end_beside_a_trainer(tmp_path, corpus):

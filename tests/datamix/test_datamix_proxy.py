@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamix import gradient
-from datamix.proxy import PRESETS, Held, Proxy, ProxyConfig, config_of, train_base
+from datamix.proxy import PRESETS, Held, Proxy, ProxyConfig, config_of, parted, train_base
 from tenfold_shared import BadInput
 
 SMALL = ProxyConfig(width=12, layers=2, heads=3, context=10, batch=4, base_updates=20)
@@ -242,6 +242,32 @@ def test_feedback_and_score_text_do_not_overlap(tmp_path):
     last = held["feedback"].rows[held["feedback"].counts[0] - 1].numpy()
     assert np.array_equal(last, array[middle - 11 : middle])
     assert np.array_equal(held["score"].rows[0].numpy(), array[middle : middle + 11])
+
+
+def test_feedback_and_score_text_share_no_document(tmp_path):
+    """Rows without gaps put the halves together again: the documents of the one are not those of the other."""
+    corpus = make_corpus(tmp_path, 2000, valid=700, document=90)
+    for d, one in enumerate(corpus.domains):
+        documents = np.asarray(corpus.tokens(one.name, "valid")).tobytes().split(b"\0")[:-1]
+        text = {}
+        for half in ("feedback", "score"):
+            held = Held(corpus, 10, 10**6, half)
+            before = sum(held.counts[:d])
+            text[half] = held.rows[before : before + held.counts[d]].numpy().astype(np.uint8)
+        assert text["feedback"][-1, -1] == 0  # the end of a document
+        assert documents[3].startswith(text["score"][0].tobytes()) or documents[4].startswith(
+            text["score"][0].tobytes()
+        )
+
+
+@given(st.lists(st.integers(0, 3), min_size=4, max_size=60), st.integers(1, 12))
+def test_text_is_cut_at_the_document_nearest_to_the_middle(text, least):
+    n, found = len(text), parted(np.array(text, dtype=np.uint8), 0, least)
+    able = [i + 1 for i, token in enumerate(text) if token == 0 and min(i + 1, n - i - 1) >= max(n / 3, least)]
+    if able:
+        assert found in able and abs(found - n / 2) == min(abs(i - n / 2) for i in able)
+    else:
+        assert found == n // 2
 
 
 def test_held_out_text_shorter_than_a_row_is_named(tmp_path):

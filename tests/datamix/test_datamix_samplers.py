@@ -72,13 +72,19 @@ def test_regmix_prior_keeps_its_bounds(seed, raw):
 
 
 def test_tiny_alphas_do_not_underflow():
-    drawn = samplers._dirichlets(np.random.default_rng(0), np.full((2000, 50), 1e-3))
+    drawn = samplers.dirichlets(np.random.default_rng(0), np.full((2000, 50), 1e-3))
     assert np.isfinite(drawn).all() and np.abs(drawn.sum(axis=1) - 1).max() < 1e-12
     assert np.abs(drawn.mean(axis=0) - 1 / 50).max() < 0.02
-    big = samplers._dirichlets(np.random.default_rng(0), np.tile([2.0, 3.0, 0.0], (4000, 1)))
+    big = samplers.dirichlets(np.random.default_rng(0), np.tile([2.0, 3.0, 0.0], (4000, 1)))
     assert (
         (big[:, 2] == 0).all() and abs(big[:, 0].mean() - 0.4) < 0.01 and abs(big[:, 0].var() - 0.4 * 0.6 / 6) < 0.003
     )
+
+
+def test_a_sampler_without_its_rule_cannot_be_made():
+    for kind, rule in ((samplers.Sampler, "wanted"), (samplers.Scheduled, "shape")):
+        with pytest.raises(TypeError, match=f"abstract.*{rule}"):
+            kind(["a", "b"], np.array([True, False]), np.full(2, 0.5), 0, Budget(10, 4))
 
 
 def test_too_many_mixtures_of_too_few_domains():

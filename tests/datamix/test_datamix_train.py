@@ -1,7 +1,9 @@
 """`datamix train-agent`: folders that are a function of swarm and options, controls that are controls, and what is refused."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from datamix import swarms, train
+from datamix import folder, swarms, train
 from datamix.agent import Agent
 from tenfold_shared import BadInput, Busy
 from tenfold_shared.jsonl import Lock
@@ -31,7 +33,7 @@ WAYS = [
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
-    quick(monkeypatch)
+    quick(monkeypatch, value=False)
 
 
 def make(small, output, *, swarm=None, overwrite=False, **how):
@@ -151,6 +153,43 @@ def test_swarms_without_steps_or_without_runs_are_refused(small, tmp_path):
     with pytest.raises(BadInput, match="3 finished runs"):
         make(small, tmp_path / "agent", swarm=few)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few", "imported"]
+
+
+@pytest.mark.parametrize("after", range(5))
+def test_a_kill_while_one_folder_replaces_another_loses_neither(tmp_path, after):
+    """A process ends before its call number `after` that moves or removes a folder: one of the two is whole, and the next command finds it."""
+
+    def made(text, overwrite):
+        with folder.Folder(str(tmp_path / "out"), "v", {"text": text}, [], seed=None, overwrite=overwrite) as out:
+            if out.finished is None:
+                (out.path / "text").write_text(text)
+                out.publish({"text": text})
+            return out.finished
+
+    def killed(function):
+        def call(path, *rest, **more):
+            if Path(path).name in ("out", ".out.tmp", ".out.old"):
+                calls.append(path)
+                if len(calls) > after:
+                    os._exit(9)
+            return function(path, *rest, **more)
+
+        return call
+
+    assert made("old", False) is None
+    calls = []
+    child = os.fork()
+    if child == 0:
+        os.rename, os.replace, shutil.rmtree = (killed(one) for one in (os.rename, os.replace, shutil.rmtree))
+        made("new", True)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    places = [tmp_path / name for name in ("out", ".out.old")]
+    whole = [path for path in places if (path / "manifest.json").exists()]
+    text = (whole[0] / "text").read_text()
+    assert text == ("old" if after < 3 else "new")
+    assert made(text, False) == {"text": text}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_what_is_in_the_way_is_told(small, tmp_path):

@@ -38,11 +38,6 @@ ARCHITECTURES: dict[str, tuple[str, str]] = {
 }
 
 
-def register(arch: str, module: str, name: str) -> None:
-    """Make another network known: `arch` stands for class `name` of `module`."""
-    ARCHITECTURES[arch] = (module, name)
-
-
 def network(arch: str, sizes: dict[str, Any]) -> nn.Module:
     """A network with fresh weights. Raises BadInput for an unknown architecture or sizes that it does not take."""
     if arch not in ARCHITECTURES:
@@ -162,8 +157,9 @@ class Agent:
 
     @torch.no_grad()
     def q(self, history: History, weights: Weights) -> float | None:
-        """The lowest critic's value of using a mixture now and this agent's own afterwards, in standard deviations of a task's returns in
-        the swarm (0 is a task's mean run from its start on); None without critics."""
+        """The lowest critic's value of using a mixture now and this agent's own afterwards; None without critics. Its unit is the critics'
+        (beliefs.UNITS): of `cql`, the return from here on in standard deviations of a task's returns in the swarm, 0 being what a task's
+        mean run has from its start on; of `model`, the final score in points."""
         return self._q(self.states(history), weights)
 
     def _q(self, states: States, weights: Weights) -> float | None:

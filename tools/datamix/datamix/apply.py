@@ -21,7 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,13 +53,14 @@ def run(
     base: str | None = None, training: Training | None = None, lr: float | None = None, decay: str | None = None, seed: int = 0,
     feedback_tokens: int = 2048, score_tokens: int = 12288, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False,
     schedule_only: bool = False, max_time: float | None = None, overwrite: bool = False, as_json: bool = False, quiet: bool = False,
+    plot: str | None = None,
 ) -> int:  # fmt: skip
     """The verb; returns the exit code: 1 where a loss was no number or time ran out, with the work kept.
 
     agent: a folder, a schedule or mixture file, or a policy (named in the manifest by its `name`). budget: tokens of a step, steps, and
     the limits. base: None with a proxy trains one first, on the source domains evenly. lr, decay: of this run, in place of those of
     `proxy` or `training`. feedback_tokens, score_tokens: held-out tokens a domain. schedule_only: no model in the output. max_time:
-    seconds. Raises BadInput, Missing, Busy.
+    seconds. plot: a picture of the schedule. Raises BadInput, Missing, Busy.
     """
     started, clock = datetime.now(UTC), time.monotonic()
     _check(budget, output)
@@ -97,6 +97,7 @@ def run(
                 if finished is not None:
                     _say(quiet, f"{target}: complete already; nothing to do")
                     _show(json.loads((target / RESULT).read_bytes()), as_json, quiet)
+                    _draw(target, plot)
                 return 0
             code, result = live.go(clock, max_time)
             if ranks.rank == 0 and code == 0:
@@ -108,6 +109,7 @@ def run(
             lock.release()
     if ranks.rank == 0 and code == 0:
         _show(result, as_json, quiet)
+        _draw(target, plot)
     return code
 
 
@@ -284,19 +286,22 @@ def _publish(live: Live, known: Record, result: Record, schedule_only: bool, sta
         if base.exists():
             write_atomic(folder / BASE, base.read_bytes())
         write_atomic(folder / LINES, b"".join(live.lines))
-        write_atomic(folder / RESULT, _pretty(result))
-        write_atomic(folder / MANIFEST, _pretty(manifest))
+        write_atomic(folder / RESULT, schedule.pretty(result))
+        write_atomic(folder / MANIFEST, schedule.pretty(manifest))
 
     live.work.publish(fill)
-
-
-def _pretty(value: Record) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
 def _say(quiet: bool, line: str) -> None:
     if not quiet:
         print(f"datamix: {line}", file=sys.stderr)
+
+
+def _draw(target: Path, plot: str | None) -> None:
+    if plot is not None:
+        from datamix import plot as pictures
+
+        pictures.schedule(target / LINES, plot)
 
 
 def _show(result: Record, as_json: bool, quiet: bool) -> None:

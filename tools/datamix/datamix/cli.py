@@ -100,52 +100,15 @@ def _proxy_of(name: str) -> Any:
 
 
 @main.command(short_help="A folder of domains, from text that is at hand.")
-@click.option(
-    "--from-installed",
-    is_flag=True,
-    help="Text of installed packages: code, docstrings, licences, a public-domain book, ...",
-)
-@click.option(
-    "--from", "folder", metavar="DIR", help="Text of your own: RegMix's, DoReMi's, Megatron's or a plain layout."
-)
-@click.option(
-    "--target",
-    "targets",
-    metavar="NAME",
-    multiple=True,
-    required=True,
-    help="A target domain (repeatable); all others are source domains.",
-)
-@click.option(
-    "--domain", "domains", metavar="NAME", multiple=True, help="Only these domains and the targets (repeatable)."
-)
+@click.option("--from-installed", is_flag=True, help="Text of installed packages: code, docstrings, licences, a public-domain book, ...")  # fmt: skip
+@click.option("--from", "folder", metavar="DIR", help="Text of your own: RegMix's, DoReMi's, Megatron's or a plain layout.")  # fmt: skip
+@click.option("--target", "targets", metavar="NAME", multiple=True, required=True, help="A target domain (repeatable); all others are source domains.")  # fmt: skip
+@click.option("--domain", "domains", metavar="NAME", multiple=True, help="Only these domains and the targets (repeatable).")  # fmt: skip
 @click.option("--layout", type=click.Choice(LAYOUTS), default="auto", show_default=True, help="How DIR is laid out.")
-@click.option(
-    "--max-bytes",
-    type=click.IntRange(min=1000),
-    help="Train text of a domain at most.  [1000000 from installed packages]",
-)
-@click.option(
-    "--valid-share",
-    type=Share(min=0, max=0.5, min_open=True),
-    default=0.1,
-    show_default=True,
-    help="Share held out where DIR has no valid split.",
-)
-@click.option(
-    "--tokenizer",
-    metavar="URI",
-    default="bytes",
-    show_default=True,
-    help="bytes, or the model whose tokens are wanted.",
-)
-@click.option(
-    "--dedup",
-    type=click.Choice(["none", "exact", "near"]),
-    default="none",
-    show_default=True,
-    help="Copies to leave out of DIR; installed text is always de-duplicated.",
-)
+@click.option("--max-bytes", type=click.IntRange(min=1000), help="Train text of a domain at most.  [1000000 from installed packages]")  # fmt: skip
+@click.option("--valid-share", type=Share(min=0, max=0.5, min_open=True), default=0.1, show_default=True, help="Share held out where DIR has no valid split.")  # fmt: skip
+@click.option("--tokenizer", metavar="URI", default="bytes", show_default=True, help="bytes, or the model whose tokens are wanted.")  # fmt: skip
+@click.option("--dedup", type=click.Choice(["none", "exact", "near"]), default="none", show_default=True, help="Copies to leave out of DIR; installed text is always de-duplicated.")  # fmt: skip
 @click.option("--debian", is_flag=True, help="Also man pages, copyright files, Perl and kernel headers of the system.")
 @options("skip_bad", "seed", "output", "json", "common")  # fmt: skip
 def corpora(from_installed: bool, folder: str | None, targets: tuple[str, ...], domains: tuple[str, ...], layout: str, max_bytes: int | None, dedup: Any, debian: bool, skip_bad: int, output: str | None, **given: Any) -> int:  # fmt: skip
@@ -193,15 +156,9 @@ def _wanted(output: str | None, what: str) -> str:
 
 @main.command(short_help="Schedules to train on, without training.")
 @click.argument("corpus", required=False, metavar="[CORPUS]", type=click.Path())
-@click.option(
-    "--domain", "names", metavar="NAME", multiple=True, help="A domain, where there is no CORPUS (repeatable)."
-)
+@click.option("--domain", "names", metavar="NAME", multiple=True, help="A domain, where there is no CORPUS (repeatable).")  # fmt: skip
 @click.option("--target", "targets", metavar="NAME", multiple=True, help="Which of them are targets (repeatable).")
-@click.option(
-    "--sampler",
-    metavar="NAME=WEIGHT,...",
-    help="Mix of samplers: dirichlet, walk, ramp, late, early, scored, uniform-static.  [ramp=2,late=3,walk,dirichlet,early,scored]",
-)
+@click.option("--sampler", metavar="NAME=WEIGHT,...", help="Mix of samplers: dirichlet, walk, ramp, late, early, scored, uniform-static.  [ramp=2,late=3,walk,dirichlet,early,scored]")  # fmt: skip
 @click.option("--trajectories", type=click.IntRange(min=1), default=24, show_default=True, help="Schedules.")
 @_budget()
 @options("seed", "output", "common")  # fmt: skip
@@ -226,7 +183,14 @@ def sample(corpus: str | None, names: tuple[str, ...], targets: tuple[str, ...],
 
 @main.group(cls=FirstIsRun, short_help="Many short runs of proxies, to learn from: run, collect.")
 def swarm() -> None:
-    """Runs of small proxy models under sampled schedules. `datamix swarm CORPUS` is `datamix swarm run CORPUS`."""
+    """Runs of small proxy models under sampled schedules. `datamix swarm CORPUS` is `datamix swarm run CORPUS`.
+
+    \b
+    Example:
+      datamix swarm corpus --trajectories 48 --tasks 12 --source-budget 0.2 -o swarm
+      datamix swarm run corpus --trajectories 48 --only 7 -o swarm
+      datamix swarm collect swarm
+    """
 
 
 @swarm.command("run", short_help="Train them.")
@@ -234,30 +198,22 @@ def swarm() -> None:
 @click.option("--trajectories", type=click.IntRange(min=1), default=24, show_default=True, help="Runs.")
 @_budget()
 @_tasks()
-@click.option(
-    "--sampler",
-    metavar="NAME=WEIGHT,...",
-    default="ramp=2,late=3,walk,dirichlet,early,scored,loss-greedy",
-    show_default=True,
-    help="Mix of samplers: these and uniform-static.",
-)
+@click.option("--sampler", metavar="NAME=WEIGHT,...", default="ramp=2,late=3,walk,dirichlet,early,scored,loss-greedy", show_default=True, help="Mix of samplers: these and uniform-static.")  # fmt: skip
 @_PROXY
 @_FEEDBACK
-@click.option(
-    "--only",
-    type=click.IntRange(min=1),
-    metavar="I",
-    help="Run number I of 1..N alone, as one job of many; then `swarm collect`.",
-)
+@click.option("--only", type=click.IntRange(min=1), metavar="I", help="Run number I of 1..N alone, as one job of many; then `swarm collect`.")  # fmt: skip
 @click.option("--ray", metavar="ADDRESS", help="Runs as tasks of a Ray cluster: auto, HOST:PORT, or local.")
-@options("workers", "device", "seed", "output", "json", "common")  # fmt: skip
-def swarm_run(corpus: str, trajectories: int, sampler: str, proxy: str, workers: int, only: int | None, ray: str | None, device: str, seed: int, output: str | None, overwrite: bool, as_json: bool, quiet: bool, feedback_tokens: int, **given: Any) -> int:  # fmt: skip
+@options("workers", "device", "seed", "output", "plot", "json", "common")  # fmt: skip
+def swarm_run(corpus: str, trajectories: int, sampler: str, proxy: str, workers: int, only: int | None, ray: str | None, device: str, seed: int, output: str | None, overwrite: bool, plot: str | None, as_json: bool, quiet: bool, feedback_tokens: int, **given: Any) -> int:  # fmt: skip
     """Train N proxies under sampled schedules into the folder -o SWARM. Every run goes on from its last step after a kill.
 
     \b
     Example:
       datamix swarm corpus --trajectories 48 --tasks 12 --source-budget 0.2 -o swarm
     """
+    if plot is not None and only is not None:
+        raise click.UsageError("--plot is a picture of all runs; leave out --only")
+    needs.plots(plot, [corpus, output])
     (needs.torch if ray is None else needs.ray)()
     from datamix import swarm as work
 
@@ -267,16 +223,8 @@ def swarm_run(corpus: str, trajectories: int, sampler: str, proxy: str, workers:
         device="cpu" if device == "auto" else device, seed=seed, **given,
     )  # fmt: skip
     return work.run(
-        _wanted(output, "SWARM"),
-        corpus,
-        settings,
-        workers=workers,
-        only=only,
-        ray=ray,
-        overwrite=overwrite,
-        as_json=as_json,
-        quiet=quiet,
-    )
+        _wanted(output, "SWARM"), corpus, settings, workers=workers, only=only, ray=ray, overwrite=overwrite, as_json=as_json, quiet=quiet, plot=plot,
+    )  # fmt: skip
 
 
 @swarm.command("collect", short_help="Gather runs that were trained one by one.")
@@ -299,38 +247,14 @@ def swarm_collect(folder: str, as_json: bool, quiet: bool) -> int:
 
 @main.command("train-agent", short_help="An agent from a swarm.")
 @click.argument("folder", metavar="SWARM", type=click.Path())
-@click.option(
-    "--arch",
-    type=click.Choice(["set", "decoder"]),
-    default="set",
-    show_default=True,
-    help="set reads any number of domains; decoder, the paper's, those of the swarm.",
-)
-@click.option(
-    "--algo",
-    type=click.Choice(["model", "cql", "sft"]),
-    default="model",
-    show_default=True,
-    help="Practice in learnt models; the paper's conservative Q-learning; behaviour cloning alone.",
-)
-@click.option(
-    "--form",
-    type=click.Choice(["lean", "free"]),
-    default="lean",
-    show_default=True,
-    help="Source budget a step may use: its share of what is left, or all that is left.",
-)
-@click.option(
-    "--split",
-    type=click.Choice(["learned", "even"]),
-    default="learned",
-    show_default=True,
-    help="How domains of a role share its text (model).",
-)
-@click.option("--train-steps", type=click.IntRange(min=1), help="Steps of learning.  [300 model and sft, 3000 cql]")
+@click.option("--arch", type=click.Choice(["set", "decoder"]), default="set", show_default=True, help="set reads any number of domains; decoder, the paper's, those of the swarm.")  # fmt: skip
+@click.option("--algo", type=click.Choice(["model", "cql", "sft"]), default="model", show_default=True, help="Practice in learnt models; the paper's conservative Q-learning; behaviour cloning alone.")  # fmt: skip
+@click.option("--form", type=click.Choice(["lean", "free"]), default="lean", show_default=True, help="Source budget a step may use: its share of what is left, or all that is left.")  # fmt: skip
+@click.option("--split", type=click.Choice(["even", "learned"]), help="How domains of a role share its text (model).  [even]")  # fmt: skip
+@click.option("--train-steps", type=click.IntRange(min=1), help="Steps of learning.  [300]")
 @click.option("--members", type=click.IntRange(min=2), help="Models of the ensemble (model).  [5]")
 @click.option("--caution", type=Share(min=0), help="How much of their disagreement a score is charged (model).  [0.5]")
-@click.option("--alpha", type=Share(min=0), help="Weight of the conservative term (cql).")
+@click.option("--alpha", type=Share(min=0, min_open=True), help="What multiplies the conservative term, of weight 0.1, at first; it is learned from there (cql).  [1]")  # fmt: skip
 @click.option("--no-feedback", is_flag=True, help="A control: an agent that sees no losses.")
 @click.option("--shuffle-rewards", is_flag=True, help="A control: rewards of other runs.")
 @options("seed", "output", "json", "common")  # fmt: skip
@@ -355,39 +279,24 @@ def train_agent(folder: str, train_steps: int | None, no_feedback: bool, shuffle
 @main.command(short_help="Steer a run.")
 @click.argument("agent", metavar="AGENT", type=click.Path())
 @click.argument("corpus", metavar="CORPUS", type=click.Path())
-@click.option(
-    "--model",
-    "uri",
-    metavar="URI",
-    help="A transformers model to go on training: smollm2, a folder, a GGUF file or a hub id.",
-)
-@click.option(
-    "--proxy", metavar="NAME|FILE.toml", help="A proxy in its place: 22k, 35k, 43k, 123k, 3m, 50m, or a file of fields."
-)
-@click.option(
-    "--base",
-    metavar="FILE",
-    help="State that the proxy begins with, such as SWARM/bases/TASK.safetensors.  [trained first, on the source domains]",
-)
-@click.option(
-    "--feedback",
-    "feedback_file",
-    metavar="FILE.jsonl",
-    help="For another engine: lines {step, feedback: {domain: loss}} that it appends; nothing is trained here.",
-)
-@click.option("--weights", "weights_file", metavar="FILE.json", help="Where that engine finds the next mixture.")
+@_group([
+    click.option("--model", "uri", metavar="URI", help="A transformers model to go on training: smollm2, a folder, a GGUF file or a hub id."),
+    click.option("--proxy", metavar="NAME|FILE.toml", help="A proxy in its place: 22k, 35k, 43k, 123k, 3m, 50m, or a file of fields.  [of --base FILE: its own]"),
+    click.option("--base", metavar="FILE", help="State that the proxy begins with, such as SWARM/bases/TASK.safetensors.  [trained first, on the source domains]"),
+    click.option("--feedback", "feedback_file", metavar="FILE.jsonl", help="For another engine: lines {step, feedback: {domain: loss}} that it appends; nothing is trained here."),
+    click.option("--weights", "weights_file", metavar="FILE.json", help="Where that engine finds the next mixture."),
+])  # fmt: skip
 @_budget()
-@click.option("--lr", type=Share(min=0, min_open=True), help="Learning rate.  [5e-5 of a model, the proxy's own]")
-@click.option(
-    "--decay", type=click.Choice(["constant", "cosine", "linear"]), help="Rate after the warm-up.  [constant]"
-)
-@click.option(
-    "--context", type=click.IntRange(min=2), default=512, show_default=True, help="Tokens of a row of a model."
-)
-@click.option("--schedule-only", is_flag=True, help="Keep no model, only what was decided.")
+@_group([
+    click.option("--lr", type=Share(min=0, min_open=True), help="Learning rate.  [5e-5 of a model, the proxy's own]"),
+    click.option("--decay", type=click.Choice(["constant", "cosine", "linear"]), help="Rate after the warm-up.  [constant]"),
+    click.option("--context", type=click.IntRange(min=2), default=512, show_default=True, help="Tokens of a row of a model."),
+    click.option("--schedule-only", is_flag=True, help="Keep no model, only what was decided."),
+])  # fmt: skip
 @_FEEDBACK
-@options("batch_size", "dtype", "device", "trust_remote_code", "max_time", "seed", "output", "json", "common", batch_size=8)  # fmt: skip
-def apply(agent: str, corpus: str, uri: str | None, proxy: str | None, feedback_file: str | None, weights_file: str | None, context: int, batch_size: int, output: str | None, **given: Any) -> int:  # fmt: skip
+@options("batch_size", "dtype", "device", "trust_remote_code", "max_time", "seed", "output", "plot", "json", "common", batch_size=8)  # fmt: skip
+@click.pass_context
+def apply(ctx: click.Context, agent: str, corpus: str, uri: str | None, proxy: str | None, base: str | None, feedback_file: str | None, weights_file: str | None, context: int, batch_size: int, output: str | None, plot: str | None, **given: Any) -> int:  # fmt: skip
     """Train a model on CORPUS under an agent's mixtures into the folder -o RUN: schedule.jsonl, result.json, the model. AGENT may also be a schedule.jsonl or a mixture
     file. The same command goes on after a kill; under torchrun ranks share every update.
 
@@ -397,58 +306,65 @@ def apply(agent: str, corpus: str, uri: str | None, proxy: str | None, feedback_
       datamix apply agent corpus --model ./model --steps 80 --budget-bytes 400000000 -o run
       datamix apply agent corpus --feedback feedback.jsonl --weights weights.json -o schedule.jsonl
     """
+    needs.plots(plot, [agent, corpus, base, feedback_file, weights_file, output])
     budget = _take_budget(given)
     if (feedback_file is None) != (weights_file is None):
         raise click.UsageError("--feedback and --weights go together")
     if feedback_file is not None and weights_file is not None:
+        _refuse(ctx, "--feedback and --weights, which train nothing here", ["uri", "proxy", "base", "schedule_only", "feedback_tokens", "lr", "decay", *_OF_MODELS, "device", "seed", "as_json"])  # fmt: skip
         needs.torch()
-        return _watch(agent, corpus, budget, feedback_file, weights_file, output, given)
-    if (uri is None) == (proxy is None):
-        raise click.UsageError("expected one of --model, --proxy, and --feedback with --weights")
+        return _watch(agent, corpus, budget, feedback_file, weights_file, output, plot, given)
+    if (uri is None and proxy is None and base is None) or (uri is not None and proxy is not None):
+        raise click.UsageError("expected one of --model, --proxy (or --base), and --feedback with --weights")
+    if uri is None:
+        _refuse(ctx, "--model", _OF_MODELS, goes=True)
     (needs.models if uri else needs.torch)()
     from datamix import apply as work
     from datamix.foreign import Training
 
-    decay, lr = given.pop("decay"), given.pop("lr")
     training = None
     if uri is not None:
         dtype = given["dtype"]
         training = Training(batch=batch_size, context=context, dtype="auto" if dtype == "float16" else dtype)
     return work.run(
-        agent,
-        corpus,
-        budget=budget,
-        output=_wanted(output, "RUN"),
-        model=uri,
-        proxy=proxy,
-        training=training,
-        lr=lr,
-        decay=decay,
-        **given,
-    )
+        agent, corpus, budget=budget, output=_wanted(output, "RUN"), model=uri, proxy=proxy, base=base, training=training, plot=plot, **given
+    )  # fmt: skip
 
 
-def _watch(agent: str, corpus: str, budget: Any, feedback_file: str, weights_file: str, output: str | None, given: dict[str, Any]) -> int:  # fmt: skip
+_OF_MODELS = ["context", "batch_size", "dtype", "trust_remote_code"]
+
+
+def _refuse(ctx: click.Context, what: str, names: Sequence[str], goes: bool = False) -> None:
+    """A usage error for the first of these options that was given on the command line: it would change nothing. goes: they go with `what`, else
+    without it."""
+    from click.core import ParameterSource
+
+    for param in ctx.command.params:
+        if param.name in names and ctx.get_parameter_source(param.name) == ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{param.opts[-1]} goes {'with' if goes else 'without'} {what}")
+
+
+def _watch(agent: str, corpus: str, budget: Any, feedback_file: str, weights_file: str, output: str | None, plot: str | None, given: dict[str, Any]) -> int:  # fmt: skip
+    if output == "-" or (plot is not None and output is None):
+        raise click.UsageError("expected the schedule's name, -o FILE.jsonl")
     from datamix import filecontrol
     from datamix.apply import open_policy
     from datamix.corpus import Corpus
 
     loaded = Corpus.load(corpus)
     policy, _ = open_policy(agent, loaded, budget.steps)
-    return filecontrol.watch(
-        policy, loaded, budget, feedback_file, weights_file, schedule_file=output, max_time=given["max_time"]
-    )
+    code = filecontrol.watch(policy, loaded, budget, feedback_file, weights_file, schedule_file=output, max_time=given["max_time"], overwrite=given["overwrite"])  # fmt: skip
+    if plot is not None:
+        from datamix import plot as pictures
+
+        pictures.schedule(str(output), plot)
+    return code
 
 
 @main.command(short_help="A whole schedule, without a live model.")
 @click.argument("agent", metavar="AGENT", type=click.Path())
 @click.argument("data", metavar="CORPUS|SWARM", type=click.Path())
-@click.option(
-    "--from",
-    "swarm",
-    metavar="SWARM",
-    help="Runs whose recorded losses stand in for feedback, for agents without a world of their own.",
-)
+@click.option("--from", "swarm", metavar="SWARM", help="Runs whose recorded losses stand in for feedback, for agents without a world of their own.")  # fmt: skip
 @click.option("--task", metavar="NAME", help="Which task of the swarm.")
 @click.option("--losses", metavar="FILE", help="JSON of the base model's loss of every domain, in bits per byte.")
 @click.option("--model", "uri", metavar="URI", help="Measure the base: a transformers model.")
@@ -456,9 +372,9 @@ def _watch(agent: str, corpus: str, budget: Any, feedback_file: str, weights_fil
 @click.option("--base", metavar="FILE", help="And its state.")
 @_budget()
 @_FEEDBACK
-@options("dtype", "device", "trust_remote_code", "seed", "output", "json", "common")  # fmt: skip
+@options("dtype", "device", "trust_remote_code", "seed", "output", "plot", "json", "common")  # fmt: skip
 @click.pass_context
-def plan(ctx: click.Context, agent: str, data: str, uri: str | None, **given: Any) -> int:
+def plan(ctx: click.Context, agent: str, data: str, uri: str | None, output: str | None, plot: str | None, **given: Any) -> int:  # fmt: skip
     """Write the schedule that an agent would follow, as schedule.jsonl: a model-based agent plays it through in the world it learnt. AGENT may also be a mixture file.
 
     \b
@@ -466,6 +382,9 @@ def plan(ctx: click.Context, agent: str, data: str, uri: str | None, **given: An
       datamix plan agent swarm --task task-03 -o schedule.jsonl
       datamix plan agent corpus --losses base.json --steps 80 --budget-bytes 40000000000 --source-budget 0.2 -o schedule.jsonl
     """
+    if plot is not None and output in (None, "-"):
+        raise click.UsageError("--plot goes with -o FILE")
+    needs.plots(plot, [agent, data, given["swarm"], given["losses"], given["base"], output])
     needs.torch()
     from click.core import ParameterSource
 
@@ -478,7 +397,9 @@ def plan(ctx: click.Context, agent: str, data: str, uri: str | None, **given: An
     ]
     budget = _take_budget(given)
     own = given["swarm"] is not None or _is_swarm(data)
-    return work.run(agent, data, budget=None if own and not told else budget, model=uri, **given)
+    return work.run(
+        agent, data, budget=None if own and not told else budget, model=uri, output=output, plot=plot, **given
+    )
 
 
 def _is_swarm(folder: str) -> bool:
@@ -495,13 +416,7 @@ def _is_swarm(folder: str) -> bool:
 @click.argument("data", metavar="CORPUS|SWARM", type=click.Path())
 @_budget()
 @_PROXY
-@click.option(
-    "--base",
-    type=click.Choice(["train", "none"]),
-    default="train",
-    show_default=True,
-    help="Proxies go on from a base trained on the source domains, or begin from nothing.",
-)
+@click.option("--base", type=click.Choice(["train", "none"]), default="train", show_default=True, help="Proxies go on from a base trained on the source domains, or begin from nothing.")  # fmt: skip
 @click.option("--proxy-tokens", type=click.IntRange(min=1), help="Text that proxies may train on in all.  [24 runs]")
 @_FEEDBACK
 @click.option("--objective", metavar="NAME", help="balanced, mean, or one metric.  [balanced; mean of imported swarms]")
@@ -509,53 +424,26 @@ def _is_swarm(folder: str) -> bool:
 @click.option("--task", metavar="NAME", help="Which task of a swarm of several.")
 @click.option("--prior", metavar="FILE", help="Mixture around which is searched.")
 @click.option("--target-share", type=Share(min=0, max=1), help="fixed: share of target text.")
-@click.option(
-    "--within",
-    type=click.Choice(["even", "proportional", "both"]),
-    default="even",
-    show_default=True,
-    help="fixed, best-fixed: how a role is split.",
-)
-@click.option(
-    "--mixing-temperature",
-    type=Share(min=0, min_open=True),
-    help="temperature: T of p^(1/T); loss-softmax: T of softmax(loss / T).",
-)
+@click.option("--within", type=click.Choice(["even", "proportional", "both"]), default="even", show_default=True, help="fixed, best-fixed: how a role is split.")  # fmt: skip
+@click.option("--mixing-temperature", type=Share(min=0, min_open=True), help="temperature: T of p^(1/T); loss-softmax: T of softmax(loss / T).")  # fmt: skip
 @click.option("--regression", type=click.Choice(["auto", "lightgbm", "linear", "ridge"]), help="regmix, regmix-d.")
-@click.option(
-    "--samples", type=click.IntRange(min=1), help="regmix, regmix-d: mixtures or schedules that are searched."
-)
+@click.option("--samples", type=click.IntRange(min=1), help="regmix, regmix-d: mixtures or schedules that are searched.")  # fmt: skip
 @click.option("--best", type=click.IntRange(min=1), help="regmix, regmix-d: how many are averaged.  [128]")
 @click.option("--rounds", type=click.IntRange(min=1), help="regmix, regmix-d: of LightGBM.")
-@click.option(
-    "--cv",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="regmix: folds that choose the rounds; 0 is all rounds.",
-)
+@click.option("--cv", type=click.IntRange(min=0), default=0, show_default=True, help="regmix: folds that choose the rounds; 0 is all rounds.")  # fmt: skip
 @click.option("--stages", type=click.IntRange(min=1), default=4, show_default=True, help="regmix-d: of its schedule.")
 @click.option("--online", is_flag=True, help="regmix-d: plan anew at every stage.")
 @click.option("--eta", type=Share(min=0, min_open=True), help="doremi, aioli: step of the weights.")
 @click.option("--smoothing", type=Share(min=0, max=1), help="doremi, doge: share spread evenly.")
-@click.option(
-    "--mu", type=Share(min=0, min_open=True), default=0.05, show_default=True, help="doge: weights move by 1/mu."
-)
-@click.option(
-    "--factor", type=Share(min=0, max=1), default=0.625, show_default=True, help="aioli: weight of the one domain."
-)
+@click.option("--mu", type=Share(min=0, min_open=True), default=0.05, show_default=True, help="doge: weights move by 1/mu.")  # fmt: skip
+@click.option("--factor", type=Share(min=0, max=1), default=0.625, show_default=True, help="aioli: weight of the one domain.")  # fmt: skip
 @click.option("--lp-steps", type=click.IntRange(min=1), default=4, show_default=True, help="aioli: updates on each.")
-@click.option("--lp-rounds", type=click.IntRange(min=1), default=4, show_default=True, help="aioli: rounds.")
+@click.option("--lp-rounds", type=click.IntRange(min=1), help="aioli: sweeps a round.  [as many as tokens allow]")
+@click.option("--aioli-rounds", type=click.IntRange(min=1), default=4, show_default=True, help="aioli: of a run.")
 @click.option("--ema", type=Share(min=0, max=1), help="aioli: moving average of its matrix.")
 @click.option("--reward-alpha", "alpha", type=Share(min=0, max=1), help="odm: moving average of rewards.")
 @click.option("--kl", type=Share(min=0), default=0.1, show_default=True, help="olmix: divergence from the prior.")
-@click.option(
-    "--repetition",
-    type=Share(min=0, min_open=True),
-    default=4.0,
-    show_default=True,
-    help="olmix: how often text may be repeated.",
-)
+@click.option("--repetition", type=Share(min=0, min_open=True), default=4.0, show_default=True, help="olmix: how often text may be repeated.")  # fmt: skip
 @options("workers", "seed", "output", "json", "common", workers=1)  # fmt: skip
 @click.pass_context
 def baseline(
@@ -577,6 +465,7 @@ def baseline(
       datamix baseline regmix train --test test --json
       datamix baseline doremi corpus --proxy 22k -o doremi.json
     """
+    needs.rival(name, not _is_swarm(data), given["regression"])
     from click.core import ParameterSource
 
     from datamix import baselines
@@ -608,57 +497,18 @@ def baseline(
 
 @main.command(short_help="Agents, rivals and controls on the same runs.")
 @click.argument("corpus", metavar="CORPUS", type=click.Path())
-@click.option(
-    "--agent",
-    "agents",
-    metavar="AGENT",
-    multiple=True,
-    help="An agent (repeatable); the first is the one that others are compared with.",
-)
-@click.option(
-    "--swarm", metavar="SWARM", help="What it was trained on: controls are trained on it, and rivals get its bytes."
-)
-@click.option(
-    "--methods",
-    type=Names(),
-    default="proportional,best-fixed,regmix,regmix-d,hand,null",
-    show_default=True,
-    help="Rivals: baselines, hand (a fixed late schedule), null (untrained agents), none.",
-)
-@click.option(
-    "--controls",
-    type=Names(),
-    default="reward_shuffle,no_feedback",
-    show_default=True,
-    help="Agents trained on shuffled rewards and without feedback, or none.",
-)
-@click.option(
-    "--control-agents",
-    "members",
-    type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    help="Agents of each control.",
-)
-@click.option(
-    "--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Runs of each method on each task."
-)
+@click.option("--agent", "agents", metavar="AGENT", multiple=True, help="An agent (repeatable); the first is the one that others are compared with.")  # fmt: skip
+@click.option("--swarm", metavar="SWARM", help="What it was trained on: controls are trained on it, and rivals get its bytes.")  # fmt: skip
+@click.option("--methods", type=Names(), default="proportional,best-fixed,regmix,regmix-d,hand,null", show_default=True, help="Rivals: baselines, hand (a fixed late schedule), null (untrained agents), none.")  # fmt: skip
+@click.option("--controls", type=Names(), default="reward_shuffle,no_feedback", show_default=True, help="Agents trained on shuffled rewards and without feedback, or none.")  # fmt: skip
+@click.option("--control-agents", "members", type=click.IntRange(min=1), default=3, show_default=True, help="Agents of each control.")  # fmt: skip
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Runs of each method on each task.")  # fmt: skip
 @_budget()
 @_tasks()
 @_PROXY
 @_FEEDBACK
-@click.option(
-    "--score-tokens",
-    type=click.IntRange(min=64),
-    default=12288,
-    show_default=True,
-    help="Held-out text a domain that results are quoted on.",
-)
-@click.option(
-    "--proxy-tokens",
-    type=click.IntRange(min=1),
-    help="Text that a rival's proxies may train on, for each task.  [the swarm's]",
-)
+@click.option("--score-tokens", type=click.IntRange(min=64), default=12288, show_default=True, help="Held-out text a domain that results are quoted on.")  # fmt: skip
+@click.option("--proxy-tokens", type=click.IntRange(min=1), help="Text that a rival's proxies may train on, for each task.  [the swarm's]")  # fmt: skip
 @options("workers", "seed", "output", "plot", "json", "common")  # fmt: skip
 def compare(corpus: str, agents: tuple[str, ...], swarm: str | None, methods: tuple[str, ...], controls: tuple[str, ...], members: int, seeds: int, proxy: str, feedback_tokens: int, score_tokens: int, proxy_tokens: int | None, workers: int, seed: int, output: str | None, overwrite: bool, plot: str | None, as_json: bool, quiet: bool, **given: Any) -> int:  # fmt: skip
     """Run agents, rivals and controls on the same tasks with the same seeds, paired, into the folder -o DIR, which goes on after a kill.
@@ -667,8 +517,8 @@ def compare(corpus: str, agents: tuple[str, ...], swarm: str | None, methods: tu
     Example:
       datamix compare corpus --agent agent --swarm swarm --tasks 5 --source-budget 0.2 --seeds 5 --plot compare.png -o compared
     """
-    needs.plots(plot)
-    needs.torch()
+    needs.plots(plot, [output])
+    needs.comparisons(methods)
     from datamix import compare as work
 
     budget = _take_budget(given)
@@ -694,21 +544,9 @@ def compare(corpus: str, agents: tuple[str, ...], swarm: str | None, methods: tu
 @click.argument("agent", metavar="AGENT", type=click.Path())
 @click.option("--corpus", metavar="CORPUS", help="Text of the runs that show it.")
 @click.option("--swarm", metavar="SWARM", help="What it was trained on.  [as its manifest says]")
-@click.option(
-    "--tasks",
-    type=click.IntRange(min=0),
-    default=3,
-    show_default=True,
-    help="Random tasks; 0: those of the swarm, or the corpus as it stands.",
-)
+@click.option("--tasks", type=click.IntRange(min=0), default=3, show_default=True, help="The first so many tasks of the swarm, 0 all of them; without a swarm of this text, so many random choices of domains, 0 the corpus as it stands.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each ablation.")
-@click.option(
-    "--ablation",
-    type=click.Choice(["schedule", "mean", "none"]),
-    default="schedule",
-    show_default=True,
-    help="Leave a domain out of the agent's schedule, or of its mean mixture.",
-)
+@click.option("--ablation", type=click.Choice(["schedule", "mean", "none"]), default="schedule", show_default=True, help="Leave a domain out of the agent's schedule, or of its mean mixture.")  # fmt: skip
 @_FEEDBACK
 @options("workers", "seed", "output", "plot", "json", "common")  # fmt: skip
 def explain(agent: str, corpus: str | None, swarm: str | None, tasks: int, seeds: int, ablation: Any, feedback_tokens: int, seed: int, plot: str | None, output: str | None, **given: Any) -> int:  # fmt: skip
@@ -719,8 +557,8 @@ def explain(agent: str, corpus: str | None, swarm: str | None, tasks: int, seeds
     Example:
       datamix explain agent --corpus corpus --swarm swarm --plot explained.png
     """
-    needs.torch()
     needs.plots(plot, [output])
+    needs.torch()
     from datamix import explain as work
 
     settings = work.Settings(tasks=tasks, seeds=seeds, ablation=ablation, feedback_tokens=feedback_tokens, seed=seed)

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from datamix.processes import Job, Processes
 from datamix.stream import key_of
 from datamix.swarm import Task, base_of, draw_tasks, sha256_of
 from tenfold_shared import BadInput
-from tenfold_shared.jsonl import Journal, Lock, write_atomic
+from tenfold_shared.jsonl import Journal, Lock, redact, write_atomic
 from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
@@ -69,6 +71,7 @@ class Plan(msgspec.Struct):
     settings: Settings
     tasks: list[Task]
     agents: dict[str, str]
+    like: list[str]  # agents made as the first one was, but for the seed
     swarm: str | None
     swarm_sha256: str | None
     recipe: Record
@@ -107,7 +110,7 @@ def train_control(folder: str, kind: str, number: int) -> Record:
 
     torch.set_num_threads(1)
     plan = read_plan(folder)
-    how = msgspec.convert(plan.recipe, train.Settings)
+    how = msgspec.convert({k: v for k, v in plan.recipe.items() if k != "swarm_sha256"}, train.Settings)
     how = msgspec.structs.replace(
         how, seed=1000 + number, shuffle=kind == "reward_shuffle", feedback=kind != "no_feedback"
     )
@@ -130,7 +133,8 @@ def find_rival(folder: str, task: int, method: str) -> Record:
     corpus, base = _task(Path(folder), plan, task)
     config = msgspec.convert(plan.settings.proxy, ProxyConfig)
     seed = key_of(plan.settings.seed, "rival", task) % 2**31
-    found = found_for(method, corpus, config, base, plan.settings.budget, plan.proxy_tokens, seed)
+    told = {"feedback_tokens": plan.settings.feedback_tokens}
+    found = found_for(method, corpus, config, base, plan.settings.budget, plan.proxy_tokens, seed, options=told)
     return {
         "weights": None if found.weights is None else [float(x) for x in found.weights],
         "schedule": None if found.schedule is None else [[float(x) for x in row] for row in found.schedule],
@@ -210,7 +214,7 @@ def policy_of(root: Path, plan: Plan, method: str, found: Record | None) -> Poli
         from datamix import world
 
         return world.null(
-            world.Settings(form=plan.recipe.get("form", "lean"), split=plan.recipe.get("split", "learned")), int(number)
+            world.Settings(form=plan.recipe.get("form", "lean"), split=plan.recipe.get("split") or "even"), int(number)
         )
     if method == "hand":
         return HandSchedule()
@@ -229,6 +233,7 @@ def run(
     folder: str, corpus_folder: str, agents: Sequence[str], swarm: str | None, settings: Settings, *, workers: int, overwrite: bool, as_json: bool, plot: str | None, quiet: bool,
 ) -> int:  # fmt: skip
     """Returns 1 where runs failed. Raises BadInput for agents, swarm and corpus that do not go together."""
+    started, clock = datetime.now(UTC), time.monotonic()
     root = Path(folder)
     if not root.absolute().parent.is_dir():
         raise BadInput(f"{root}: the folder {root.absolute().parent} does not exist; create it first")
@@ -250,10 +255,12 @@ def run(
             "schema": "manifest/1",
             **identity,
             "version": __version__,
-            "argv": sys.argv,
+            "argv": [redact(word) for word in sys.argv],
             "seed": settings.seed,
             "counts": summary["counts"],
             "status": "done",
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - clock, 3),
         }
         write_atomic(root / "manifest.json", json.dumps(manifest, indent=1).encode() + b"\n")
     finally:
@@ -275,7 +282,7 @@ def _plan(corpus_folder: str, agents: Sequence[str], swarm: str | None, settings
     from datamix.baselines import NAMES
 
     corpus = Corpus.load(corpus_folder)
-    known = [*(name for name in NAMES if name != "fixed"), "regmix-d-online", "hand", "null"]
+    known = [*(name for name in NAMES if name != "fixed"), "hand", "null"]
     for method in settings.methods:
         if method not in known:
             raise BadInput(f"--methods {method}: expected some of {', '.join(known)}")
@@ -290,23 +297,30 @@ def _plan(corpus_folder: str, agents: Sequence[str], swarm: str | None, settings
         settings.base_spread,
         key_of(settings.seed, "tasks") % 2**31,
         settings.task_roles,
+        seen=_seen(swarm),
     )
+    hashed = None if swarm is None else sha256_of(Path(swarm) / swarms.TRAJECTORIES)
     named: dict[str, str] = {}
+    like: list[str] = []
     recipe: Record = {}
     for one in agents:
         agent = Agent.load(one)
         for task in tasks:
             here = corpus.subset(task.sources, task.targets)
             agent.check(here.names, here.source)
+        made = _made_with(one)
         name = Path(one).absolute().name
-        taken = name in (*named, *known, *RESERVED) or name.rpartition("-")[0] in (*CONTROLS, "null")
-        named[f"agent-{len(named) + 1}" if taken else name] = str(Path(one).absolute())
-        if not recipe:
-            try:
-                recipe = json.loads((Path(one) / "manifest.json").read_bytes())["options"]
-                recipe.pop("features", None)
-            except (OSError, ValueError, KeyError):
-                recipe = {}
+        if name in (*named, *known, *RESERVED) or name.rpartition("-")[0] in (*CONTROLS, "null"):
+            name = next(f"agent-{i}" for i in range(1, len(agents) + 2) if f"agent-{i}" not in named)
+        named[name] = str(Path(one).absolute())
+        if len(named) == 1:
+            recipe = made
+        if made and _but_seed(made) == _but_seed(recipe):
+            like.append(name)
+        if swarm is not None and made.get("swarm_sha256") not in (None, hashed):
+            raise BadInput(
+                f"--swarm {swarm}: {one} was trained on another swarm; controls and the rivals' bytes go by the one that it was trained on"
+            )
     if settings.controls and named and (swarm is None or not recipe):
         raise BadInput(
             "controls are agents trained on the swarm again: --swarm SWARM names it (and the agent has its manifest.json), or --controls none"
@@ -316,18 +330,43 @@ def _plan(corpus_folder: str, agents: Sequence[str], swarm: str | None, settings
         tokens = sum(one.steps[-1].tokens_seen for one in swarms.read(swarm) if one.steps)
     if not tokens:
         tokens = 24 * settings.budget.tokens * settings.budget.steps
-    hashed = None if swarm is None else sha256_of(Path(swarm) / swarms.TRAJECTORIES)
     return Plan(
         str(corpus.folder.absolute()),
         sha256_of(corpus.folder / FILE),
         settings,
         tasks,
         named,
+        like,
         swarm and str(Path(swarm).absolute()),
         hashed,
         recipe,
         tokens,
     )
+
+
+def _seen(swarm: str | None) -> list[Task]:
+    """The tasks that a swarm was made of: none of them is drawn again to be compared on."""
+    from datamix import swarm as swarm_module
+
+    if swarm is None or not (Path(swarm) / swarm_module.PLAN).exists():
+        return []
+    return swarm_module.read_plan(Path(swarm)).tasks
+
+
+def _made_with(agent: str) -> Record:
+    """The options of `train-agent` that made an agent, and its swarm's hash; empty where no manifest says."""
+    try:
+        manifest = json.loads((Path(agent) / "manifest.json").read_bytes())
+        found: Record = dict(manifest["options"])
+        found["swarm_sha256"] = manifest["inputs"][0]["sha256"]
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return {}
+    found.pop("features", None)
+    return found
+
+
+def _but_seed(made: Record) -> Record:
+    return {name: value for name, value in made.items() if name != "seed"}
 
 
 def _identity(plan: Plan) -> Record:
@@ -347,15 +386,15 @@ def _journal(root: Path, identity: Record, overwrite: bool) -> Journal:
     from tenfold_shared.jsonl import difference
 
     path = root / "journal"
-    before = Journal.header(path)
-    if before is not None and (found := difference(before, identity)):
-        if not overwrite:
-            raise BadInput(f"{root}: was begun with {found}; choose another output or add --overwrite")
-        clear(root)
-    elif before is None and any(root.iterdir()):
-        if not overwrite or not (root / "plan.json").exists():
+    if any(root.iterdir()):
+        before = Journal.header(path)
+        if before is None or before.get("verb") != "compare":
             raise BadInput(f"{root}: holds things that `datamix compare` did not make; choose another output")
-        clear(root)
+        found = difference(before, identity)
+        if found and not overwrite:
+            raise BadInput(f"{root}: was begun with {found}; choose another output or add --overwrite")
+        if overwrite:
+            clear(root)
     return Journal(path, identity)
 
 
@@ -494,7 +533,8 @@ def summary_of(plan: Plan, records: list[Record], proxies: dict[str, int]) -> Re
         for kind in [*plan.settings.controls, *(["null"] if "null" in plan.settings.methods else [])]:
             each = {name: x for name, x in scores.items() if name.rpartition("-")[0] == kind}
             if each and first in scores:
-                found["controls"][kind] = _control(scores[first], each, scores.get("proportional"))
+                like = {name: scores[name] for name in plan.like if name in scores}
+                found["controls"][kind] = _control(like, each, scores.get("proportional"))
         found["verdict"] = verdict(found)
     counts = {
         "runs": len(records),
@@ -506,19 +546,29 @@ def summary_of(plan: Plan, records: list[Record], proxies: dict[str, int]) -> Re
     return {**found, **methods, "counts": counts}
 
 
-def _control(agent: Scores, each: dict[str, Scores], even: Scores | None) -> Record:
-    """Single agents of a control, not their mean policy. diff: the agent less them, each (agent of the control) a value; advantage: of each over proportional."""
-    differences = [float(np.mean([agent[k] - x[k] for k in x if k in agent])) for x in each.values()]
-    found: Record = {
-        "score": float(np.mean([np.mean(list(x.values())) for x in each.values()])),
-        "each": {name: float(np.mean(list(x.values()))) for name, x in each.items()},
-        "diff": interval(differences),
-    }
+def _control(true: dict[str, Scores], each: dict[str, Scores], even: Scores | None) -> Record:
+    """Agents of a control against agents that learned from the truth, one value an agent (its mean over tasks and seeds) and never an averaged policy. diff: true less
+    control, with Welch's interval; advantage: of each over proportional."""
+    mine = [float(np.mean(list(x.values()))) for x in true.values()]
+    theirs = [float(np.mean(list(x.values()))) for x in each.values()]
+    found: Record = {"score": float(np.mean(theirs)), "each": dict(zip(each, theirs, strict=True)), "true": dict(zip(true, mine, strict=True)), "diff": welch(mine, theirs)}  # fmt: skip
     if even is not None:
         found["advantage"] = interval([float(np.mean([x[k] - even[k] for k in x if k in even])) for x in each.values()])
     low = found["diff"]["low"]
     found["loses"] = bool(low is not None and low > 0)
     return found
+
+
+def welch(mine: Sequence[float], theirs: Sequence[float]) -> Record:
+    """The difference of two means and its 95 % interval without equal variances; no interval with fewer than two values on a side."""
+    from scipy import stats
+
+    mean = float(np.mean(mine) - np.mean(theirs))
+    told: Record = {"mean": mean, "low": None, "high": None, "n": [len(mine), len(theirs)]}
+    if min(len(mine), len(theirs)) > 1 and np.var(mine) + np.var(theirs) > 0:
+        span = stats.ttest_ind(mine, theirs, equal_var=False).confidence_interval(0.95)
+        told |= {"low": float(span.low), "high": float(span.high)}
+    return told
 
 
 def verdict(found: Record) -> str:
@@ -540,12 +590,18 @@ def verdict(found: Record) -> str:
             said.append(f"the agent and the best rival, {best}, cannot be told apart")
     for kind, lacks in (("reward_shuffle", "rewards"), ("no_feedback", "feedback")):
         control = found["controls"].get(kind)
-        if control is not None and not control["loses"]:
-            said.append(
-                f"agents trained without true {lacks} do as well: the agent has not been shown to learn from {lacks}"
-            )
-        elif control is not None:
+        if control is None:
+            continue
+        low, high = control["diff"]["low"], control["diff"]["high"]
+        if low is None:
+            said.append(f"too few agents to say what {lacks} are worth (two or more of each are needed)")
+        elif low > 0:
             said.append(f"agents trained without true {lacks} do worse")
+        else:
+            how = "do better than" if high < 0 else "cannot be told apart from"
+            said.append(
+                f"agents trained without true {lacks} {how} it: the agent has not been shown to learn from {lacks}"
+            )
     return "; ".join(said)
 
 

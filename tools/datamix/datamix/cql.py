@@ -47,7 +47,10 @@ KINDS = ("policy", "next", "data", "uniform")
 @dataclass(frozen=True)
 class Settings:
     """batch: transitions a step (whole runs, as many as have about so many steps); samples: points a kind; weight: d3rlpy's
-    conservative_weight; alpha: its initial multiplier, learned where `lagrange`, so that the conservative term stays near `threshold`;
+    conservative_weight; alpha: its initial multiplier, above 0, learned where `lagrange`, so that the conservative term stays near
+    `threshold`. Adam moves the logarithms of alpha and of the temperature by about their rate a step: with 300 steps at 1e-4 by 3 % in all,
+    so that both stay about what they begin with, and what they begin with matters. They are learned in earnest only with far more steps
+    (d3rlpy's are 100,000s) or a higher rate; the report says how far they went (`multipliers`).
     cloning: λ of the copying loss;
     noise: c / D of Dirichlet(1 + c·a) about the data's action; held_out: share of runs kept for the diagnostics; critic_sizes: of the
     critics' networks (a decoder's are 64 wide unless told)."""
@@ -195,6 +198,15 @@ class Learner:
                     f"{what}: the conservative term's importance weights are not to be relied on (integral=importance was asked for)"
                 )
 
+    def multipliers(self) -> dict[str, dict[str, float]]:
+        """Where alpha and the temperature began and where they are; `factor`, how far Adam's steps of the rate carry about, either way."""
+        s = self.settings
+        alpha_steps = s.steps if s.lagrange else 0
+        return {
+            "alpha": {"start": s.alpha, "end": float(self.log_alpha.detach().exp()), "factor": math.exp(alpha_steps * s.alpha_lr)},
+            "temperature": {"start": s.temperature, "end": float(self.log_temperature.detach().exp()), "factor": math.exp(s.steps * s.temperature_lr)},
+        }  # fmt: skip
+
     @torch.no_grad()
     def backup(self, every: Outputs, limits: Limits, some: sft.Runs) -> Tensor:
         """r + γ (1 - d) min_j Q̄_j(s', π(s')) [B, T]: at the policy's centre (deterministic), or the best of its points (max_q_backup)."""
@@ -318,6 +330,10 @@ def train(
     settings = settings or Settings()
     if settings.critics < 1 or settings.samples < 2:
         raise BadInput(f"critics {settings.critics}, samples {settings.samples}: expected at least 1 and 2")
+    for name in ("alpha", "temperature"):  # their logarithms are what is learned
+        value = getattr(settings, name)
+        if not (math.isfinite(value) and value > 0):
+            raise BadInput(f"--{name} {value:g}: expected a number above 0")
     began = time.perf_counter()
     kept, held = hold_out(sft.usable(trajectories), settings.held_out, seed)
     agent = sft.train(kept, arch, settings.sft, seed, progress)
@@ -355,6 +371,7 @@ def train(
             "warm_start": warm | {"critic_error": warm_error},
             "integral": learner.form if learner.form != "auto" else "importance",
             "notes": learner.notes,
+            "multipliers": learner.multipliers(),
             "effective_sample_size": learner.ess,
             "last": {k: sum(one[k] for one in told[-20:]) / len(told[-20:]) for k in told[-1]} if told else {},
         }

@@ -12,41 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from datamix import cql, sft, simplex
+from datamix import correlation, cql, sft, simplex
 from datamix.agent import Agent, network
-from datamix.history import Budget, History, Trajectory
-
-Floats = NDArray[np.float64]
-
-
-def ranks(x: Floats) -> Floats:
-    """1..n, ties share their mean."""
-    order = np.argsort(x, kind="stable")
-    found = np.empty(len(x))
-    found[order] = np.arange(1, len(x) + 1)
-    _, group = np.unique(x, return_inverse=True)
-    means: Floats = (np.bincount(group, found) / np.bincount(group))[group]
-    return means
-
-
-def spearman(x: Floats, y: Floats) -> float | None:
-    """Rank correlation; None where one of them is constant or there are fewer than three."""
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return None
-    return float(np.corrcoef(ranks(x), ranks(y))[0, 1])
-
-
-def spearman_interval(x: Floats, y: Floats, seed: int = 0, draws: int = 2000) -> dict[str, Any]:
-    """{value, low, high, n}: rank correlation with the 95 % interval of the percentile bootstrap over pairs; all None where it has none."""
-    value, rng = spearman(x, y), np.random.default_rng(seed)
-    if value is None:
-        return {"value": None, "low": None, "high": None, "n": len(x)}
-    picks = rng.integers(len(x), size=(draws, len(x)))
-    drawn = [found for pick in picks if (found := spearman(x[pick], y[pick])) is not None]
-    low, high = np.quantile(drawn, [0.025, 0.975]) if drawn else (-1.0, 1.0)
-    return {"value": value, "low": float(low), "high": float(high), "n": len(x)}
+from datamix.history import Budget, Floats, History, Trajectory
 
 
 def fitted_q(agent: Agent, runs: sft.Runs, gamma: float, steps: int = 150, seed: int = 0) -> float:
@@ -123,7 +92,7 @@ def report(
     return {
         "runs": which,
         "n": len(chosen),
-        "rank_correlation": spearman_interval(q, returns, seed),
+        "rank_correlation": correlation.interval(q, returns, seed=seed),
         "fitted_q": fitted_q(agent, runs, settings.gamma, settings.fitted_q_steps, seed),
         "data_return": float(returns.mean()),
         "disagreement": disagreement(agent, runs),

@@ -2,7 +2,9 @@
 
 Four looks at an agent. Weights over time: of its own runs on some tasks, by role and domain. Ablation: each run is made again with one domain
 left out, its share going to the others of its role; the domain's gain is the score with it less the score without, on text that no feedback
-has seen; rank correlation of gains with the agent's mean weights says whether it gives much to what is of use. Q over the simplex: what its
+has seen. Whether the agent gives much to what is of use is judged by the rank correlation of gains with its mean weights within roles, both
+less the mean of their task and role: how much a role gets is the source budget's and the action form's doing, and how much a role is of use
+the score's, so that over all pairs even a fixed mixture seems to agree (that figure is given beside it). Q over the simplex: what its
 critics say of other mixtures at the first, middle and last decision. The world of a model-based agent: what it expects of one step that leans
 to one domain.
 
@@ -30,8 +32,9 @@ from datamix.corpus import FILE, Corpus
 from datamix.history import Budget, Floats, History
 from datamix.mixture import entropy
 from datamix.stream import key_of
-from datamix.swarm import Task, base_of, draw_tasks, read_plan, sha256_of
+from datamix.swarm import Task, base_of, draw_tasks, read_plan
 from tenfold_shared import BadInput
+from tenfold_shared.cli import sha256_of
 from tenfold_shared.jsonl import Journal, Lock, difference, write_atomic
 from tenfold_shared.progress import Progress
 
@@ -219,7 +222,7 @@ def plan_of(agent: str, corpus: str | None, swarm: str | None, settings: Setting
 
 def sha256_of_corpus(corpus: str) -> str:
     path = Path(corpus) / FILE
-    return sha256_of(path) if path.is_file() else ""  # Corpus.load says what is wrong with it
+    return sha256_of(str(path)) if path.is_file() else ""  # Corpus.load says what is wrong with it
 
 
 def _swarm_of(agent: str) -> str | None:
@@ -341,9 +344,10 @@ def history_of(plan: Plan, task: int, told: Record) -> History:
 
 def ablation_of(plan: Plan, own: dict[Any, Record], whole: dict[Any, Record], without: dict[Any, Record]) -> Record:
     """Pairs (task, domain): the agent's mean weight, and the score with the domain less the one without, mean over seeds with its interval. Their
-    rank correlation, over all pairs and within roles (both less the mean of their task and role); bootstrap over pairs."""
+    rank correlation, over all pairs and within roles (both less the mean of their task and role). Gains of one task share the run with all
+    domains, so that the bootstrap draws whole tasks; p permutes gains within task and role, which is what few tasks allow to say."""
+    from datamix import correlation
     from datamix.compare import interval
-    from datamix.diagnose import spearman_interval
 
     pairs: list[Record] = []
     for i, task in enumerate(plan.tasks):
@@ -366,10 +370,14 @@ def ablation_of(plan: Plan, own: dict[Any, Record], whole: dict[Any, Record], wi
     ]
     groups = [group for group in groups if len(group) > 1]
     inside = np.array([k for group in groups for k in group], dtype=np.int64)
-    centred = [
+    less_x, less_y = (
         np.concatenate([z[group] - z[group].mean() for group in groups] or [np.zeros(0)]).round(6) for z in (x, y)
-    ]
-    all_pairs, within = spearman_interval(x, y), spearman_interval(*centred)
+    )
+    tasks = np.array([one["task"] for one in known])
+    all_pairs, within = correlation.interval(x, y, tasks), correlation.interval(less_x, less_y, tasks[inside])
+    within["tasks"] = len(set(tasks[inside]))
+    places = np.split(np.arange(len(inside)), np.cumsum([len(group) for group in groups])[:-1])
+    within["p"] = correlation.chance(less_x, less_y, [place.tolist() for place in places])
     by_name: dict[str, list[Record]] = {}
     for one in known:
         both = len({other["role"] for other in known if other["domain"] == one["domain"]}) > 1
@@ -377,8 +385,7 @@ def ablation_of(plan: Plan, own: dict[Any, Record], whole: dict[Any, Record], wi
     domains = {name: {key: float(np.mean([one[key] for one in some])) for key in ("weight", "gain")} | {"tasks": len(some)} for name, some in by_name.items()}  # fmt: skip
     return {
         "of": plan.settings.ablation, "spearman": all_pairs["value"], "low": all_pairs["low"], "high": all_pairs["high"], "n": len(known),
-        "within_role": {"spearman": within["value"], "low": within["low"], "high": within["high"], "n": len(inside)}, "domains": domains, "pairs": pairs,
-        "verdict": verdict(all_pairs),
+        "within_role": {"spearman": within.pop("value"), **within}, "domains": domains, "pairs": pairs, "verdict": verdict(within),
     }  # fmt: skip
 
 
@@ -386,14 +393,18 @@ def _both(whole: dict[Any, Record], without: dict[Any, Record], key: tuple[int, 
     return key in without and whole[key[:2]]["status"] == "done" and without[key]["status"] == "done"
 
 
-def verdict(found: Record) -> str:
-    if found["value"] is None:
-        return "weights do not differ, or too few domains could be left out: nothing can be said of agreement"
-    if found["low"] > 0:
-        return "the agent gives more to domains that are of more use"
-    if found["high"] < 0:
-        return "the agent gives less to domains that are of more use"
-    return "the agent's weights have not been shown to go with what domains are of use for"
+def verdict(within: Record) -> str:
+    """Of the correlation within roles. Agreement is said where the interval over tasks leaves out 0 and so does chance: with two or three
+    tasks the bootstrap alone is too sure."""
+    if within["p"] is None:
+        return "within roles weights or gains do not differ, or too few domains could be left out: nothing can be said of agreement"
+    if within["tasks"] < 2:
+        return "one task alone: nothing can be said of agreement in others; give --tasks 2 or more"
+    if within["low"] > 0 and within["p"] < 0.05:
+        return "within roles, the agent gives more to domains that are of more use"
+    if within["high"] < 0 and within["p"] < 0.05:
+        return "within roles, the agent gives less to domains that are of more use"
+    return "within roles, the agent's weights have not been shown to go with what domains are of use for"
 
 
 def weights_of(plan: Plan, done: dict[Any, Record]) -> list[Record]:
@@ -443,7 +454,8 @@ def show(summary: Record) -> None:
     if summary["ablation"] is not None:
         print_table(table)
         print(
-            f"rank correlation of weight and gain: {_span(summary['ablation'])}; within roles: {_span(summary['ablation']['within_role'])}"
+            f"rank correlation of weight and gain within roles: {_span(summary['ablation']['within_role'])}; "
+            f"over all pairs, which the source budget alone makes agree: {_span(summary['ablation'])}"
         )
         print(summary["ablation"]["verdict"])
     steps = Table(title="weights over time")

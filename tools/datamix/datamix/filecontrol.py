@@ -6,7 +6,8 @@
 
 `step` t of the feedback counts finished steps; the weights of step t answer it. Optional fields: `unit`, `bits_per_byte` (what is assumed)
 or `nats_per_token`, which the corpus's bytes a token turn into it; `weights`, the shares that were really drawn in the step just finished;
-`tokens_seen`. A domain that is not there or no number is carried forward and named on stderr, a step that was left out likewise. A step
+`tokens_seen`. A domain that is not there or no number is carried forward and named on stderr and in the schedule's `missing`, a step that was left
+out likewise. A step
 that comes again (the trainer went back to a checkpoint) replaces itself and forgets all after it. A last line without its end is not read
 before it is complete. All state is in the files: the loop may be killed at any time and started again. numpy alone.
 """
@@ -53,7 +54,8 @@ def in_bits_per_byte(losses: Floats, unit: str, per_token: Floats | None, where:
 
 class MixtureFile:
     """One run steered by files. names, source, available [D] as in `History`; per_token [D], bytes a token, for losses in nats a token;
-    `schedule_file` gets a line of mixture-schedule/1 for each finished step. `of` takes the first from a corpus."""
+    `schedule_file` gets a line of mixture-schedule/1 for each finished step; one that is there already has to be this run's, unless
+    `overwrite`. `of` takes the first from a corpus. Raises BadInput where two of the files are one."""
 
     def __init__(
         self,
@@ -67,6 +69,7 @@ class MixtureFile:
         schedule_file: str | Path | None = None,
         available: Any = None,
         per_token: Floats | None = None,
+        overwrite: bool = False,
     ) -> None:
         self.policy, self.names, self.budget = policy, list(names), budget
         self.source = np.asarray(source, dtype=bool)
@@ -74,6 +77,10 @@ class MixtureFile:
         self.per_token = per_token
         self.feedback_file, self.weights_file = Path(feedback_file), Path(weights_file)
         self.schedule_file = None if schedule_file is None else Path(schedule_file)
+        self.overwrite = overwrite
+        places = [path.resolve() for path in (self.feedback_file, self.weights_file, self.schedule_file) if path]
+        if len(set(places)) < len(places):
+            raise BadInput(f"{weights_file}: the files of feedback, weights and schedule: expected a name for each")
         self._restart()
 
     @classmethod
@@ -86,7 +93,8 @@ class MixtureFile:
         self.history: History | None = None
         self._decided: list[Decision] = []  # one for each step that was begun
         self._told: list[schedule.Line] = []
-        self._went_back, self._agreed = False, False
+        self._went_back, self._agreed, self._looked = False, False, False
+        self._lasting = self.budget.steps  # steps from here on were measured again, if any were
         self._read, self._line = 0, 0  # bytes and lines of the feedback file that were taken in
 
     @property
@@ -98,7 +106,10 @@ class MixtureFile:
     def poll(self) -> bool:
         """Take in what was appended and, where that calls for it, write the next mixture (and the schedule). True if it did. Raises
         BadInput `file:line: field: what was expected` for a line that is no feedback, and for a file that became shorter."""
-        if self._take_in() == 0 and self._decided:
+        news = self._take_in()
+        if not self._looked:
+            self._look()
+        if news == 0 and self._decided:
             return False
         if self.history is None:
             return False
@@ -114,6 +125,29 @@ class MixtureFile:
             }
             write_atomic(self.weights_file, json.dumps(told).encode() + b"\n")
         return True
+
+    def _look(self) -> None:
+        """A schedule that is there already has to be as far as an earlier call of this run came, or it is somebody's and stays."""
+        self._looked = True
+        path = self.schedule_file
+        if path is None or self.overwrite or not path.exists() or path.stat().st_size == 0:
+            return
+        try:
+            found = schedule.read(str(path))
+        except BadInput:
+            found = []
+        lasting = min(len(found), self._lasting)
+        fits = len(found) <= len(self._told) or self._went_back
+        if not found or not fits or not all(map(self._same, found[:lasting], self._told)):
+            raise BadInput(f"{path}: exists and is no schedule of this run; choose another output or add --overwrite")
+
+    def _same(self, one: schedule.Line, other: schedule.Line) -> bool:
+        if one.tokens_seen != other.tokens_seen or list(one.weights) != list(other.weights):
+            return False
+        if one.feedback is None or other.feedback is None or list(one.feedback) != list(other.feedback):
+            return False
+        measured, again = (np.array(list(told.values())) for told in (one.feedback, other.feedback))
+        return bool(np.allclose(measured, again, rtol=1e-9) and np.abs(one.vector - other.vector).max() <= 1e-5)
 
     def _agree(self) -> None:
         """What an earlier call left has to be what this policy decides, or the past it is told of would not be the run's."""
@@ -208,7 +242,7 @@ class MixtureFile:
         before = self._told[-1].tokens_seen if self._told else 0
         if isinstance(seen, bool) or not isinstance(seen, int) or seen <= before:
             raise BadInput(f"{where}: tokens_seen: expected a whole number above {before}, got {seen!r}")
-        self._told.append(schedule.line(t - 1, seen, self._named(decided.weights), told, decided.q))
+        self._told.append(schedule.line(t - 1, seen, self._named(decided.weights), told, decided.q, missing))
         if t < self.budget.steps:
             self._decided.append(self.policy.decide(self.history))
 
@@ -216,6 +250,7 @@ class MixtureFile:
         """The trainer measures `step` again: as if it had not come further."""
         assert self.history is not None
         self._went_back = True
+        self._lasting = min(self._lasting, step - 1)
         self.history = self.history.upto(step - 1)
         self._told, self._decided = self._told[: step - 1], self._decided[:step]
 
@@ -257,11 +292,11 @@ class MixtureFile:
             lock.release()
 
 
-def watch(policy: Policy, corpus: Corpus, budget: Budget, feedback_file: str | Path, weights_file: str | Path, *, schedule_file: str | Path | None = None, every: float = 1.0, max_time: float | None = None) -> int:  # fmt: skip
+def watch(policy: Policy, corpus: Corpus, budget: Budget, feedback_file: str | Path, weights_file: str | Path, *, schedule_file: str | Path | None = None, every: float = 1.0, max_time: float | None = None, overwrite: bool = False) -> int:  # fmt: skip
     """`datamix apply AGENT --feedback FILE --weights FILE`: see MixtureFile.watch."""
     run = MixtureFile.of(
-        corpus, policy, budget, feedback_file=feedback_file, weights_file=weights_file, schedule_file=schedule_file
-    )
+        corpus, policy, budget, feedback_file=feedback_file, weights_file=weights_file, schedule_file=schedule_file, overwrite=overwrite,
+    )  # fmt: skip
     return run.watch(every=every, max_time=max_time)
 
 

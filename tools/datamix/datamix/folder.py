@@ -1,4 +1,5 @@
-"""An output folder that appears whole or not at all, with a manifest that says what made it. Used by train-agent.
+"""An output folder that appears whole or not at all, with a manifest that says what made it. Used by train-agent and
+import.
 
 The folder is built beside its final name and renamed; a second command for the same name is told that the first is at it; the same command
 again finds its work done, another one is refused unless it may replace what is there.
@@ -27,11 +28,12 @@ class Folder:
     """`with Folder(...) as out`: out.finished holds the counts of a finished run of the same command, else write into out.path and publish."""
 
     def __init__(
-        self, output: str, verb: str, options: Record, inputs: Sequence[Record], *, seed: int, overwrite: bool
+        self, output: str, verb: str, options: Record, inputs: Sequence[Record], *, seed: int | None, overwrite: bool
     ) -> None:
         self.final, self.verb, self.seed, self.overwrite = Path(output), verb, seed, overwrite
         self.identity: Record = {"tool": "datamix", "verb": verb, "options": options, "inputs": list(inputs)}
         self.path = self.final.with_name(f".{self.final.name}.tmp")
+        self._old = self.final.with_name(f".{self.final.name}.old")
         self.finished: Record | None = None
         self._started, self._clock = datetime.now(UTC), time.monotonic()
 
@@ -43,6 +45,11 @@ class Folder:
             raise BadInput(f"{self.final}: is a file; expected a folder to write")
         self._lock = Lock(self.final.with_name(f".{self.final.name}.lock"), self.final)
         try:
+            if self._old.exists():  # of a run that was killed while it replaced the one by the other
+                if self.final.exists():
+                    shutil.rmtree(self._old)
+                else:
+                    os.rename(self._old, self.final)
             self.finished = self._settle()
             if self.finished is None:
                 shutil.rmtree(self.path, ignore_errors=True)
@@ -75,8 +82,9 @@ class Folder:
         }  # fmt: skip
         write_atomic(self.path / "manifest.json", json.dumps(manifest, indent=2).encode() + b"\n")
         if self.final.exists():
-            shutil.rmtree(self.final)
-        os.replace(self.path, self.final)
+            os.rename(self.final, self._old)  # aside: at every moment one of the two is whole
+        os.rename(self.path, self.final)
+        shutil.rmtree(self._old, ignore_errors=True)
 
     def __exit__(self, *exc: object) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from datamix.corpus import Corpus
 from datamix.history import Floats
-from datamix.proxy import Held
+from datamix.proxy import Held, rate_of
 from datamix.ranks import Ranks
 from tenfold_shared import BadInput, Missing
 from tenfold_shared.generate import one_line, out_of_memory
@@ -52,7 +52,9 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def checked(self) -> Training:
         """Raises BadInput for numbers that make no training."""
         if min(self.batch, self.context) < 1 or min(self.micro, self.warmup) < 0:
-            raise BadInput("--batch-size and --context: expected 1 or more; --micro-batch and --warmup: 0 or more")
+            raise BadInput(
+                "--batch-size and --context: expected 1 or more; Training.micro and Training.warmup: 0 or more"
+            )
         rates = (self.lr, self.weight_decay, self.clip)
         if not all(math.isfinite(x) for x in rates) or self.lr <= 0 or min(rates) < 0:
             raise BadInput(f"--lr {self.lr:g}: expected a number above 0, and weight decay and clipping of 0 or more")
@@ -94,13 +96,8 @@ class Foreign:
 
     def rate(self) -> float:
         """The learning rate of the next update."""
-        how, at = self.training, self.updates + 1
-        if at <= how.warmup:
-            return how.lr * at / how.warmup
-        if how.decay == "constant" or not self.total:
-            return how.lr
-        done = min((at - how.warmup) / max(self.total - how.warmup, 1), 1.0)
-        return how.lr * (1 - done if how.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
+        how = self.training
+        return rate_of(self.updates + 1, how.lr, how.warmup, how.decay, self.total)
 
     def losses(self, rows: Tensor) -> Tensor:
         """Cross entropy of each token in nats, [n, context], of rows [n, context + 1]. Raises Missing where memory does not suffice."""
@@ -197,7 +194,7 @@ class Foreign:
 def _told(error: RuntimeError) -> Exception:
     if not out_of_memory(error):
         return error
-    return Missing(f"out of memory ({one_line(error, 120)}); a smaller --micro-batch or --context, or --dtype bfloat16")
+    return Missing(f"out of memory ({one_line(error, 120)}); a smaller --batch-size or --context, or --dtype bfloat16")
 
 
 def open_model(

@@ -126,12 +126,15 @@ class MixtureCallback(TrainerCallback):
         if history is None or self._decision is None or state.global_step != (len(history) + 1) * self._every:
             return
         losses = self._measure(model)
+        missing = [name for name, loss in zip(self.dataset.names, losses, strict=True) if math.isnan(loss)]
         used = self._used(state.global_step)
         history.add(used, losses)
         names, decided = self.dataset.names, self._decision
         told = {name: float(x) for name, x in zip(names, history.losses[-1], strict=True)}
         seen = state.global_step * self._rows * self.dataset.length
-        self.told.append(schedule.line(len(history) - 1, seen, to_names(decided.weights, names), told, decided.q))
+        self.told.append(
+            schedule.line(len(history) - 1, seen, to_names(decided.weights, names), told, decided.q, missing)
+        )
         self._decision = None
         if len(history) < self.budget.steps:
             self._decide()

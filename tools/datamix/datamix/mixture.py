@@ -1,4 +1,4 @@
-"""Mixtures: points of the simplex over domains. Checks, floors and projections on what may be used; numpy alone.
+"""Mixtures: points of the simplex over domains. Checks, and projections on what may be used; numpy alone.
 
 Where it sits: below everything else of the tool. A mixture is a float64 array of D weights in the order of the corpus's domains, or a
 map from names to weights where it comes from outside.
@@ -58,12 +58,6 @@ def entropy(weights: Weights) -> float:
     return float(-(positive * np.log(positive)).sum())
 
 
-def floored(weights: Weights, least: float) -> Weights:
-    """(1 - D·least)·w + least: every domain keeps a share of at least `least`."""
-    least = min(least, 1 / len(weights))
-    return (1 - least * len(weights)) * weights + least
-
-
 def capped(weights: Weights, most: Weights) -> Weights:
     """The mixture nearest in proportion whose shares stay below `most` [D]: what is cut goes to the others in proportion, until nothing
     is above. Where the caps sum to less than 1 they are scaled up to it."""
@@ -95,12 +89,3 @@ def with_source_share(weights: Weights, source: NDArray[np.bool_], most: float) 
     held = float(weights[target].sum())
     found[target] = (1 - most) * (weights[target] / held if held > 0 else 1 / target.sum())
     return found
-
-
-def largest_remainder(weights: Weights, n: int) -> NDArray[np.int64]:
-    """n split in whole numbers in proportion to the weights; the largest remainders, first ones first, get what is left over."""
-    exact = weights * n
-    counts = np.floor(exact + 1e-9).astype(np.int64)
-    order = np.argsort(-(exact - counts), kind="stable")
-    counts[order[: n - int(counts.sum())]] += 1
-    return counts

@@ -31,6 +31,24 @@ def models() -> None:
     _extra(("torch", "safetensors", "transformers", "accelerate"), "hf")
 
 
+def rival(method: str, corpus: bool, regression: str | None = None) -> None:
+    """What a baseline needs: proxies where it learns from a corpus, trees or solvers. Raises Missing, before anything is trained."""
+    method = method.removesuffix("-online")
+    if corpus and method not in ("proportional", "uniform", "temperature", "fixed", "hand"):
+        torch()
+    if method in ("regmix", "regmix-d") and regression in (None, "auto", "lightgbm"):
+        _extra(("lightgbm", "scipy"), "regmix")
+    if method == "olmix":
+        _extra(("scipy",), "regmix")
+
+
+def comparisons(methods: Sequence[str]) -> None:
+    """What a comparison needs: proxies, intervals, and what its methods want. Raises Missing."""
+    _extra(("torch", "safetensors", "scipy"), "hf")
+    for name in methods:
+        rival(name, True)
+
+
 def plots(path: str | None, others: Sequence[str | None] = ()) -> None:
     """Raises BadInput for a picture of another kind, in no folder, or in the place of another file of the command (`others`); Missing
     without matplotlib. Nothing is wanted where `path` is None."""

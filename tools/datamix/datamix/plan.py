@@ -209,11 +209,11 @@ def run(
     agent: str | Policy, data: str, *, output: str | None, budget: Budget | None = None, swarm: str | None = None, task: str | None = None,
     losses: str | None = None, model: str | None = None, proxy: str | None = None, base: str | None = None, feedback_tokens: int = 2048,
     dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False, seed: int = 0, overwrite: bool = False,
-    as_json: bool = False, quiet: bool = False,
+    as_json: bool = False, quiet: bool = False, plot: str | None = None,
 ) -> int:  # fmt: skip
     """The verb. agent: as in apply.run. data: a corpus, or a swarm, whose task gives domains, sizes, losses and, without `budget`, the
-    budget. swarm: recorded runs that stand in for feedback (--from). The schedule goes to `output` with a manifest, or to stdout. Raises
-    BadInput for an agent that needs feedback where nothing stands in for it."""
+    budget. swarm: recorded runs that stand in for feedback (--from). The schedule goes to `output` with a manifest, or to stdout; plot: its
+    picture, which wants `output`. Raises BadInput for an agent that needs feedback where nothing stands in for it."""
     folder = Path(data)
     is_swarm = (folder / swarms.TRAJECTORIES).exists() and not (folder / FILE).exists()
     swarm = swarm or (data if is_swarm else None)
@@ -234,6 +234,8 @@ def run(
     if budget is None:
         raise BadInput("plan: expected --steps and --budget-bytes, or --from SWARM, whose budget is taken")
     check_budget(budget)
+    if proxy is not None and base is None:
+        raise BadInput(f"--proxy {proxy}: is the shape of --base FILE; expected that too")
     policy, files = open_policy(agent, corpus, budget.steps)
     inputs = [*files, *inputs]
     wanted = _wanted(policy)
@@ -277,6 +279,7 @@ def run(
                 print(f"datamix: {output}: complete already; nothing to do", file=sys.stderr)
             if as_json:
                 print(json.dumps(json.loads(out.manifest_path.read_bytes())["counts"]))
+            _draw(output, plot)
             return 0
         history = History(corpus.names, corpus.source, corpus.sizes, start, budget)
         if wanted == "world":
@@ -291,7 +294,15 @@ def run(
         out.finish(counts, seed=seed)
     if as_json:
         print(json.dumps(counts), file=sys.stdout if out.path is not None else sys.stderr)
+    _draw(output, plot)
     return 0
+
+
+def _draw(output: str | None, plot: str | None) -> None:
+    if plot is not None:
+        from datamix import plot as pictures
+
+        pictures.schedule(str(output), plot)
 
 
 def _wanted(policy: Policy) -> str:

@@ -188,7 +188,7 @@ def _differences(axes: Any, summary: Record, shown: str) -> None:
         axes.plot(diff["mean"], k, "o", color=colour)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
-    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"score of {shown} less that of the other, points")
+    axes.set(ylim=(max(len(rows), 1) - 0.5, -0.5), xlabel=f"score of {shown} less that of the other, points")
     axes.set_title(
         "differences, 95 % over seeds (thin: over tasks; grey: controls)" if rows else "no agent to compare", fontsize=9
     )
@@ -274,10 +274,13 @@ def _agreement(axes: Any, found: Record | None) -> None:
         )
     axes.axhline(0, color="black", linewidth=0.6)
     axes.set(xlabel="mean weight", ylabel="score with the domain less without, points")
+    inside = found["within_role"]  # over all pairs the source budget alone makes them agree
     told = (
-        "none" if found["spearman"] is None else f"{found['spearman']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
+        "none"
+        if inside["spearman"] is None
+        else f"{inside['spearman']:+.2f} [{inside['low']:+.2f}, {inside['high']:+.2f}]"
     )
-    axes.set_title(f"rank correlation {told}", fontsize=9)
+    axes.set_title(f"rank correlation within roles {told}", fontsize=9)
 
 
 def _landscape(figure: Any, axes: Any, state: Record, roles: dict[str, str], unit: str) -> None:

@@ -80,6 +80,17 @@ def config_of(given: str) -> ProxyConfig:
     return found
 
 
+def rate_of(update: int, lr: float, warmup: int, decay: str, total: int | None) -> float:
+    """The learning rate of an update, counted from 1: up in a line to lr at update `warmup`, then constant, or down to 0 at update `total`
+    (`linear` or `cosine`); constant where no total is known."""
+    if update <= warmup:
+        return lr * update / warmup
+    if decay == "constant" or not total:
+        return lr
+    done = min((update - warmup) / max(total - warmup, 1), 1.0)
+    return lr * (1 - done if decay == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
+
+
 class Learner(Protocol):
     """A model that a run trains and measures. batch and context in rows and tokens; losses in bits per byte."""
 
@@ -100,17 +111,28 @@ class Learner(Protocol):
     def restore(self, state: dict[str, Tensor]) -> None: ...
 
 
+def parted(text: NDArray[Any], separator: int, least: int) -> int:
+    """Where held-out text [n] is cut in two: at the start of the document nearest to the middle that leaves a third of the text, and `least`
+    tokens, on either side; in the middle where there is none. What feedback is measured on and what results are quoted on then share no
+    document."""
+    n = len(text)
+    room = max(-(-n // 3), least)
+    starts = np.flatnonzero(np.asarray(text) == separator) + 1
+    starts = starts[(starts >= room) & (starts <= n - room)]
+    return int(starts[np.abs(2 * starts - n).argmin()]) if len(starts) else n // 2
+
+
 class Held:
     """Held-out rows of every domain. Rows [D · n, context + 1]; `factor` [D] turns nats a token into bits a byte."""
 
     def __init__(self, corpus: Corpus, context: int, tokens: int, half: Literal["feedback", "score"]) -> None:
-        """About `tokens` tokens a domain from one half of each domain's valid text: policies see losses on the first half, results are
-        quoted on the second."""
+        """About `tokens` tokens a domain from one half of each domain's valid text, cut between two documents (`parted`): policies see
+        losses on the first half, results are quoted on the second."""
         rows, self.counts, factors = [], [], []
         for one in corpus.domains:
             array = corpus.tokens(one.name, "valid")
-            middle = len(array) // 2
-            array = array[:middle] if half == "feedback" else array[middle:]
+            cut = parted(array, corpus.listing.separator, context + 1)
+            array = array[:cut] if half == "feedback" else array[cut:]
             n = min(max(tokens // context, 1), (len(array) - 1) // context)
             if n < 1:
                 raise BadInput(
@@ -202,13 +224,7 @@ class Proxy:
 
     def rate(self) -> float:
         """The learning rate of the next update."""
-        at = self.updates + 1
-        if at <= self.warmup:
-            return self.lr * at / self.warmup
-        if self.decay == "constant" or not self.total:
-            return self.lr
-        done = min((at - self.warmup) / max(self.total - self.warmup, 1), 1.0)
-        return self.lr * (1 - done if self.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
+        return rate_of(self.updates + 1, self.lr, self.warmup, self.decay, self.total)
 
     def apply(self) -> None:
         """One Adam step on `gradient`."""

@@ -9,6 +9,7 @@ their schedules for clusters of other people's; `swarm` trains under them. numpy
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,7 +66,7 @@ def regmix_prior(
     while tried < wanted or (len(found) < n and tried < limit):
         size = min(1 << 15, limit - tried)
         tried += size
-        drawn = _dirichlets(rng, rng.choice(strengths, size)[:, None] * tempered)
+        drawn = dirichlets(rng, rng.choice(strengths, size)[:, None] * tempered)
         drawn = drawn[(drawn <= bound).all(axis=1)]
         drawn[drawn < least] = 0.0
         drawn = drawn[drawn.sum(axis=1) > 0]
@@ -81,7 +82,7 @@ def regmix_prior(
     return np.asarray(found[rng.choice(len(found), n, replace=False)] / units)
 
 
-def _dirichlets(rng: np.random.Generator, alpha: Floats) -> Floats:
+def dirichlets(rng: np.random.Generator, alpha: Floats) -> Floats:
     """One Dirichlet draw for each row of alpha [n, D], by gammas in logarithms: alphas of 1e-3 would all underflow."""
     positive = np.where(alpha > 0, alpha, 1.0)
     logs = np.log(rng.standard_gamma(positive + 1)) + np.log1p(-rng.random(alpha.shape)) / positive
@@ -116,7 +117,7 @@ def feasible(weights: Weights, history: History, *, lean: bool = False) -> Weigh
 # ---------------------------------------------------------------- the samplers
 
 
-class Sampler:
+class Sampler(ABC):
     """A behaviour policy. `draw` chooses what holds for the whole trajectory, `wanted` a step's mixture, which is then made feasible.
     `lean` ones spread the source budget over the steps left, so that it never runs dry."""
 
@@ -135,8 +136,9 @@ class Sampler:
     def draw(self, rng: np.random.Generator) -> None:
         self.lean = bool(rng.random() < 0.5)
 
+    @abstractmethod
     def wanted(self, history: History, rng: np.random.Generator) -> Weights:
-        raise NotImplementedError
+        """Weights [D] that sum to 1, before the budget is looked at; rng is the step's own."""
 
     def decide(self, history: History) -> Decision:
         return Decision(feasible(self.wanted(history, self._rng(len(history))), history, lean=self.lean))
@@ -189,9 +191,9 @@ class Scheduled(Sampler):
         self.cap = min(self.budget.source_share, 1.0)
         self.shares = np.clip(self.shape(rng, (np.arange(self.budget.steps) + 0.5) / self.budget.steps), 0.0, 1.0)
 
+    @abstractmethod
     def shape(self, rng: np.random.Generator, at: Floats) -> Floats:
         """Source shares [T] at the steps' middles `at`, in (0, 1) of the run."""
-        raise NotImplementedError
 
     def wanted(self, history: History, rng: np.random.Generator) -> Weights:
         return _mixed(float(self.shares[min(len(history), len(self.shares) - 1)]), self.split, self.source)
@@ -430,7 +432,7 @@ def _split(prior: Weights, source: Bools, rng: np.random.Generator, strength: fl
     found = np.zeros(len(prior))
     for role in (source, ~source):
         within = prior[role] if prior[role].sum() > 0 else np.ones(int(role.sum()))
-        found[role] = _dirichlets(rng, strength * len(within) * (within / within.sum())[None])[0]
+        found[role] = dirichlets(rng, strength * len(within) * (within / within.sum())[None])[0]
     return found
 
 

@@ -1,11 +1,12 @@
 """schedule.jsonl: the mixture of every step of a run, as `apply` and `plan` write it, and the static mixture file beside it.
 
     {"schema":"mixture-schedule/1","step":0,"tokens_seen":131072,"weights":{"web":0.7,"math":0.3},"feedback":{"web":1.9,"math":2.4},
-     "q":null,"entropy":0.6109}
+     "q":null,"entropy":0.6109,"missing":["math"]}
 
 `step` counts from 0; `tokens_seen` is what the run had trained on at the END of that step, so that a step's length is the difference to
 the line before; `weights` is the mixture decided for the step, `feedback` the bits per byte that were measured after it, `q` the value
-the policy expected. A static mixture, `{"schema":"mixture/1","weights":{...}}`, is what `datamix baseline` writes and is read as a
+the policy expected; `missing`, which is written only where there is something in it, names the domains whose loss was not measured after
+the step, so that `feedback` carries the one before forward. A static mixture, `{"schema":"mixture/1","weights":{...}}`, is what `datamix baseline` writes and is read as a
 schedule of one stage whose length nobody knows (tokens_seen 0). Sits above mixture.py; forms/ and swarms.py are built on it.
 """
 
@@ -30,7 +31,8 @@ ROUNDED = (
 
 
 class Line(msgspec.Struct):
-    """One step. weights: shares in 0..1, one for each domain; feedback: bits per byte; entropy: nats."""
+    """One step. weights: shares in 0..1, one for each domain; feedback: bits per byte; entropy: nats; missing: domains whose feedback is
+    that of an earlier step."""
 
     step: int
     tokens_seen: int
@@ -38,6 +40,7 @@ class Line(msgspec.Struct):
     feedback: dict[str, float] | None = None
     q: float | None = None
     entropy: float = 0.0
+    missing: list[str] = []
     schema: str = SCHEMA
 
     @property
@@ -64,11 +67,11 @@ def tidy(weights: Mapping[str, float], where: str) -> dict[str, float]:
     return dict(zip(weights, (float(w) for w in mixture.checked(values, where)), strict=True))
 
 
-def line(step: int, tokens_seen: int, weights: Mapping[str, float], feedback: Mapping[str, float] | None = None, q: float | None = None) -> Line:  # fmt: skip
+def line(step: int, tokens_seen: int, weights: Mapping[str, float], feedback: Mapping[str, float] | None = None, q: float | None = None, missing: Sequence[str] = ()) -> Line:  # fmt: skip
     """A Line with its entropy filled in."""
     values = np.array(list(weights.values()), dtype=np.float64)
     told = None if feedback is None else dict(feedback)
-    return Line(step, tokens_seen, dict(weights), told, q, mixture.entropy(values))
+    return Line(step, tokens_seen, dict(weights), told, q, mixture.entropy(values), list(missing))
 
 
 def write_line(one: Line) -> bytes:
@@ -76,6 +79,8 @@ def write_line(one: Line) -> bytes:
     if one.q is not None and not np.isfinite(one.q):
         one = msgspec.structs.replace(one, q=None)
     fields = msgspec.to_builtins(one)
+    if not one.missing:
+        del fields["missing"]
     return msgspec.json.encode({"schema": fields.pop("schema"), **fields})
 
 
@@ -135,14 +140,15 @@ def stages(lines: Sequence[Line], merge: bool = True) -> list[Stage]:
     return found
 
 
-def is_static(lines: Sequence[Line]) -> bool:
-    return len(stages(lines)) == 1
+def pretty(value: Any) -> bytes:
+    """JSON for people: the bytes of a manifest, a result or a mixture file."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
 def static_file(weights: Mapping[str, float], method: str, **more: Any) -> bytes:
     """The bytes of a static mixture file."""
     told = {"schema": STATIC, "method": method, "weights": dict(weights), **more}
-    return msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n"
+    return pretty(told)
 
 
 def schedule_file(lines: Iterable[Line]) -> bytes:
@@ -178,6 +184,8 @@ def _checked(one: Line, where: str, before: Sequence[Line]) -> Line:
     for name, value in (one.feedback or {}).items():
         if not np.isfinite(value):
             raise BadInput(f"{where}: feedback: {name}: expected a number, got {value}")
+    if unknown := [name for name in one.missing if name not in one.weights]:
+        raise BadInput(f"{where}: missing: {unknown[0]}: not in weights; expected some of the line's domains")
     return one
 
 

@@ -12,13 +12,12 @@ that runs go to any number of processes, machines (`--only I`) or Ray workers in
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +31,7 @@ from datamix.corpus import FILE, Corpus
 from datamix.history import Budget, Step, Trajectory
 from datamix.processes import Job, Processes
 from datamix.stream import key_of
-from tenfold_shared import BadInput
+from tenfold_shared import BadInput, cli
 from tenfold_shared.jsonl import Lock, write_atomic
 from tenfold_shared.progress import Progress
 
@@ -77,11 +76,18 @@ class Plan(msgspec.Struct):
 
 
 def draw_tasks(
-    corpus: Corpus, n: int, sources: int, targets: int, spread: float, seed: int, roles: str = "any"
+    corpus: Corpus,
+    n: int,
+    sources: int,
+    targets: int,
+    spread: float,
+    seed: int,
+    roles: str = "any",
+    seen: Sequence[Task] = (),
 ) -> list[Task]:
     """n tasks of randomly chosen domains; roles `any`: each may be either; `kept`: sources are drawn from the corpus's sources, targets from its targets. Bases see the
-    sources in shares drawn from Dirichlet(spread): the smaller, the weaker a base is in some. n = 0: the corpus as it stands, evenly. Raises BadInput where there are
-    too few domains."""
+    sources in shares drawn from Dirichlet(spread): the smaller, the weaker a base is in some. n = 0: the corpus as it stands, evenly. No choice
+    of domains comes twice, and none of `seen` comes. Raises BadInput where there are too few domains."""
     of = {role: [one.name for one in corpus.domains if one.role == role] for role in ("source", "target")}
     if n == 0:
         k = len(of["source"])
@@ -96,14 +102,24 @@ def draw_tasks(
             f"--task-sources {sources} and --task-targets {targets}: {corpus.folder} has {len(of['source'])} source and {len(of['target'])} target "
             f"domains{'' if roles == 'any' else ', whose roles are kept'}; expected no more of them"
         )
+    taken = {(frozenset(one.sources), frozenset(one.targets)) for one in seen}
     found = []
     for i in range(n):
         rng = np.random.default_rng([seed, 1, i])
-        if roles == "any":
-            chosen = [corpus.names[j] for j in rng.permutation(len(corpus.names))[: sources + targets]]
+        for _ in range(1000):
+            if roles == "any":
+                chosen = [corpus.names[j] for j in rng.permutation(len(corpus.names))[: sources + targets]]
+            else:
+                chosen = [of["source"][j] for j in rng.permutation(len(of["source"]))[:sources]]
+                chosen += [of["target"][j] for j in rng.permutation(len(of["target"]))[:targets]]
+            choice = (frozenset(chosen[:sources]), frozenset(chosen[sources:]))
+            if choice not in taken:
+                break
         else:
-            chosen = [of["source"][j] for j in rng.permutation(len(of["source"]))[:sources]]
-            chosen += [of["target"][j] for j in rng.permutation(len(of["target"]))[:targets]]
+            raise BadInput(
+                f"--tasks {n}: {corpus.folder} has no more choices of {sources} and {targets} domains that are new; expected fewer tasks"
+            )
+        taken.add(choice)
         shares = rng.dirichlet(np.full(sources, spread))
         found.append(
             Task(
@@ -118,8 +134,7 @@ def draw_tasks(
 
 
 def sha256_of(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return cli.sha256_of(str(path))
 
 
 def read_plan(folder: Path) -> Plan:
@@ -172,7 +187,18 @@ def base_of(folder: Path, proxy: Record, device: str, task: Task, corpus: Corpus
 
 
 def run_one(folder: str, number: int, threads: int = 1) -> str:
-    """Run `number` (from 0) of a plan, from where it stopped; returns its status. Everything it needs is in the folder and the corpus."""
+    """Run `number` (from 0) of a plan, from where it stopped; returns its status. Everything it needs is in the folder and the corpus.
+    Where another process is at this run, it is waited for."""
+    with _alone(_lock_of(Path(folder), number)):
+        return _run_one(folder, number, threads)
+
+
+def _lock_of(root: Path, number: int) -> Path:
+    (root / "runs").mkdir(parents=True, exist_ok=True)
+    return root / "runs" / f".{number:05d}.lock"
+
+
+def _run_one(folder: str, number: int, threads: int) -> str:
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save
@@ -294,7 +320,9 @@ def begin(corpus: Corpus, settings: Settings, folder: Path, overwrite: bool) -> 
 
 
 def clear(folder: Path) -> None:
-    """Remove what a swarm made, and nothing else."""
+    """Remove what a swarm made, and nothing else. Raises Busy where a single run is at work in it."""
+    for path in (folder / "runs").glob(".*.lock"):
+        Lock(path, folder).release()
     for name in ("bases", "runs"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in (swarms.TRAJECTORIES, swarms.ABOUT, swarms.MANIFEST, PLAN):
@@ -331,8 +359,9 @@ def _difference(before: Plan, now: Plan) -> str | None:
 
 def run(
     folder: str, corpus_folder: str, settings: Settings, *, workers: int, only: int | None, ray: str | None, overwrite: bool, as_json: bool, quiet: bool,
+    plot: str | None = None,
 ) -> int:  # fmt: skip
-    """The verb. Returns 1 where runs failed. With only (from 1): that run and nothing else."""
+    """The verb. Returns 1 where runs failed. With only (from 1): that run and nothing else. plot: a picture of the runs that are done."""
     corpus = Corpus.load(corpus_folder)
     root = Path(folder)
     if not root.absolute().parent.is_dir():
@@ -346,10 +375,9 @@ def run(
             )
         with _alone(root.absolute().parent / f".{root.name}.plan.lock"):
             begin(corpus, settings, root, overwrite=False)
-        (root / "runs").mkdir(exist_ok=True)
-        lock = Lock(root / "runs" / f".{only - 1:05d}.lock", root)
+        lock = Lock(_lock_of(root, only - 1), root)
         try:
-            status = run_one(folder, only - 1)
+            status = _run_one(folder, only - 1, 1)
         finally:
             lock.release()
         if as_json:
@@ -362,10 +390,16 @@ def run(
         started, clock = datetime.now(UTC), time.monotonic()
         begin(corpus, settings, root, overwrite)
         if (root / swarms.MANIFEST).exists():
-            return _tell(root, as_json)
-        with Progress("swarm", settings.trajectories, "run", quiet) as bar:
-            _run_all(folder, settings.trajectories, workers, ray, bar.update)
-        return collect(folder, as_json=as_json, started=started, seconds=time.monotonic() - clock)
+            code = _tell(root, as_json)
+        else:
+            with Progress("swarm", settings.trajectories, "run", quiet) as bar:
+                _run_all(folder, settings.trajectories, workers, ray, bar.update)
+            code = _collect(root, as_json, started, time.monotonic() - clock)
+        if plot is not None and any(one.status == "done" for one in swarms.read(root)):
+            from datamix import plot as pictures
+
+            pictures.swarm(root, plot)
+        return code
     finally:
         lock.release()
 
@@ -415,9 +449,19 @@ def _run_on_ray(folder: str, n: int, tasks: int, address: str, tick: Callable[[]
             ray.shutdown()
 
 
-def collect(folder: str, *, as_json: bool, started: datetime | None = None, seconds: float | None = None) -> int:
-    """Write trajectories.jsonl of a swarm whose runs are all there. Raises BadInput naming those that are not."""
+def collect(folder: str, *, as_json: bool) -> int:
+    """Write trajectories.jsonl of a swarm whose runs are all there. Raises BadInput naming those that are not, and Busy where `swarm run` is
+    at it."""
     root = Path(folder)
+    read_plan(root)
+    lock = Lock(root.absolute().parent / f".{root.name}.lock", root)
+    try:
+        return _collect(root, as_json, datetime.now(UTC), 0.0)
+    finally:
+        lock.release()
+
+
+def _collect(root: Path, as_json: bool, started: datetime, seconds: float) -> int:
     plan = read_plan(root)
     n = plan.settings.trajectories
     missing = [i + 1 for i in range(n) if not (root / "runs" / f"{i:05d}" / TRAJECTORY).exists()]
@@ -442,7 +486,7 @@ def collect(folder: str, *, as_json: bool, started: datetime | None = None, seco
     manifest = {
         "schema": "manifest/1", "tool": "datamix", "verb": "swarm", "version": __version__, "argv": sys.argv,
         "options": msgspec.to_builtins(plan.settings), "inputs": [{"path": plan.corpus, "sha256": plan.corpus_sha256}], "seed": plan.settings.seed,
-        "counts": counts, "status": "done", "started": (started or datetime.now(UTC)).isoformat(timespec="seconds"), "seconds": round(seconds or 0.0, 3),
+        "counts": counts, "status": "done", "started": started.isoformat(timespec="seconds"), "seconds": round(seconds, 3),
     }  # fmt: skip
     write_atomic(root / swarms.MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
     for one in failed:

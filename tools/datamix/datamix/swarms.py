@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamix.history import Floats, Trajectory
-from datamix.schedule import tidy
+from datamix.schedule import pretty, tidy
 from tenfold_shared import BadInput
-from tenfold_shared.jsonl import decode_line, difference, read_lines, write_atomic
+from tenfold_shared.jsonl import decode_line, read_lines, write_atomic
 
 TRAJECTORIES, ABOUT, MANIFEST = "trajectories.jsonl", "swarm.json", "manifest.json"
 SCHEMA, TRAJECTORY = "swarm/1", "mixture-trajectory/1"
@@ -109,35 +109,16 @@ def encode(one: Trajectory) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(one, steps=kept))
 
 
-def settled(folder: Path, identity: dict[str, Any], overwrite: bool) -> bool:
-    """Whether the folder already holds the swarm of this very command. Raises BadInput for anything else in the way."""
-    if not folder.parent.is_dir():
-        raise BadInput(f"{folder}: the folder {folder.parent} does not exist; create it first")
-    if folder.exists() and not folder.is_dir():
-        raise BadInput(f"{folder}: is a file; expected a folder to write")
-    if overwrite or not folder.exists() or not any(folder.iterdir()):
-        return False
-    try:
-        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError):
-        raise BadInput(f"{folder}: exists, and no manifest says what made it; --overwrite replaces it") from None
-    if found := difference(manifest, identity):
-        raise BadInput(f"{folder}: was made with {found}; choose another output or add --overwrite")
-    return True
-
-
-def write(folder: str | Path, runs: Sequence[Trajectory], described: dict[str, Any], manifest: dict[str, Any]) -> None:
-    """Writes a swarm, its manifest last: a folder without one is not finished. `described` is swarm.json without its schema."""
+def write(folder: str | Path, runs: Sequence[Trajectory], described: dict[str, Any], manifest: dict[str, Any] | None = None) -> None:  # fmt: skip
+    """Writes a swarm, its manifest last: a folder without one is not finished (None: folder.Folder writes it). `described` is swarm.json
+    without its schema."""
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
     write_atomic(folder / TRAJECTORIES, b"".join(encode(one) + b"\n" for one in runs))
-    write_atomic(folder / ABOUT, _pretty({"schema": SCHEMA, **described}))
-    write_atomic(folder / MANIFEST, _pretty({"schema": "manifest/1", **manifest}))
-
-
-def _pretty(value: dict[str, Any]) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+    write_atomic(folder / ABOUT, pretty({"schema": SCHEMA, **described}))
+    if manifest is not None:
+        write_atomic(folder / MANIFEST, pretty({"schema": "manifest/1", **manifest}))
 
 
 def _convert(value: Any, where: str) -> Trajectory:

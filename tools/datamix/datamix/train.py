@@ -35,7 +35,7 @@ class Settings(msgspec.Struct, frozen=True):
     arch: str = "set"
     algo: str = "model"
     form: Form = "lean"
-    split: str = "learned"
+    split: str | None = None
     feedback: bool = True
     shuffle: bool = False
     steps: int | None = None
@@ -47,6 +47,14 @@ class Settings(msgspec.Struct, frozen=True):
 
 def make(runs: list[Trajectory], how: Settings, progress: Progress | None = None) -> tuple[Agent, Any]:
     """The agent, and the simulator of a model-based one (None for others). Raises BadInput for options that do not go together."""
+    if how.shuffle:
+        runs = shuffled_rewards([one for one in runs if one.status == "done"], how.seed)
+    agent, simulator = _made(runs, how, progress)
+    agent.card.report["shuffled_rewards"] = how.shuffle
+    return agent, simulator
+
+
+def _made(runs: list[Trajectory], how: Settings, progress: Progress | None) -> tuple[Agent, Any]:
     if how.algo == "model":
         from datamix import world
 
@@ -56,7 +64,9 @@ def make(runs: list[Trajectory], how: Settings, progress: Progress | None = None
             raise BadInput(
                 f"--arch {how.arch}: --algo model has a set network of its own; use --algo cql or sft for a {how.arch}"
             )
-        settings = world.Settings(form=how.form, split=how.split, feedback=how.feedback, shuffle=how.shuffle)
+        settings = world.Settings(form=how.form, feedback=how.feedback)
+        if how.split is not None:
+            settings = msgspec.structs.replace(settings, split=how.split)
         if how.members is not None:
             settings = msgspec.structs.replace(settings, members=how.members)
         if how.caution is not None:
@@ -64,13 +74,10 @@ def make(runs: list[Trajectory], how: Settings, progress: Progress | None = None
         if how.steps is not None:
             settings = msgspec.structs.replace(settings, policy_steps=how.steps)
         return world.train(runs, settings, how.seed, progress.update if progress is not None else lambda: None)
-    if how.members is not None or how.caution is not None or how.split != "learned":
+    if how.members is not None or how.caution is not None or how.split is not None:
         raise BadInput("--members, --caution and --split: are of --algo model")
     if how.algo == "sft" and how.alpha is not None:
         raise BadInput("--alpha: is of --algo cql")
-    runs = [one for one in runs if one.status == "done"]
-    if how.shuffle:
-        runs = shuffled_rewards(runs, how.seed)
     from datamix import cql, sft
 
     cloning = sft.Settings(form=how.form, feedback=how.feedback)

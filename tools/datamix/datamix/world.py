@@ -44,23 +44,24 @@ OF_POLICY = ("source", "base", "gain", "gain_change", "share", "progress", "sour
 
 class Settings(msgspec.Struct, frozen=True):
     """members: of the ensemble; caution: how much of their disagreement, summed over a run, the run's score is charged; feedback false: the
-    policy is shown no losses; shuffle: gains are those of another run, a control."""
+    policy is shown no losses, a control."""
 
     members: int = 5
     hidden: int = 48
-    world_steps: int = 1200
+    world_steps: int = 700
     batch: int = 256
     world_lr: float = 3e-3
-    decay: float = 0.03
+    world_decay: float = 0.3
+    policy_decay: float = 0.03
     cloning_steps: int = 60
     policy_steps: int = 300
     policy_lr: float = 3e-3
     rollouts: int = 64
     caution: float = 0.5
+    shrink: float = 0.0
     form: Form = "lean"
-    split: str = "learned"
+    split: str = "even"
     feedback: bool = True
-    shuffle: bool = False
 
 
 class SetLayers(nn.Module):
@@ -181,10 +182,11 @@ class World(nn.Module):
             )
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
-        """[E, B, D] from features [B, D, F] and mixtures [B, D]."""
-        b, d, _ = x.shape
+        """[E, B, D] from features [B, D, F] and mixtures [B, D]; or features [E, B, D, F], where members see worlds of their own."""
+        *_, b, d, _ = x.shape
         begun = (x[..., COLUMN["progress"]] == 0).to(x.dtype)[..., None]
-        rows = torch.cat([x[..., self.columns], begun, seen(weights)], -1).view(1, b * d, -1)
+        acted = seen(weights).expand(*x.shape[:-1], 2)
+        rows = torch.cat([x[..., self.columns], begun, acted], -1).reshape(-1, b * d, len(self.columns) + 3)
         p = self.get_parameter
         h = F.silu(torch.baddbmm(p("first_bias"), rows.expand(self.members, -1, -1), p("first"))).view(
             self.members, b, d, -1
@@ -282,8 +284,8 @@ def imagine(
     who: Tensor,
     first: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Whole imagined runs: their score in points, and the members' disagreement (sd of a step's change of the score) summed over them, [B]
-    each; member who[b] plays run b's world. first [B, D]: mixtures to use in the first step in place of the policy's."""
+    """Whole imagined runs: their score in points, and the doubt summed over them, [B] each: the members' disagreement (sd of a step's change of
+    the score) and, times `shrink`, how far the mixture is from an even one. Member who[b] plays run b's world. first [B, D]: mixtures to use in the first step in place of the policy's."""
     doubt = torch.zeros(len(who))
     final = torch.zeros(len(who))
     rows = torch.arange(len(who))
@@ -294,11 +296,20 @@ def imagine(
         x = now.features()
         said = world(x, now.source, now.mask, weights) * now.mask
         each = score_of(said, now.source, now.mask)
-        doubt = doubt + each.std(0) * going
+        doubt = doubt + (each.std(0) + how.shrink * apart(weights, now)) * going
         change = said[who, rows]
         now = now.after(weights, change)
         final = torch.where(going, score_of(now.gain, now.source, now.mask), final)
     return final, doubt
+
+
+def apart(weights: Tensor, now: Imagined) -> Tensor:
+    """KL divergence [B], in nats, of mixtures from the one that nobody has to learn: the source budget's share, evenly within each role. Far from it
+    the swarm has few runs, and all members of an ensemble may err alike, which their disagreement does not show."""
+    n_source, n_target = (now.source & now.mask).sum(-1, keepdim=True), (~now.source & now.mask).sum(-1, keepdim=True)
+    share = now.share.clamp(max=0.5)[:, None]
+    even = torch.where(now.source, share / n_source.clamp(min=1), (1 - share) / n_target.clamp(min=1))
+    return (torch.xlogy(weights, weights) - weights * even.clamp(min=1e-9).log()).sum(-1)
 
 
 class Simulator:
@@ -336,7 +347,8 @@ class Simulator:
     def save(self, folder: Path) -> None:
         from safetensors.torch import save
 
-        told = {"schema": "agent-world/1", "settings": json.dumps(msgspec.to_builtins(self.how))}
+        # one key: safetensors writes several in any order, and the same agent must be the same bytes
+        told = {"world": json.dumps({"schema": "agent-world/1", "settings": msgspec.to_builtins(self.how)})}
         write_atomic(
             folder / WORLD, save({name: x.contiguous() for name, x in self.world.state_dict().items()}, metadata=told)
         )
@@ -355,7 +367,7 @@ class Simulator:
         try:
             with safe_open(str(path), "pt") as stream:
                 told = stream.metadata() or {}
-                how = msgspec.convert(json.loads(told["settings"]), Settings)
+                how = msgspec.convert(json.loads(told["world"])["settings"], Settings)
                 world = World(how.members, how.hidden)
                 world.load_state_dict({name: stream.get_tensor(name) for name in world.state_dict()})
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, msgspec.ValidationError) as error:
@@ -434,39 +446,24 @@ def steps_of(runs: Sequence[Trajectory]) -> Steps:
     )
 
 
-def shuffled(data: Steps, rng: np.random.Generator) -> Steps:
-    """The control: every run's gains are another run's, step by step and in the same roles, so that they have nothing to do with its mixtures.
-    What a network is shown of losses goes with the gains."""
-    n = int(data.run.max()) + 1
-    other = torch.from_numpy(rng.permutation(n))
-    place = {(int(r), int(s)): i for i, (r, s) in enumerate(zip(data.run, data.step, strict=True))}
-    rows = torch.tensor([place.get((int(other[r]), int(s)), -1) for r, s in zip(data.run, data.step, strict=True)])
-    rows = torch.where(rows < 0, torch.arange(len(rows)), rows)  # a shorter run has no such step
-    x = data.x.clone()
-    for name in features.FEEDBACK:
-        x[..., COLUMN[name]] = data.x[rows][..., COLUMN[name]]
-    return Steps(x, data.source, data.mask, data.weights, data.change[rows], data.run, data.step)
-
-
 def fit_world(
     runs: Sequence[Trajectory], how: Settings, rng: np.random.Generator, tick: Callable[[], None]
 ) -> tuple[World, dict[str, float]]:
     """The ensemble, each member on a bootstrap sample of the runs; `r2` of changes in runs that a member was not shown."""
     data = steps_of(runs)
-    if how.shuffle:
-        data = shuffled(data, rng)
     torch.manual_seed(int(rng.integers(2**31)))
     n = len(runs)
     world = World(how.members, how.hidden)
     drawn = [np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(how.members)]
     count = torch.from_numpy(np.stack(drawn)).float()  # [E, R]: how often a member's sample has a run
-    optimiser = torch.optim.AdamW(world.parameters(), lr=how.world_lr, weight_decay=how.decay)
+    optimiser = torch.optim.AdamW(world.parameters(), lr=how.world_lr, weight_decay=how.world_decay)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, how.world_steps)
     for k in range(how.world_steps):
         some = torch.from_numpy(rng.integers(len(data.run), size=min(how.batch, len(data.run))))
         mask = data.mask[some]
         got = world(data.x[some], data.source[some], mask, data.weights[some])
-        error = F.huber_loss(got, data.change[some].expand_as(got), reduction="none", delta=3.0)
+        # nearly the square: a narrower loss makes little of the large recoveries that late replay lives on
+        error = F.huber_loss(got, data.change[some].expand_as(got), reduction="none", delta=10.0)
         weight = count[:, data.run[some]][..., None] * mask
         loss = ((error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).sum()
         optimiser.zero_grad()
@@ -500,7 +497,7 @@ def practise(
         policy.load_state_dict(sft.train(runs, "pooled", settings, int(rng.integers(2**31))).actor.state_dict())
     policy.train().requires_grad_(True)
     start = beginnings(runs)
-    optimiser = torch.optim.AdamW(policy.parameters(), lr=how.policy_lr, weight_decay=how.decay)
+    optimiser = torch.optim.AdamW(policy.parameters(), lr=how.policy_lr, weight_decay=how.policy_decay)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, how.policy_steps)
     told = {"imagined": 0.0, "doubt": 0.0}
     for k in range(how.policy_steps):
@@ -548,7 +545,7 @@ def fit_value(
 
     with torch.no_grad():
         sets = [some(64) for _ in range(40)]
-    optimiser = torch.optim.AdamW(value.parameters(), lr=3e-3, weight_decay=how.decay)
+    optimiser = torch.optim.AdamW(value.parameters(), lr=3e-3, weight_decay=how.policy_decay)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 400)
     kept = sets[:32]
     for k in range(400):

@@ -117,8 +117,8 @@ def _aioli(bench: Bench, told: Settings) -> Found:
     from datamix.baselines import aioli
 
     return aioli.from_proxies(
-        bench, aioli.ETA if told.eta is None else told.eta, told.lp_rounds, told.lp_steps, told.factor, told.ema
-    )
+        bench, aioli.ETA if told.eta is None else told.eta, told.aioli_rounds, told.lp_steps, told.factor, told.ema, told.lp_rounds
+    )  # fmt: skip
 
 
 def watcher(name: str, told: Settings) -> Any:

@@ -7,9 +7,10 @@ P A_i = row_i for each row, P the matrix of the p_d. Then A is normalised (A -= 
 w <- w · exp(η · Σ_i A_id), normalised, from an even start; or from even each round with a moving average of A (`ema`).
 4-6 rounds, 4 steps, factor 0.625, η in {0.1, 0.2, 0.5}; 0.2 here.
 
-Ours: rows of A may be weighted by what a domain counts in the objective (summing to D: all 1 is the paper's); the learning steps begin each
-round from the round's model and are then forgotten, so that a short run is not made of them, and the sweeps are as many as the tokens
-allow; a round's mixture is projected on the source budget. The answer is the rounds' mixtures as a schedule.
+Ours: rows of A are weighted by what a unit of their loss counts in the objective (summing to D: all 1, those of `--objective mean`, is the
+paper's); the learning steps of each sweep begin from the round's model and are then forgotten, so that a short run is not made of them, and
+the sweeps are as many as the tokens allow where no number is told; a round's mixture is projected on the source budget. The answer is the
+rounds' mixtures as a schedule.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from datamix.baselines.objective import multiplied
 from datamix.history import Floats
 from datamix.mixture import Weights, with_source_share
 from tenfold_shared import BadInput
@@ -63,10 +65,7 @@ def normalised(a: Floats) -> Floats:
 
 def update(w: Weights, a: Floats, eta: float = ETA, wanted: Floats | None = None) -> Weights:
     """w [k], a [M, k] normalised, wanted [M] (None: all 1)."""
-    gain = a.sum(axis=0) if wanted is None else wanted @ a
-    logs = np.log(np.maximum(w, 1e-300)) + eta * gain
-    found = np.exp(logs - logs.max())
-    return found / found.sum()
+    return multiplied(w, eta * (a.sum(axis=0) if wanted is None else wanted @ a))
 
 
 def rounds_of(updates: int, rounds: int) -> NDArray[np.int64]:
@@ -75,22 +74,28 @@ def rounds_of(updates: int, rounds: int) -> NDArray[np.int64]:
 
 
 def from_proxies(
-    bench: Bench, eta: float = ETA, rounds: int = ROUNDS, steps: int = STEPS, factor: float = FACTOR, ema: float | None = None
+    bench: Bench, eta: float = ETA, rounds: int = ROUNDS, steps: int = STEPS, factor: float = FACTOR, ema: float | None = None,
+    sweeps: int | None = None,
 ) -> Found:  # fmt: skip
-    """One run of the budget's length beside the learning steps. Raises BadInput where the tokens do not allow a sweep a round."""
+    """One run of the budget's length in `rounds` rounds, and before each `sweeps` sweeps of LearnParams (None: as many as the tokens allow).
+    Raises BadInput where the tokens do not allow so many, or one."""
     from datamix.baselines.results import Found
 
-    if not (eta > 0 and rounds >= 1 and steps >= 1 and (ema is None or 0 <= ema < 1)):
-        raise BadInput("aioli: expected --eta above 0, --rounds and --lp-steps of 1 or more, and --ema from 0 up to 1")
+    if not (eta > 0 and min(rounds, steps, 1 if sweeps is None else sweeps) >= 1 and (ema is None or 0 <= ema < 1)):
+        raise BadInput(
+            "aioli: expected --eta above 0, --aioli-rounds, --lp-rounds and --lp-steps of 1 or more, and --ema from 0 up to 1"
+        )
     k, batch = len(bench.corpus.names), bench.config.batch
     rounds = min(rounds, bench.budget.steps)
     sweep = k * steps * batch * bench.config.context
     left = bench.proxy_tokens - bench.used - bench.run_tokens
-    sweeps = max(left, 0) // (rounds * sweep)
-    if sweeps < 1:
+    allowed, least = max(left, 0) // (rounds * sweep), sweeps or 1
+    if allowed < least:
         raise BadInput(
-            f"--proxy-tokens {bench.proxy_tokens}: aioli needs {bench.run_tokens + rounds * sweep}: a run, and a sweep a round"
+            f"--proxy-tokens {bench.proxy_tokens}: aioli needs {bench.run_tokens + rounds * least * sweep}: a run, and in each of its "
+            f"{rounds} rounds (--aioli-rounds) {least} sweeps (--lp-rounds) of {sweep} tokens"
         )
+    sweeps = sweeps or allowed
     proxy, source = bench.fresh(), bench.corpus.source
     proxy.total = bench.updates
     mixer, learner = bench.mixer("run", 0), bench.mixer("learn")

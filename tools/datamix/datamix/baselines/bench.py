@@ -69,8 +69,9 @@ class Bench:
 
     @property
     def shares(self) -> Floats:
-        """[D], what each domain counts in the objective, summing to D."""
-        found = self.objective.coefficients * self.base
+        """[D], what a unit of each domain's loss counts in the objective, summing to D: the weights that make of drops of losses, or of
+        gradients, the gain of the objective."""
+        found = self.objective.coefficients
         return found / found.sum() * len(found)
 
     def runs_left(self) -> int:

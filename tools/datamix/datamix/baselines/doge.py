@@ -6,8 +6,8 @@ At every update, with g_d the gradient of domain d's mean loss in the batch, cut
     log w_d += s_d / μ;  w = softmax;  w = (1 - ε) w + ε / D
 and the model steps on Σ w_d g_d. The answer is the mean of w over the updates. μ = 0.05, ε = 0. w begins even.
 
-Ours: Σ_k g_k may be weighted by what each domain counts in the objective (summing to D: all 1 is the paper's); rows are drawn proportionally
-to sizes within the source budget; the answer is projected on the budget; several runs are averaged where tokens allow them.
+Ours: Σ_k g_k is weighted by what a unit of each loss counts in the objective (summing to D: all 1, those of `--objective mean`, is the
+paper's), so that domains are judged by what they do for the objective; rows are drawn proportionally to sizes within the source budget; the answer is projected on the budget; several runs are averaged where tokens allow them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from datamix.baselines.objective import multiplied
 from datamix.history import Floats
 from datamix.mixture import Weights, with_source_share
 from tenfold_shared import BadInput
@@ -35,9 +36,7 @@ def scores(gradients: Floats, wanted: Floats, lr: float, low: float = LOW, high:
 
 
 def update(w: Weights, score: Floats, mu: float = MU, eps: float = 0.0) -> Weights:
-    logs = np.log(np.maximum(w, 1e-300)) + score / mu
-    found = np.exp(logs - logs.max())
-    return (1 - eps) * found / found.sum() + eps / len(w)
+    return multiplied(w, score / mu, eps)
 
 
 def one_run(bench: Bench, number: int, mu: float, eps: float, wanted: Floats) -> tuple[Weights, Floats]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from datamix.baselines.objective import multiplied
 from datamix.history import Floats
 from datamix.mixture import Weights, with_source_share
 from tenfold_shared import BadInput
@@ -31,9 +32,7 @@ ETA, EPS = 1.0, 1e-4
 
 def update(w: Weights, scores: Floats, eta: float = ETA, eps: float = EPS) -> Weights:
     """One step of the weights [D]."""
-    logs = np.log(np.maximum(w, 1e-300)) + eta * scores
-    found = np.exp(logs - logs.max())
-    return (1 - eps) * found / found.sum() + eps / len(w)
+    return multiplied(w, eta * scores, eps)
 
 
 def scores(excess: Floats, domains: NDArray[np.int64], last: Floats) -> Floats:

@@ -1,5 +1,5 @@
 """What a rival is to make as high as can be: every objective here is a constant minus a weighted sum of losses, so that regressions,
-convex programs and gradient methods share it.
+convex programs and gradient methods share it; and the multiplicative step by which the latter follow it.
 
 Where it sits: below the methods of this package; above history.py, whose score it repeats as coefficients.
 """
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamix.history import Floats
+from datamix.mixture import Weights
 from tenfold_shared import BadInput
 
 
@@ -30,6 +31,13 @@ class Objective:
     def used(self) -> NDArray[np.int64]:
         """The metrics that count."""
         return np.flatnonzero(self.coefficients)
+
+
+def multiplied(w: Weights, exponents: Floats, eps: float = 0.0) -> Weights:
+    """The step that the gradient methods share: log w [D] += exponents [D], normalised, and a share eps of it spread evenly."""
+    logs = np.log(np.maximum(w, 1e-300)) + exponents
+    found = np.exp(logs - logs.max())
+    return (1 - eps) * found / found.sum() + eps / len(w)
 
 
 def role_shares(source: NDArray[np.bool_]) -> Floats:

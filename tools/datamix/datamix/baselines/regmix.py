@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from datamix import correlation
 from datamix.baselines.objective import Objective
 from datamix.history import Floats
 from datamix.mixture import Weights
+from datamix.samplers import dirichlets
 from tenfold_shared import BadInput, Missing
 
 if TYPE_CHECKING:
@@ -60,13 +62,15 @@ class Trees:
 
 
 class Linear:
-    """Least squares with an intercept on w, or ridge on (w, log(w + 0.001)); the penalty spares the intercept."""
+    """Least squares (penalty 0) or ridge, with an intercept that the penalty spares, on x, on (x, log(x + 0.001)) where `logs`, each divided
+    by its standard deviation where `scaled`."""
 
-    def __init__(self, x: Floats, y: Floats, *, logs: bool, penalty: float) -> None:
+    def __init__(self, x: Floats, y: Floats, *, penalty: float, logs: bool = False, scaled: bool = False) -> None:
         self.logs = logs
         features = self._features(x)
         self.centre, self.mean = features.mean(axis=0), y.mean(axis=0)
-        a, b = features - self.centre, y - self.mean
+        self.scale: Floats = np.maximum(features.std(axis=0), 1e-9) if scaled else np.ones(features.shape[1])
+        a, b = (features - self.centre) / self.scale, y - self.mean
         if penalty > 0:
             self.slope = np.linalg.solve(a.T @ a + penalty * np.eye(a.shape[1]), a.T @ b)
         else:  # mixtures sum to 1, so that columns depend on each other: the shortest solution
@@ -76,7 +80,7 @@ class Linear:
         return np.hstack([x, np.log(x + 1e-3)]) if self.logs else x
 
     def predict(self, mixtures: Floats, metrics: NDArray[np.int64] | None = None) -> Floats:
-        return (self._features(mixtures) - self.centre) @ self.slope + self.mean
+        return ((self._features(mixtures) - self.centre) / self.scale) @ self.slope + self.mean
 
 
 def lightgbm() -> Any:
@@ -123,27 +127,15 @@ def fit(kind: Kind, x: Floats, y: Floats, rounds: int = ROUNDS, cv: int = 0) -> 
     if kind == "lightgbm":
         return fit_trees(x, y, rounds, cv)
     if kind == "linear":
-        return Linear(x, y, logs=False, penalty=0)
+        return Linear(x, y, penalty=0)
     if kind == "ridge":
         return Linear(x, y, logs=True, penalty=RIDGE)
     raise BadInput(f"--regression {kind}: expected lightgbm, linear or ridge")
 
 
 def spearman(predicted: Floats, true: Floats) -> Floats:
-    """Rank correlations of columns, [n, M] twice -> [M]; 0 where either is constant. Ties share their mean rank."""
-    found = np.zeros(predicted.shape[1])
-    for m in range(len(found)):
-        a, b = _ranks(predicted[:, m]), _ranks(true[:, m])
-        a, b = a - a.mean(), b - b.mean()
-        size = float(np.sqrt((a @ a) * (b @ b)))
-        found[m] = float(a @ b) / size if size > 0 else 0.0
-    return found
-
-
-def _ranks(x: Floats) -> Floats:
-    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts - 1) / 2)[place]
+    """Rank correlations of columns, [n, M] twice -> [M]; 0 where either is constant or n is below 3."""
+    return np.array([correlation.spearman(*pair) or 0.0 for pair in zip(predicted.T, true.T, strict=True)])
 
 
 def candidates(prior: Weights, n: int, seed: int, strengths: Sequence[float] = (1.0,)) -> Floats:
@@ -153,14 +145,7 @@ def candidates(prior: Weights, n: int, seed: int, strengths: Sequence[float] = (
     here = np.flatnonzero(prior > 0)
     edges = np.linspace(0, n, len(strengths) + 1).astype(int)
     for strength, start, end in zip(strengths, edges[:-1], edges[1:], strict=True):
-        # the log of a small gamma variate from a larger one: small shapes underflow to 0 in all places otherwise
-        alpha = strength * prior[here]
-        logs = (
-            np.log(rng.gamma(alpha + 1, size=(end - start, len(here))))
-            + np.log(rng.random((end - start, len(here)))) / alpha
-        )
-        drawn = np.exp(logs - logs.max(axis=1, keepdims=True))
-        found[start:end, here] = drawn / drawn.sum(axis=1, keepdims=True)
+        found[start:end, here] = dirichlets(rng, np.tile(strength * prior[here], (end - start, 1)))
     return found
 
 

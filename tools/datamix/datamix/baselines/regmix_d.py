@@ -4,8 +4,9 @@ From the paper's abstract: proxy runs leave not only final losses but trajectori
 at several stages of training; the offline variant makes a whole schedule before the run, the online one adapts it to observed losses.
 Everything below that is ours, as the paper's rules beyond this are not known to us:
 
-  - A run of T steps has `stages` stages. One example is a window of T / stages steps of one run: its mean mixture m, the state before it
-    (f̂ of every domain, share of the run done), and as answer the change of every domain's f̂ over the window. Windows overlap.
+  - A run of T steps has `stages` stages, as even as whole steps allow (the first ones are a step longer where T is no multiple). One example
+    is a window of one run as long as a stage: its mean mixture m, the state before it (f̂ of every domain, share of the run done), and as
+    answer the change of every domain's f̂ over the window, a step. Windows overlap; where stages have two lengths there are windows of both.
   - One regression a domain on (m, log(m + 0.001), f̂, share done): LightGBM as in regmix.py, or ridge; `auto` takes the one with the smaller
     squared error when whole runs are left out (4 folds).
   - Schedules that keep within the source budget are drawn (20,000: the source's path over the stages from ramps, steps and random shares of
@@ -17,13 +18,13 @@ Everything below that is ours, as the paper's rules beyond this are not known to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamix.baselines.objective import Objective
-from datamix.baselines.regmix import BEST, ROUNDS, candidates, fit_trees
+from datamix.baselines.regmix import BEST, ROUNDS, Linear, Predictor, candidates, fit_trees
 from datamix.history import Decision, Floats, History
 from datamix.mixture import Weights, with_source_share
 from tenfold_shared import BadInput
@@ -42,42 +43,30 @@ def features(mixture: Floats, gain: Floats, done: Floats) -> Floats:
     return np.hstack([mixture, np.log(mixture + 1e-3), gain, done[:, None]])
 
 
-def windows(runs: Sequence[History], width: int) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """(features [n, F], changes of f̂ [n, D], the run of each [n])."""
+def lengths_of(steps: int, stages: int) -> NDArray[np.int64]:
+    """Steps of each stage [stages], of a run and of the model alike."""
+    return np.array([len(part) for part in np.array_split(np.arange(steps), stages)])
+
+
+def windows(runs: Sequence[History], widths: Sequence[int]) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """(features [n, F], changes of f̂ a step [n, D], the run of each [n]) of all windows of these widths."""
     xs, ys, groups = [], [], []
     for number, run in enumerate(runs):
         gains, weights, steps = run.gains, run.weights, len(run)
-        for t in range(steps - width + 1):
-            xs.append(features(weights[None, t : t + width].mean(axis=1), gains[None, t], np.array([t / steps])))
-            ys.append(gains[t + width] - gains[t])
-            groups.append(number)
+        for width in widths:
+            for t in range(steps - width + 1):
+                xs.append(features(weights[None, t : t + width].mean(axis=1), gains[None, t], np.array([t / steps])))
+                ys.append((gains[t + width] - gains[t]) / width)
+                groups.append(number)
     return np.vstack(xs), np.array(ys), np.array(groups)
 
 
-class Regressor(Protocol):
-    def predict(self, mixtures: Floats) -> Floats:
-        """[n, F] -> [n, D]."""
-        ...
-
-
-class Ridge:
-    """On standardised features; the penalty spares the intercept."""
-
-    def __init__(self, x: Floats, y: Floats, penalty: float) -> None:
-        self.centre, self.scale, self.mean = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-9), y.mean(axis=0)
-        a = (x - self.centre) / self.scale
-        self.slope = np.linalg.solve(a.T @ a + penalty * np.eye(a.shape[1]), a.T @ (y - self.mean))
-
-    def predict(self, mixtures: Floats) -> Floats:
-        return ((mixtures - self.centre) / self.scale) @ self.slope + self.mean
-
-
-def _fit(kind: str, penalty: float, rounds: int, x: Floats, y: Floats) -> Regressor:
-    return fit_trees(x, y, rounds) if kind == "lightgbm" else Ridge(x, y, penalty)
+def _fit(kind: str, penalty: float, rounds: int, x: Floats, y: Floats) -> Predictor:
+    return fit_trees(x, y, rounds) if kind == "lightgbm" else Linear(x, y, penalty=penalty, scaled=True)
 
 
 class Model:
-    """The change of f̂ over one stage. `errors`: mean squared error with whole runs left out, by kind."""
+    """The change of f̂ a step in a stage. `lengths` [stages]: steps of each; `errors`: mean squared error with whole runs left out, by kind."""
 
     def __init__(self, runs: Sequence[History], stages: int = STAGES, kind: Kind = "auto", rounds: int = 300) -> None:
         """Runs of one length, domains and base. Raises BadInput where they are fewer than 8, shorter than the stages, or of several lengths;
@@ -93,8 +82,8 @@ class Model:
         if kind not in ("auto", "lightgbm", "ridge"):
             raise BadInput(f"--regression {kind}: expected auto, lightgbm or ridge")
         self.stages, self.steps = stages, length
-        self.width = max(round(length / stages), 1)
-        x, y, group = windows(runs, self.width)
+        self.lengths = lengths_of(length, stages)
+        x, y, group = windows(runs, sorted(set(self.lengths.tolist())))
         tried = [("ridge", p) for p in PENALTIES] if kind != "lightgbm" else []
         tried += [("lightgbm", 0.0)] if kind != "ridge" else []
         self.errors = {one: self._left_out(one[0], one[1], rounds, x, y, group) for one in tried}
@@ -110,36 +99,33 @@ class Model:
             total += float(((fitted.predict(x[out]) - y[out]) ** 2).sum())
         return total / y.size
 
-    def roll(self, gain: Floats, done: float, schedules: Floats) -> Floats:
-        """f̂ [D] and share done now, schedules [n, S, D] -> f̂ at the end [n, D]. A last stage that is cut short by the run's end counts in
-        proportion."""
-        now = np.repeat(gain[None], len(schedules), axis=0)
-        step = self.width / self.steps
-        for s in range(schedules.shape[1]):
-            at = done + s * step
-            part = min(1.0, (1 - at) / step)
-            change = self._fitted.predict(features(schedules[:, s], now, np.full(len(now), at)))
-            now = now + part * change
+    def roll(self, gain: Floats, done: float, schedules: Floats, lengths: Floats) -> Floats:
+        """f̂ [D] and share of the run done now, schedules [n, S, D] of stages of lengths [S], in the model's steps -> f̂ at their end [n, D]."""
+        now, at = np.repeat(gain[None], len(schedules), axis=0), done
+        for s, length in enumerate(lengths):
+            now = now + length * self._fitted.predict(features(schedules[:, s], now, np.full(len(now), at)))
+            at += length / self.steps
         return now
 
 
 def draw_schedules(
-    source: NDArray[np.bool_], prior: Weights, stages: int, n: int, left: float, rng: np.random.Generator
+    source: NDArray[np.bool_], prior: Weights, lengths: Floats, n: int, left: float, rng: np.random.Generator
 ) -> Floats:  # fmt: skip
-    """n schedules [n, S, D] whose source shares sum to at most `left` (in stages) over the stages.
+    """n schedules [n, S, D] of stages of lengths [S] steps, with at most `left` steps' worth of source text in all.
 
     The source's path: a ramp between two shares, a step at a random stage, or a random total spread by a random Dirichlet, in equal parts;
-    scaled down where it sums to more than is left. The split within each role: Dirichlet with strengths from 1 to 100 around the prior's,
+    scaled down where it uses more than is left. The split within each role: Dirichlet with strengths from 1 to 100 around the prior's,
     even for a quarter; anew for every stage for half of the rest.
     """
+    stages, whole = len(lengths), float(np.sum(lengths))
     kinds = rng.integers(0, 3, n)
     first, last = rng.random((2, n, 1))
     at = np.linspace(0, 1, stages)[None] if stages > 1 else np.full((1, 1), 0.5)
     ramp = first + (last - first) * at
     step = np.where(np.arange(stages)[None] < rng.integers(0, stages + 1, (n, 1)), first, last)
-    spread = rng.dirichlet(np.ones(stages), n) * rng.random((n, 1)) * min(left, stages)
+    spread = rng.dirichlet(np.ones(stages), n) * rng.random((n, 1)) * min(left, whole) / lengths
     path = np.minimum(np.choose(kinds[:, None], [ramp, step, spread]), 1.0)
-    total = path.sum(axis=1, keepdims=True)
+    total = (path * lengths).sum(axis=1, keepdims=True)
     path = path * np.minimum(1.0, left / np.maximum(total, 1e-12))
     found = np.zeros((n, stages, len(source)))
     for role, share in ((source, path), (~source, 1 - path)):
@@ -165,16 +151,17 @@ def _splits(within: Weights, n: int, stages: int, rng: np.random.Generator) -> F
 
 def plan(
     model: Model, objective: Objective, base: Floats, source: NDArray[np.bool_], prior: Weights, budget_left: float, *,
-    gain: Floats | None = None, done: float = 0.0, schedules: int = SCHEDULES, best: int = BEST, seed: int = 0,
+    gain: Floats | None = None, lengths: Floats | None = None, schedules: int = SCHEDULES, best: int = BEST, seed: int = 0,
 ) -> tuple[Floats, float]:  # fmt: skip
-    """The best stages [S, D] from here to the end and the objective predicted for them. gain [D]: f̂ now (0 by default); budget_left: source
-    text that may still be used, in steps of the run."""
+    """The best stages [S, D] from here to the end and the objective predicted for them. gain [D]: f̂ now (0 by default); lengths [S]: of the
+    stages left (all by default), and budget_left: source text that may still be used, both in the model's steps."""
     now = np.zeros(len(base)) if gain is None else gain
-    left = max(int(np.ceil((1 - done) * model.steps / model.width - 1e-9)), 1)
-    drawn = draw_schedules(source, prior, left, schedules, budget_left / model.width, np.random.default_rng(seed))
-    values = objective.value(base * (1 - model.roll(now, done, drawn)))
+    left = np.asarray(model.lengths if lengths is None else lengths, dtype=np.float64)
+    done = 1 - float(left.sum()) / model.steps
+    drawn = draw_schedules(source, prior, left, schedules, budget_left, np.random.default_rng(seed))
+    values = objective.value(base * (1 - model.roll(now, done, drawn, left)))
     mean = drawn[np.argsort(-values, kind="stable")[:best]].mean(axis=0)
-    return mean, float(objective.value(base * (1 - model.roll(now, done, mean[None])))[0])
+    return mean, float(objective.value(base * (1 - model.roll(now, done, mean[None], left)))[0])
 
 
 class OnlinePolicy:
@@ -197,16 +184,17 @@ class OnlinePolicy:
         self._planned: tuple[bytes, Weights] | None = None
 
     def decide(self, history: History) -> Decision:
-        stage = len(history) * self.model.stages // history.budget.steps
-        begun = -(-stage * history.budget.steps // self.model.stages)  # the first step of this stage
-        before = history.upto(begun)
+        steps = history.budget.steps
+        lengths = lengths_of(steps, min(self.model.stages, steps))
+        stage = int(np.searchsorted(np.cumsum(lengths), len(history), side="right"))
+        before = history.upto(int(lengths[:stage].sum()))
         key = before.weights.tobytes() + before.losses.tobytes() + history.base.tobytes()
         if self._planned is None or self._planned[0] != key:
             # The model's steps and the run's may differ in number: shares of the run are what they have in common.
-            left = before.source_left * self.model.steps / history.budget.steps
+            scale = self.model.steps / steps
             stages, _ = plan(
-                self.model, self.objective, history.base, history.source, self.prior, left, gain=before.gains[-1],
-                done=begun / history.budget.steps, schedules=self.schedules, best=self.best, seed=self.seed,
+                self.model, self.objective, history.base, history.source, self.prior, before.source_left * scale, gain=before.gains[-1],
+                lengths=np.asarray(lengths[stage:] * scale, dtype=np.float64), schedules=self.schedules, best=self.best, seed=self.seed,
             )  # fmt: skip
             self._planned = key, stages[0]
         return Decision(with_source_share(self._planned[1], history.source, min(history.source_left, 1.0)))
@@ -223,12 +211,11 @@ def from_runs(
     one = runs[0]
     share = min(one.budget.source_share, 1.0) * model.steps
     rows, value = plan(model, objective, one.base, one.source, prior, share, schedules=schedules, best=best, seed=seed)
-    lengths = [len(part) for part in np.array_split(np.arange(model.steps), len(rows))]
     more = {
         "objective": objective.name,
         "predicted": value,
         "runs": len(runs),
-        "stages": stages,
+        "stages": len(rows),
         "regression": model.kind,
     }
     live = None
@@ -239,7 +226,7 @@ def from_runs(
     return Found(
         "regmix-d-online" if online else "regmix-d",
         one.names,
-        schedule=np.repeat(rows, lengths, axis=0),
+        schedule=np.repeat(rows, model.lengths, axis=0),
         more=more,
         live=live,
     )

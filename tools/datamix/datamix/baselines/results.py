@@ -5,7 +5,6 @@ Where it sits: used by the methods of this package for their answers and by its 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import time
@@ -24,6 +23,7 @@ from datamix.baselines.static import SchedulePolicy, StaticPolicy
 from datamix.history import Floats, Policy
 from datamix.mixture import Weights, to_names
 from tenfold_shared import BadInput
+from tenfold_shared.cli import sha256_of
 from tenfold_shared.jsonl import Lock, difference, write_atomic
 
 Record = dict[str, Any]
@@ -81,11 +81,6 @@ class Found:
         )
 
 
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def deliver(
     work: Callable[[], Found], tokens: int, output: str | None, *, options: Record, inputs: list[Path], seed: int, overwrite: bool, as_json: bool
 ) -> int:  # fmt: skip
@@ -103,7 +98,7 @@ def deliver(
         "tool": "datamix",
         "verb": "baseline",
         "options": options,
-        "inputs": [{"path": str(p), "sha256": sha256_of(p)} for p in inputs],
+        "inputs": [{"path": str(p), "sha256": sha256_of(str(p))} for p in inputs],
     }
     beside = path.with_name(path.name + ".manifest.json")
     lock = Lock(path.with_name(f".{path.name}.lock"), path)

@@ -44,7 +44,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mu: float = 0.05
     factor: float = 0.625
     lp_steps: int = 4
-    lp_rounds: int = 4
+    lp_rounds: int | None = None
+    aioli_rounds: int = 4
     ema: float | None = None
     alpha: float | None = None
     kl: float = 0.1
@@ -81,7 +82,8 @@ OPTIONS: dict[str, str] = {
     "mu": "step 1/mu of the weights, default 0.05 (doge)",
     "factor": "weight of the one domain in a smoothed one-hot, default 0.625 (aioli)",
     "lp_steps": "updates on each smoothed one-hot, default 4 (aioli)",
-    "lp_rounds": "rounds of a run, default 4 (aioli)",
+    "lp_rounds": "sweeps over the domains in a round's LearnParams; default as many as the tokens allow (aioli)",
+    "aioli_rounds": "rounds of a run, each with a mixture of its own, default 4 (aioli)",
     "ema": "moving average of the matrix over rounds; default none (aioli)",
     "alpha": "moving average of rewards; default sums (odm)",
     "kl": "weight of the divergence from the prior, default 0.1 (olmix)",
@@ -99,7 +101,7 @@ USES: dict[str, tuple[str, ...]] = {
     "olmix": (*_ENGINE, "proxy_tokens", "objective", "test", "task", "prior", "kl", "repetition"),
     "doremi": (*_ENGINE, "proxy_tokens", "eta", "smoothing"),
     "doge": (*_ENGINE, "proxy_tokens", "objective", "mu", "smoothing"),
-    "aioli": (*_ENGINE, "proxy_tokens", "objective", "eta", "factor", "lp_steps", "lp_rounds", "ema"),
+    "aioli": (*_ENGINE, "proxy_tokens", "objective", "eta", "factor", "lp_steps", "lp_rounds", "aioli_rounds", "ema"),
     "odm": (*_ENGINE, "objective", "alpha"),
     "loss-softmax": (*_ENGINE, "objective", "mixing_temperature"),
 }  # fmt: skip
@@ -133,6 +135,7 @@ def settings_of(name: str, options: dict[str, Any]) -> Settings:
         "stages",
         "lp_steps",
         "lp_rounds",
+        "aioli_rounds",
     ):
         value = getattr(found, key)
         if value is not None and value < 1:

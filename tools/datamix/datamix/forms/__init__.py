@@ -11,24 +11,22 @@ Neighbouring steps with equal weights are one stage. Weights are shares of token
 
 from __future__ import annotations
 
-import sys
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 import datamix
-from datamix import schedule, swarms
+from datamix import schedule
 from datamix.corpus import Corpus
+from datamix.folder import Folder
 from datamix.forms import doremi, hf, llm_foundry, megatron, nanotron, olmix, olmo_core, regmix, torchtitan
 from datamix.forms.common import Form, How, Read
 from datamix.forms.tables import import_tables
 from datamix.schedule import Line, Stage
 from tenfold_shared import BadInput
 from tenfold_shared.cli import sha256_of
-from tenfold_shared.jsonl import Output, Source, read_text, redact, write_atomic
+from tenfold_shared.jsonl import Output, Source, read_text, write_atomic
 
 __all__ = ["FORMS", "Form", "export", "import_mixture", "import_tables"]
 
@@ -72,7 +70,7 @@ def export(
     if stages or (len(found) > 1 and form.stages == "folder"):
         if output in (None, "-"):
             raise BadInput(f"-o: {len(found)} stages are a folder of files; give it a name, or --average")
-        return _write_folder(Path(str(output)), form, found, how, told, schedule_path, overwrite)
+        return _write_folder(str(output), form, found, how, told, schedule_path, overwrite)
     if len(found) > 1 and form.stages == "none":
         raise BadInput(f"{schedule_path}: {len(found)} stages, and {to} holds one mixture; add --average, or --stages for a file each")  # fmt: skip
     text = form.write(found, how)
@@ -148,33 +146,19 @@ def _match(stages: list[Stage], corpus: Corpus, where: str) -> None:
 
 
 def _write_folder(
-    folder: Path, form: Form, stages: list[Stage], how: How, options: dict[str, Any], path: str, overwrite: bool
+    folder: str, form: Form, stages: list[Stage], how: How, options: dict[str, Any], path: str, overwrite: bool
 ) -> int:
-    started, clock = datetime.now(UTC), time.monotonic()
     inputs = [] if path == "-" else [{"path": path, "sha256": sha256_of(path)}]
-    identity: dict[str, Any] = {"tool": "datamix", "verb": "export", "options": options, "inputs": inputs}
-    if swarms.settled(folder, identity, overwrite):
-        return 0
-    texts = [
-        form.write([stage], how) for stage in stages
-    ]  # all before the first file: a name that does not fit leaves nothing
-    folder.mkdir(exist_ok=True)
-    (folder / swarms.MANIFEST).unlink(missing_ok=True)
-    if overwrite:
-        for old in folder.glob("stage-*"):
-            old.unlink()
-    listed = []
-    for number, (stage, text) in enumerate(zip(stages, texts, strict=True), 1):
-        file = f"stage-{number:04}{form.suffix}"
-        write_atomic(folder / file, text.encode())
-        listed.append({"file": file, "first_step": stage.first_step, "steps": stage.steps, "start": stage.start, "tokens": stage.tokens})  # fmt: skip
-    write_atomic(folder / INDEX, _pretty({"schema": INDEX_SCHEMA, "form": form.name, "stages": listed}))
-    manifest = {
-        "schema": "manifest/1", **identity, "version": datamix.__version__, "argv": [redact(word) for word in sys.argv], "seed": None,
-        "counts": {"stages": len(stages), "domains": len(stages[0].weights)}, "status": "done",
-        "started": started.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - clock, 3),
-    }  # fmt: skip
-    write_atomic(folder / swarms.MANIFEST, _pretty(manifest))
+    with Folder(folder, "export", options, inputs, seed=None, overwrite=overwrite) as out:
+        if out.finished is not None:
+            return 0
+        listed = []
+        for number, stage in enumerate(stages, 1):
+            file = f"stage-{number:04}{form.suffix}"
+            write_atomic(out.path / file, form.write([stage], how).encode())
+            listed.append({"file": file, "first_step": stage.first_step, "steps": stage.steps, "start": stage.start, "tokens": stage.tokens})  # fmt: skip
+        write_atomic(out.path / INDEX, schedule.pretty({"schema": INDEX_SCHEMA, "form": form.name, "stages": listed}))
+        out.publish({"stages": len(stages), "domains": len(stages[0].weights)})
     return 0
 
 
@@ -211,7 +195,3 @@ def _read_folder(folder: Path, form: Form, how: How) -> list[Read]:
         (stage,) = form.read(read_text(file), file, how)[:1] or [Read({})]
         found.append(Read(stage.weights, listed.tokens))
     return found
-
-
-def _pretty(value: dict[str, Any]) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"

@@ -10,22 +10,19 @@ import csv
 import io
 import math
 import sys
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-import datamix
 from datamix import swarms
 from datamix.corpus import check_domains
+from datamix.folder import Folder
 from datamix.history import Budget, Floats, Step, Trajectory
 from datamix.schedule import ROUNDED
 from tenfold_shared import BadInput
 from tenfold_shared.cli import sha256_of
-from tenfold_shared.jsonl import read_text, redact
+from tenfold_shared.jsonl import read_text
 
 OFF_BY = 0.02  # the public tables were rounded to three digits, so that 17 of them can be off by .0085
 KEYS = {"regmix": ("index", ""), "olmix": ("run", "run_id", "index")}  # pandas writes a nameless index as ""
@@ -150,16 +147,22 @@ def import_tables(
 ) -> int:
     """`datamix import regmix --mixture CSV --loss CSV -o SWARM`, `import olmix --ratios CSV --metrics CSV -o SWARM`. Returns the exit
     code: 0, and a run whose losses are no numbers is kept as failed and told. Raises BadInput."""
-    started, clock = datetime.now(UTC), time.monotonic()
-    folder = Path(output)
-    identity = {
-        "tool": "datamix",
-        "verb": "import",
-        "options": {"form": form, "targets": list(targets)},
-        "inputs": [{"path": path, "sha256": sha256_of(path)} for path in (mixture, loss)],
-    }
-    if swarms.settled(folder, identity, overwrite):
-        return 0
+    inputs = [{"path": path, "sha256": sha256_of(path)} for path in (mixture, loss)]
+    with Folder(
+        output, "import", {"form": form, "targets": list(targets)}, inputs, seed=None, overwrite=overwrite
+    ) as out:
+        if out.finished is None:
+            runs, described = read_runs(form, mixture, loss, targets)
+            failed = sum(one.status == "failed" for one in runs)
+            if failed:
+                print(f"datamix: {loss}: {failed} runs have a loss that is no number; kept as failed", file=sys.stderr)
+            swarms.write(out.path, runs, described)
+            out.publish({"runs": len(runs), "failed": failed})
+    return 0
+
+
+def read_runs(form: str, mixture: str, loss: str, targets: Sequence[str]) -> tuple[list[Trajectory], dict[str, Any]]:
+    """The runs of two tables, and what swarm.json says of them. Raises BadInput."""
     mixtures, losses = read_table(mixture, form), read_table(loss, form)
     if mixtures.key != losses.key and "index" in (mixtures.key, losses.key):
         raise BadInput(f"{losses.path}: runs are named by {losses.key}, in {mixtures.path} by {mixtures.key}; expected the same column")  # fmt: skip
@@ -196,13 +199,4 @@ def import_tables(
                 error=None if ok else f"no number: {', '.join(lost)}",
             )
         )  # fmt: skip
-    failed = int((~good).sum())
-    if failed:
-        print(f"datamix: {losses.path}: {failed} runs have a loss that is no number; kept as failed", file=sys.stderr)
-    manifest = {
-        **identity, "version": datamix.__version__, "argv": [redact(word) for word in sys.argv], "seed": None,
-        "counts": {"runs": len(runs), "failed": failed}, "status": "done",
-        "started": started.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - clock, 3),
-    }  # fmt: skip
-    swarms.write(folder, runs, {"kind": "imported", "form": form, "metrics": metrics, "domains": names}, manifest)
-    return 0
+    return runs, {"kind": "imported", "form": form, "metrics": metrics, "domains": names}

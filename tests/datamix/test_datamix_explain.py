@@ -508,6 +508,19 @@ def test_another_corpus_takes_the_swarms_budget_and_bases_of_its_own(home, tmp_p
     assert len(found["weights"]) == BUDGET.steps
 
 
+def test_tasks_are_the_first_of_the_swarm_as_the_help_says(home):
+    from click.testing import CliRunner
+
+    from datamix import cli
+
+    every = swarm.read_plan(home / "swarm").tasks
+    for asked, want in ((1, every[:1]), (0, every)):
+        settings = msgspec.structs.replace(SETTINGS, tasks=asked)
+        assert explain.plan_of(str(home / "agent"), None, str(home / "swarm"), settings).tasks == want
+    helped = " ".join(CliRunner().invoke(cli.main, ["explain", "--help"]).output.split())
+    assert "The first so many tasks of the swarm, 0 all of them" in helped
+
+
 def test_without_swarm_and_corpus_it_says_what_it_wants(home, tmp_path, capsys):
     shutil.copytree(home / "agent", tmp_path / "moved")
     (tmp_path / "moved" / "manifest.json").unlink()
@@ -583,6 +596,7 @@ def comparison_in(folder):
         Settings(BUDGET, {}, seeds=3, members=2, controls=["no_feedback"]),
         tasks,
         {"mine": "agent"},
+        [],
         None,
         None,
         {},

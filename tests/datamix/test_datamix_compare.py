@@ -274,7 +274,7 @@ def found_with(low, high, **controls):
             {**found_with(0, 0, reward_shuffle=(-2, -1), no_feedback=(None, None)), "best_rival": None},
             [
                 "agents trained without true rewards do better than it: the agent has not been shown to learn from rewards",
-                "too few agents to say what feedback are worth (two or more of each are needed)",
+                "too few agents to say what true feedback adds (two or more of each are needed)",
             ],
         ),
         ({**found_with(0, 0), "methods": {"agent": {"score": None}}}, ["no run of agent finished: nothing can be said of it"]),

@@ -594,7 +594,7 @@ def verdict(found: Record) -> str:
             continue
         low, high = control["diff"]["low"], control["diff"]["high"]
         if low is None:
-            said.append(f"too few agents to say what {lacks} are worth (two or more of each are needed)")
+            said.append(f"too few agents to say what true {lacks} adds (two or more of each are needed)")
         elif low > 0:
             said.append(f"agents trained without true {lacks} do worse")
         else:

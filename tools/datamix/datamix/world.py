@@ -232,7 +232,7 @@ class Imagined(msgspec.Struct):
             "size": self.size, "base": fed * self.base / 4, "loss": fed * self.base * (1 - self.gain / POINTS) / 4, "gain": fed * self.gain * 10 / POINTS,
             "gain_change": fed * self.change * 100 / POINTS, "progress": ones * (self.step / self.steps)[:, None],
             "source_left": ones * (limited * left / allowed.clamp(min=1e-9) + 1 - limited),
-            "source_rate": ones * (limited * (left / remaining).clamp(max=1) + 1 - limited), "domains": ones * d.log() / 3,
+            "source_rate": ones * (limited * (left / remaining).clamp(max=1) + 1 - limited) * (self.step < self.steps)[:, None], "domains": ones * d.log() / 3,
         }  # fmt: skip
         return torch.stack([of[name] for name in features.NAMES], -1) * self.mask[..., None]
 

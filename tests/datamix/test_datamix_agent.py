@@ -171,6 +171,12 @@ def test_gate_and_forms():
     lean = simplex.limits_of(src, mask, torch.tensor(0.2), left, steps, "lean")
     none = simplex.limits_of(src, mask, torch.tensor(1.0), left, steps, "lean")
     assert (float(free.cap), float(lean.cap), float(none.cap)) == (1.0, pytest.approx(0.3), 1.0)
+    paced = [simplex.limits_of(src, mask, torch.tensor(share), left, steps, "paced") for share in (0.2, 0.1, 1.0)]
+    assert [float(one.cap) for one in paced] == [
+        pytest.approx(0.3),
+        pytest.approx(0.25),
+        1.0,
+    ]  # 2.5 times the rate binds second
     even = Outputs(torch.zeros(d), torch.tensor(0.0), torch.tensor(0.0))
     np.testing.assert_allclose(simplex.mixture_of(even, lean, 0.0), [0.075, 0.075, 0.85], atol=1e-6)
     np.testing.assert_allclose(simplex.mixture_of(even, free, 0.0), [0.25, 0.25, 0.5], atol=1e-6)

@@ -114,7 +114,7 @@ class Claims:
         found = {f"model-{i}": ["--seed", str(i)] for i in range(self.agents)}
         found |= {
             "learned": ["--split", "learned"],
-            "free": ["--form", "free"],
+            "lean": ["--form", "lean"],
             "cql": ["--algo", "cql"],
             "sft": ["--algo", "sft"],
         }
@@ -291,7 +291,7 @@ class Claims:
                 "control": control, "seeds": seeds, "supported": supported, **common,
             })  # fmt: skip
 
-        for name in ("proportional", "best-fixed", "regmix", "regmix-d", "hand", "cql", "sft", "learned", "free"):
+        for name in ("proportional", "best-fixed", "regmix", "regmix-d", "hand", "cql", "sft", "learned", "lean"):
             key = name if name in main["methods"] else f"agent-{name}"
             if key in main["methods"]:
                 x = main["methods"][key]

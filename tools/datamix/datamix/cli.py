@@ -249,7 +249,7 @@ def swarm_collect(folder: str, as_json: bool, quiet: bool) -> int:
 @click.argument("folder", metavar="SWARM", type=click.Path())
 @click.option("--arch", type=click.Choice(["set", "decoder"]), default="set", show_default=True, help="set reads any number of domains; decoder, the paper's, those of the swarm.")  # fmt: skip
 @click.option("--algo", type=click.Choice(["model", "cql", "sft"]), default="model", show_default=True, help="Practice in learnt models; the paper's conservative Q-learning; behaviour cloning alone.")  # fmt: skip
-@click.option("--form", type=click.Choice(["lean", "free"]), default="lean", show_default=True, help="Source budget a step may use: its share of what is left, or all that is left.")  # fmt: skip
+@click.option("--form", type=click.Choice(["paced", "lean", "free"]), help="Source budget a step may use: paced, at most 2.5 times its rate, and like lean no more than what is left for each remaining step; free, all that is left.  [paced; lean for cql and sft]")  # fmt: skip
 @click.option("--split", type=click.Choice(["even", "learned"]), help="How domains of a role share its text (model).  [even]")  # fmt: skip
 @click.option("--train-steps", type=click.IntRange(min=1), help="Steps of learning.  [300]")
 @click.option("--members", type=click.IntRange(min=2), help="Models of the ensemble (model).  [5]")

@@ -9,7 +9,8 @@ Where it is, y's source part m = Σ_S y is a share of what is allowed, a = squee
     a_S = cap · y_S,   a_T = y_T · (1 - cap·m) / (1 - m)
 
 a bijection between the simplex and the mixtures whose source share is at most cap; cap = 1 is the identity. cap of a step is min(1, source
-tokens left, in steps' worth) in form `free`, and min(1, left / steps left) in form `lean`, which cannot run dry before the end. Densities
+tokens left, in steps' worth) in form `free`; min(1, left / steps left) in form `lean`, which cannot run dry before the end; and that, but at
+most PACE times the budget's share of a run, in form `paced`, which cannot save all of it for a last few steps, of which swarms know little. Densities
 are over y, so that Dirichlet(1) is uniform with log-density ln Γ(D), whatever the limit.
 """
 
@@ -25,7 +26,8 @@ from torch import Tensor
 from datamix.history import History
 from datamix.mixture import Weights, capped, with_source_share
 
-Form = Literal["free", "lean"]
+Form = Literal["paced", "lean", "free"]
+PACE = 2.5  # times the source budget's rate that a `paced` step may use
 Density = Literal["dirichlet", "logistic-normal"]
 FLOOR = 1e-4  # no domain's share of y is less
 LEAST = 1e-7  # samples are kept this far inside the simplex, where logarithms are finite
@@ -55,7 +57,9 @@ def limits_of(
 ) -> Limits:
     """source, mask [..., D]; source_share of the run, source tokens left in steps' worth and steps left, each [...]."""
     limited = source_share < 1
-    allowed = left / steps_left.clamp(min=1) if form == "lean" else left
+    allowed = left if form == "free" else left / steps_left.clamp(min=1)
+    if form == "paced":
+        allowed = torch.minimum(allowed, PACE * source_share)
     return Limits(source, mask, torch.where(limited, allowed.clamp(0, 1), torch.ones_like(allowed)), limited)
 
 

@@ -34,7 +34,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     arch: str = "set"
     algo: str = "model"
-    form: Form = "lean"
+    form: Form | None = None
     split: str | None = None
     feedback: bool = True
     shuffle: bool = False
@@ -64,7 +64,9 @@ def _made(runs: list[Trajectory], how: Settings, progress: Progress | None) -> t
             raise BadInput(
                 f"--arch {how.arch}: --algo model has a set network of its own; use --algo cql or sft for a {how.arch}"
             )
-        settings = world.Settings(form=how.form, feedback=how.feedback)
+        settings = world.Settings(feedback=how.feedback)
+        if how.form is not None:
+            settings = msgspec.structs.replace(settings, form=how.form)
         if how.split is not None:
             settings = msgspec.structs.replace(settings, split=how.split)
         if how.members is not None:
@@ -80,7 +82,7 @@ def _made(runs: list[Trajectory], how: Settings, progress: Progress | None) -> t
         raise BadInput("--alpha: is of --algo cql")
     from datamix import cql, sft
 
-    cloning = sft.Settings(form=how.form, feedback=how.feedback)
+    cloning = sft.Settings(form=how.form or "lean", feedback=how.feedback)
     if how.algo == "sft":
         if how.steps is not None:
             cloning = dataclasses.replace(cloning, steps=how.steps)

@@ -59,7 +59,7 @@ class Settings(msgspec.Struct, frozen=True):
     rollouts: int = 64
     caution: float = 0.5
     shrink: float = 0.0
-    form: Form = "lean"
+    form: Form = "paced"
     split: str = "even"
     feedback: bool = True
 

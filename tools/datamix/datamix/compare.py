@@ -214,7 +214,8 @@ def policy_of(root: Path, plan: Plan, method: str, found: Record | None) -> Poli
         from datamix import world
 
         return world.null(
-            world.Settings(form=plan.recipe.get("form") or "paced", split=plan.recipe.get("split") or "even"), int(number)
+            world.Settings(form=plan.recipe.get("form") or "paced", split=plan.recipe.get("split") or "even"),
+            int(number),
         )
     if method == "hand":
         return HandSchedule()

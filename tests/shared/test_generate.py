@@ -558,7 +558,7 @@ FAULTS = {
     "text of another kind": chat([{"type": "text", "text": "hello"}]),
     "dropped": Reply(drop=True),
     "bad gzip": Reply(200, b"this is no gzip", {"Content-Encoding": "gzip"}),
-    "stall": chat("late", delay=1.0),
+    "stall": chat("late", delay=2.5),
 }
 
 
@@ -566,7 +566,7 @@ FAULTS = {
 def test_a_fault_that_may_pass_is_tried_again_exactly_once_each(fault, caplog):
     caplog.set_level(logging.INFO, "tenfold_shared")
     with ScriptedServer(FAULTS[fault], FAULTS[fault], chat("fine")) as server:
-        client = Client(server.url, timeout=0.3 if fault == "stall" else 10.0)
+        client = Client(server.url, timeout=1.0 if fault == "stall" else 10.0)
         (got,) = client.get()
     assert (got.text, got.finish_reason, got.prompt_tokens, got.completion_tokens) == ("fine", "stop", 7, 3)
     assert len(server.requests) == 3 and len(client.waits) == 2
@@ -580,7 +580,7 @@ def test_a_fault_that_stays_is_an_error_of_its_request_alone(fault):
         return FAULTS[fault] if body["messages"][0]["content"] == "bad" else chat("fine")
 
     with ScriptedServer(answer) as server:
-        client = Client(server.url, max_retries=2, timeout=0.3 if fault == "stall" else 10.0)
+        client = Client(server.url, max_retries=2, timeout=1.0 if fault == "stall" else 10.0)
         got = by_key(client.get(ask(0), ask(1, "bad"), ask(2)))
     assert got["k0"].text == got["k2"].text == "fine"
     assert got["k1"].finish_reason == "error" and got["k1"].error.endswith("(after 3 attempts)"), got["k1"]

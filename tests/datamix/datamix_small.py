@@ -1,5 +1,6 @@
 """A corpus, proxy and swarm so small that a test can make its own in a second, and what shrinks the training of agents likewise."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from datamix import swarm
 from datamix.history import Budget
 from datamix.proxy import ProxyConfig
 
+BIN = Path(sys.executable).parent / "datamix"
 SIZES = {"alpha": 4000, "beta": 3000, "gamma": 5000, "delta": 4000}  # delta is the target
 PROXY = ProxyConfig(width=16, layers=1, heads=2, context=16, batch=4, warmup=2, base_updates=20)
 BUDGET = Budget(tokens=192, steps=6, source_share=0.3)  # three updates a step

@@ -13,14 +13,14 @@ import click
 import numpy as np
 import pytest
 from datamix_corpus import text_of
-from datamix_small import quick
+from datamix_small import BIN, quick
 
 from datamix import swarms
 from datamix.cli import main
 
 
 def command(*words, **more):
-    return subprocess.run(["datamix", *map(str, words)], capture_output=True, text=True, timeout=180, **more)
+    return subprocess.run([str(BIN), *map(str, words)], capture_output=True, text=True, timeout=180, **more)
 
 
 def here(*words):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from datamix_corpus import make_corpus
-from datamix_small import BUDGET, PROXY, SIZES, proxy_file, run, settings
+from datamix_small import BIN, BUDGET, PROXY, SIZES, proxy_file, run, settings
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -274,7 +274,7 @@ def test_a_torn_state_is_not_trusted(small, tmp_path):
 
 def command(small, folder, *more):
     return [
-        "datamix", "swarm", str(small.corpus), "--trajectories", str(RUNS), "--tasks", "2", "--task-sources", "2", "--task-targets", "1",
+        str(BIN), "swarm", str(small.corpus), "--trajectories", str(RUNS), "--tasks", "2", "--task-sources", "2", "--task-targets", "1",
         "--steps", "6", "--budget-bytes", "1152", "--source-budget", "0.3", "--feedback-tokens", "256", "--proxy", str(small.proxy), "-q", "-o", str(folder), *more,
     ]  # fmt: skip
 

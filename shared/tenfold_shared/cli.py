@@ -11,6 +11,7 @@ import errno
 import hashlib
 import importlib.metadata
 import importlib.util
+import itertools
 import logging
 import math
 import os
@@ -231,22 +232,39 @@ def _load_config(ctx: click.Context, param: click.Parameter, value: str | None) 
         raise BadInput(f"{value}: not TOML: {error}") from None
     except OSError as error:
         raise BadInput(f"{value}: cannot be read: {error.strerror}") from None
-    flat = {name: setting for name, setting in table.items() if not isinstance(setting, dict)}
-    verbs = getattr(ctx.parent.command, "commands", {}) if ctx.parent is not None else {}
-    for name, setting in table.items():
-        if isinstance(setting, dict) and verbs and name not in verbs:
-            raise BadInput(f"{value}: [{name}]: no such verb; expected a table named after one of {', '.join(verbs)}")
-    own = table.get(ctx.info_name or "", {})
+    contexts = [ctx]
+    while contexts[0].parent is not None:
+        contexts.insert(0, contexts[0].parent)
+    told = {name: ("", setting) for name, setting in table.items() if not isinstance(setting, dict)}
+    words: list[str] = []
+    for above, one in itertools.pairwise(
+        contexts
+    ):  # tool and verb, or tool, group and verb: [group], then [group.verb]
+        verbs = getattr(above.command, "commands", {})
+        for name, setting in table.items():
+            if isinstance(setting, dict) and name not in verbs:
+                where = ".".join([*words, name])
+                raise BadInput(
+                    f"{value}: [{where}]: no such verb; expected a table named after one of {', '.join(verbs)}"
+                )
+        words.append(one.info_name or "")
+        own = table.get(words[-1], {})
+        table = own if isinstance(own, dict) else {}
+        told |= {
+            name: (f"[{'.'.join(words)}] ", setting)
+            for name, setting in table.items()
+            if one is ctx or not isinstance(setting, dict)
+        }
     options = {name for p in ctx.command.params if isinstance(p, click.Option) for name in _names(p)}
     settings = {}
-    for name, setting in {**flat, **(own if isinstance(own, dict) else {})}.items():
+    for name, (where, setting) in told.items():
         key = name.replace("-", "_")
         if key not in options:
-            if name in flat:
-                raise BadInput(
-                    f"{value}: {name}: no such option of `{ctx.command_path}`; put it in that verb's [table]"
-                )
-            raise BadInput(f"{value}: [{ctx.info_name}] {name}: no such option")
+            mine = where == f"[{'.'.join(words)}] "
+            raise BadInput(
+                f"{value}: {where}{name}: no such option"
+                + ("" if mine else f" of `{ctx.command_path}`; put it in that verb's [table]")
+            )
         for p in ctx.command.params:
             if isinstance(p, click.Option) and key in _names(p):
                 settings[p.name] = _configured(f"{value}: {name}", p, setting)

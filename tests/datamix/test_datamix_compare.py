@@ -11,7 +11,7 @@ from datamix_small import BUDGET, PROXY, quick
 from datamix_small import run as run_swarm
 from scipy import stats
 
-from datamix import compare, train
+from datamix import compare, figures, train
 from datamix.agent import Agent
 from datamix.baselines.static import StaticPolicy
 from datamix.corpus import Corpus
@@ -230,15 +230,15 @@ def test_controls_are_agents_of_their_own(whole, small):
 def test_intervals():
     x = np.random.default_rng(0).normal(2, 1, 7)
     want = stats.t.interval(0.95, 6, x.mean(), stats.sem(x))
-    found = compare.interval(x)
+    found = figures.interval(x)
     assert (found["low"], found["high"]) == pytest.approx(want) and found["n"] == 7
-    assert compare.interval([3.0]) == {"mean": 3.0, "low": None, "high": None, "n": 1}
+    assert figures.interval([3.0]) == {"mean": 3.0, "low": None, "high": None, "n": 1}
 
 
 def test_pairs_are_what_both_finished():
     mine = {("a", 0): 3.0, ("a", 1): 5.0, ("b", 0): 1.0}
     other = {("a", 0): 1.0, ("b", 0): 1.0, ("b", 1): 9.0}
-    found = compare.paired(mine, other)
+    found = figures.paired(mine, other)
     assert found["mean"] == pytest.approx(1.0) and found["n"] == 1 and found["low"] is None  # seed 0 alone: (2 + 0) / 2
     assert found["tasks"] == {"a": 2.0, "b": 0.0}
     want = stats.ttest_1samp([2.0, 0.0], 0).confidence_interval(0.95)
@@ -281,7 +281,7 @@ def found_with(low, high, **controls):
     ],
 )  # fmt: skip
 def test_verdicts(found, said):
-    assert compare.verdict(found).split("; ") == said
+    assert figures.verdict(found).split("; ") == said
 
 
 def test_people_get_a_table_and_the_verdict(whole, small, agents, capsys, monkeypatch):

@@ -587,7 +587,8 @@ def test_swarm_is_drawn(home, tmp_path):
 
 def comparison_in(folder):
     """What `datamix compare` writes, made up: two methods beside the agent, two tasks, three seeds."""
-    from datamix.compare import Plan, Settings, summary_of
+    from datamix.compare import Plan, Settings
+    from datamix.figures import summary_of
 
     tasks = [Task(f"task-{i}", ["web", "books"], ["math"], [0.5, 0.5], 0) for i in range(2)]
     plan = Plan(

@@ -117,6 +117,46 @@ def test_bad_config_is_named(tmp_path, text, message):
     assert result.exit_code == 2 and re.search(message, result.stderr)
 
 
+def in_a_group(tmp_path, text):
+    """What `demo many one --config` takes from this text, or its result."""
+    group, seen = make(lambda given: 0), {}
+
+    @group.group()
+    def many():
+        pass
+
+    @many.command()
+    @options("common", "seed", "top_p")
+    def one(**given):
+        seen.update(given)
+        return 0
+
+    (tmp_path / "c.toml").write_text(text)
+    result = CliRunner().invoke(group, ["many", "one", "--config", str(tmp_path / "c.toml")])
+    return seen if result.exit_code == 0 else result
+
+
+def test_config_of_a_verb_in_a_group(tmp_path):
+    """The tool's other verbs have their tables in the same file; a group's own table is for each verb in it."""
+    seen = in_a_group(tmp_path, "seed = 1\n[verb]\nlimit = 3\n[many]\nseed = 2\ntop-p = 0.5\n[many.one]\nseed = 3\n")
+    assert (seen["seed"], seen["top_p"]) == (3, 0.5)
+    assert in_a_group(tmp_path, "[many]\nseed = 2\n")["seed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[one]\nseed = 1", "[one]: no such verb; expected a table named after one of verb, doctor, many"),
+        ("[many.two]\nseed = 1", "[many.two]: no such verb; expected a table named after one of one"),
+        ("[many]\nlimit = 1", "[many] limit: no such option of `demo many one`; put it in that verb's [table]"),
+        ("[many.one]\nlimit = 1", "[many.one] limit: no such option\n"),
+    ],
+)
+def test_bad_config_of_a_verb_in_a_group(tmp_path, text, message):
+    result = in_a_group(tmp_path, text)
+    assert result.exit_code == 2 and message in result.stderr
+
+
 def test_config_value_of_the_wrong_type_is_refused(tmp_path):
     (tmp_path / "c.toml").write_text('seed = "many"')
     result = invoke(lambda given: 0, "--config", str(tmp_path / "c.toml"))

@@ -20,16 +20,24 @@ import platform
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from datamix.compare import paired
+from datamix.figures import paired
 
 BENCH = Path(__file__).resolve().parent
 COMMAND = "make claims-datamix"
 PAPER = "arXiv 2507.15640"
 TEXT = ("bible", "docstrings", "readmes", "licences", "topics", "settings", "tables", "fonts", "charmaps")
 CODE = ("python_code", "python_tests", "modelling", "stubs", "sympy_code", "sympy_tests", "cpp_headers", "arrow_headers", "cuda", "cython", "c_code", "tablegen", "javascript")  # fmt: skip
+TRANSFERS = {  # what an agent is taken to without retraining: in words, the corpus, options
+    "unseen": ("unseen source domains", "unseen", ("--task-roles", "kept")),
+    "shape": ("another model shape", "text", ("--proxy", "43k")),
+    "domains": ("6 + 3 domains", "text", ("--task-sources", "6", "--task-targets", "3")),
+    "code": ("code as target", "code", ("--task-roles", "kept")),
+}
+TRANSFER_RIVALS = "proportional,best-fixed,regmix,hand"
 Record = dict[str, Any]
 
 
@@ -44,19 +52,7 @@ class Claims:
         self.budget = ["--steps", "16", "--budget-bytes", "32768" if quick else "131072", "--source-budget", "0.2"]
 
     def parts(self) -> list[str]:
-        kinds = [
-            "tables",
-            "corpora",
-            "swarm",
-            "agents",
-            "main",
-            "unseen",
-            "shape",
-            "domains",
-            "code",
-            "bytes",
-            "explain",
-        ]
+        kinds = ["tables", "corpora", "swarm", "agents", "main", *TRANSFERS, "bytes", "explain"]
         return kinds if os.environ.get("TENFOLD_DATA") else kinds[1:]
 
     def at(self, name: str) -> str:
@@ -123,12 +119,12 @@ class Claims:
         return found
 
     def train(self) -> Record:
-        found = {}
-        for name, words in self.agents_().items():
-            found[name] = json.loads(
-                self.call("train-agent", self.at("swarm"), *words, "-o", self.at(f"agent-{name}"), "--json", "-q")
-            )
-        return found
+        def one(name: str) -> Record:
+            words = ["train-agent", self.at("swarm"), *self.agents_()[name], "-o", self.at(f"agent-{name}")]
+            return json.loads(self.call(*words, "--json", "-q"))
+
+        with ThreadPoolExecutor(os.cpu_count()) as several:  # each is a process of one thread
+            return dict(zip(self.agents_(), several.map(one, self.agents_()), strict=True))
 
     def compare(
         self, name: str, corpus: str, agents: list[str], methods: str, *more: str, tasks: int, controls: int = 0
@@ -176,51 +172,10 @@ class Claims:
             controls=self.agents,
         )
 
-    def unseen(self) -> Record:
-        return self.compare(
-            "unseen",
-            "unseen",
-            ["model-0", "model-1", "model-2"][: self.agents],
-            "proportional,best-fixed,regmix,hand",
-            "--task-roles",
-            "kept",
-            tasks=self.transfer_tasks,
-        )
-
-    def code(self) -> Record:
-        return self.compare(
-            "code",
-            "code",
-            ["model-0", "model-1", "model-2"][: self.agents],
-            "proportional,best-fixed,regmix,hand",
-            "--task-roles",
-            "kept",
-            tasks=self.transfer_tasks,
-        )
-
-    def shape(self) -> Record:
-        return self.compare(
-            "shape",
-            "text",
-            ["model-0", "model-1", "model-2"][: self.agents],
-            "proportional,best-fixed,regmix,hand",
-            "--proxy",
-            "43k",
-            tasks=self.transfer_tasks,
-        )
-
-    def domains(self) -> Record:
-        return self.compare(
-            "domains",
-            "text",
-            ["model-0", "model-1", "model-2"][: self.agents],
-            "proportional,best-fixed,regmix,hand",
-            "--task-sources",
-            "6",
-            "--task-targets",
-            "3",
-            tasks=self.transfer_tasks,
-        )
+    def transfer(self, name: str) -> Record:
+        _, corpus, more = TRANSFERS[name]
+        agents = ["model-0", "model-1", "model-2"][: self.agents]
+        return self.compare(name, corpus, agents, TRANSFER_RIVALS, *more, tasks=self.transfer_tasks)
 
     def bytes(self) -> Record:
         """The agent with less source text, on the main comparison's tasks: how little gives the best rival's source score."""
@@ -253,6 +208,8 @@ class Claims:
         )
 
     def part(self, name: str) -> Record:
+        if name in TRANSFERS:
+            return self.transfer(name)
         return self.train() if name == "agents" else getattr(self, name)()
 
     def call(self, *words: str) -> str:
@@ -310,14 +267,9 @@ class Claims:
             say(
                 f"the agent is above agents with {what}, each alone", x["diff"], {"each": x["each"]}, "controls of ours"
             )
-        for part, what in (
-            ("unseen", "unseen source domains"),
-            ("shape", "another model shape"),
-            ("domains", "6 + 3 domains"),
-            ("code", "code as target"),
-        ):
+        for part, (what, _, _) in TRANSFERS.items():
             told = results[part]
-            for name in ("proportional", "best-fixed", "regmix", "hand"):
+            for name in TRANSFER_RIVALS.split(","):
                 x = told["methods"][name]
                 say(
                     f"transfer to {what}: agent above {name}",
@@ -350,7 +302,7 @@ class Claims:
     def table(self, results: dict[str, Record]) -> list[Record]:
         """Every method of every comparison."""
         rows = []
-        for part in ("main", "unseen", "shape", "domains", "code"):
+        for part in ("main", *TRANSFERS):
             for name, x in results[part]["methods"].items():
                 rows.append(
                     {

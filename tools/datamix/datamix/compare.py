@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ import numpy as np
 
 from datamix import __version__
 from datamix.corpus import FILE, Corpus
+from datamix.figures import CONTROLS, show, summary_of
 from datamix.history import Budget, Decision, History, Policy
-from datamix.processes import Job, Processes
+from datamix.processes import Job, Processes, finish
 from datamix.stream import key_of
 from datamix.swarm import Task, base_of, draw_tasks, sha256_of
 from tenfold_shared import BadInput
@@ -38,7 +39,6 @@ from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
 RIVALS = ("proportional", "best-fixed", "regmix", "regmix-d", "hand")
-CONTROLS = ("reward_shuffle", "no_feedback")
 JSON = "agent.json"  # names the hash of an agent's weights
 RESERVED = ("first", "methods", "controls", "best_rival", "verdict", "counts")  # what else the result holds
 
@@ -418,8 +418,8 @@ def _work(root: Path, plan: Plan, journal: Journal, workers: int, quiet: bool) -
     count = len(made) + len(plan.tasks) * (len(rivals) + (len(rivals) + len(plain)) * settings.seeds)
     (root / "agents").mkdir(exist_ok=True)
     with Progress("compare", count, "piece", quiet) as bar, Processes(workers) as them:
-        _all(folder, [(f"base {i}", make_base, (i,)) for i in range(len(plan.tasks))], None, them, lambda: None)
-        _all(
+        finish(folder, [(f"base {i}", make_base, (i,)) for i in range(len(plan.tasks))], None, them, lambda: None)
+        finish(
             folder,
             [
                 (f"train {name}", train_control, (name.rpartition("-")[0], int(name.rpartition("-")[2])))
@@ -429,7 +429,7 @@ def _work(root: Path, plan: Plan, journal: Journal, workers: int, quiet: bool) -
             them,
             bar.update,
         )
-        _all(
+        finish(
             folder,
             [(f"rival {name} {i}", find_rival, (i, name)) for i in range(len(plan.tasks)) for name in rivals],
             journal,
@@ -441,216 +441,10 @@ def _work(root: Path, plan: Plan, journal: Journal, workers: int, quiet: bool) -
             for name in [*plain, *rivals]:
                 found = journal.get(f"rival {name} {i}") if name in rivals else None
                 runs += [(f"run {name} {i} {seed}", run_one, (i, name, seed, found)) for seed in range(settings.seeds)]
-        _all(folder, runs, journal, them, bar.update)
+        finish(folder, runs, journal, them, bar.update)
     records = [journal.get(key) for key, _, _ in runs]
     write_atomic(root / "runs.jsonl", b"".join(json.dumps(one).encode() + b"\n" for one in records))
     proxies = {
         name: sum(journal.get(f"rival {name} {i}")["proxy_tokens"] for i in range(len(plan.tasks))) for name in rivals
     }
     return summary_of(plan, records, proxies)
-
-
-def _all(
-    folder: str, jobs: Sequence[Job], journal: Journal | None, workers: Processes | int, tick: Callable[[], None]
-) -> None:
-    """Do what the journal does not have yet: each function of a job is given the folder first. A number of workers: for these jobs alone."""
-    if isinstance(workers, int):
-        with Processes(workers) as them:
-            return _all(folder, jobs, journal, them, tick)
-    left = [one for one in jobs if journal is None or one[0] not in journal]
-    for _ in range(len(jobs) - len(left)):
-        tick()
-
-    def keep(key: str, result: Any) -> None:
-        if journal is not None:
-            journal.put(key, result)
-        tick()
-
-    workers.each([(key, work, (folder, *args)) for key, work, args in left], keep)
-
-
-# ---------------------------------------------------------------- figures
-
-
-def interval(values: Any) -> Record:
-    """Mean and 95 % interval (Student's t) of independent values; no interval of one value."""
-    from scipy import stats
-
-    x = np.asarray(values, dtype=np.float64)
-    mean = float(x.mean())
-    if len(x) < 2:
-        return {"mean": mean, "low": None, "high": None, "n": len(x)}
-    half = float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
-    return {"mean": mean, "low": mean - half, "high": mean + half, "n": len(x)}
-
-
-Scores = dict[tuple[str, int], float]  # of a method, by task and seed
-
-
-def paired(mine: Scores, other: Scores) -> Record:
-    """mine - other over the (task, seed) that both finished: the mean, and its interval over seeds, each the mean over tasks (order of text), and over tasks, each the mean
-    over seeds (which domains)."""
-    both = sorted(set(mine) & set(other))
-    difference = {key: mine[key] - other[key] for key in both}
-    seeds = sorted({seed for _, seed in both})
-    tasks = sorted({task for task, _ in both})
-    over_seeds = interval([np.mean([difference[k] for k in both if k[1] == seed]) for seed in seeds])
-    over_tasks = interval([np.mean([difference[k] for k in both if k[0] == task]) for task in tasks])
-    return {
-        **over_seeds,
-        "over_tasks": over_tasks,
-        "tasks": {task: float(np.mean([difference[k] for k in both if k[0] == task])) for task in tasks},
-    }
-
-
-def summary_of(plan: Plan, records: list[Record], proxies: dict[str, int]) -> Record:
-    done = [one for one in records if one["status"] == "done"]
-    scores: dict[str, Scores] = {}
-    planned = dict.fromkeys(one["method"] for one in records)
-    for one in done:
-        scores.setdefault(one["method"], {})[one["task"], one["seed"]] = one["score"]
-    first = next(iter(plan.agents), None)
-    methods: Record = {}
-    for name in planned:
-        if name.rpartition("-")[0] in (*CONTROLS, "null"):
-            continue
-        mine = [one for one in done if one["method"] == name]
-        told = {
-            field: float(np.mean([one[field] for one in mine])) if mine else None
-            for field in ("score", "auc", "source", "target", "source_bytes")
-        }
-        methods[name] = {
-            **told,
-            "proxy_tokens": proxies.get(name, 0),
-            "failed": len(plan.tasks) * plan.settings.seeds - len(mine),
-        }
-        if first is not None and name != first and set(scores.get(first, {})) & set(scores.get(name, {})):
-            methods[name]["diff"] = paired(scores[first], scores[name])  # the agent less this method
-    found: Record = {"first": first, "methods": methods, "controls": {}}
-    if first is not None:
-        rivals = [name for name, x in methods.items() if name not in plan.agents and "diff" in x]
-        best = max(rivals, key=lambda name: methods[name]["score"]) if rivals else None
-        found["best_rival"] = best
-        for kind in [*plan.settings.controls, *(["null"] if "null" in plan.settings.methods else [])]:
-            each = {name: x for name, x in scores.items() if name.rpartition("-")[0] == kind}
-            if each and first in scores:
-                like = {name: scores[name] for name in plan.like if name in scores}
-                found["controls"][kind] = _control(like, each, scores.get("proportional"))
-        found["verdict"] = verdict(found)
-    counts = {
-        "runs": len(records),
-        "failed": len(records) - len(done),
-        "tasks": len(plan.tasks),
-        "seeds": plan.settings.seeds,
-        "proxy_tokens_a_task": plan.proxy_tokens,
-    }
-    return {**found, **methods, "counts": counts}
-
-
-def _control(true: dict[str, Scores], each: dict[str, Scores], even: Scores | None) -> Record:
-    """Agents of a control against agents that learned from the truth, one value an agent (its mean over tasks and seeds) and never an averaged policy. diff: true less
-    control, with Welch's interval; advantage: of each over proportional."""
-    mine = [float(np.mean(list(x.values()))) for x in true.values()]
-    theirs = [float(np.mean(list(x.values()))) for x in each.values()]
-    found: Record = {"score": float(np.mean(theirs)), "each": dict(zip(each, theirs, strict=True)), "true": dict(zip(true, mine, strict=True)), "diff": welch(mine, theirs)}  # fmt: skip
-    if even is not None:
-        found["advantage"] = interval([float(np.mean([x[k] - even[k] for k in x if k in even])) for x in each.values()])
-    low = found["diff"]["low"]
-    found["loses"] = bool(low is not None and low > 0)
-    return found
-
-
-def welch(mine: Sequence[float], theirs: Sequence[float]) -> Record:
-    """The difference of two means and its 95 % interval without equal variances; no interval with fewer than two values on a side."""
-    from scipy import stats
-
-    mean = float(np.mean(mine) - np.mean(theirs))
-    told: Record = {"mean": mean, "low": None, "high": None, "n": [len(mine), len(theirs)]}
-    if min(len(mine), len(theirs)) > 1 and np.var(mine) + np.var(theirs) > 0:
-        span = stats.ttest_ind(mine, theirs, equal_var=False).confidence_interval(0.95)
-        told |= {"low": float(span.low), "high": float(span.high)}
-    return told
-
-
-def verdict(found: Record) -> str:
-    """What the figures allow to be said."""
-    said = []
-    best = found["best_rival"]
-    if found["methods"][found["first"]]["score"] is None:
-        return f"no run of {found['first']} finished: nothing can be said of it"
-    if best is not None:
-        diff = found["methods"][best]["diff"]
-        low, high = diff["low"], diff["high"]
-        if low is None:
-            said.append(f"one seed: nothing can be said of {best}")
-        elif low > 0:
-            said.append(f"the agent beats the best rival, {best}")
-        elif high < 0:
-            said.append(f"the best rival, {best}, beats the agent")
-        else:
-            said.append(f"the agent and the best rival, {best}, cannot be told apart")
-    for kind, lacks in (("reward_shuffle", "rewards"), ("no_feedback", "feedback")):
-        control = found["controls"].get(kind)
-        if control is None:
-            continue
-        low, high = control["diff"]["low"], control["diff"]["high"]
-        if low is None:
-            said.append(f"too few agents to say what true {lacks} adds (two or more of each are needed)")
-        elif low > 0:
-            said.append(f"agents trained without true {lacks} do worse")
-        else:
-            how = "do better than" if high < 0 else "cannot be told apart from"
-            said.append(
-                f"agents trained without true {lacks} {how} it: the agent has not been shown to learn from {lacks}"
-            )
-    return "; ".join(said)
-
-
-def show(summary: Record) -> None:
-    from rich.table import Table
-
-    from tenfold_shared.cli import print_table
-
-    counts = summary["counts"]
-    table = Table(
-        title=f"{counts['tasks']} tasks, {counts['seeds']} seeds; points (100 × relative gain of held-out loss)"
-    )
-    for column in (
-        "method",
-        "source",
-        "target",
-        "score",
-        "auc",
-        "source kB",
-        f"{summary['first'] or ''} less it",
-        "over tasks",
-    ):
-        table.add_column(column, justify="left" if column == "method" else "right")
-
-    def span(one: Record | None) -> str:
-        if not one:
-            return ""
-        return (
-            f"{one['mean']:+.2f}"
-            if one["low"] is None
-            else f"{one['mean']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]"
-        )
-
-    finished = [(name, x) for name, x in summary["methods"].items() if x["score"] is not None]
-    for name, x in sorted(finished, key=lambda item: -item[1]["score"]):
-        diff = x.get("diff")
-        table.add_row(
-            name,
-            f"{x['source']:.2f}",
-            f"{x['target']:.2f}",
-            f"{x['score']:.2f}",
-            f"{x['auc']:.2f}",
-            f"{x['source_bytes'] / 1000:.0f}",
-            span(diff),
-            span(diff and diff["over_tasks"]),
-        )
-    for name, x in summary["controls"].items():
-        table.add_row(f"{name} (each of {len(x['each'])})", "", "", f"{x['score']:.2f}", "", "", span(x["diff"]), "")
-    print_table(table)
-    if "verdict" in summary:
-        print(summary["verdict"])

@@ -27,10 +27,10 @@ import msgspec
 import numpy as np
 
 from datamix import __version__, needs
-from datamix.compare import Job, _all
 from datamix.corpus import FILE, Corpus
 from datamix.history import Budget, Floats, History
 from datamix.mixture import entropy
+from datamix.processes import Job, finish
 from datamix.stream import key_of
 from datamix.swarm import Task, base_of, draw_tasks, read_plan
 from tenfold_shared import BadInput
@@ -262,8 +262,8 @@ def _work(root: Path, plan: Plan, journal: Journal, workers: int, quiet: bool) -
     drops = [] if how.ablation == "none" else drops
     means = pairs if how.ablation == "mean" else []
     with Progress("explain", len(pairs) + len(means) + len(drops), "run", quiet) as bar:
-        _all(folder, [(f"base {i}", make_base, (i,)) for i in range(len(plan.tasks))], None, workers, lambda: None)
-        _all(
+        finish(folder, [(f"base {i}", make_base, (i,)) for i in range(len(plan.tasks))], None, workers, lambda: None)
+        finish(
             folder,
             [(f"agent {i} {seed}", run_one, (i, seed, None, None)) for i, seed in pairs],
             journal,
@@ -289,7 +289,7 @@ def _work(root: Path, plan: Plan, journal: Journal, workers: int, quiet: bool) -
             for i, seed, d in drops
             if (i, seed) in schedules
         ]
-        _all(folder, jobs, journal, workers, bar.update)
+        finish(folder, jobs, journal, workers, bar.update)
     own = {pair: journal.get(f"agent {pair[0]} {pair[1]}") for pair in pairs}
     whole = {
         pair: journal.get(f"mean {pair[0]} {pair[1]}") if pair in means and pair in schedules else own[pair]
@@ -347,7 +347,7 @@ def ablation_of(plan: Plan, own: dict[Any, Record], whole: dict[Any, Record], wi
     rank correlation, over all pairs and within roles (both less the mean of their task and role). Gains of one task share the run with all
     domains, so that the bootstrap draws whole tasks; p permutes gains within task and role, which is what few tasks allow to say."""
     from datamix import correlation
-    from datamix.compare import interval
+    from datamix.figures import interval
 
     pairs: list[Record] = []
     for i, task in enumerate(plan.tasks):

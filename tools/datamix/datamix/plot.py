@@ -66,7 +66,7 @@ def _streams(axes: Any, weights: Floats, names: Sequence[str], roles: dict[str, 
 
 def _half(values: Sequence[float]) -> float:
     """Half of the 95 % interval of a mean; 0 for one value."""
-    from datamix.compare import interval
+    from datamix.figures import interval
 
     found = interval(values)
     return 0.0 if found["low"] is None else (found["high"] - found["low"]) / 2

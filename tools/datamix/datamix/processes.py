@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Self
 
 from tenfold_shared import Missing
+from tenfold_shared.jsonl import Journal
 
 Job = tuple[str, Callable[..., Any], tuple[Any, ...]]
 
@@ -59,6 +60,25 @@ class Processes:
             for process in running:
                 process.terminate()
         self._pool.shutdown()
+
+
+def finish(
+    folder: str, jobs: Sequence[Job], journal: Journal | None, workers: Processes | int, tick: Callable[[], None]
+) -> None:
+    """Do what the journal does not have yet: each function of a job is given the folder first. A number of workers: for these jobs alone."""
+    if isinstance(workers, int):
+        with Processes(workers) as them:
+            return finish(folder, jobs, journal, them, tick)
+    left = [one for one in jobs if journal is None or one[0] not in journal]
+    for _ in range(len(jobs) - len(left)):
+        tick()
+
+    def keep(key: str, result: Any) -> None:
+        if journal is not None:
+            journal.put(key, result)
+        tick()
+
+    workers.each([(key, work, (folder, *args)) for key, work, args in left], keep)
 
 
 def _begin() -> None:

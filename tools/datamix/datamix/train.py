@@ -130,6 +130,9 @@ def run(swarm: str, how: Settings, *, output: str | None, overwrite: bool, as_js
         raise BadInput("-o AGENT: expected a folder to write the agent to")
     if Path(swarm).is_file():
         raise BadInput(f"{swarm}: is a file; expected the folder of a swarm")
+    import torch
+
+    torch.set_num_threads(1)  # the same bytes whatever the machine, and as fast at this size
     runs = swarms.read(swarm)
     if swarms.about(swarm).get("kind") == "imported":
         raise BadInput(

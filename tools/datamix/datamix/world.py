@@ -1,10 +1,10 @@
-"""The model-based agent: learn what one step of training does to every domain, then practise schedules in imagination.
+"""The model-based agent: learn what mixtures do to every domain (levels.py), then practise schedules in imagination.
 
 The paper trains its agent by conservative Q-learning (cql.py). A few dozen runs say little about a sixteen-step delayed effect through one
-number, a return; they say much about the effect of one step on every domain's loss. So here an ensemble of small set networks is fitted
-to the change of each domain's f̂ in one step, and a policy is improved by gradient through whole imagined runs, in which a random member
-plays the world and the members' disagreement is paid for. Ours, not the paper's: a model-based agent with a pessimistic objective, as in
-MOPO (arXiv 2005.13239), over the same swarm, features and action as the paper's; `datamix compare` shows both.
+number, a return; they say much through every domain's loss at every step. So here an ensemble learns where mixtures bring every domain's f̂, and
+a policy is improved by gradient through whole imagined runs: a random member plays the world of a random task of the swarm, the policy
+sees losses as noisy as the real ones were, and the members' disagreement about the final score is paid for. Ours, not the paper's: a model-based agent with a
+pessimistic objective, as in MOPO (arXiv 2005.13239), over the same swarm, features and action as the paper's; `datamix compare` shows both.
 
 Where it sits: train.py calls `train`; the policy is an agent of architecture `pooled`. Shapes: B runs side by side, D domains (padded;
 `mask` [B, D] says which are there), F features of features.NAMES; float32.
@@ -24,9 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamix import features, sft, simplex
+from datamix import features, levels, sft, simplex
 from datamix.agent import Agent, Card
 from datamix.history import Decision, Floats, History, Trajectory
+from datamix.levels import POINTS, SPANS, World, means, remember, score_of
 from datamix.mixture import Weights
 from datamix.networks import States, states_of
 from datamix.simplex import Form, Limits, Outputs
@@ -34,31 +35,32 @@ from tenfold_shared import BadInput
 from tenfold_shared.jsonl import write_atomic
 
 WORLD = "world.safetensors"
-POINTS = 100.0  # f̂ in points, so that a step's changes are of order one
 COLUMN = {name: k for k, name in enumerate(features.NAMES)}
-# What the world is shown of a domain: nothing of clock and budget, which text does not know of, but whether the run has just begun, when the
-# optimiser has no state. What the policy is shown: not its own last action, which it would only repeat.
-OF_WORLD = ("source", "base", "gain", "gain_change", "epochs", "share")
+# What the policy is shown: not its own last action, which it would only repeat.
 OF_POLICY = ("source", "base", "gain", "gain_change", "share", "progress", "source_left", "source_rate")
 
 
+SPLITS = ("even", "targets", "learned")
+
+
 class Settings(msgspec.Struct, frozen=True):
-    """members: of the ensemble; caution: how much of their disagreement, summed over a run, the run's score is charged; feedback false: the
-    policy is shown no losses, a control."""
+    """members: of the ensemble; effects: numbers that a domain of a task has for itself; caution: how much of the members' disagreement about a run's score it is
+    charged; feedback false: the policy is shown no losses, a control."""
 
     members: int = 5
     hidden: int = 48
-    world_steps: int = 700
+    effects: int = 2
+    effect_prior: float = 4000.0
+    world_steps: int = 1000
     batch: int = 256
     world_lr: float = 3e-3
-    world_decay: float = 0.3
+    world_decay: float = 0.1
     policy_decay: float = 0.03
     cloning_steps: int = 60
     policy_steps: int = 300
     policy_lr: float = 3e-3
     rollouts: int = 64
-    caution: float = 0.5
-    shrink: float = 0.0
+    caution: float = 1.0
     form: Form = "paced"
     split: str = "even"
     feedback: bool = True
@@ -82,27 +84,13 @@ class SetLayers(nn.Module):
         return self.out(z), (None if self.whole is None else self.whole(means(z, source, mask)))
 
 
-def means(x: Tensor, source: Tensor, mask: Tensor) -> Tensor:
-    """[..., D, H] -> [..., 2H]: means over the source and over the target domains."""
-    found = []
-    for role in (source & mask, ~source & mask):
-        m = role.to(x.dtype)[..., None]
-        found.append((x * m).sum(-2) / m.sum(-2).clamp(min=1))
-    return torch.cat(found, -1)
-
-
-def score_of(gain: Tensor, source: Tensor, mask: Tensor) -> Tensor:
-    """[..., D] -> [...]: the mean of the source domains' mean and the target domains' mean."""
-    return means(gain[..., None], source, mask).mean(-1)
-
-
 class PooledNetwork(nn.Module):
     """The policy: an agents' network (networks.Network) that reads the last state alone. split `even` shares a role's tokens evenly."""
 
     def __init__(self, width: int = 48, split: str = "learned") -> None:
         super().__init__()
-        if split not in ("learned", "even"):
-            raise ValueError(f"split {split}: expected learned or even")
+        if split not in SPLITS:
+            raise ValueError(f"split {split}: expected one of {', '.join(SPLITS)}")
         self.columns = [COLUMN[name] for name in OF_POLICY]
         self.layers, self.split = SetLayers(len(self.columns), width, 1, 1), split
         nn.init.zeros_(self.layers.out.weight)  # an even split to begin with
@@ -122,7 +110,8 @@ class PooledNetwork(nn.Module):
         out, whole = self.layers(x[..., self.columns], source, mask)
         assert whole is not None
         logits = out[..., 0]
-        return (torch.zeros_like(logits) if self.split == "even" else logits), whole[..., 0]
+        even = {"even": torch.ones_like(source), "targets": source, "learned": torch.zeros_like(source)}[self.split]
+        return logits.masked_fill(even, 0), whole[..., 0]
 
     def value(self, encoded: Tensor, states: States, actions: Tensor) -> Tensor:
         raise BadInput("a pooled network decides and values nothing; its agent's values are of another")
@@ -161,48 +150,13 @@ def seen(weights: Tensor) -> Tensor:
     return torch.stack([weights, (weights + 1e-3).sqrt()], -1)
 
 
-class World(nn.Module):
-    """The ensemble: what each of E members takes the change of every domain's f̂ to be, in points, by one step under a mixture. The members are
-    PooledNetwork's two layers, side by side in stacked matrices, so that all of them cost the operations of one."""
-
-    def __init__(self, members: int, hidden: int) -> None:
-        super().__init__()
-        self.columns = [COLUMN[name] for name in OF_WORLD]
-        inputs = len(self.columns) + 3
-        self.members = members
-        for name, (rows, columns) in {
-            "first": (inputs, hidden),
-            "second": (3 * hidden, hidden),
-            "out": (hidden, 1),
-        }.items():
-            bound = rows**-0.5
-            self.register_parameter(name, nn.Parameter(torch.empty(members, rows, columns).uniform_(-bound, bound)))
-            self.register_parameter(
-                name + "_bias", nn.Parameter(torch.empty(members, 1, columns).uniform_(-bound, bound))
-            )
-
-    def forward(self, x: Tensor, source: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
-        """[E, B, D] from features [B, D, F] and mixtures [B, D]; or features [E, B, D, F], where members see worlds of their own."""
-        *_, b, d, _ = x.shape
-        begun = (x[..., COLUMN["progress"]] == 0).to(x.dtype)[..., None]
-        acted = seen(weights).expand(*x.shape[:-1], 2)
-        rows = torch.cat([x[..., self.columns], begun, acted], -1).reshape(-1, b * d, len(self.columns) + 3)
-        p = self.get_parameter
-        h = F.silu(torch.baddbmm(p("first_bias"), rows.expand(self.members, -1, -1), p("first"))).view(
-            self.members, b, d, -1
-        )
-        around = means(h, source, mask)[..., None, :].expand(*h.shape[:-1], 2 * h.shape[-1])
-        wide = torch.cat([h, around], -1).view(self.members, b * d, -1)
-        z = F.silu(torch.baddbmm(p("second_bias"), wide, p("second")))
-        return torch.baddbmm(p("out_bias"), z, p("out")).view(self.members, b, d)
-
-
 # ---------------------------------------------------------------- imagined runs
 
 
 class Imagined(msgspec.Struct):
-    """Where B imagined runs stand: what features.tokens needs of them. base bits per byte, gain and change in points, used steps' worth of each
-    domain, epoch [B, D]: epochs that one step on a domain alone is, size as in the features, allowed [B]: source budget in steps."""
+    """Where B imagined runs stand: what features.tokens and the world need of them. base bits per byte, gain and change in points, as they are measured; used steps' worth of each
+    domain, epoch [B, D]: epochs that one step on a domain alone is, size as in the features; memory [B, D, K] of levels.remember; effect [B, E, D, k] of the members' worlds; noise
+    [B, E, T+1, D] of what is measured, in points."""
 
     base: Tensor
     gain: Tensor
@@ -216,6 +170,9 @@ class Imagined(msgspec.Struct):
     share: Tensor
     step: Tensor
     steps: Tensor
+    memory: Tensor
+    effect: Tensor | None = None
+    noise: Tensor | None = None
 
     def features(self, feedback: bool = True) -> Tensor:
         """[B, D, F], as features.tokens has them."""
@@ -244,15 +201,42 @@ class Imagined(msgspec.Struct):
         return simplex.limits_of(self.source, self.mask, self.share, self.left(), self.steps - self.step, form)
 
     def after(self, weights: Tensor, change: Tensor) -> Imagined:
-        return Imagined(self.base, self.gain + change, change, self.used + weights, self.epoch, self.size, weights, self.source, self.mask, self.share, self.step + 1, self.steps)  # fmt: skip
+        return msgspec.structs.replace(
+            self,
+            gain=self.gain + change,
+            change=change,
+            used=self.used + weights,
+            last=weights,
+            step=self.step + 1,
+            memory=remember(self.memory, weights, self.steps),
+        )
+
+    def levels(self, world: World) -> Tensor:
+        """What the members say of the runs as they stand, [E, B, D] in points."""
+        effect = None if self.effect is None else self.effect.transpose(0, 1)
+        return world(self.memory, self.step, self.steps, self.source, self.mask, self.base, effect)
+
+    def measured(self, levels: Tensor, who: Tensor) -> Tensor:
+        """[B, D]: what member who[b] says, with the noise of its run."""
+        rows = torch.arange(len(who))
+        if self.noise is None:
+            return levels[who, rows]
+        return levels[who, rows] + self.noise[rows, who, self.step.long().clamp(max=self.noise.shape[2] - 1)]
 
     def take(self, rows: Tensor) -> Imagined:
-        return Imagined(*(getattr(self, name)[rows] for name in self.__struct_fields__))
+        found: dict[str, Any] = {}
+        for name in self.__struct_fields__:
+            x = getattr(self, name)
+            found[name] = None if x is None else x[rows]
+        return Imagined(**found)
 
 
 def beginnings(runs: Sequence[Trajectory]) -> Imagined:
     """Where the runs of a swarm began."""
-    histories = [one.history().upto(0) for one in runs]
+    return beginnings_of([one.history() for one in runs], [len(one.steps) for one in runs])
+
+
+def beginnings_of(histories: Sequence[History], lengths: Sequence[int]) -> Imagined:
     b, d = len(histories), max(len(one.names) for one in histories)
     base, source, mask = np.ones((b, d)), np.zeros((b, d), bool), np.zeros((b, d), bool)
     epoch, size, share, steps = np.zeros((b, d)), np.zeros((b, d)), np.zeros(b), np.zeros(b)
@@ -261,19 +245,28 @@ def beginnings(runs: Sequence[Trajectory]) -> Imagined:
         base[i, :n], source[i, :n], mask[i, :n] = one.base, one.source, True
         epoch[i, :n] = one.budget.tokens / one.available
         size[i, :n] = np.log(one.available / one.available.mean()) / 2
-        share[i], steps[i] = one.budget.source_share, len(runs[i].steps)
+        share[i], steps[i] = one.budget.source_share, lengths[i]
     zero = torch.zeros(b, d)
 
     def of(x: Any) -> Tensor:
         return torch.from_numpy(x).float()
 
-    return Imagined(of(base), zero, zero, zero, of(epoch), of(size), zero, torch.from_numpy(source), torch.from_numpy(mask), of(share), torch.zeros(b), of(steps))  # fmt: skip
+    memory = torch.zeros(b, d, len(SPANS))
+    return Imagined(of(base), zero, zero, zero, of(epoch), of(size), zero, torch.from_numpy(source), torch.from_numpy(mask), of(share), torch.zeros(b), of(steps), memory)  # fmt: skip
 
 
 def decide(policy: PooledNetwork, now: Imagined, how: Settings) -> Tensor:
     """The policy's mixtures, [B, D]."""
     logits, gate = policy.outputs(now.features(how.feedback), now.source, now.mask)
     return simplex.mixture_of(Outputs(logits, gate, torch.zeros_like(gate)), now.limits(how.form))
+
+
+def after(now: Imagined, world: World, weights: Tensor, who: Tensor) -> tuple[Imagined, Tensor]:
+    """A step on, as member who[b] has it; and what all members say there, [E, B, D] in points."""
+    used = now.after(weights, torch.zeros_like(weights))
+    said = used.levels(world)
+    change = used.measured(said, who) - now.gain
+    return msgspec.structs.replace(used, gain=now.gain + change, change=change), said
 
 
 def imagine(
@@ -284,8 +277,8 @@ def imagine(
     who: Tensor,
     first: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Whole imagined runs: their score in points, and the doubt summed over them, [B] each: the members' disagreement (sd of a step's change of
-    the score) and, times `shrink`, how far the mixture is from an even one. Member who[b] plays run b's world. first [B, D]: mixtures to use in the first step in place of the policy's."""
+    """Whole imagined runs, [B] each: their score in points in the world of member who[b], and the members' disagreement about it (sd). first [B, D]: mixtures to use in the first
+    step in place of the policy's."""
     doubt = torch.zeros(len(who))
     final = torch.zeros(len(who))
     rows = torch.arange(len(who))
@@ -293,23 +286,11 @@ def imagine(
         going = now.step < now.steps
         weights = decide(policy, now, how) if first is None else first
         first = None
-        x = now.features()
-        said = world(x, now.source, now.mask, weights) * now.mask
+        now, said = after(now, world, weights, who)
         each = score_of(said, now.source, now.mask)
-        doubt = doubt + (each.std(0) + how.shrink * apart(weights, now)) * going
-        change = said[who, rows]
-        now = now.after(weights, change)
-        final = torch.where(going, score_of(now.gain, now.source, now.mask), final)
+        final = torch.where(going, each[who, rows], final)
+        doubt = torch.where(going, each.std(0), doubt)
     return final, doubt
-
-
-def apart(weights: Tensor, now: Imagined) -> Tensor:
-    """KL divergence [B], in nats, of mixtures from the one that nobody has to learn: the source budget's share, evenly within each role. Far from it
-    the swarm has few runs, and all members of an ensemble may err alike, which their disagreement does not show."""
-    n_source, n_target = (now.source & now.mask).sum(-1, keepdim=True), (~now.source & now.mask).sum(-1, keepdim=True)
-    share = now.share.clamp(max=0.5)[:, None]
-    even = torch.where(now.source, share / n_source.clamp(min=1), (1 - share) / n_target.clamp(min=1))
-    return (torch.xlogy(weights, weights) - weights * even.clamp(min=1e-9).log()).sum(-1)
 
 
 class Simulator:
@@ -325,10 +306,13 @@ class Simulator:
         """What is left of a run as the ensemble's mean sees it: (mixture, losses [D] in bits per byte) of each step. decide: another policy than
         the agent's."""
         history = history.upto(len(history))
+        now = beginnings_of([history], [history.budget.steps])
+        for weights in history.weights:
+            now = now.after(torch.from_numpy(weights).float()[None], torch.zeros_like(now.gain))
+        level = now.levels(self.world).mean(0)
         found = []
         while len(history) < history.budget.steps:
             states = states_of([history])
-            x, source, mask = states.x[:, -1], states.source, states.mask
             if decide is None:
                 seen_x = states_of([history], self.how.feedback).x[:, -1:]
                 outputs = self.policy.act(seen_x, states)
@@ -337,8 +321,9 @@ class Simulator:
                 weights = simplex.keep_to(mixed / mixed.sum(), history)
             else:
                 weights = decide(history).weights
-            action = torch.from_numpy(weights.astype(np.float32))[None]
-            change = self.world(x, source, mask, action).mean(0)[0].double().numpy()
+            now = now.after(torch.from_numpy(weights).float()[None], torch.zeros_like(now.gain))
+            before, level = level, now.levels(self.world).mean(0)
+            change = (level - before)[0].double().numpy()
             losses = history.base * (1 - history.gains[-1] - change / POINTS)
             history.add(weights, losses)
             found.append((weights, losses))
@@ -368,7 +353,7 @@ class Simulator:
             with safe_open(str(path), "pt") as stream:
                 told = stream.metadata() or {}
                 how = msgspec.convert(json.loads(told["world"])["settings"], Settings)
-                world = World(how.members, how.hidden)
+                world = World(how.members, how.hidden, how.effects)
                 world.load_state_dict({name: stream.get_tensor(name) for name in world.state_dict()})
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, msgspec.ValidationError) as error:
             raise BadInput(f"{path}: not an agent's world: {' '.join(str(error).split())[:200]}") from None
@@ -389,9 +374,10 @@ def train(
         )
     torch.manual_seed(seed % 2**63)
     rng = np.random.default_rng([seed % 2**63, 10])
-    world, told = fit_world(runs, how, rng, tick)
-    policy, practised = practise(runs, world, how, rng, tick)
-    value, r2 = fit_value(runs, policy, world, how, rng, tick)
+    world, effects, told = levels.fit(runs, how, rng, tick)
+    start = as_measured(runs, world, effects)
+    policy, practised = practise(runs, start, world, how, rng, tick)
+    value, r2 = fit_value(start, policy, world, how, rng, tick)
     report = {
         "runs": len(runs), "tasks": len({one.task for one in runs}), "seed": seed, "settings": msgspec.to_builtins(how),
         "world": told, "policy": practised, "value": {"r2": r2},
@@ -417,71 +403,27 @@ def null(how: Settings, seed: int) -> Agent:
     return Agent(card, PooledNetwork(how.hidden, how.split), [])
 
 
-class Steps(msgspec.Struct):
-    """All steps of all runs, [N] of them: features before, mixture used, change of f̂ in points, run and step."""
-
-    x: Tensor
-    source: Tensor
-    mask: Tensor
-    weights: Tensor
-    change: Tensor
-    run: Tensor
-    step: Tensor
-
-
-def steps_of(runs: Sequence[Trajectory]) -> Steps:
-    histories = [one.history() for one in runs]
-    states = states_of(histories)
-    s, d = states.x.shape[1] - 1, states.x.shape[2]
-    weights, change = torch.zeros(len(runs), s, d), torch.zeros(len(runs), s, d)
-    for i, one in enumerate(histories):
-        t, n = len(one), len(one.names)
-        weights[i, :t, :n] = torch.from_numpy(one.weights)
-        change[i, :t, :n] = torch.from_numpy(POINTS * np.diff(one.gains, axis=0))
-    run, step = torch.meshgrid(torch.arange(len(runs)), torch.arange(s), indexing="ij")
-    alive = step < torch.tensor([len(one) for one in histories])[:, None]
-    run, step = run[alive], step[alive]
-    return Steps(
-        states.x[run, step], states.source[run], states.mask[run], weights[run, step], change[run, step], run, step
-    )
-
-
-def fit_world(
-    runs: Sequence[Trajectory], how: Settings, rng: np.random.Generator, tick: Callable[[], None]
-) -> tuple[World, dict[str, float]]:
-    """The ensemble, each member on a bootstrap sample of the runs; `r2` of changes in runs that a member was not shown."""
-    data = steps_of(runs)
-    torch.manual_seed(int(rng.integers(2**31)))
-    n = len(runs)
-    world = World(how.members, how.hidden)
-    drawn = [np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(how.members)]
-    count = torch.from_numpy(np.stack(drawn)).float()  # [E, R]: how often a member's sample has a run
-    optimiser = torch.optim.AdamW(world.parameters(), lr=how.world_lr, weight_decay=how.world_decay)
-    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, how.world_steps)
-    for k in range(how.world_steps):
-        some = torch.from_numpy(rng.integers(len(data.run), size=min(how.batch, len(data.run))))
-        mask = data.mask[some]
-        got = world(data.x[some], data.source[some], mask, data.weights[some])
-        # nearly the square: a narrower loss makes little of the large recoveries that late replay lives on
-        error = F.huber_loss(got, data.change[some].expand_as(got), reduction="none", delta=10.0)
-        weight = count[:, data.run[some]][..., None] * mask
-        loss = ((error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).sum()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        rate.step()
-        if k % 50 == 49:
-            tick()
-    world.requires_grad_(False)
-    unseen = (count[:, data.run] == 0)[..., None] & data.mask
-    change = data.change.expand_as(unseen)
-    left = (change - world(data.x, data.source, data.mask, data.weights))[unseen]
-    around = change[unseen] - change[unseen].mean()
-    return world, {"r2": 1 - float(left.square().sum()) / max(float(around.square().sum()), 1e-9)}
+def as_measured(runs: Sequence[Trajectory], world: World, effects: Tensor) -> Imagined:
+    """Where the swarm's runs began, each with its domains' effects in every member's world, and with what every member did not foresee of it as noise, so that a policy that
+    practises sees losses as they really are."""
+    start, data = beginnings(runs), levels.records(runs)
+    now = msgspec.structs.replace(start, effect=effects.transpose(0, 1).contiguous())
+    noise = torch.zeros(len(runs), world.members, data.level.shape[1], data.level.shape[2])
+    with torch.no_grad():
+        for t in range(1, data.level.shape[1]):
+            then = msgspec.structs.replace(now, memory=data.memory[:, t], step=torch.full_like(now.step, t))
+            left = data.level[:, t] - then.levels(world)
+            noise[:, :, t] = (left * (data.steps >= t)[:, None]).transpose(0, 1)
+    return msgspec.structs.replace(now, noise=noise * data.mask[:, None, None])
 
 
 def practise(
-    runs: Sequence[Trajectory], world: World, how: Settings, rng: np.random.Generator, tick: Callable[[], None]
+    runs: Sequence[Trajectory],
+    start: Imagined,
+    world: World,
+    how: Settings,
+    rng: np.random.Generator,
+    tick: Callable[[], None],
 ) -> tuple[PooledNetwork, dict[str, float]]:
     """A policy improved by gradient through imagined runs, from where the swarm's runs began."""
     torch.manual_seed(int(rng.integers(2**31)))
@@ -496,7 +438,6 @@ def practise(
         )
         policy.load_state_dict(sft.train(runs, "pooled", settings, int(rng.integers(2**31))).actor.state_dict())
     policy.train().requires_grad_(True)
-    start = beginnings(runs)
     optimiser = torch.optim.AdamW(policy.parameters(), lr=how.policy_lr, weight_decay=how.policy_decay)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, how.policy_steps)
     told = {"imagined": 0.0, "doubt": 0.0}
@@ -517,7 +458,7 @@ def practise(
 
 
 def fit_value(
-    runs: Sequence[Trajectory],
+    begin: Imagined,
     policy: PooledNetwork,
     world: World,
     how: Settings,
@@ -529,16 +470,14 @@ def fit_value(
     policy = copy.deepcopy(policy).requires_grad_(False)
     torch.manual_seed(int(rng.integers(2**31)))
     value = PooledValue(how.hidden)
-    begin = beginnings(runs)
 
     def some(n: int) -> tuple[Imagined, Tensor, Tensor]:
-        rows = torch.from_numpy(rng.integers(len(runs), size=n))
+        rows = torch.from_numpy(rng.integers(len(begin.steps), size=n))
         who = torch.from_numpy(rng.integers(how.members, size=n))
         now = begin.take(rows)
         for _ in range(int(rng.integers(int(now.steps.min())))):  # a while under mixtures near the policy's
             weights = _varied(decide(policy, now, how), now, how, rng)
-            said = world(now.features(), now.source, now.mask, weights) * now.mask
-            now = now.after(weights, said[who, torch.arange(n)])
+            now, _ = after(now, world, weights, who)
         first = _varied(decide(policy, now, how), now, how, rng)
         final, doubt = imagine(policy, world, now, how, who, first)
         return now, first, final - how.caution * doubt

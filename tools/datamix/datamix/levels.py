@@ -9,7 +9,7 @@ model. Without one, what is peculiar to the domains that got much text is taken 
 schedule is planned, and a policy that practises with the effects of the swarm's tasks learns to read them off the losses.
 
 Where it sits: below world.py, which practises in it. Ours, not the paper's. Shapes: E members, B runs side by side, D domains (padded; `mask` [B, D] says
-which are there), K spans of memory; float32; f̂ in points, 100 · f̂.
+which are there), K numbers of memory; float32; f̂ in points, 100 · f̂.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from datamix.history import Trajectory
 
 POINTS = 100.0  # f̂ in points, so that levels and their changes are of order one to ten
 SPANS = (0.05, 0.175, 0.6, math.inf)  # how far back in a run what was mixed is remembered, in shares of the run
-SHOWN = 2 + 2 * len(SPANS) + len(SPANS)  # numbers a domain that the world is shown
+SOFT = 0.02  # roots of weights are even about here: a trickle is worth little
+KEPT = 2 * len(SPANS)  # numbers of a domain's memory: of its weights, and of their roots
+SHOWN = 2 + 3 * len(SPANS) + len(SPANS)  # numbers a domain that the world is shown
 
 
 def means(x: Tensor, source: Tensor, mask: Tensor) -> Tensor:
@@ -52,8 +54,10 @@ def fading(steps: Tensor) -> Tensor:
 
 
 def remember(memory: Tensor, weights: Tensor, steps: Tensor) -> Tensor:
-    """[B, D, K] after a step under weights [B, D]: the sum of past mixtures, fading; of the last span, all of it, in steps' worth."""
-    return memory * fading(steps)[:, None] + weights[..., None]
+    """[B, D, K] after a step under weights [B, D]: sums of past weights, fading, of the last span all of it; then of their roots, as much at once may be worth less than
+    the same little by little."""
+    kept = torch.stack([weights, (weights + SOFT).sqrt() - SOFT**0.5], -1).repeat_interleave(len(SPANS), -1)
+    return memory * fading(steps).repeat(1, 2)[:, None] + kept
 
 
 class World(nn.Module):
@@ -104,7 +108,7 @@ class World(nn.Module):
         faded = fading(steps)
         # each span's memory as a mean: shares of the text lately, and of the whole run's
         size = torch.cat([1 - faded[:, :-1], 1 / steps[:, None].clamp(min=1)], 1)
-        lately = memory * size[:, None]
+        lately = memory * size.repeat(1, 2)[:, None]
         at = torch.cat(
             [1 - faded[:, :-1] ** step[:, None], torch.log1p(16 * step / steps.clamp(min=1))[:, None] / 3], 1
         )
@@ -113,7 +117,7 @@ class World(nn.Module):
             source.to(base.dtype)[..., None],
             base[..., None] / 4,
             lately,
-            (lately + 1e-3).sqrt(),
+            (lately[..., : len(SPANS)] + 1e-3).sqrt(),
             at[:, None].expand(b, d, -1),
         ]
         rows = torch.cat(shown, -1).expand(self.members, -1, -1, -1)
@@ -145,7 +149,7 @@ class Records(msgspec.Struct):
 def records(runs: Sequence[Trajectory]) -> Records:
     histories = [one.history() for one in runs]
     r, t, d = len(runs), max(map(len, histories)), max(len(one.names) for one in histories)
-    memory, level = torch.zeros(r, t + 1, d, len(SPANS)), torch.zeros(r, t + 1, d)
+    memory, level = torch.zeros(r, t + 1, d, KEPT), torch.zeros(r, t + 1, d)
     source, mask = torch.zeros(r, d, dtype=torch.bool), torch.zeros(r, d, dtype=torch.bool)
     base, slot = torch.ones(r, d), torch.zeros(r, d, dtype=torch.long)
     steps = torch.tensor([float(len(one)) for one in histories])

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from datamix import features, levels, sft, simplex
 from datamix.agent import Agent, Card
 from datamix.history import Decision, Floats, History, Trajectory
-from datamix.levels import POINTS, SPANS, World, means, remember, score_of
+from datamix.levels import KEPT, POINTS, World, means, remember, score_of
 from datamix.mixture import Weights
 from datamix.networks import States, states_of
 from datamix.simplex import Form, Limits, Outputs
@@ -251,7 +251,7 @@ def beginnings_of(histories: Sequence[History], lengths: Sequence[int]) -> Imagi
     def of(x: Any) -> Tensor:
         return torch.from_numpy(x).float()
 
-    memory = torch.zeros(b, d, len(SPANS))
+    memory = torch.zeros(b, d, KEPT)
     return Imagined(of(base), zero, zero, zero, of(epoch), of(size), zero, torch.from_numpy(source), torch.from_numpy(mask), of(share), torch.zeros(b), of(steps), memory)  # fmt: skip
 
 

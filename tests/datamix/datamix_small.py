@@ -76,7 +76,7 @@ def quick(monkeypatch, value: bool = True) -> None:
     monkeypatch.setattr(world, "train", train)
     if not value:
         monkeypatch.setattr(
-            world, "fit_value", lambda runs, policy, model, how, *rest: (world.PooledValue(how.hidden), 0.0)
+            world, "fit_value", lambda begin, policy, model, how, *rest: (world.PooledValue(how.hidden), 0.0)
         )
     monkeypatch.setattr(sft, "Settings", partial(sft.Settings, steps=5))
     monkeypatch.setattr(cql, "Settings", partial(cql.Settings, steps=4, warm_steps=4, fitted_q_steps=4, check=2))

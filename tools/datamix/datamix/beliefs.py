@@ -15,7 +15,6 @@ import torch
 
 from datamix.agent import Agent
 from datamix.history import Floats, History
-from datamix.networks import states_of
 
 if TYPE_CHECKING:
     from datamix.world import Simulator
@@ -116,11 +115,12 @@ def world_of(folder: str, agent: Agent, states: Sequence[History]) -> Record | N
 
 def effects(simulator: Simulator, history: History, mixtures: Floats) -> Floats:
     """Change of f̂ in points, [members, K, D], by one step under mixtures [K, D]."""
+    from datamix.world import standing
+
     with torch.no_grad():
-        states, k = states_of([history]), len(mixtures)
-        x = states.x[:, -1].expand(k, *states.x.shape[2:])
-        source, mask = (one.expand(k, -1) for one in (states.source, states.mask))
-        said: Floats = simulator.world(x, source, mask, torch.from_numpy(mixtures.astype(np.float32))).double().numpy()
+        now = standing(history).take(torch.zeros(len(mixtures), dtype=torch.long))
+        then = now.after(torch.from_numpy(mixtures).float(), torch.zeros_like(now.gain))
+        said: Floats = (then.levels(simulator.world) - now.levels(simulator.world)).double().numpy()
     return said
 
 

@@ -250,10 +250,10 @@ def swarm_collect(folder: str, as_json: bool, quiet: bool) -> int:
 @click.option("--arch", type=click.Choice(["set", "decoder"]), default="set", show_default=True, help="set reads any number of domains; decoder, the paper's, those of the swarm.")  # fmt: skip
 @click.option("--algo", type=click.Choice(["model", "cql", "sft"]), default="model", show_default=True, help="Practice in learnt models; the paper's conservative Q-learning; behaviour cloning alone.")  # fmt: skip
 @click.option("--form", type=click.Choice(["paced", "lean", "free"]), help="Source budget a step may use: paced, at most 2.5 times its rate, and like lean no more than what is left for each remaining step; free, all that is left.  [paced; lean for cql and sft]")  # fmt: skip
-@click.option("--split", type=click.Choice(["even", "learned"]), help="How domains of a role share its text (model).  [even]")  # fmt: skip
+@click.option("--split", type=click.Choice(["even", "targets", "learned"]), help="How domains of a role share its text: evenly; targets as is learned; all as is learned (model).  [even]")  # fmt: skip
 @click.option("--train-steps", type=click.IntRange(min=1), help="Steps of learning.  [300]")
 @click.option("--members", type=click.IntRange(min=2), help="Models of the ensemble (model).  [5]")
-@click.option("--caution", type=Share(min=0), help="How much of their disagreement a score is charged (model).  [0.5]")
+@click.option("--caution", type=Share(min=0), help="How much of their disagreement a score is charged (model).  [1]")
 @click.option("--alpha", type=Share(min=0, min_open=True), help="What multiplies the conservative term, of weight 0.1, at first; it is learned from there (cql).  [1]")  # fmt: skip
 @click.option("--no-feedback", is_flag=True, help="A control: an agent that sees no losses.")
 @click.option("--shuffle-rewards", is_flag=True, help="A control: rewards of other runs.")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -25,6 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamix.history import Trajectory
+
+if TYPE_CHECKING:
+    from datamix.world import Settings
 
 POINTS = 100.0  # f̂ in points, so that levels and their changes are of order one to ten
 SPANS = (0.05, 0.175, 0.6, math.inf)  # how far back in a run what was mixed is remembered, in shares of the run
@@ -170,9 +173,9 @@ def records(runs: Sequence[Trajectory]) -> Records:
 
 
 def fit(
-    runs: Sequence[Trajectory], how: Any, rng: np.random.Generator, tick: Callable[[], None]
+    runs: Sequence[Trajectory], how: Settings, rng: np.random.Generator, tick: Callable[[], None]
 ) -> tuple[World, Tensor, dict[str, float | None]]:
-    """The ensemble, each member on a bootstrap sample of the runs, and the effects [E, R, D, k] of the runs' domains. how: world.Settings. Said of it, over runs that a member was not
+    """The ensemble, each member on a bootstrap sample of the runs, and the effects [E, R, D, k] of the runs' domains. Said of it, over runs that a member was not
     shown: `r2` of all their levels, and `within`, the correlation of their final scores with the truth within tasks (None where no task has two such runs)."""
     data = records(runs)
     torch.manual_seed(int(rng.integers(2**31)))

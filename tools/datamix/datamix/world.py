@@ -255,6 +255,14 @@ def beginnings_of(histories: Sequence[History], lengths: Sequence[int]) -> Imagi
     return Imagined(of(base), zero, zero, zero, of(epoch), of(size), zero, torch.from_numpy(source), torch.from_numpy(mask), of(share), torch.zeros(b), of(steps), memory)  # fmt: skip
 
 
+def standing(history: History) -> Imagined:
+    """Where a run has come to, as the world sees it: by its mixtures."""
+    now = beginnings_of([history], [history.budget.steps])
+    for weights in history.weights:
+        now = now.after(torch.from_numpy(weights).float()[None], torch.zeros_like(now.gain))
+    return now
+
+
 def decide(policy: PooledNetwork, now: Imagined, how: Settings) -> Tensor:
     """The policy's mixtures, [B, D]."""
     logits, gate = policy.outputs(now.features(how.feedback), now.source, now.mask)
@@ -306,9 +314,7 @@ class Simulator:
         """What is left of a run as the ensemble's mean sees it: (mixture, losses [D] in bits per byte) of each step. decide: another policy than
         the agent's."""
         history = history.upto(len(history))
-        now = beginnings_of([history], [history.budget.steps])
-        for weights in history.weights:
-            now = now.after(torch.from_numpy(weights).float()[None], torch.zeros_like(now.gain))
+        now = standing(history)
         level = now.levels(self.world).mean(0)
         found = []
         while len(history) < history.budget.steps:

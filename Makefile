@@ -55,7 +55,7 @@ wheels: .make/venv
 	@$(BIN)/python -m pip wheel $(PIP) --no-deps --no-build-isolation -w dist $(addprefix ./,$(OURS))
 	@ls dist
 
-.make/wheelhouse: .make/venv $(PROJECTS) $(wildcard shared/tenfold_shared/*.py shared/tenfold_shared/*/*.py kernels/tenfold_kernels/*.py kernels/tenfold_kernels/*/* tools/*/*/*.py)
+.make/wheelhouse: .make/venv $(PROJECTS) $(wildcard shared/tenfold_shared/*.py shared/tenfold_shared/*/*.py kernels/tenfold_kernels/*.py kernels/tenfold_kernels/*/* tools/*/*/*.py tools/*/*/*/*.py)
 	@mkdir -p .wheelhouse && rm -f .wheelhouse/tenfold_* $(addprefix .wheelhouse/,$(addsuffix -*,$(subst -,_,$(TOOLS))))
 	@$(BIN)/python -m pip wheel $(PIP) --no-deps --no-build-isolation -w .wheelhouse $(addprefix ./,$(OURS))
 	@$(BIN)/python -m pip wheel $(PIP) -w .wheelhouse --find-links .wheelhouse -c requirements.txt .wheelhouse/*.whl

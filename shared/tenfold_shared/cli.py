@@ -524,6 +524,7 @@ EXTRAS = {
     "verify": ["scipy"],
     "regmix": ["lightgbm", "scipy"],
     "arrow": ["pyarrow"],
+    "serve": ["aiohttp"],
 }
 Checks = dict[str, dict[str, Any]]
 
@@ -617,8 +618,9 @@ def add_doctor(
     kernels: bool = False,
     sandbox: bool = False,
     own: Callable[[], Checks] | None = None,
+    example: str | None = None,
 ) -> None:
-    """Give GROUP its `doctor` verb. own: its back ends, where they are no models."""
+    """Give GROUP its `doctor` verb. own: its back ends, where they are no models; example: what its help requires."""
     name = str(group.name)
 
     @group.command("doctor", short_help="What this machine offers, and how to mend what is missing.")
@@ -651,7 +653,7 @@ def add_doctor(
 
 \b
 Example:
-  {name} doctor --require {"smollm2" if own is None else "cpu"}
+  {name} doctor --require {example or ("smollm2" if own is None else "cpu")}
 """
 
 

@@ -1,0 +1,15 @@
+# grpo-roc without torch, aiohttp, pyarrow, numpy's company and sympy, run by tests/pipelines/test_install_alone.py in an environment that holds the base install only; $EXAMPLES is tools/grpo-roc/examples.
+set -euo pipefail
+grpo-roc verify "$EXAMPLES/rollouts.jsonl" -o verified.jsonl
+grpo-roc score verified.jsonl -o scored.jsonl
+grpo-roc resample verified.jsonl --group-size 8 --json -o kept.jsonl 2> told.json
+grep -q '"groups": 3' told.json
+test "$(grep -c '"kept":true' kept.jsonl)" = 16
+grpo-roc prepare "$EXAMPLES/problems.jsonl" --against "$EXAMPLES/benchmark.jsonl" -o problems.jsonl
+test "$(wc -l < problems.jsonl)" = 2
+# What this machine allows is what is tested; everywhere the limits are.
+echo 'print(6 * 7)' > program.py
+test "$(grpo-roc exec program.py --level rlimit-only)" = 42
+code=0; grpo-roc serve --http 127.0.0.1:1 --level rlimit-only 2> missing.txt || code=$?
+test "$code" = 3 && grep -q "pip install 'grpo-roc\[serve\]'" missing.txt
+grpo-roc doctor --json > doctor.json

@@ -1,0 +1,463 @@
+"""The command: its help, whole pipelines through it, kills, bad input; and the service."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from grpo_roc.cli import main
+from grpo_roc.env import isolation
+
+BIN = Path(sys.executable).parent / "grpo-roc"
+EXAMPLES = Path(__file__).parents[2] / "tools" / "grpo-roc" / "examples"
+LEVEL = next(level for level in isolation.LEVELS if level not in isolation.probe())
+
+
+def command(*words, **more):
+    return subprocess.run([str(BIN), *map(str, words)], capture_output=True, text=True, timeout=120, **more)
+
+
+def here(*words, **more):
+    return CliRunner().invoke(main, list(map(str, words)), prog_name="grpo-roc", **more)
+
+
+def lines(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def written(folder, *records, name="in.jsonl"):
+    path = folder / name
+    path.write_text("".join(json.dumps(one) + "\n" for one in records))
+    return path
+
+
+@pytest.mark.parametrize("verb", [verb for verb in main.commands if verb != "doctor"])
+def test_every_verb_has_an_example_that_it_understands(verb, monkeypatch):
+    told = here(verb, "--help")
+    assert told.exit_code == 0 and "Example:" in told.stdout
+    monkeypatch.setattr(main.commands[verb], "callback", lambda **_: 0)
+    for line in main.commands[verb].help.split("Example:")[1].strip().splitlines():
+        part = next(one for one in line.split("|") if f"grpo-roc {verb}" in one)
+        words = shlex.split(re.sub(r">.*", "", part))[2:]
+        with main.commands[verb].make_context(verb, words, parent=click.Context(main, info_name="grpo-roc")):
+            pass
+
+
+# ---------------------------------------------------------------- verify, resample, score, prepare
+
+
+def test_from_rollouts_to_what_is_trained_on(tmp_path):
+    """The README's pipe, by the installed command."""
+    verified = command("verify", EXAMPLES / "rollouts.jsonl")
+    assert verified.returncode == 0 and len(lines(verified.stdout)) == 48
+    done = command("resample", "--group-size", "8", "--json", input=verified.stdout)
+    assert done.returncode == 0, done.stderr
+    told, summary = lines(done.stdout), json.loads(done.stderr.splitlines()[-1])
+    assert len(told) == 48 and [one["id"] for one in told] == [one["id"] for one in lines(verified.stdout)]
+    by_group = {name: [one for one in told if one["group"] == name] for name in ("sum-of-squares", "digits", "easy")}
+    assert {name: sum(one["kept"] for one in them) for name, them in by_group.items()} == {
+        "sum-of-squares": 8,
+        "digits": 8,
+        "easy": 0,
+    }
+    assert all(one["kept_reason"] == "equal_rewards" and one["advantage"] is None for one in by_group["easy"])
+    for one in told:
+        assert one["kept"] == (one["kept_reason"] in ("positive", "negative")) == (one["advantage"] is not None)
+        assert one["p_total"] == one["p_err"] + one["p_format"] and one["correct"] == (one["reward"] == 1)
+    for name in ("sum-of-squares", "digits"):
+        assert sum(one["advantage"] or 0 for one in by_group[name]) == pytest.approx(0, abs=1e-9)
+    assert summary["groups"] == 3 and summary["equal_rewards"] == {"all_right": 1, "all_wrong": 0}
+    assert summary["after"]["error_share_in_right"] < summary["before"]["error_share_in_right"]
+
+
+def trajectory(group, rollout, reward, *statuses, answers=1):
+    calls = [{"name": "p", "arguments": {}, "status": one} for one in statuses]
+    return {
+        "id": group,
+        "group": group,
+        "rollout": rollout,
+        "reward": reward,
+        "turns": [{"text": "<answer>\\boxed{1}</answer>" * answers, "calls": calls}],
+    }
+
+
+def test_the_same_command_gives_the_same_bytes_and_lines_may_come_in_any_order(tmp_path):
+    records = [trajectory(g, k, float(k % 3 == 0), *(["error"] * (k % 2))) for k in range(16) for g in ("a", "b")]
+    one, other = written(tmp_path, *records), written(tmp_path, *records[::-1], name="other.jsonl")
+    for name, path in (("x", one), ("y", one), ("z", other)):
+        assert here("resample", path, "--group-size", 8, "-o", tmp_path / name, "-q").exit_code == 0
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+    kept = [{(r["group"], r["rollout"]) for r in lines((tmp_path / name).read_text()) if r["kept"]} for name in "xz"]
+    assert kept[0] == kept[1] and len(kept[0]) == 16
+    again = here("resample", one, "--group-size", 8, "-o", tmp_path / "x")
+    assert again.exit_code == 0 and "nothing to do" in again.stderr
+    assert here("resample", one, "--group-size", 4, "-o", tmp_path / "x").exit_code == 2
+
+
+def test_ours_and_the_released_scores_differ_where_the_released_ones_are_wrong(tmp_path):
+    path = written(tmp_path, trajectory("a", 0, 1.0, "timeout"), trajectory("a", 1, 0.0, "ok"), trajectory("a", 2, 1.0))
+    ours, theirs = (lines(here("score", path, *more).stdout) for more in ((), ("--compat", "rstar")))
+    assert [(one["p_err"], one["p_format"]) for one in ours] == [(1, 0), (0, 0), (0.5, 0)]
+    assert [(one["p_err"], one["p_format"]) for one in theirs] == [(0, 1), (0, 1), (0.5, 1)]
+    seven = written(tmp_path, *(trajectory("g", k, float(k < 7)) for k in range(14)), name="seven.jsonl")
+    refused = here("resample", seven, "--group-size", 7, "--compat", "rstar")
+    assert refused.exit_code == 2 and "group g: --compat rstar" in refused.stderr
+    assert here("resample", seven, "--group-size", 7).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("records", "words", "message"),
+    [
+        ([trajectory("a", 0, 1.0), trajectory("a", 0, 0.0)], (), "in.jsonl:2: group a, rollout 0: appears twice"),
+        ([{**trajectory("a", 0, 1.0), "turns": []}], (), "in.jsonl:1: turns: expected a list"),
+        ([trajectory("a", 0, 1.0, "fine")], (), "in.jsonl:1: turns[0].calls[0].status: expected one of ok, "),
+        ([trajectory("a", 0, None)], (), "in.jsonl:1: reward: expected a number"),
+        ([trajectory("a", 0, 1.0)], ("--group-size", "1"), "--group-size"),
+        ([trajectory("a", 0, 1.0)], ("--form", "verl"), "in.jsonl:1: input: expected"),
+        ([trajectory("a", 0, 1.0)], ("--epsilon", "0"), "--epsilon"),
+    ],
+)
+def test_bad_trajectories_are_named(tmp_path, records, words, message):
+    told = here(
+        "resample",
+        written(tmp_path, *records),
+        *(() if "--group-size" in words else ("--group-size", 4)),
+        *words,
+        "-o",
+        tmp_path / "out",
+    )
+    assert told.exit_code == 2 and message in told.stderr and "Traceback" not in told.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_groups_that_are_too_small_are_kept_and_told(tmp_path):
+    path = written(tmp_path, trajectory("a", 0, 1.0), trajectory("a", 1, 0.0), trajectory("b", 0, 1.0))
+    told = here("resample", path, "--group-size", 4)
+    assert told.exit_code == 0 and "1 groups have fewer than 4" in told.stderr
+    assert [one["kept_reason"] for one in lines(told.stdout)] == ["positive", "negative", "equal_rewards"]
+
+
+def test_problems(tmp_path):
+    told = here(
+        "prepare",
+        EXAMPLES / "problems.jsonl",
+        "--against",
+        EXAMPLES / "benchmark.jsonl",
+        "--dropped",
+        tmp_path / "dropped.jsonl",
+        "-o",
+        tmp_path / "kept.jsonl",
+    )
+    assert told.exit_code == 0, told.stderr
+    assert [one["answer"] for one in lines((tmp_path / "kept.jsonl").read_text())] == ["84", "25"]
+    dropped = lines((tmp_path / "dropped.jsonl").read_text())
+    assert [one["reason"] for one in dropped] == ["answer is no whole number", "same problem", "in a benchmark"]
+    assert dropped[2]["detail"].endswith("benchmark.jsonl:1") and "5 problems, 2 kept" in told.stderr
+    (one, *_) = lines(here("prepare", EXAMPLES / "problems.jsonl", "--to", "verl", "--source", "mine").stdout)
+    assert one["reward_model"] == {"style": "rule", "ground_truth": "84"} and one["data_source"] == "mine"
+    again = written(tmp_path, one)
+    assert lines(here("prepare", again).stdout)[0]["prompt"] == one["prompt"][0]["content"]
+
+
+def test_parquet_is_read_as_json_lines_are(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{"problem": "How many primes are below 100?", "answer": "25"}, {"problem": "Half of one?", "answer": "1/2"}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "p.parquet")
+    assert here("prepare", tmp_path / "p.parquet").stdout == here("prepare", written(tmp_path, *rows)).stdout
+    (tmp_path / "torn.parquet").write_bytes((tmp_path / "p.parquet").read_bytes()[:40])
+    torn = here("prepare", tmp_path / "torn.parquet")
+    assert torn.exit_code == 2 and "torn.parquet: not parquet" in torn.stderr
+
+
+# ---------------------------------------------------------------- exec
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "stdout", "stderr"),
+    [
+        ("print(int(input()) * 2)", 0, "42\n", ""),
+        ("5", 0, "", ""),  # as `python -` would have it
+        ("print('a')\n1 / 0", 1, "a\n", "ZeroDivisionError: division by zero\ngrpo-roc: error (exit code 1)\n"),
+        ("while True:\n    pass", 1, "", "grpo-roc: timeout (signal 9 after "),
+        ("import sys\nsys.exit(0)", 0, "", ""),
+    ],
+)
+def test_one_program(tmp_path, code, exit_code, stdout, stderr):
+    (tmp_path / "stdin").write_text("21\n")
+    (tmp_path / "p.py").write_text(code)
+    done = command(
+        "exec",
+        tmp_path / "p.py",
+        "--input",
+        tmp_path / "stdin",
+        "--level",
+        LEVEL,
+        "--call-timeout",
+        "1s",
+        "--preload",
+        "",
+    )
+    assert (done.returncode, done.stdout) == (exit_code, stdout) and stderr in done.stderr
+
+
+def test_records(tmp_path):
+    done = command(
+        "exec", EXAMPLES / "calls.jsonl", "--jsonl", "--level", LEVEL, "-o", tmp_path / "out.jsonl", "--preload", ""
+    )
+    assert done.returncode == 0, done.stderr
+    told = {one["id"]: one for one in lines((tmp_path / "out.jsonl").read_text())}
+    statuses = {name: one["status"] for name, one in told.items()}
+    assert statuses == {
+        "fine": "ok", "input": "ok", "raises": "error", "spins": "timeout", "forks": "error", "reads": "error", "grows": "memory", "prints": "output_limit", "calls out": "error",
+        "traces": "policy", "cell 1": "ok_no_output", "cell 2": "ok",
+    }  # fmt: skip
+    assert list(told) == [one["id"] for one in lines((EXAMPLES / "calls.jsonl").read_text())]
+    assert told["cell 2"]["stdout"] == "820\n" and "12 calls: " in done.stderr
+    assert {"exit_code", "signal", "wall_s", "cpu_s", "rss", "queue_s"} <= told["fine"].keys()
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"id": "a"}, "in.jsonl:1: code: expected a string"),
+        ({"code": "1"}, "id: expected a string of its own"),
+        ({"id": "a", "code": 7}, "in.jsonl:1: code: expected a string"),
+        ({"id": "a", "code": "1", "timeout": -1}, "in.jsonl:1: timeout: expected more than 0"),
+        ({"id": "a", "code": "1", "timeout": 1e9}, "in.jsonl:1: timeout: expected more than 0 and at most 300"),
+        ({"id": "a", "code": "1", "session": 5}, "in.jsonl:1: session: expected a string"),
+    ],
+)
+def test_bad_calls_are_named(tmp_path, record, message):
+    told = here("exec", written(tmp_path, record), "--jsonl", "--level", "rlimit-only", "--preload", "")
+    assert told.exit_code == 2 and message in told.stderr
+
+
+def test_killed_records_go_on_and_sessions_begin_anew(tmp_path):
+    records = [{"id": f"c{k}", "code": f"import time\ntime.sleep(0.02)\nprint({k})"} for k in range(60)]
+    records[40:40] = [
+        {"id": "s0", "code": "x = []", "session": "s"},
+        {"id": "s1", "code": "x.append(1)\nprint(x)", "session": "s"},
+    ]
+    records.append({"id": "s2", "code": "x.append(2)\nprint(x)", "session": "s"})
+    words = [
+        str(BIN),
+        "exec",
+        str(written(tmp_path, *records)),
+        "--jsonl",
+        "--level",
+        LEVEL,
+        "--preload",
+        "",
+        "--workers",
+        "1",
+        "-o",
+        str(tmp_path / "out.jsonl"),
+        "-q",
+    ]
+    running = subprocess.Popen(words)
+    journal = tmp_path / ".out.jsonl.journal"
+    end = time.monotonic() + 60
+    while not (journal.exists() and journal.read_bytes().count(b"\n") > 45):
+        assert time.monotonic() < end and running.poll() is None, "never happened"
+        time.sleep(0.01)
+    running.kill()
+    running.wait()
+    assert not (tmp_path / "out.jsonl").exists()
+    assert subprocess.run(words).returncode == 0
+    told = lines((tmp_path / "out.jsonl").read_text())
+    assert [one["id"] for one in told] == [one["id"] for one in records]
+    assert {one["id"]: one["stdout"] for one in told if one["id"][0] == "s"} == {
+        "s0": "",
+        "s1": "[1]\n",
+        "s2": "[1, 2]\n",
+    }
+    assert all(one["stdout"] == f"{one['id'][1:]}\n" for one in told if one["id"][0] == "c")
+
+
+# ---------------------------------------------------------------- serve
+
+
+class Service:
+    def __init__(self, path, *words):
+        self.path = path
+        self.process = subprocess.Popen(
+            [str(BIN), "serve", "--unix", str(path), "--level", LEVEL, "--preload", "", "--call-timeout", "2s", *words],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert "listening at" in self.process.stderr.readline()
+        self.client = httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://service", timeout=60)
+
+    def post(self, where, told):
+        return self.client.post(where, json=told)
+
+    def stop(self, number=signal.SIGTERM):
+        self.client.close()
+        self.process.send_signal(number)
+        _, said = self.process.communicate(timeout=30)
+        return said
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    found = Service(tmp_path_factory.mktemp("service") / "socket", "--workers", "2")
+    yield found
+    found.stop()
+    assert found.process.returncode == 0 and not found.path.exists()
+
+
+def test_the_services_own_dialect(service):
+    one = service.post("/v1/exec", {"id": "a1", "code": "print(input())", "input": "hi"}).json()
+    assert (one["id"], one["status"], one["stdout"]) == ("a1", "ok", "hi\n")
+    many = service.post("/v1/exec", [{"code": f"print({k})"} for k in range(20)]).json()
+    assert [x["stdout"] for x in many] == [f"{k}\n" for k in range(20)]
+    service.post("/v1/exec", {"code": "x = 5", "session": "s"})
+    assert service.post("/v1/exec", {"code": "x", "session": "s"}).json()["stdout"] == "5\n"
+    assert service.client.delete("/v1/sessions/s").json() == {"ended": True}
+    assert service.client.delete("/v1/sessions/s").json() == {"ended": False}
+    assert service.post("/v1/exec", {"code": "x", "session": "s"}).json()["status"] == "error"
+    status = service.client.get("/v1/status").json()
+    assert status["level"] == LEVEL and status["workers"] == 2 and status["statuses"]["ok"] >= 22
+
+
+def test_an_id_names_a_call(service):
+    """Sent again, even while it runs, it is run once."""
+    told = {"id": "once", "code": "import time, random\ntime.sleep(0.3)\nprint(random.SystemRandom().random())"}
+    with httpx.Client(
+        transport=httpx.HTTPTransport(uds=str(service.path)), base_url="http://service", timeout=60
+    ) as other:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(4) as several:
+            found = {one.json()["stdout"] for one in several.map(lambda _: other.post("/v1/exec", json=told), range(4))}
+    assert found == {service.post("/v1/exec", told).json()["stdout"]}
+
+
+def test_code_judges_dialect(service):
+    assert service.client.get("/ping").status_code == 200
+    one = service.post("/run", {"type": "python", "solution": "print(int(input()) + 1)", "input": "4"}).json()
+    assert (one["success"], one["run_success"], one["stdout"], one["reason"]) == (True, True, "5\n", "")
+    told = {"type": "batch", "submissions": [
+        {"sub_id": "x", "type": "python", "solution": "while True: pass"}, {"type": "python", "solution": "1 / 0"}, {"type": "cpp", "solution": "int main() {}"}, {"type": "python"},
+    ]}  # fmt: skip
+    late, raised, other, broken = service.post("/run/long-batch", told).json()["results"]
+    assert (late["sub_id"], late["success"], late["reason"]) == ("x", False, "worker_timeout")
+    assert (raised["run_success"], raised["reason"]) == (False, "") and "ZeroDivisionError" in raised["stderr"]
+    assert other["reason"] == broken["reason"] == "invalid_input"
+    right, wrong = (
+        service.post("/judge", {"type": "python", "solution": "print(4)", "expected_output": want}).json()
+        for want in ("4", "5")
+    )
+    assert right["success"] and not wrong["success"] and wrong["run_success"]
+    math = service.post(
+        "/judge", {"type": "math", "solution": "\\boxed{\\frac{1}{2}}", "expected_output": "0.5"}
+    ).json()
+    assert math["success"]
+
+
+def test_sandbox_fusions_dialect(service):
+    fine = service.post("/run_code", {"code": "print(input())", "language": "python", "stdin": "x"}).json()
+    assert (
+        fine["status"] == "Success" and fine["run_result"]["stdout"] == "x\n" and fine["run_result"]["return_code"] == 0
+    )
+    late = service.post("/run_code", {"code": "while True: pass", "language": "python", "run_timeout": 0.3}).json()
+    assert late["status"] == "Failed" and late["run_result"]["status"] == "TimeLimitExceeded"
+    assert service.post("/run_code", {"code": "1", "language": "rust"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("where", "told", "message"),
+    [
+        ("/v1/exec", {"code": 7}, "code: expected a string"),
+        ("/v1/exec", [{"code": "1"}, 5], "expected an object"),
+        ("/v1/exec", {"code": "1", "timeout": 1e9}, "timeout: expected"),
+        ("/run/batch", {"submissions": 3}, "submissions: expected a list"),
+    ],
+)
+def test_requests_that_cannot_be_read(service, where, told, message):
+    found = service.post(where, told)
+    assert found.status_code == 400 and message in found.json()["error"]
+    assert service.client.post(where, content=b"{torn").status_code == 400
+
+
+def test_a_full_queue_is_told_and_a_stop_waits_for_what_runs(tmp_path):
+    one = Service(tmp_path / "socket", "--workers", "1", "--queue", "2", "--grace", "5s")
+    from concurrent.futures import ThreadPoolExecutor
+
+    slow = {"code": "import time\ntime.sleep(0.7)\nprint('ended')"}
+    with ThreadPoolExecutor(2) as several:
+        calls = [
+            several.submit(
+                httpx.Client(transport=httpx.HTTPTransport(uds=str(one.path)), base_url="http://s", timeout=60).post,
+                "/v1/exec",
+                json=slow,
+            )
+            for _ in range(2)
+        ]
+        end = time.monotonic() + 20
+        while one.client.get("/v1/status").json()["running"] + one.client.get("/v1/status").json()["waiting"] < 2:
+            assert time.monotonic() < end
+        full = one.post("/v1/exec", {"code": "1"})
+        assert full.status_code == 429 and full.headers["Retry-After"] == "1"
+        one.stop()
+        assert [call.result().json()["stdout"] for call in calls] == ["ended\n", "ended\n"]
+    assert one.process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "expected one of --http HOST:PORT and --unix PATH"),
+        (("--http", "localhost"), "--http localhost: expected HOST:PORT"),
+        (("--http", "127.0.0.1:99999"), "--http 127.0.0.1:99999: expected HOST:PORT"),
+        (("--unix", "/nowhere/socket"), "--unix /nowhere/socket: "),
+    ],
+)
+def test_where_it_cannot_listen(words, message):
+    told = here("serve", *words, "--level", "rlimit-only", "--preload", "")
+    assert told.exit_code == 2 and message in told.stderr
+
+
+def test_secrets_of_the_service_are_not_the_programs(tmp_path):
+    env = {**os.environ, "HF_TOKEN": "hf_secret_planted"}
+    (tmp_path / "p.py").write_text(
+        "import os\nprint(dict(os.environ))\ntry:\n    print(open('/proc/self/environ').read())\nexcept OSError:\n    pass"
+    )
+    done = command("exec", tmp_path / "p.py", "--level", LEVEL, "--preload", "", env=env)
+    assert done.returncode == 0 and "hf_secret" not in done.stdout + done.stderr
+
+
+def test_bench_env_reports_every_case():
+    told = here(
+        "bench-env",
+        "--level",
+        LEVEL,
+        "--preload",
+        "",
+        "--calls",
+        "20",
+        "--burst",
+        "30",
+        "--rate",
+        "20",
+        "--workers",
+        "1",
+        "--json",
+        "-q",
+    )
+    assert told.exit_code == 0, told.stderr
+    found = json.loads(told.stdout)
+    assert {"print", "sympy", "open", "queued", "fresh"} <= found.keys() and found["queued"]["calls"] == 30
+    assert all(found[name]["p50_s"] <= found[name]["p99_s"] for name in ("print", "sympy", "open"))

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# A group of rollouts verified and resampled, ten programs that mean harm, and a problem set cleaned. Leaves its outputs in out/demo/grpo-roc.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+out=out/demo/grpo-roc
+rm -rf "$out"
+mkdir -p "$out"
+started=$SECONDS
+: > "$out/commands.txt"
+say() { printf '%s\n' "$*" | tee -a "$out/commands.txt" >&2; "$@"; }
+
+examples=tools/grpo-roc/examples
+say grpo-roc verify "$examples/rollouts.jsonl" -o "$out/verified.jsonl"
+say grpo-roc resample "$out/verified.jsonl" --group-size 8 -o "$out/kept.jsonl" 2> >(tee "$out/figure.txt" >&2)
+say grpo-roc exec "$examples/calls.jsonl" --jsonl -o "$out/calls.jsonl" 2> >(tee "$out/calls.txt" >&2)
+sleep 0.2
+cat "$out/calls.txt" >> "$out/figure.txt"
+echo $((SECONDS - started)) > "$out/seconds.txt"
+echo "grpo-roc demo: $(cat "$out/seconds.txt") s; outputs in $out" >&2

@@ -1,0 +1,250 @@
+"""`grpo-roc score` and `resample`: penalties of trajectories, and which of each group are kept with what advantage.
+
+Where it sits: transcript.py and penalty.py look at one trajectory, roc.py chooses among a group's; here are the files. Groups may be scattered over the input, and trajectories
+are long: the input is read twice, and of each trajectory only its reward and penalties are held between.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+import grpo_roc
+from grpo_roc import penalty, readers, roc
+from grpo_roc.transcript import answers_of, calls_of, turns_of
+from tenfold_shared import BadInput
+from tenfold_shared.cli import Selection
+from tenfold_shared.jsonl import Flow, Output, Source
+from tenfold_shared.progress import Progress
+from tenfold_shared.records import RecordProblem
+
+Record = dict[str, Any]
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What decides the bytes written. compat `rstar`: the released scorer and selection."""
+
+    form: str = "auto"
+    compat: str | None = None
+    group_size: int | None = None
+    roc_select: roc.Select = "inverse"
+    epsilon: float = 1e-3
+    ddof: int = 1
+    seed: int = 0
+
+
+class Seen(msgspec.Struct, gc=False):
+    """What is held of a trajectory."""
+
+    rollout: Any
+    reward: float
+    err: float
+    form: float
+    failed: int
+    calls: int
+    blocks: int
+
+
+def penalties_of(record: Record, compat: str | None) -> penalty.Penalty:
+    """Raises RecordProblem."""
+    turns = turns_of(record)
+    if compat == "rstar":
+        dumped = isinstance(record.get("output"), str) and "score" in record  # verl's, with the text as it was scored
+        text = record["output"] if dumped else penalty.response_text(turns)
+        return penalty.rstar(text)
+    return penalty.of_turns(turns)
+
+
+def scored(source: Source, settings: Settings) -> Iterator[tuple[str, Record, Seen]]:
+    """(where, the record with its penalties, what is held of it)."""
+    for where, record in source:
+        try:
+            found = penalties_of(record, settings.compat)
+            turns = turns_of(record)
+        except RecordProblem as problem:
+            raise BadInput(f"{where}: {problem}") from None
+        if not math.isfinite(record["reward"]):
+            raise BadInput(f"{where}: reward: expected a finite number, got {record['reward']}")
+        calls = calls_of(turns)
+        told = {**record, "p_err": found.err, "p_format": found.format, "p_total": found.total}
+        yield where, told, Seen(record["rollout"], float(record["reward"]), found.err, found.format, calls.failed, calls.counted, answers_of(turns).count)  # fmt: skip
+
+
+def choose(members: dict[str, list[Seen]], settings: Settings) -> dict[str, roc.Choice]:
+    assert settings.group_size is not None
+    found = {}
+    for group, them in members.items():
+        rewards, totals = [one.reward for one in them], [one.err + one.form for one in them]
+        if settings.compat == "rstar":
+            try:
+                found[group] = roc.choose_rstar(rewards, totals, settings.group_size, settings.ddof)
+            except ValueError as problem:
+                raise BadInput(f"group {group}: --compat rstar: {problem}") from None
+        else:
+            found[group] = roc.choose(
+                rewards, totals, settings.group_size, group=group, order=[one.rollout for one in them], select=settings.roc_select, epsilon=settings.epsilon, seed=settings.seed,
+                ddof=settings.ddof,
+            )  # fmt: skip
+    return found
+
+
+def summary_of(members: dict[str, list[Seen]], choices: dict[str, roc.Choice], size: int) -> Record:
+    """What was done to the groups. Shares of failed calls are over all calls of the right trajectories, before and after."""
+    found: Record = {"groups": len(members), "trajectories": sum(map(len, members.values()))}
+    found["equal_rewards"] = {"all_right": 0, "all_wrong": 0}
+    sums = {
+        name: [0, 0, 0, 0, 0] for name in ("before", "after")
+    }  # right trajectories, failed calls, calls, blocks, all
+    short = 0
+    for group, them in members.items():
+        choice = choices[group]
+        if choice.reasons[0] == "equal_rewards":
+            found["equal_rewards"]["all_right" if them[0].reward > 0 else "all_wrong"] += 1
+            continue
+        short += len(them) < size
+        for one, kept in zip(them, choice.kept, strict=True):
+            for name in ("before", *(["after"] if kept else [])):
+                sums[name][4] += 1
+                if one.reward > 0:
+                    for k, value in enumerate((1, one.failed, one.calls, one.blocks)):
+                        sums[name][k] += value
+    for name, (right, failed, calls, blocks, every) in sums.items():
+        found[name] = {
+            "trajectories": every,
+            "right": right / every if every else None,
+            "error_share_in_right": failed / calls if calls else None,
+            "answer_blocks_in_right": blocks / right if right else None,
+        }
+    return {**found, "short_groups": short}
+
+
+def source_of(files: Sequence[str], selection: Selection, settings: Settings) -> Source:
+    return selection.source(files, None, expand=lambda located: readers.read(located, settings.form), keep=True)
+
+
+def identity(settings: Settings, selection: Selection) -> Record:
+    return {**msgspec.to_builtins(settings), **selection.identity()}
+
+
+def score(
+    files: Sequence[str], selection: Selection, *, settings: Settings, output: str | None, overwrite: bool, quiet: bool
+) -> int:
+    source = source_of(files, selection, settings)
+    decides = {
+        name: x
+        for name, x in identity(settings, selection).items()
+        if name in ("form", "compat", *selection.identity())
+    }
+    done = Flow()
+    with (
+        Output(
+            output,
+            tool="grpo-roc",
+            version=grpo_roc.__version__,
+            verb="score",
+            options=decides,
+            source=source,
+            overwrite=overwrite,
+        ) as out,
+        Progress("score", None, "trajectory", quiet) as bar,
+    ):
+        if out.finished:
+            print(f"grpo-roc: {output}: complete already; nothing to do", file=sys.stderr)
+            return 0
+        for _, record, _ in scored(source, settings):
+            out.write(record)
+            done.read += 1
+            done.written += 1
+            bar.update()
+        return out.complete(done, source)
+
+
+def resample(
+    files: Sequence[str],
+    selection: Selection,
+    *,
+    settings: Settings,
+    output: str | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    source = source_of(files, selection, settings)
+    done = Flow()
+    with (
+        Output(
+            output,
+            tool="grpo-roc",
+            version=grpo_roc.__version__,
+            verb="resample",
+            options=identity(settings, selection),
+            source=source,
+            overwrite=overwrite,
+        ) as out,
+        Progress("resample", None, "trajectory", quiet) as bar,
+    ):
+        if out.finished:
+            print(f"grpo-roc: {output}: complete already; nothing to do", file=sys.stderr)
+            return 0
+        members: dict[str, list[Seen]] = {}
+        names: dict[str, set[Any]] = {}
+        for where, record, seen in scored(source, settings):
+            group = str(record["group"])
+            if seen.rollout in names.setdefault(group, set()):
+                raise BadInput(f"{where}: group {group}, rollout {seen.rollout}: appears twice")
+            names[group].add(seen.rollout)
+            members.setdefault(group, []).append(seen)
+        del names
+        choices = choose(members, settings)
+        at = dict.fromkeys(members, 0)
+        source.bad = 0
+        for _, record, _ in scored(source, settings):
+            group = str(record["group"])
+            choice, k = choices[group], at[group]
+            at[group] += 1
+            kept = bool(choice.kept[k])
+            out.write(
+                {
+                    **record,
+                    "kept": kept,
+                    "kept_reason": choice.reasons[k],
+                    "advantage": float(choice.advantage[k]) if kept else None,
+                }
+            )
+            done.read += 1
+            done.written += 1
+            bar.update()
+        assert settings.group_size is not None
+        found = summary_of(members, choices, settings.group_size)
+        code = out.complete(done, source, seed=settings.seed, summary=found)
+    tell(found, settings, to_stderr=True, as_json=as_json, quiet=quiet)
+    return code
+
+
+def tell(found: Record, settings: Settings, *, to_stderr: bool, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        print(json.dumps(found), file=sys.stderr)
+        return
+    if quiet:
+        return
+
+    def share(x: float | None) -> str:
+        return "-" if x is None else f"{x:.3f}"
+
+    equal = found["equal_rewards"]
+    before, after = found["before"], found["after"]
+    print(
+        f"grpo-roc: {found['groups']} groups, {found['trajectories']} trajectories; {equal['all_right']} groups all right and {equal['all_wrong']} all wrong were dropped; kept {after['trajectories']} of {before['trajectories']}; "
+        f"failed calls in right ones {share(before['error_share_in_right'])} -> {share(after['error_share_in_right'])}, right {share(before['right'])} -> {share(after['right'])}",
+        file=sys.stderr,
+    )
+    if found["short_groups"]:
+        print(
+            f"grpo-roc: {found['short_groups']} groups have fewer than {settings.group_size} trajectories: all of them were kept",
+            file=sys.stderr,
+        )

@@ -1,0 +1,162 @@
+"""`grpo-roc verify`: is the last box of the answer block the gold answer? (arXiv 2508.20722, section 2.2.1, equation 3)
+
+A reward is 1 or 0 and rests on nothing else: no bonus for tools, format or length. The answer is the content of the last `\\boxed{}` within the last answer block, so that a number
+in the prose, or two candidates, count for nothing; `--grader-scope response` takes the last box of the whole response, as the released code does. Numbers are compared exactly,
+before anything symbolic is asked; what is symbolic goes to killable processes with a deadline, never to a signal of this one, so that a tower of powers costs its deadline and a caller
+may be any thread (tenfold_shared.answers). A comparison that met the deadline is `ungradable`: counted apart, and rewarded with 0.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+import grpo_roc
+from grpo_roc.transcript import spoken
+from tenfold_shared import answers
+from tenfold_shared.cli import Selection
+from tenfold_shared.jsonl import Located, Output, flow
+from tenfold_shared.progress import Progress
+
+Record = dict[str, Any]
+Scope = Literal["answer", "response"]
+KEY = " place"  # a field of ours while a record is under way
+_BLOCK = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """scope: where the box is looked for. deadline: seconds that a symbolic comparison may take."""
+
+    scope: Scope = "answer"
+    deadline: float = 2.0
+    workers: int = 2
+
+
+def gold_of(record: Record) -> Any:
+    """The gold answer, under the names that datasets have for it; None without one."""
+    model = record.get("reward_model")
+    for value in (
+        record.get("answer"),
+        model.get("ground_truth") if isinstance(model, dict) else None,
+        record.get("gts"),
+        record.get("solution"),
+    ):
+        if value not in (None, "", []):
+            return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    return None
+
+
+def said_by(record: Record) -> str | None:
+    """All of the assistant's own words: of the turns, of `response`, or of verl's `output`."""
+    if record.get("turns"):
+        return "\n".join(spoken(turn.get("text") or "") for turn in record["turns"])
+    for name in ("response", "output"):
+        if isinstance(record.get(name), str):
+            return spoken(record[name])
+    return None
+
+
+def settled(record: Record, scope: Scope) -> Record | tuple[Any, str]:
+    """A grade that needs no comparison, or (gold, text that holds the box)."""
+    if record.get("error") or record.get("finish_reason") == "error":
+        return grade("ungradable", f"the sample failed: {record.get('error') or 'no completion'}")
+    gold = gold_of(record)
+    if gold is None:
+        return {**grade("ungradable", "no gold answer"), "error": "no gold answer"}
+    if record.get("finish_reason") == "length":
+        return grade("wrong", "truncated at the token limit")
+    text = said_by(record)
+    if text is None:
+        return {**grade("ungradable", "no response"), "error": "no turns, response or output"}
+    if scope == "response":
+        return gold, text
+    blocks = _BLOCK.findall(text)
+    return (gold, blocks[-1]) if blocks else grade("wrong", "no answer block")
+
+
+def grade(grade: str, reason: str) -> Record:
+    return {"correct": grade == "correct", "grade": grade, "grade_reason": reason}
+
+
+def execute(settings: Settings, records: Iterator[tuple[str, Record]]) -> Iterator[tuple[str, Record]]:
+    """(key, record) -> (key, grade), in input order."""
+    waiting: deque[tuple[str, Record | None]] = deque()
+
+    def comparisons() -> Iterator[tuple[Any, str, str]]:
+        for key, record in records:
+            found = settled(record, settings.scope)
+            waiting.append((key, found if isinstance(found, dict) else None))
+            if not isinstance(found, dict):
+                yield found[0], found[1], (record.get("meta") or {}).get("match", "any")
+
+    def ready() -> Iterator[tuple[str, Record]]:
+        while waiting and waiting[0][1] is not None:
+            key, known = waiting.popleft()
+            assert known is not None
+            yield key, known
+
+    for one in answers.grade_many(comparisons(), workers=settings.workers, deadline=settings.deadline):
+        yield from ready()
+        key, _ = waiting.popleft()
+        yield key, grade(one.grade, one.reason)
+    yield from ready()
+
+
+def assemble(record: Record, results: list[Record]) -> list[Record]:
+    """The record with its grade; `reward` where it has none yet, so that it can be resampled."""
+    found = {name: results[0][name] for name in ("correct", "grade", "grade_reason")}
+    reward = {} if isinstance(record.get("reward"), int | float) else {"reward": float(found["correct"])}
+    kept = {name: value for name, value in record.items() if name != KEY}
+    return [{**kept, **found, **reward}]
+
+
+def numbered(located: Iterable[Located]) -> Iterator[Located]:
+    """Records named by their place: dumps have no ids, and trajectories of one task share theirs."""
+    for number, (where, record) in enumerate(located):
+        yield where, {**record, KEY: str(number)}
+
+
+def run(
+    files: Sequence[str], selection: Selection, *, grader_scope: Scope, grade_timeout: float, workers: int, output: str | None, overwrite: bool, max_time: float | None, quiet: bool,
+) -> int:  # fmt: skip
+    """The verb; returns the exit code. Raises BadInput."""
+    settings = Settings(grader_scope, grade_timeout, workers)
+    source = selection.source(files, None, expand=numbered, keep=output is not None)
+    decides = {"scope": grader_scope, "deadline": grade_timeout, **selection.identity()}
+    grades: Counter[str] = Counter()
+
+    def counted(record: Record, results: list[Record]) -> list[Record]:
+        grades[results[0]["grade"]] += 1
+        return assemble(record, results)
+
+    with (
+        Output(
+            output,
+            tool="grpo-roc",
+            version=grpo_roc.__version__,
+            verb="verify",
+            options=decides,
+            source=source,
+            overwrite=overwrite,
+        ) as out,
+        Progress("verify", None, "samples", quiet) as progress,
+    ):
+        if out.finished:
+            print(f"grpo-roc: {output}: complete already; nothing to do", file=sys.stderr)
+            return 0
+        done = flow(
+            source, identify=lambda record: record[KEY], plan=lambda where, record: [("", record)], execute=lambda records: execute(settings, records), assemble=counted, out=out, max_time=max_time,
+            progress=progress,
+        )  # fmt: skip
+        code = out.complete(done, source, **grades)
+    if not quiet:
+        told = ", ".join(f"{grades[name]} {name}" for name in ("correct", "wrong", "ungradable"))
+        print(f"grpo-roc: {done.read} samples: {told}", file=sys.stderr)
+    if done.failed:
+        print(f"grpo-roc: {done.failed} samples have no gold answer, or nothing that was said", file=sys.stderr)
+    return code

@@ -423,6 +423,41 @@ def test_what_is_no_agent_is_refused_in_one_line(tmp_path):
     refused("no numbers")
 
 
+def test_a_card_that_was_edited_is_refused(tmp_path):
+    """Each of these fields would be taken as it stands: the weights fit all of them."""
+    folder = tmp_path / "agent"
+    lively("set", {}).save(folder)
+    path = folder / "agent.json"
+    told = json.loads(path.read_text())
+    for changed in (
+        {"form": "free"},
+        {"algo": "model"},
+        {"density": "logistic-normal"},
+        {"floor": 0.01},
+        {"feedback": False},
+        {"report": {"seed": 1}},
+        {"checksum": ""},
+    ):
+        path.write_text(json.dumps(told | changed))
+        with pytest.raises(BadInput, match=r"agent\.json: does not fit its own checksum; was it edited\?"):
+            Agent.load(folder)
+    for field in ("checksum", "form"):
+        path.write_text(json.dumps({name: value for name, value in told.items() if name != field}))
+        with pytest.raises(BadInput, match="does not fit its own checksum"):
+            Agent.load(folder)
+    path.write_text(json.dumps(told | {"temper": 1}))
+    with pytest.raises(BadInput, match=r"agent\.json: not an agent: .*unknown field `temper`"):
+        Agent.load(folder)
+    path.write_text(json.dumps(dict(sorted(told.items())), indent=7))  # the same card, written another way
+    assert Agent.load(folder).card.form == told["form"]
+
+
+def test_a_file_in_place_of_an_agent_is_told(tmp_path):
+    (tmp_path / "sch.jsonl").write_text("{}")
+    with pytest.raises(BadInput, match=r"sch\.jsonl: is a file; expected an agent's folder"):
+        Agent.load(tmp_path / "sch.jsonl")
+
+
 def test_a_decoder_refuses_other_domains():
     rng = np.random.default_rng(0)
     history = random_history(rng, 4, 8, 3)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,13 @@ def recorded(tmp_path_factory) -> str:
         folder, runs, {"kind": "runs", "domains": NAMES, "metrics": NAMES}, {"tool": "datamix", "verb": "swarm"}
     )
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def losses(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("losses") / "losses.json"
+    path.write_text(json.dumps(dict.fromkeys(NAMES, 2.5)))
+    return str(path)
 
 
 def lines(folder):
@@ -747,7 +755,102 @@ def test_a_plan_again_is_left_alone(corpus, mixed, tmp_path, capsys):
         plan.run(mixed, str(corpus.folder), budget=Budget(512, 5, 0.5), output=str(out))
 
 
+def test_a_plan_says_what_its_critics_expect(corpus, agents, losses, capsys):
+    """q of every line is the critics' at that state of the imagined run, as `apply` writes it of a real one."""
+    told = planned(capsys, agents["model"], str(corpus.folder), budget=BUDGET, losses=losses, output=None)
+    history = History(NAMES, corpus.source, corpus.sizes, np.full(4, 2.5), BUDGET)
+    agent, rollout = Agent.load(agents["model"]), world.Simulator.load(agents["model"]).rollout(history)
+    found = [json.loads(line)["q"] for line in told.out.splitlines()]
+    assert len(found) == 4 and len(set(found)) > 1
+    for q, (weights, after) in zip(found, rollout, strict=True):
+        assert q == pytest.approx(agent.q(history, weights), abs=1e-4)
+        history.add(weights, after)
+    blind = planned(capsys, agents["blind"], str(corpus.folder), budget=BUDGET, output=None)
+    assert all(json.loads(line)["q"] is None for line in blind.out.splitlines())  # without critics
+
+
+def test_a_plan_notices_another_world(corpus, agents, losses, tmp_path, capsys):
+    """The world is among the inputs, and is the agent's own."""
+    folder, out = tmp_path / "agent", tmp_path / "p.jsonl"
+    shutil.copytree(agents["model"], folder)
+    run = {"budget": BUDGET, "losses": losses, "output": str(out)}
+    planned(capsys, str(folder), str(corpus.folder), **run)
+    listed = [Path(one["path"]).name for one in json.loads((tmp_path / "p.jsonl.manifest.json").read_text())["inputs"]]
+    assert listed[:3] == ["agent.json", "agent.safetensors", "world.safetensors"]
+    whole = bytearray((folder / "world.safetensors").read_bytes())
+    whole[-1] ^= 1
+    (folder / "world.safetensors").write_bytes(whole)
+    with pytest.raises(BadInput, match=r"world\.safetensors: not an agent's world.*of another agent"):
+        plan.run(str(folder), str(corpus.folder), **run)
+
+
+def test_a_world_that_comes_to_no_mixture_is_told(corpus, agents, losses, monkeypatch, tmp_path):
+    wrong = Decision(np.full(4, np.nan))
+    monkeypatch.setattr(Agent, "decide", lambda self, history: wrong)
+    with pytest.raises(BadInput, match="agent-model: step 0: expected numbers"):
+        plan.run(agents["model"], str(corpus.folder), budget=BUDGET, losses=losses, output=str(tmp_path / "p"))
+    assert not (tmp_path / "p").exists()
+
+
+def test_losses_from_a_pipe_are_part_of_what_a_plan_is(corpus, agents, tmp_path, capsys):
+    """A pipe is read once; what came out of it is in the manifest."""
+
+    def run(loss):
+        read, write = os.pipe()
+        os.write(write, json.dumps(dict.fromkeys(NAMES, loss)).encode())
+        os.close(write)
+        try:
+            return plan.run(agents["model"], str(corpus.folder), budget=BUDGET, losses=f"/dev/fd/{read}", output=str(tmp_path / "p"))  # fmt: skip
+        finally:
+            os.close(read)
+
+    assert run(2.5) == run(2.5) == 0 and "nothing to do" in capsys.readouterr().err
+    with pytest.raises(BadInput, match="was made with --losses"):
+        run(3.5)
+
+
+@pytest.mark.parametrize("way", ["swarm", "from"])
+def test_options_change_the_budget_of_a_swarm_one_by_one(corpus, recorded, mixed, tmp_path, way):
+    """The recorded runs have 4 steps of 512 tokens and half of them source text at most."""
+    data = [recorded] if way == "swarm" else [corpus.folder, "--from", recorded]
+    for i, (words, changed) in enumerate([
+        ([], {}), (["--steps", 8], {"steps": 8}), (["--budget-bytes", 4096], {"budget_bytes": 4096}),
+        (["--source-budget", 0.1], {"source_budget": 0.1}), (["--max-epochs", 2, "--steps", 2], {"max_epochs": 2.0, "steps": 2}),
+    ]):  # fmt: skip
+        found = verb("plan", mixed, *data, *words, "-o", tmp_path / f"{i}.jsonl")
+        assert found.exit_code == 0, found.stderr
+        told = json.loads((tmp_path / f"{i}.jsonl.manifest.json").read_text())["options"]
+        want = {"steps": 4, "budget_bytes": 2048, "source_budget": 0.5, "max_epochs": 0.0} | changed
+        assert {name: told[name] for name in want} == want
+    found = verb("plan", mixed, *data, "--steps", 4096)
+    assert (
+        found.exit_code == 2 and "--budget-bytes 2048: is less than one token for each of --steps 4096" in found.stderr
+    )
+    text = " ".join(verb("plan", "--help").stdout.split())
+    assert "[the SWARM's, else 16]" in text and "[the SWARM's, else 131072]" in text and "default: 16" not in text
+
+
 # ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["agent/world.safetensors", "agent/new.jsonl", "swarm/plan.json", "swarm/a/../new", "losses.json", "link"],
+)
+def test_a_plan_is_not_written_over_an_input(agents, recorded, losses, tmp_path, place):
+    """An input, or anything in the folder of one, whether or not it is there."""
+    shutil.copytree(agents["model"], tmp_path / "agent")
+    shutil.copytree(recorded, tmp_path / "swarm")
+    shutil.copy(losses, tmp_path / "losses.json")
+    (tmp_path / "swarm/plan.json").write_text("{}")
+    (tmp_path / "swarm/a").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "agent/agent.json")
+    before = tree(tmp_path)
+    words = [tmp_path / "agent", tmp_path / "swarm", "--losses", tmp_path / "losses.json", "-o", tmp_path / place]
+    for more in ([], ["--overwrite"]):
+        found = verb("plan", *words, *more)
+        assert found.exit_code == 2 and "is within an input; choose another output" in found.stderr
+    assert tree(tmp_path) == before
 
 
 def test_what_apply_refuses(corpus, base, mixed, agents, tmp_path):
@@ -890,8 +993,18 @@ def test_what_plan_refuses(corpus, base, recorded, agents, mixed, tmp_path):
         ("[1]", "expected one object"),
         ('{"alpha": 1}', "beta: expected a number"),
         ('{"alphA": 1}', "alphA: no such domain"),
+        (
+            '{"alpha": 1, "beta": 2, "alpha": 1, "gamma": 1, "delta": 1}',
+            "alpha: named twice; expected each domain once",
+        ),
+        (json.dumps(dict.fromkeys(NAMES, 1e300)), r"--losses .*losses\.json: alpha: expected at most 64 bits per byte"),
+        (json.dumps({**dict.fromkeys(NAMES, 64), "gamma": 64.5}), "gamma: expected at most 64 bits per byte, got 64.5"),
     ):
         losses.write_text(told)
         refused(said, losses=str(losses))
     losses.write_text(json.dumps({**dict.fromkeys(NAMES, 2.5), "beta": -1}))
     refused("beta: expected a number above 0", losses=str(losses))
+    refused("is a folder; expected a file of one JSON object", losses=str(corpus.folder))
+    never = Budget(192, 4, 0.3, max_epochs=0.0001)
+    refused("768 tokens are wanted and 3 may be used under --max-epochs 0.0001", mixed, budget=never)
+    refused("gamma is the smallest target|delta is the smallest target", mixed, recorded, budget=never)

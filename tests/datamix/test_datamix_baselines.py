@@ -681,6 +681,27 @@ def test_verb_writes_a_mixture_with_a_manifest_and_knows_it_again(corpus, tmp_pa
         run("uniform", corpus.folder, out.with_name("other.json"))
 
 
+def test_verb_does_not_write_over_what_it_reads(tmp_path, proxy_file):
+    own = make_corpus(tmp_path / "corpus", {"big": 3_000, "goal": 1_000}, valid=500)
+    learnt, test = (swarm(tmp_path / name, 20, imported=True, seed=i) for i, name in enumerate(("one", "two")))
+    prior = tmp_path / "prior.json"
+    prior.write_text('{"weights": {"a": 0.4, "b": 0.2, "c": 0.2, "t": 0.2}}')
+    cases = [
+        ("uniform", own.folder, own.folder / "corpus.json", {}),
+        ("uniform", own.folder, own.folder / "tokens/new.json", {}),
+        ("doremi", own.folder, proxy_file, {"proxy": proxy_file}),
+        ("regmix", learnt, learnt / "trajectories.jsonl", {}),
+        ("regmix", learnt, test / "new.json", {"test": str(test)}),
+        ("regmix", learnt, prior, {"prior": str(prior)}),
+    ]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for name, data, out, options in cases:
+        for overwrite in (False, True):
+            with pytest.raises(BadInput, match="is within an input; choose another output"):
+                run(name, data, out, overwrite=overwrite, **options)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
 def test_verb_writes_a_schedule_of_a_dynamic_rule(corpus, tmp_path, proxy_file, capsys):
     out = tmp_path / "schedule.jsonl"
     assert (

@@ -296,6 +296,22 @@ def test_people_get_a_table_and_the_verdict(whole, small, agents, capsys, monkey
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_no_verdict_is_no_line_and_little_text_is_told_in_bytes(capsys):
+    def method(source):
+        return {"score": 1.0, "auc": 1.0, "source": 1.0, "target": 1.0, "source_bytes": source}
+
+    def shown(**more):
+        few = {"agent": method(0), "some": method(412.4), "more": method(9999.4), "most": method(10_600.0)}
+        figures.show({"counts": {"tasks": 1, "seeds": 1}, "first": "agent", "methods": few, "controls": {}, **more})
+        return capsys.readouterr().out
+
+    told = shown(verdict="")
+    assert told == shown() and told.rstrip("\n") + "\n" == told
+    assert shown(verdict="it is so") == told + "it is so\n"
+    for words in ("source text", " 0 B ", " 412 B ", " 9999 B ", " 11 kB "):
+        assert words in told
+
+
 # ---------------------------------------------------------------- tokens of rivals
 
 
@@ -429,6 +445,25 @@ def test_what_does_not_go_together_is_refused_before_any_work(small, agents, tmp
     with pytest.raises(BadInput, match=told):
         run(small, tmp_path / "out", [] if agent is None else [agents / agent], **changed)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_agent_named_twice_is_refused(small, agents, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(agents / "agent")
+    monkeypatch.chdir(agents)
+    for other in (agents / "agent", "agent", "./cloned/../agent", tmp_path / "link"):
+        with pytest.raises(BadInput, match="is named twice; expected another folder for each --agent"):
+            run(small, tmp_path / "out", [agents / "agent", agents / "other", other])
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_text_that_was_overwritten_is_not_compared_on(small, tmp_path):
+    shutil.copytree(small.corpus, tmp_path / "corpus")
+    with open(tmp_path / "corpus" / "tokens" / "delta.valid.bin", "r+b") as stream:
+        stream.write(b"altered")
+    here = SimpleNamespace(corpus=tmp_path / "corpus", swarm=small.swarm)
+    with pytest.raises(BadInput, match=r"delta\.valid\.bin: is not the file that corpus\.json names"):
+        run(here, tmp_path / "out", methods=["hand"], seeds=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
 
 
 def test_other_options_or_other_agents_in_the_same_folder_are_refused(small, agents, tmp_path):

@@ -686,6 +686,68 @@ def test_folders_that_are_none_and_outputs_in_the_way(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
 
+def test_the_floor_of_the_share_held_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """30 small files a domain, and a tenth asked for: a fifth is held out, and one line says so."""
+    source = plain(tmp_path / "in")
+    folder(source, tmp_path / "out", valid_share=0.1)
+    corpus = Corpus.load(tmp_path / "out")
+    assert {(one.train.documents, one.valid.documents) for one in corpus.domains} == {(24, 6)}
+    told = [line for line in capsys.readouterr().err.splitlines() if "--valid-share" in line]
+    assert len(told) == 1 and told[0].startswith(
+        "datamix: --valid-share 0.1: of a domain at least 40 kB is held out, or a fifth"
+    )
+    assert told[0].endswith("documents held out: books 6 of 30, code 6 of 30, web 6 of 30")
+    folder(source, tmp_path / "quarter", valid_share=0.25)
+    assert {one.valid.documents for one in Corpus.load(tmp_path / "quarter").domains} <= {7, 8}
+    folder(regmix(tmp_path / "split"), tmp_path / "own", valid_share=0.1)  # a split of its own is kept as it is
+    assert "--valid-share" not in capsys.readouterr().err
+
+
+def test_the_floor_is_told_of_installed_text_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options: dict[str, Any] = {"targets": ("docstrings",), "domains": ("licences",), "quiet": True}
+    corpora.from_installed(str(tmp_path / "small"), max_bytes=100_000, **options)
+    assert "--valid-share 0.1: of a domain at least 40 kB" in capsys.readouterr().err
+
+
+def test_an_output_without_a_name_or_inside_a_corpus_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = plain(tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    folder(source, tmp_path / "corpus")
+    before = tree(tmp_path / "corpus")
+    for name in ("", " "):
+        with pytest.raises(BadInput, match=f"-o '{name}': expected the name of a folder to write"):
+            corpora.from_folder(str(source), name, targets=("code",))
+        with pytest.raises(BadInput, match="expected the name of a folder"):
+            corpora.from_installed(name, targets=("docstrings",))
+    (tmp_path / "link").symlink_to(tmp_path / "corpus")
+    for inside in ("corpus/x", "corpus/train/x", "link/x"):
+        with pytest.raises(BadInput, match=f"{inside}: is inside the corpus .*corpus; choose a folder beside it"):
+            folder(source, Path(inside))
+        with pytest.raises(BadInput, match="is inside the corpus"):
+            corpora.from_installed(inside, targets=("docstrings",))
+    assert tree(tmp_path / "corpus") == before
+    folder(source, tmp_path / "corpus")  # again, and nothing is to be done
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_text_that_was_overwritten_is_found_by_its_hash(tmp_path: Path, split: str) -> None:
+    folder(plain(tmp_path / "in"), tmp_path / "out")
+    Corpus.load(tmp_path / "out").verify()
+    path = tmp_path / "out" / "tokens" / f"web.{split}.bin"
+    with open(path, "r+b") as stream:
+        stream.seek(100)
+        stream.write(b"altered")
+    corpus = Corpus.load(tmp_path / "out")  # its size is what it was
+    with pytest.raises(BadInput, match=rf"web\.{split}\.bin: is not the file that corpus\.json names \(sha256\)"):
+        corpus.verify()
+    corpus.subset(["books"], ["code"]).verify()  # of the domains that are used
+    path.unlink()
+    with pytest.raises(BadInput, match=rf"web\.{split}\.bin: cannot be read: No such file"):
+        corpus.verify()
+
+
 def test_a_small_domain_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = regmix(tmp_path / "in")
     jsonl(source / "train" / "tiny-0.jsonl", texts("tiny", 3))

@@ -365,6 +365,17 @@ def test_held_out_runs_are_spread_and_leave_two_a_task(runs):
     assert cql.hold_out(runs, 0.0, seed=0)[1] == []
 
 
+def test_a_run_is_not_held_out_where_one_alone_would_be(runs):
+    """One run says nothing of an agent: with six, none is kept from it, and the diagnosis is of all that it learned from."""
+    for some, share in ((runs[:6], 0.2), (runs[:3], 0.9), (runs[:6], 0.1)):
+        kept, held = cql.hold_out(some, share, seed=0)
+        assert (kept, held) == (some, [])
+    assert len(cql.hold_out(runs[:6], 0.3, seed=0)[1]) == 2
+    report = cql.train(runs[:6], "set", dataclasses.replace(QUICK, held_out=0.2), seed=0).report
+    assert report["trajectories"] == {"given": 6, "used": 6, "held_out": 0}
+    assert (report["diagnosis"]["runs"], report["diagnosis"]["n"]) == ("training", 6)
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("alpha", 0.0), ("alpha", -1.0), ("alpha", math.inf), ("temperature", 0.0)]
 )

@@ -528,6 +528,35 @@ def test_without_swarm_and_corpus_it_says_what_it_wants(home, tmp_path, capsys):
         told(tmp_path, capsys, agent="moved")
 
 
+def test_too_few_domains_for_random_choices_are_told_in_its_own_words(home, tmp_path):
+    """Its message names options that it has, and says what became of the swarm's tasks."""
+    make_corpus(tmp_path / "two", dict.fromkeys(("web", "code"), 4000), targets=("code",), valid=1500)
+    make_corpus(tmp_path / "same", dict.fromkeys(NAMES, 4000), targets=("math", "code"), valid=1500, seed=5)
+    one = msgspec.structs.replace(SETTINGS, tasks=1)
+    own = r"--tasks 1: a random choice is of 4 source and 2 target domains, and .* has {} domains; give --tasks 0 for the corpus as it stands"
+    aside = r" \(the tasks of .*swarm were put aside, as {}"
+    for corpus, with_swarm, words in (
+        ("two", True, own.format(2) + aside.format(r"its domains differ: (math|books) is not in .*two\)$")),
+        ("same", True, own.format(4) + aside.format(r"it was made of another corpus\)$")),
+        ("two", False, own.format(2) + "$"),
+    ):
+        given = str(home / "swarm") if with_swarm else None
+        with pytest.raises(BadInput, match=words) as error:
+            explain.plan_of(str(home / "agent"), str(tmp_path / corpus), given, one)
+        assert "--task-sources" not in str(error.value)
+        none = msgspec.structs.replace(one, tasks=0)
+        plan = explain.plan_of(str(home / "agent"), str(tmp_path / corpus), given, none)
+        assert [task.name for task in plan.tasks] == ["all"]
+
+
+def test_text_that_was_overwritten_is_not_explained_on(home, tmp_path):
+    shutil.copytree(home / "corpus", tmp_path / "corpus")
+    with open(tmp_path / "corpus" / "tokens" / "math.train.bin", "r+b") as stream:
+        stream.write(b"altered")
+    with pytest.raises(BadInput, match=r"math\.train\.bin: is not the file that corpus\.json names"):
+        explain.plan_of(str(home / "agent"), str(tmp_path / "corpus"), str(home / "swarm"), SETTINGS)
+
+
 def test_a_decoder_is_refused_on_other_domains(home, tmp_path, capsys):
     Agent(CARDS["decoder"]).save(tmp_path / "decoder")
     with pytest.raises(BadInput, match="was made for the 4 domains d0"):

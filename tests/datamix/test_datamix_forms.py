@@ -657,7 +657,7 @@ def test_the_table_of_a_swarm_weighs_steps_by_their_tokens(tmp_path):
 
 
 def test_a_table_is_of_one_set_of_domains(tmp_path):
-    other = trajectory("t1", task="y", roles={"a": "source", "c": "target"}, steps=[
+    other = trajectory("t1", task="y", roles={"a": "source", "c": "target"}, available={"a": 9, "c": 9}, base={"a": 3.0, "c": 3.0}, budget={"tokens": 5, "steps": 1}, steps=[
         {"step": 0, "tokens_seen": 5, "weights": {"a": 0.5, "c": 0.5}, "feedback": {"a": 1, "c": 2}}])  # fmt: skip
     folder = swarm_of(tmp_path, trajectory(), other)
     with pytest.raises(BadInput, match="b: is a domain of only one of t0 and t1; choose one task"):

@@ -274,13 +274,41 @@ def test_sample_from_a_corpus_takes_roles_and_shares(tmp_path):
     assert mean[0] > mean[2] > mean[1]
 
 
+def test_sample_keeps_to_the_text_there_is(tmp_path):
+    """What max_epochs allows to the token is drawn, a token more is refused; source text counts as far as its budget goes."""
+    corpus = make_corpus(
+        tmp_path / "c", {"big": 30_000, "goal": 1_000, "more": 2_000}, targets=["goal", "more"], valid=500
+    )
+    out = str(tmp_path / "s.jsonl")
+    target = int(corpus.sizes[1:].sum())
+    for share, most in ((0.0, 2 * target), (0.5, 4 * target), (1.0, 2 * int(corpus.sizes.sum()))):
+        run = {"sampler": "walk", "trajectories": 2, "steps": 1, "source_share": share, "max_epochs": 2}
+        assert samplers.run(corpus, **run, tokens=most, output=out, overwrite=True) == 0
+        told = rf"{most + 2} tokens are wanted and {most}|{most + 2} tokens are wanted and {most + 1}"
+        with pytest.raises(BadInput, match=told):
+            samplers.run(corpus, **run, tokens=most + 2, output=out, overwrite=True)
+    with pytest.raises(BadInput, match=r"under --max-epochs 0\.001 and the source budget; goal is the smallest target"):
+        samplers.run(corpus, steps=3, tokens=43690, max_epochs=0.001)
+
+
+@pytest.mark.parametrize("place", ["corpus.json", "tokens/big.train.bin", "new.jsonl"])
+def test_sample_does_not_write_into_its_corpus(tmp_path, place):
+    corpus = make_corpus(tmp_path / "c", {"big": 3_000, "goal": 1_000}, valid=500)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(BadInput, match="is within an input; choose another output"):
+        samplers.run(corpus, steps=3, output=str(tmp_path / "c" / place), overwrite=True)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
         ({"names": list("abc"), "targets": ["x"]}, "--target: x: no such domain"),
-        ({"names": list("abc"), "targets": []}, "no target domain"),
+        ({"names": list("abc"), "targets": []}, "^--domain: no target domain"),
         ({"names": list("abc"), "targets": list("abc")}, "no source domain"),
         ({"names": ["a"], "targets": ["a"]}, "nothing to mix"),
+        ({"names": ["a", "a", "b"], "targets": ["b"]}, "^--domain: a: named twice"),
+        ({"names": ["a", "b/c"], "targets": ["a"]}, "^--domain: 'b/c': not a domain's name"),
         ({"names": list("abc"), "targets": ["c"], "sampler": "loss-greedy"}, "follows losses"),
         ({"names": list("abc"), "targets": ["c"], "max_epochs": 2.0}, "needs a corpus"),
         ({"names": list("abc"), "targets": ["c"], "source_share": 1.5}, "expected a share"),

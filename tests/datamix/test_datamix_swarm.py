@@ -427,6 +427,16 @@ def test_another_corpus_is_refused_and_the_same_one_elsewhere_is_not(small, tmp_
         run(folder, tmp_path / "other", trajectories=2)
 
 
+@pytest.mark.parametrize("only", [None, 1])
+def test_text_that_was_overwritten_is_not_trained_on(small, tmp_path, only):
+    shutil.copytree(small.corpus, tmp_path / "corpus")
+    with open(tmp_path / "corpus" / "tokens" / "beta.train.bin", "r+b") as stream:
+        stream.write(b"altered")
+    with pytest.raises(BadInput, match=r"beta\.train\.bin: is not the file that corpus\.json names"):
+        run(tmp_path / "swarm", tmp_path / "corpus", only=only)
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
 def test_overwrite_replaces_what_a_swarm_made_and_nothing_else(small, tmp_path):
     folder = tmp_path / "swarm"
     assert run(folder, small.corpus, trajectories=2) == 0

@@ -155,6 +155,90 @@ def test_swarms_without_steps_or_without_runs_are_refused(small, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few", "imported"]
 
 
+def at(*path_and_value):
+    """An edit of a run: the field that the path names becomes the value; None takes it away."""
+    *path, last, value = path_and_value
+
+    def edit(run):
+        for key in path:
+            run = run[key]
+        if value is None:
+            del run[last]
+        else:
+            run[last] = value
+
+    return edit
+
+
+def renamed(*path):
+    """An edit of a run: delta is called omega in one place."""
+
+    def edit(run):
+        for key in path:
+            run = run[key]
+        run["omega"] = run.pop("delta")
+
+    return edit
+
+
+ONE_ROLE = dict.fromkeys(("alpha", "beta", "gamma", "delta"), "source")
+EDITS = [
+    (at("base", "alpha", 0), r"base: alpha: expected a loss in 1e-06\.\.1e\+06, got 0"),
+    (at("base", "alpha", 1e25), r"base: alpha: expected a loss in 1e-06\.\.1e\+06, got 1e\+25"),
+    (at("base", "alpha", 1e-25), "base: alpha: expected a loss in"),
+    (at("base", "alpha", -1.5), "base: alpha: expected a loss in"),
+    (at("base", "alpha", None), "base: alpha: expected a number for each domain of roles, got none"),
+    (renamed("base"), "base: delta: expected a number"),
+    (at("base", "omega", 1.0), "base: omega: has no role; expected one of alpha, beta, gamma, delta"),
+    (at("available", "beta", None), "available: beta: expected a number for each domain of roles, got none"),
+    (at("available", "beta", -5), "available: beta: expected 1 token or more, got -5"),
+    (at("available", "beta", 0), "available: beta: expected 1 token or more, got 0"),
+    (at("available", "omega", 9), "available: omega: has no role"),
+    (at("roles", ONE_ROLE), "roles: expected one target domain or more"),
+    (at("roles", dict.fromkeys(ONE_ROLE, "target")), "roles: expected one source domain or more"),
+    (at("steps", 2, "feedback", "gamma", -0.1), r"steps: step 2: feedback: gamma: expected a loss in 0\.\.1e\+06, got -0\.1"),
+    (at("steps", 2, "feedback", "gamma", 1e25), "steps: step 2: feedback: gamma: expected a loss in 0"),
+    (at("steps", 2, "feedback", "gamma", None), "steps: step 2: feedback: gamma: expected a number for each domain"),
+    (renamed("steps", 2, "feedback"), "steps: step 2: feedback: delta: expected a number"),
+    (at("steps", 2, "feedback", "omega", 1.0), "steps: step 2: feedback: omega: has no role"),
+    (at("steps", 2, "step", 1), r"steps: step: expected 2, got 1; steps are numbered 0, 1, 2, \.\.\."),
+    (at("steps", 0, "step", 1), "steps: step: expected 0, got 1"),
+    (at("steps", 0, None), "steps: step: expected 0, got 1"),
+    (at("steps", 5, None), "budget: steps: expected the 5 that the run has, got 6"),
+    (at("budget", "steps", 5), "budget: steps: expected the 6 that the run has, got 5"),
+    (at("budget", "steps", 7), "budget: steps: expected the 6 that the run has, got 7"),
+    (at("budget", "steps", 0), "budget: steps: expected 1 or more, got 0"),
+    (at("budget", "tokens", 0), "budget: tokens: expected 1 or more, got 0"),
+    (at("budget", "source_share", 7), r"budget: source_share: expected a share in 0\.\.1, got 7"),
+    (at("budget", "source_share", -0.1), r"budget: source_share: expected a share in 0\.\.1"),
+    (at("budget", "max_epochs", -2), "budget: max_epochs: expected a number of 0 or more, got -2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "told"), EDITS)
+def test_an_edited_run_is_refused_by_line_and_field(small, tmp_path, edit, told):
+    """Each of these made a traceback or an agent of numbers that no run has."""
+    shutil.copytree(small.swarm, tmp_path / "swarm")
+    path = tmp_path / "swarm" / "trajectories.jsonl"
+    runs = [json.loads(line) for line in path.read_bytes().splitlines()]
+    edit(runs[3])
+    path.write_text("".join(json.dumps(run) + "\n" for run in runs))
+    with pytest.raises(BadInput, match=rf"trajectories\.jsonl:4: {told}") as error:
+        make(small, tmp_path / "agent", swarm=tmp_path / "swarm", algo="sft")
+    assert "\n" not in str(error.value)
+    assert [one.name for one in tmp_path.iterdir()] == ["swarm"]
+
+
+def test_a_loss_of_nothing_and_a_failed_run_cut_short_are_read(small, tmp_path):
+    shutil.copytree(small.swarm, tmp_path / "swarm")
+    runs = swarms.read(small.swarm)
+    runs[0].steps[-1].feedback["alpha"] = 0.0  # text that was learned by heart
+    runs[1] = msgspec.structs.replace(runs[1], status="failed", error="x", steps=runs[1].steps[:3])
+    (tmp_path / "swarm" / "trajectories.jsonl").write_bytes(b"".join(swarms.encode(one) + b"\n" for one in runs))
+    assert len(swarms.read(tmp_path / "swarm")) == 16
+    assert len(swarms.read(tmp_path / "swarm" / "trajectories.jsonl")) == 16
+
+
 @pytest.mark.parametrize("after", range(5))
 def test_a_kill_while_one_folder_replaces_another_loses_neither(tmp_path, after):
     """A process ends before its call number `after` that moves or removes a folder: one of the two is whole, and the next command finds it."""

@@ -1,6 +1,7 @@
 """The learnt world: it sees what agents see, treats domains alike, imagines what it says, and an agent that practises in it finds what a
 solver finds."""
 
+import hashlib
 import math
 import time
 
@@ -473,6 +474,34 @@ def test_a_world_is_kept_in_its_agents_folder(tmp_path, no_values):
         Simulator.load(tmp_path)
     (tmp_path / "world.safetensors").unlink()
     with pytest.raises(BadInput, match="is no model-based agent"):
+        Simulator.load(tmp_path)
+
+
+@pytest.mark.parametrize("first", ["agent", "world"])
+def test_a_world_is_its_agents_own_and_of_numbers(tmp_path, no_values, first):
+    """The card names it, whichever was saved first; another agent's is refused, and so are numbers that are none."""
+    runs = sampled(forgetting(steps=4), 8)
+    agent, simulator = world.train(runs, few(), 0)
+    _, other = world.train(runs, few(), 1)
+    for one in (agent, simulator) if first == "agent" else (simulator, agent):
+        one.save(tmp_path)
+    assert Simulator.load(tmp_path).sha256 == simulator.sha256 == Agent.load(tmp_path).card.world
+    other.save(tmp_path)
+    with pytest.raises(
+        BadInput, match=r"world\.safetensors: not an agent's world: it is not the file that agent\.json"
+    ):
+        Simulator.load(tmp_path)
+    with torch.no_grad():
+        next(simulator.world.parameters()).view(-1)[0] = math.nan
+    agent.card.world = simulator.sha256
+    agent.save(tmp_path)
+    simulator.save(tmp_path)
+    with pytest.raises(BadInput, match=r"world\.safetensors: has weights that are no numbers"):
+        Simulator.load(tmp_path)
+    (tmp_path / "world.safetensors").write_bytes(b"of another kind")  # by the name that the card has
+    agent.card.world = hashlib.sha256(b"of another kind").hexdigest()
+    agent.save(tmp_path)
+    with pytest.raises(BadInput, match=r"world\.safetensors: not an agent's world"):
         Simulator.load(tmp_path)
 
 

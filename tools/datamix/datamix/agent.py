@@ -1,9 +1,11 @@
 """A trained agent: a policy that reads a run so far and decides its next mixture, in a folder that holds all it needs.
 
     AGENT/agent.safetensors   weights: actor.*, critic.0.*, …
-    AGENT/agent.json          agent/1: networks and sizes, feature spec, action form, the training report; sha256 of the weights
+    AGENT/agent.json          agent/1: networks and sizes, feature spec, action form, the training report; sha256 of the weights, and of the world of
+                              a model-based one (world.py)
 
-`agent.json` is written last and names the weights' hash, so that a folder is one agent or is refused. Nothing is unpickled. sft.py, cql.py
+`agent.json` is written last and names the weights' hash, so that a folder is one agent or is refused; `checksum` is of its own other fields, so
+that one that was edited is refused too. Nothing is unpickled. sft.py, cql.py
 and the model-based trainer make agents; apply, plan and explain ask them.
 """
 
@@ -52,9 +54,10 @@ def network(arch: str, sizes: dict[str, Any]) -> nn.Module:
     return made
 
 
-class Card(msgspec.Struct):
+class Card(msgspec.Struct, forbid_unknown_fields=True):
     """What agent.json holds. domains: the names a `decoder` was made for, in order, sources marked in `roles`; sizes: what the
-    architecture's class is made with; critics: how many; feedback false: the twin that is shown no losses."""
+    architecture's class is made with; critics: how many; feedback false: the twin that is shown no losses; world: sha256 of the file of a
+    model-based agent's world (world.Simulator), None where it has none; checksum: of all other fields as they are written (checksum_of)."""
 
     arch: str
     algo: str
@@ -71,7 +74,15 @@ class Card(msgspec.Struct):
     features: str = features.SPEC
     schema: str = SCHEMA
     sha256: str = ""
+    world: str | None = None
     report: dict[str, Any] = {}
+    checksum: str = ""
+
+
+def checksum_of(told: dict[str, Any]) -> str:
+    """Of what agent.json holds, whatever its order and spacing, but for the checksum itself."""
+    rest = {name: value for name, value in told.items() if name != "checksum"}
+    return hashlib.sha256(msgspec.json.encode(rest, order="sorted")).hexdigest()
 
 
 class Agent:
@@ -184,12 +195,13 @@ class Agent:
         data = save(self.tensors())
         self.card.sha256 = hashlib.sha256(data).hexdigest()
         self.card.report.setdefault("parameters", parameters(self.actor))
+        self.card.checksum = checksum_of(msgspec.json.decode(msgspec.json.encode(self.card)))
         write_atomic(folder / WEIGHTS, data)
         write_atomic(folder / JSON, msgspec.json.format(msgspec.json.encode(self.card), indent=1) + b"\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> Agent:
-        """Raises BadInput for what is no agent, is damaged, or is of a kind that this version does not know."""
+        """Raises BadInput for what is no agent, is damaged or edited, or is of a kind that this version does not know."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
@@ -199,6 +211,10 @@ class Agent:
         except FileNotFoundError:
             raise BadInput(
                 f"{path}: no such file; expected an agent (make one with `datamix train-agent SWARM -o AGENT`)"
+            ) from None
+        except NotADirectoryError:
+            raise BadInput(
+                f"{folder}: is a file; expected an agent's folder (make one with `datamix train-agent SWARM -o AGENT`)"
             ) from None
         except (OSError, msgspec.DecodeError) as error:
             raise BadInput(f"{path}: not an agent: {' '.join(str(error).split())}") from None
@@ -231,4 +247,6 @@ class Agent:
             raise BadInput(f"{path}: {error}") from None
         if not all(bool(torch.isfinite(x).all()) for x in tensors.values() if x.is_floating_point()):
             raise BadInput(f"{file}: has weights that are no numbers; train the agent again")
+        if card.checksum != checksum_of(told):
+            raise BadInput(f"{path}: does not fit its own checksum; was it edited? Train the agent again")
         return found

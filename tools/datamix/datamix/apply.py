@@ -72,6 +72,8 @@ def run(
     from datamix.ranks import Ranks
 
     ranks = Ranks()
+    if ranks.rank == 0:  # once for all of them: they end with it
+        loaded.verify()
     quiet = quiet or ranks.rank > 0
     target = Path(str(output))
     lock = Lock(target.absolute().with_name(f".{target.name}.lock"), target) if ranks.rank == 0 else None

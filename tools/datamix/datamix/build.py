@@ -47,6 +47,16 @@ def held_out(used: int, share: float) -> float:
     return max(share * used, min(LEAST_VALID, used / 5))
 
 
+def used_of(total: int, most: int | None, share: float) -> int:
+    """Bytes that both splits are taken from: all there are, or as many as leave `most` to train on."""
+    return total if most is None else min(total, int(most / (1 - share)))
+
+
+def floor_decides(used: int, share: float) -> bool:
+    """Whether more is held out of so many bytes than the share asked for."""
+    return held_out(used, share) > share * used
+
+
 def divide(sizes: Sequence[int], most: int | None, share: float, whole: bool = True) -> Division:
     """Which documents are held out and which are trained on. sizes: bytes, in the order of choice; most: bytes of train text. Held out
     are `share` of all text that is used, at least 40 kB or a fifth of it.
@@ -55,9 +65,7 @@ def divide(sizes: Sequence[int], most: int | None, share: float, whole: bool = T
     caller cuts: a held-out document counts for a quarter of what is wanted at most, so that there are four or more, of any size, and the
     last train document is the one that does not fit.
     """
-    total = sum(sizes)
-    used = total if most is None else min(total, int(most / (1 - share)))
-    wanted = held_out(used, share)
+    wanted = held_out(used_of(sum(sizes), most, share), share)
     longest = max(LEAST_PIECE, int(wanted / 4))
     valid: list[int] = []
     held = 0
@@ -332,6 +340,15 @@ def roles_of(names: Sequence[str], targets: Sequence[str], where: str) -> dict[s
     roles: dict[str, Role] = {name: "target" if name in targets else "source" for name in names}
     check_domains(list(roles.items()), where)
     return roles
+
+
+def check_place(output: str) -> None:
+    """Raises BadInput for an output without a name, and for one inside a corpus, which would then not be what its manifest says."""
+    if not output.strip():
+        raise BadInput(f"-o {output!r}: expected the name of a folder to write")
+    for around in Path(output).resolve().parents:
+        if (around / FILE).is_file() and (around / "tokens").is_dir():
+            raise BadInput(f"{output}: is inside the corpus {around}; choose a folder beside it")
 
 
 def check_shares(max_bytes: int | None, valid_share: float) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import click
 
 from datamix import needs
-from tenfold_shared import BadInput
 from tenfold_shared.cli import Share, add_doctor, options, tool
 
 LAYOUTS = ["auto", "regmix", "doremi", "plain", "megatron", "npy", "datatrove"]
@@ -51,26 +50,28 @@ def _group(found: Sequence[Any]) -> Any:
     return decorate
 
 
-def _budget(steps: int = 16, size: int = 131072, source: float = 1.0) -> Any:
-    """What a run may use."""
+def _budget(instead: str = "") -> Any:
+    """What a run may use. instead: what comes before a default, in words."""
+
+    def option(name: str, kind: Any, default: Any, told: str) -> Any:
+        told += f"  [{instead}{default}]" if instead else ""
+        return click.option(name, type=kind, default=default, show_default=not instead, help=told)
+
     return _group([
-        click.option("--steps", type=click.IntRange(min=1), default=steps, show_default=True, help="Steps of a run: times that the mixture may change."),
-        click.option("--budget-bytes", type=click.IntRange(min=1), default=size, show_default=True, help="Text of one run, in tokens of the corpus (bytes, unless it was made with a tokenizer)."),
-        click.option("--source-budget", type=Share(min=0, max=1), default=source, show_default=True, help="Share of a run's text that source domains may be at most; 1 is no limit."),
-        click.option("--max-epochs", type=Share(min=0), default=0.0, show_default=True, help="How often a domain's text may be seen in a run; 0 is no limit."),
+        option("--steps", click.IntRange(min=1), 16, "Steps of a run: times that the mixture may change."),
+        option("--budget-bytes", click.IntRange(min=1), 131072, "Text of one run, in tokens of the corpus (bytes, unless it was made with a tokenizer)."),
+        option("--source-budget", Share(min=0, max=1), 1.0, "Share of a run's text that source domains may be at most; 1 is no limit."),
+        option("--max-epochs", Share(min=0), 0.0, "How often a domain's text may be seen in a run; 0 is no limit."),
     ])  # fmt: skip
 
 
-def _take_budget(given: dict[str, Any]) -> Any:
-    from datamix.history import Budget
+BUDGET = ("steps", "budget_bytes", "source_budget", "max_epochs")
 
-    steps = given.pop("steps")
-    size = given.pop("budget_bytes")
-    if size < steps:
-        raise BadInput(f"--budget-bytes {size}: is less than one token for each of --steps {steps}")
-    return Budget(
-        tokens=size // steps, steps=steps, source_share=given.pop("source_budget"), max_epochs=given.pop("max_epochs")
-    )
+
+def _take_budget(given: dict[str, Any]) -> Any:
+    from datamix.steered import budget_of
+
+    return budget_of({name: given.pop(name) for name in BUDGET})
 
 
 _PROXY = click.option("--proxy", default="22k", show_default=True, metavar="NAME|FILE.toml", help="Shape of the proxies: 22k, 35k, 43k, 123k, 3m, 50m, or a file of fields.")  # fmt: skip
@@ -106,7 +107,7 @@ def _proxy_of(name: str) -> Any:
 @click.option("--domain", "domains", metavar="NAME", multiple=True, help="Only these domains and the targets (repeatable).")  # fmt: skip
 @click.option("--layout", type=click.Choice(LAYOUTS), default="auto", show_default=True, help="How DIR is laid out.")
 @click.option("--max-bytes", type=click.IntRange(min=1000), help="Train text of a domain at most.  [1000000 from installed packages]")  # fmt: skip
-@click.option("--valid-share", type=Share(min=0, max=0.5, min_open=True), default=0.1, show_default=True, help="Share held out where DIR has no valid split.")  # fmt: skip
+@click.option("--valid-share", type=Share(min=0, max=0.5, min_open=True), default=0.1, show_default=True, help="Share held out where DIR has no valid split; at least 40 kB, or a fifth of a domain where that is less.")  # fmt: skip
 @click.option("--tokenizer", metavar="URI", default="bytes", show_default=True, help="bytes, or the model whose tokens are wanted.")  # fmt: skip
 @click.option("--dedup", type=click.Choice(["none", "exact", "near"]), default="none", show_default=True, help="Copies to leave out of DIR; installed text is always de-duplicated.")  # fmt: skip
 @click.option("--debian", is_flag=True, help="Also man pages, copyright files, Perl and kernel headers of the system.")
@@ -146,9 +147,9 @@ def corpora(from_installed: bool, folder: str | None, targets: tuple[str, ...], 
 
 
 def _wanted(output: str | None, what: str) -> str:
-    if output is None:
+    if not (output or "").strip():
         raise click.UsageError(f"-o {what} is missing: the folder to write")
-    return output
+    return str(output)
 
 
 # ---------------------------------------------------------------- swarms
@@ -347,10 +348,12 @@ def _refuse(ctx: click.Context, what: str, names: Sequence[str], goes: bool = Fa
 def _watch(agent: str, corpus: str, budget: Any, feedback_file: str, weights_file: str, output: str | None, plot: str | None, given: dict[str, Any]) -> int:  # fmt: skip
     if output == "-" or (plot is not None and output is None):
         raise click.UsageError("expected the schedule's name, -o FILE.jsonl")
-    from datamix import filecontrol
+    from datamix import filecontrol, schedule
     from datamix.apply import open_policy
     from datamix.corpus import Corpus
 
+    for one in (output, weights_file):
+        schedule.keep_inputs(one, [agent, corpus, feedback_file])
     loaded = Corpus.load(corpus)
     policy, _ = open_policy(agent, loaded, budget.steps)
     code = filecontrol.watch(policy, loaded, budget, feedback_file, weights_file, schedule_file=output, max_time=given["max_time"], overwrite=given["overwrite"])  # fmt: skip
@@ -366,16 +369,19 @@ def _watch(agent: str, corpus: str, budget: Any, feedback_file: str, weights_fil
 @click.argument("data", metavar="CORPUS|SWARM", type=click.Path())
 @click.option("--from", "swarm", metavar="SWARM", help="Runs whose recorded losses stand in for feedback, for agents without a world of their own.")  # fmt: skip
 @click.option("--task", metavar="NAME", help="Which task of the swarm.")
-@click.option("--losses", metavar="FILE", help="JSON of the base model's loss of every domain, in bits per byte.")
+@click.option(
+    "--losses", metavar="FILE", help="JSON of the base model's loss of every domain, in bits per byte, at most 64."
+)
 @click.option("--model", "uri", metavar="URI", help="Measure the base: a transformers model.")
 @click.option("--proxy", metavar="NAME|FILE.toml", help="Measure the base: a proxy's shape.")
 @click.option("--base", metavar="FILE", help="And its state.")
-@_budget()
+@_budget("the SWARM's, else ")
 @_FEEDBACK
 @options("dtype", "device", "trust_remote_code", "seed", "output", "plot", "json", "common")  # fmt: skip
 @click.pass_context
 def plan(ctx: click.Context, agent: str, data: str, uri: str | None, output: str | None, plot: str | None, **given: Any) -> int:  # fmt: skip
     """Write the schedule that an agent would follow, as schedule.jsonl: a model-based agent plays it through in the world it learnt. AGENT may also be a mixture file.
+    With a SWARM its budget is taken, and each of the four options of the budget that is given changes that one.
 
     \b
     Example:
@@ -390,22 +396,19 @@ def plan(ctx: click.Context, agent: str, data: str, uri: str | None, output: str
 
     from datamix import plan as work
 
-    told = [
-        name
-        for name in ("steps", "budget_bytes", "source_budget", "max_epochs")
-        if ctx.get_parameter_source(name) != ParameterSource.DEFAULT
-    ]
-    budget = _take_budget(given)
-    own = given["swarm"] is not None or _is_swarm(data)
-    return work.run(
-        agent, data, budget=None if own and not told else budget, model=uri, output=output, plot=plot, **given
-    )
+    if given["swarm"] is None and not _is_swarm(data):
+        return work.run(agent, data, budget=_take_budget(given), model=uri, output=output, plot=plot, **given)
+    options = {name: given.pop(name) for name in BUDGET}
+    changed = {
+        name: value for name, value in options.items() if ctx.get_parameter_source(name) != ParameterSource.DEFAULT
+    }
+    return work.run(agent, data, changed=changed, model=uri, output=output, plot=plot, **given)
 
 
 def _is_swarm(folder: str) -> bool:
     from pathlib import Path
 
-    return (Path(folder) / "trajectories.jsonl").exists()
+    return (Path(folder) / "trajectories.jsonl").exists() and not (Path(folder) / "corpus.json").exists()
 
 
 # ---------------------------------------------------------------- rivals

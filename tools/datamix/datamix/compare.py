@@ -300,6 +300,10 @@ def _plan(corpus_folder: str, agents: Sequence[str], swarm: str | None, settings
         settings.task_roles,
         seen=_seen(swarm),
     )
+    places = [Path(one).resolve() for one in agents]
+    for one, place in zip(agents, places, strict=True):
+        if places.count(place) > 1:
+            raise BadInput(f"--agent {one}: is named twice; expected another folder for each --agent")
     hashed = None if swarm is None else sha256_of(Path(swarm) / swarms.TRAJECTORIES)
     named: dict[str, str] = {}
     like: list[str] = []
@@ -331,6 +335,7 @@ def _plan(corpus_folder: str, agents: Sequence[str], swarm: str | None, settings
         tokens = sum(one.steps[-1].tokens_seen for one in swarms.read(swarm) if one.steps)
     if not tokens:
         tokens = 24 * settings.budget.tokens * settings.budget.steps
+    corpus.verify()
     return Plan(
         str(corpus.folder.absolute()),
         sha256_of(corpus.folder / FILE),

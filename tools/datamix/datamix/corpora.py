@@ -25,14 +25,17 @@ from datamix.build import (
     Found,
     Tokens,
     Writer,
+    check_place,
     check_shares,
     count,
     divide,
     encoder_of,
+    floor_decides,
     held_out,
     listing_of,
     report,
     roles_of,
+    used_of,
     write_texts,
 )
 from datamix.copies import Kept, clean, cut, digest, mixed
@@ -53,6 +56,15 @@ SPLITS: tuple[Split, ...] = ("train", "valid")
 
 def tell(line: str) -> None:
     print(f"datamix: {line}", file=sys.stderr)
+
+
+def tell_of_floor(share: float, domains: Sequence[Domain]) -> None:
+    """One line for domains too small for the share that was asked for, with what was held out of them."""
+    if domains:
+        held = [f"{one.name} {one.valid.documents} of {one.train.documents + one.valid.documents}" for one in domains]
+        tell(
+            f"--valid-share {share:g}: of a domain at least 40 kB is held out, or a fifth where that is less; documents held out: {', '.join(held)}"
+        )
 
 
 # ---------------------------------------------------------------- installed text
@@ -76,6 +88,7 @@ def from_installed(
 
     domains: which, besides the targets; none given = all that are found. Raises BadInput for unknown names and where fewer than six domains are found.
     """
+    check_place(output)
     check_shares(max_bytes, valid_share)
     known = installed.recipes(debian)
     for option, given in (("--domain", domains), ("--target", targets)):
@@ -94,7 +107,7 @@ def from_installed(
             report(build.output, build.finished.get("counts", {}), as_json)
             return 0
         encode = encoder_of(tokenizer)
-        kept, found, inputs = Kept(), [], []
+        kept, found, inputs, floored = Kept(), [], [], []
         with Progress("corpora", len(names), "domains", quiet) as progress:
             for name in progress.over(names):
                 items, read = gather(known[name], max_bytes, valid_share, seed, kept)
@@ -117,6 +130,8 @@ def from_installed(
                 valid = write_texts(build.folder, name, "valid", held, encode)
                 role: Role = "target" if name in targets else "source"
                 found.append(Domain(name, role, train, valid, installed.origin(known[name])))
+                if floor_decides(used_of(sum(sizes), max_bytes, valid_share), valid_share):
+                    floored.append(name)
                 inputs += [read[i] for i in sorted([*split.train, *split.valid])]
         if not domains and len(found) < LEAST_DOMAINS:
             lacking = dict.fromkeys(
@@ -126,6 +141,7 @@ def from_installed(
                 f"installed text: {len(found)} domains; expected {LEAST_DOMAINS} or more: pip install {' '.join(lacking)}"
             )
         check_domains([(one.name, one.role) for one in found], "installed text")
+        tell_of_floor(valid_share, [one for one in found if one.name in floored])
         listing = listing_of(found, encode)
         counts = count(found, kept.dropped)
         build.publish(listing, counts, sorted(inputs, key=lambda one: one["path"]))
@@ -186,6 +202,11 @@ class Scan(NamedTuple):
     keys: NDArray[np.uint64]
     sizes: NDArray[np.int64]
     use: NDArray[np.bool_]
+
+    @property
+    def total(self) -> int:
+        """Sizes of what is used, in all."""
+        return int(self.sizes[self.use].sum())
 
 
 class Seen:
@@ -301,6 +322,7 @@ def from_folder(
     documents that are passed over. Token layouts keep their tokens; `tokenizer` then tells how many bytes they stand for.
     Raises BadInput, Missing, Busy.
     """
+    check_place(output)
     check_shares(max_bytes, valid_share)
     if dedup not in DEDUP:
         raise BadInput(f"--dedup {dedup}: expected one of {', '.join(DEDUP)}")
@@ -353,6 +375,12 @@ def from_folder(
                         f"{one.name}: {parts['train'].bytes} bytes of train text; a domain this small is soon learned by heart"
                     )
                 found.append(Domain(one.name, roles[one.name], parts["train"], parts["valid"], f"{folder} ({kind})"))
+        floored = {
+            name
+            for name, own in ((one.name, masks[one.name, "valid"][1]) for one in given)
+            if own == "train" and floor_decides(used_of(scans[name, own].total, max_bytes, valid_share), valid_share)
+        }
+        tell_of_floor(valid_share, [one for one in found if one.name in floored])
         dropped = {**seen.kept.dropped, "overlap": overlap}
         counts = {
             **count(found, dropped),

@@ -296,7 +296,8 @@ def data_value(critic: Any, some: sft.Runs) -> Tensor:
 
 
 def hold_out(trajectories: Sequence[Trajectory], share: float, seed: int) -> tuple[list[Trajectory], list[Trajectory]]:
-    """Runs to train on and runs to diagnose with, the latter spread over the tasks; a task keeps two or more to train on."""
+    """Runs to train on and runs to diagnose with, the latter spread over the tasks; a task keeps two or more to train on. Fewer than two say
+    nothing of an agent (diagnose.report): then none is held out, and all are trained on."""
     order = torch.randperm(len(trajectories), generator=torch.Generator().manual_seed(seed)).tolist()
     wanted = round(share * len(trajectories))
     left: dict[str, int] = {}
@@ -313,6 +314,8 @@ def hold_out(trajectories: Sequence[Trajectory], share: float, seed: int) -> tup
                 left[task] -= 1
         if len(held) == before:
             break
+    if len(held) < 2:
+        held = []
     return [one for i, one in enumerate(trajectories) if i not in held], [trajectories[i] for i in sorted(held)]
 
 

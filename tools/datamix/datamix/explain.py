@@ -32,6 +32,7 @@ from datamix.history import Budget, Floats, History
 from datamix.mixture import entropy
 from datamix.processes import Job, finish
 from datamix.stream import key_of
+from datamix.swarm import Plan as SwarmPlan
 from datamix.swarm import Task, base_of, draw_tasks, read_plan
 from tenfold_shared import BadInput
 from tenfold_shared.cli import sha256_of
@@ -211,13 +212,29 @@ def plan_of(agent: str, corpus: str | None, swarm: str | None, settings: Setting
     budget, proxy = budget or Budget(8192, 16), proxy or msgspec.to_builtins(PRESETS["22k"])
     whole = Corpus.load(str(corpus))
     if tasks is None:
+        if settings.tasks and settings.task_sources + settings.task_targets > len(whole.names):
+            raise BadInput(_too_few(settings, whole, swarm, before))
         tasks = draw_tasks(whole, settings.tasks, settings.task_sources, settings.task_targets, settings.base_spread, key_of(settings.seed, "tasks") % 2**31)  # fmt: skip
     learner = Proxy(msgspec.convert(proxy, ProxyConfig), whole.listing.vocabulary, 0)
     for task in tasks:
         here = whole.subset(task.sources, task.targets)
         loaded.check(here.names, here.source)
         check_budget(here, learner, budget)
+    whole.verify()
     return Plan(str(Path(agent).absolute()), loaded.card.sha256, str(whole.folder.absolute()), sha256_of_corpus(str(corpus)), budget, proxy, tasks, bases, settings)  # fmt: skip
+
+
+def _too_few(how: Settings, whole: Corpus, swarm: str | None, before: SwarmPlan | None) -> str:
+    """What is said where a corpus has too few domains for random choices of them."""
+    said = (
+        f"--tasks {how.tasks}: a random choice is of {how.task_sources} source and {how.task_targets} target domains, and {whole.folder} has "
+        f"{len(whole.names)} domains; give --tasks 0 for the corpus as it stands"
+    )
+    if before is None:
+        return said
+    other = [name for task in before.tasks for name in (*task.sources, *task.targets) if name not in whole.names]
+    why = f"its domains differ: {other[0]} is not in {whole.folder}" if other else "it was made of another corpus"
+    return f"{said} (the tasks of {swarm} were put aside, as {why})"
 
 
 def sha256_of_corpus(corpus: str) -> str:

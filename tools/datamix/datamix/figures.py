@@ -152,6 +152,11 @@ def verdict(found: Record) -> str:
     return "; ".join(said)
 
 
+def size(count: float) -> str:
+    """Bytes for people: whole kB from ten of them on."""
+    return f"{count / 1000:.0f} kB" if count >= 10_000 else f"{count:.0f} B"
+
+
 def show(summary: Record) -> None:
     from rich.table import Table
 
@@ -167,7 +172,7 @@ def show(summary: Record) -> None:
         "target",
         "score",
         "auc",
-        "source kB",
+        "source text",
         f"{summary['first'] or ''} less it",
         "over tasks",
     ):
@@ -191,12 +196,12 @@ def show(summary: Record) -> None:
             f"{x['target']:.2f}",
             f"{x['score']:.2f}",
             f"{x['auc']:.2f}",
-            f"{x['source_bytes'] / 1000:.0f}",
+            size(x["source_bytes"]),
             span(diff),
             span(diff and diff["over_tasks"]),
         )
     for name, x in summary["controls"].items():
         table.add_row(f"{name} (each of {len(x['each'])})", "", "", f"{x['score']:.2f}", "", "", span(x["diff"]), "")
     print_table(table)
-    if "verdict" in summary:
+    if summary.get("verdict"):  # empty where there was neither a rival nor a control
         print(summary["verdict"])

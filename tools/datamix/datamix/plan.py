@@ -17,7 +17,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -28,12 +28,18 @@ from datamix.baselines.static import SchedulePolicy, StaticPolicy
 from datamix.corpus import FILE, Corpus, Domain, Listing, Part
 from datamix.history import Budget, Decision, Floats, History, Policy, Trajectory
 from datamix.mixture import checked, to_names
-from datamix.steered import check_budget, open_policy, open_steered, told_budget
+from datamix.samplers import check_text
+from datamix.schedule import keep_inputs
+from datamix.steered import budget_of, check_budget, open_policy, open_steered, told_budget
 from tenfold_shared import BadInput
 from tenfold_shared.jsonl import Output, Source, read_text
 
+if TYPE_CHECKING:
+    from datamix.world import Simulator
+
 Record = dict[str, Any]
 NEAREST = 5  # recorded runs that stand in for a measurement, at most
+MOST = 64.0  # bits per byte: no model is as bad, and numbers without bounds make schedules of no numbers
 
 
 class Planned(msgspec.Struct):
@@ -47,13 +53,17 @@ class Planned(msgspec.Struct):
 # ---------------------------------------------------------------- what stands in for a live run
 
 
-def from_world(folder: str | Path, start: History) -> Planned:
-    """A model-based agent's own rollout. Raises BadInput where the agent has no world."""
-    from datamix.world import Simulator
+def from_world(simulator: Simulator, agent: Policy, start: History) -> Planned:
+    """A model-based agent's own rollout, each decision with its critics' value. Raises BadInput where it decides what is no mixture."""
+    decisions: list[Decision] = []
 
-    found = Simulator.load(folder).rollout(start)
-    losses = np.array([one for _, one in found])
-    return Planned([Decision(weights) for weights, _ in found], losses, "the world model of the agent")
+    def decide(history: History) -> Decision:
+        decision = agent.decide(history)
+        decisions.append(Decision(checked(decision.weights, f"{agent.name}: step {len(history)}"), decision.q))
+        return decisions[-1]
+
+    losses = np.array([one for _, one in simulator.rollout(start, decide)])
+    return Planned(decisions, losses, "the world model of the agent")
 
 
 def from_clock(policy: Policy, start: History) -> Planned:
@@ -172,12 +182,22 @@ def _as_corpus(folder: str, runs: Sequence[Trajectory]) -> Corpus:
 
 
 def read_losses(path: str, names: Sequence[str]) -> Floats:
-    """A JSON file {domain: bits per byte}, [D]. Raises BadInput for what is none, a domain without a loss, or one that is not there."""
+    """A JSON file {domain: bits per byte}, [D]. Raises BadInput for what is none, a domain without a loss or named twice, one that is not there,
+    and a loss out of bounds."""
+    if Path(path).is_dir():
+        raise BadInput(
+            f"--losses {path}: is a folder; expected a file of one JSON object, bits per byte of every domain"
+        )
+    text = read_text(path)
     try:
-        told = msgspec.json.decode(read_text(path), type=dict[str, float])
+        told = msgspec.json.decode(text, type=dict[str, float])
     except msgspec.DecodeError as error:
         raise BadInput(f"--losses {path}: expected one object of numbers, bits per byte a domain: {error}") from None
+    pairs = json.loads(text, object_pairs_hook=list, parse_int=float)  # of a key that stands twice a dict keeps one
+    keys = [name for name, _ in pairs]
     for name in told:
+        if keys.count(name) > 1:
+            raise BadInput(f"--losses {path}: {name}: named twice; expected each domain once")
         if name not in names:
             raise BadInput(f"--losses {path}: {name}: no such domain; there are {', '.join(names)}")
     for name in names:
@@ -185,6 +205,8 @@ def read_losses(path: str, names: Sequence[str]) -> Floats:
             raise BadInput(f"--losses {path}: {name}: expected a number, bits per byte")
         if not (np.isfinite(told[name]) and told[name] > 0):
             raise BadInput(f"--losses {path}: {name}: expected a number above 0, got {told[name]}")
+        if told[name] > MOST:
+            raise BadInput(f"--losses {path}: {name}: expected at most {MOST:g} bits per byte, got {told[name]:g}")
     return np.array([told[name] for name in names])
 
 
@@ -195,6 +217,7 @@ def _measured(corpus: Corpus, feedback_tokens: int, model: Record) -> tuple[Floa
 
     if not corpus.domains[0].valid.tokens:
         raise BadInput(f"{corpus.folder}: is a swarm, without texts to measure a model on; give the corpus")
+    corpus.verify()
     steered = open_steered(corpus, Ranks(), training=None, lr=None, decay=None, **model)
     found = steered.learner.evaluate(Held(corpus, steered.learner.context, feedback_tokens, "feedback"))
     if not np.isfinite(found).all():
@@ -209,11 +232,13 @@ def run(
     agent: str | Policy, data: str, *, output: str | None, budget: Budget | None = None, swarm: str | None = None, task: str | None = None,
     losses: str | None = None, model: str | None = None, proxy: str | None = None, base: str | None = None, feedback_tokens: int = 2048,
     dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False, seed: int = 0, overwrite: bool = False,
-    as_json: bool = False, quiet: bool = False, plot: str | None = None,
+    as_json: bool = False, quiet: bool = False, plot: str | None = None, changed: Record | None = None,
 ) -> int:  # fmt: skip
     """The verb. agent: as in apply.run. data: a corpus, or a swarm, whose task gives domains, sizes, losses and, without `budget`, the
-    budget. swarm: recorded runs that stand in for feedback (--from). The schedule goes to `output` with a manifest, or to stdout; plot: its
-    picture, which wants `output`. Raises BadInput for an agent that needs feedback where nothing stands in for it."""
+    budget. swarm: recorded runs that stand in for feedback (--from). changed: fields of steered.told_budget that differ from a swarm's budget.
+    The schedule goes to `output` with a manifest, or to stdout; plot: its picture, which wants `output`. Raises BadInput for an agent that
+    needs feedback where nothing stands in for it, for max_epochs that the text cannot keep, and for an output within an input."""
+    keep_inputs(output, [agent if isinstance(agent, str) else None, data, swarm, losses, model, proxy, base])
     folder = Path(data)
     is_swarm = (folder / swarms.TRAJECTORIES).exists() and not (folder / FILE).exists()
     swarm = swarm or (data if is_swarm else None)
@@ -222,7 +247,6 @@ def run(
     if is_swarm:
         task, runs = recorded_runs(data, task, None)
         corpus = _as_corpus(data, runs)
-        budget = budget or runs[0].budget
     else:
         corpus = Corpus.load(data)
         inputs.append(folder / FILE)
@@ -230,19 +254,29 @@ def run(
         if not runs or swarm != data:
             task, runs = recorded_runs(swarm, task, corpus.names)
         inputs.append(Path(swarm) / swarms.TRAJECTORIES if Path(swarm).is_dir() else Path(swarm))
-        budget = budget or runs[0].budget
+        budget = budget or budget_of(told_budget(runs[0].budget) | (changed or {}))
     if budget is None:
         raise BadInput("plan: expected --steps and --budget-bytes, or --from SWARM, whose budget is taken")
     check_budget(budget)
+    check_text(corpus, budget)
     if proxy is not None and base is None:
         raise BadInput(f"--proxy {proxy}: is the shape of --base FILE; expected that too")
     policy, files = open_policy(agent, corpus, budget.steps)
-    inputs = [*files, *inputs]
     wanted = _wanted(policy)
-    start = np.ones(len(corpus.names))
+    simulator = None
+    if wanted == "world":
+        from datamix.world import WORLD, Simulator
+
+        simulator = Simulator.load(str(agent))
+        files.append(Path(str(agent)) / WORLD)
+    inputs = [*files, *inputs]
+    start, piped = np.ones(len(corpus.names)), None
     if losses is not None:
         start = read_losses(losses, corpus.names)
-        inputs.append(Path(losses))
+        if Path(losses).is_file():
+            inputs.append(Path(losses))
+        else:  # a pipe, which cannot be read again for its hash
+            piped = to_names(start, corpus.names)
     elif model is not None or base is not None:
         how = {
             "model": model,
@@ -268,7 +302,7 @@ def run(
     options = {
         "policy": policy.name, **told_budget(budget), "task": task, "model": model,
         "proxy": proxy, "feedback_tokens": feedback_tokens if model is not None or base is not None else None, "seed": seed,
-        "dtype": dtype if model is not None else None,
+        "dtype": dtype if model is not None else None, "losses": piped,
     }  # fmt: skip
     source = Source([str(path) for path in inputs], None)
     with Output(
@@ -282,8 +316,8 @@ def run(
             _draw(output, plot)
             return 0
         history = History(corpus.names, corpus.source, corpus.sizes, start, budget)
-        if wanted == "world":
-            planned = from_world(str(agent), history)
+        if simulator is not None:
+            planned = from_world(simulator, policy, history)
         elif wanted == "swarm":
             planned = from_swarm(policy, history, runs, str(task))
         else:

@@ -20,6 +20,7 @@ from datamix import __version__
 from datamix.corpus import Corpus, check_domains
 from datamix.history import Budget, Decision, Floats, History, Policy
 from datamix.mixture import Weights, capped, from_names, to_names, with_source_share
+from datamix.schedule import keep_inputs
 from datamix.stream import Picker, key_of
 from tenfold_shared import BadInput
 from tenfold_shared.jsonl import Output
@@ -92,6 +93,21 @@ def dirichlets(rng: np.random.Generator, alpha: Floats) -> Floats:
 
 
 # ---------------------------------------------------------------- what is allowed
+
+
+def check_text(corpus: Corpus, budget: Budget) -> None:
+    """Raises BadInput where the text cannot fill a run under max_epochs and the source budget. In tokens; a run that has begun counts in
+    rows (steer.check_budget)."""
+    if budget.max_epochs <= 0:
+        return
+    want, can, target = budget.tokens * budget.steps, corpus.sizes * budget.max_epochs, ~corpus.source
+    usable = min(float(can[corpus.source].sum()), budget.source_share * want) + float(can[target].sum())
+    if usable < want * (1 - 1e-9):
+        least = corpus.names[int(np.argmin(np.where(target, can, np.inf)))]
+        raise BadInput(
+            f"{corpus.folder}: {want} tokens are wanted and {int(usable)} may be used under --max-epochs {budget.max_epochs:g} and the source "
+            f"budget; {least} is the smallest target: add text, or raise either"
+        )
 
 
 def feasible(weights: Weights, history: History, *, lean: bool = False) -> Weights:
@@ -367,8 +383,8 @@ def run(
     """Writes what a swarm elsewhere should train on: a JSON line {id, sampler, step, weights} for each step of each trajectory.
 
     Domains, roles and natural shares are the corpus's, or `names` (all domains) and `targets` (which of them are targets), evenly unless
-    `prior` says otherwise. Returns the exit status. Raises BadInput for domains that cannot be mixed, samplers that look at losses, and
-    max_epochs without a corpus, as nobody knows how much text there is.
+    `prior` says otherwise. Returns the exit status. Raises BadInput for domains that cannot be mixed, samplers that look at losses, an output
+    within the corpus, max_epochs that its text cannot keep, and max_epochs without a corpus, as nobody knows how much text there is.
     """
     mix = parse_mix(sampler)
     for name in mix:
@@ -386,12 +402,15 @@ def run(
     else:
         if unknown := [name for name in targets if name not in names]:
             raise BadInput(f"--target: {unknown[0]}: no such domain; there are {', '.join(names)}")
-        check_domains([(name, "target" if name in targets else "source") for name in names], "--domains")
+        check_domains([(name, "target" if name in targets else "source") for name in names], "--domain")
         if max_epochs > 0:
             raise BadInput("--max-epochs: needs a corpus, which says how much text there is")
         source, available = np.array([name not in targets for name in names]), np.ones(len(names))
     natural = available / available.sum() if prior is None else from_names(prior, names, "--prior")
     budget = Budget(tokens, steps, source_share, max_epochs)
+    if corpus is not None:
+        keep_inputs(output, [corpus.folder])
+        check_text(corpus, budget)
     decides: dict[str, Any] = {
         "domains": {name: "source" if s else "target" for name, s in zip(names, source, strict=True)},
         "prior": to_names(natural, names), "available": available.tolist() if max_epochs > 0 else None, "sampler": sampler,

@@ -155,6 +155,20 @@ def schedule_file(lines: Iterable[Line]) -> bytes:
     return b"".join(write_line(one) + b"\n" for one in lines)
 
 
+def keep_inputs(output: str | None, inputs: Iterable[str | Path | None]) -> None:
+    """Raises BadInput for an output that is an input, or lies in the folder of one, whether or not it is there and --overwrite is given: what
+    a command reads it must not write over. None and names that are no files (of models elsewhere) are passed over."""
+    if output in (None, "-"):
+        return
+    target = Path(str(output)).resolve()
+    for one in inputs:
+        if one is None or not Path(one).exists():
+            continue
+        place = Path(one).resolve()
+        if target == place or (place.is_dir() and place in target.parents):
+            raise BadInput(f"{output}: is within an input; choose another output")
+
+
 def _name(path: str | Path) -> str:
     return "<stdin>" if str(path) == "-" else str(path)
 

@@ -218,6 +218,14 @@ def check_budget(budget: Budget) -> None:
         raise BadInput(f"--max-epochs {budget.max_epochs:g}: expected 0 (no limit) or more")
 
 
+def budget_of(told: Record) -> Budget:
+    """The budget that told_budget tells. Raises BadInput for text of less than a token a step."""
+    steps, size = told["steps"], told["budget_bytes"]
+    if size < steps:
+        raise BadInput(f"--budget-bytes {size}: is less than one token for each of --steps {steps}")
+    return Budget(size // steps, steps, told["source_budget"], told["max_epochs"])
+
+
 def told_budget(budget: Budget) -> Record:
     """By the names of its options, which a refusal of another run's output tells."""
     return {

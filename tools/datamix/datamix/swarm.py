@@ -373,6 +373,8 @@ def run(
             raise BadInput(
                 "--only: goes without --overwrite, which would remove the other runs; remove the folder first"
             )
+    corpus.verify()
+    if only is not None:
         with _alone(root.absolute().parent / f".{root.name}.plan.lock"):
             begin(corpus, settings, root, overwrite=False)
         lock = Lock(_lock_of(root, only - 1), root)

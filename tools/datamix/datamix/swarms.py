@@ -26,13 +26,15 @@ from tenfold_shared.jsonl import decode_line, read_lines, write_atomic
 
 TRAJECTORIES, ABOUT, MANIFEST = "trajectories.jsonl", "swarm.json", "manifest.json"
 SCHEMA, TRAJECTORY = "swarm/1", "mixture-trajectory/1"
+# Bits per byte: no model is as good or as bad, and from gains far beyond these networks learn weights that are no numbers.
+SMALL, LARGE = 1e-6, 1e6
 Table = tuple[list[str], list[str], Floats, list[str], Floats]
 
 
 def read(folder: str | Path) -> list[Trajectory]:
     """All runs of a swarm, failed ones too (status says so). A file in place of the folder is read as trajectories.jsonl. Raises BadInput
-    naming file, line and field for a folder that is no swarm, a run of another form, weights that are no mixture, feedback that is no
-    number in a run that is done, and an id that comes twice."""
+    naming file, line and field for a folder that is no swarm, a run of another form, weights that are no mixture, numbers that no run can
+    have (`_checked` says which), and an id that comes twice."""
     path = Path(folder)
     if path.is_dir():
         if not (path / TRAJECTORIES).is_file():
@@ -40,11 +42,12 @@ def read(folder: str | Path) -> list[Trajectory]:
                 f"{path}: no {TRAJECTORIES} in it; expected a swarm (datamix swarm, or datamix import regmix)"
             )
         path = path / TRAJECTORIES
+    imported = about(path.parent).get("kind") == "imported"
     found: list[Trajectory] = []
     ids: set[str] = set()
     for number, raw in read_lines(str(path)):
         where = f"{path}:{number}"
-        one = _checked(_convert(decode_line(where, raw), where), where)
+        one = _checked(_convert(decode_line(where, raw), where), where, imported)
         if one.id in ids:
             raise BadInput(f"{where}: id: {one.id}: comes twice; expected a name of its own for each run")
         ids.add(one.id)
@@ -130,7 +133,10 @@ def _convert(value: Any, where: str) -> Trajectory:
         raise BadInput(f"{where}: {error}; expected a run of a swarm") from None
 
 
-def _checked(one: Trajectory, where: str) -> Trajectory:
+def _checked(one: Trajectory, where: str, imported: bool) -> Trajectory:
+    """What everybody who reads runs relies on. Own runs have both roles, the same domains in roles, available, base and feedback, text and
+    a base of every domain, and as many steps as the budget says (failed ones up to so many, and no base where it could not be measured).
+    Imported ones have metrics in place of domains, no text, and perhaps no targets. A loss of 0 is a number: text may be learned by heart."""
     if not one.roles:
         raise BadInput(f"{where}: roles: empty; expected a role for each domain")
     for name, role in one.roles.items():
@@ -141,8 +147,10 @@ def _checked(one: Trajectory, where: str) -> Trajectory:
     if one.status == "done" and not one.steps:
         raise BadInput(f"{where}: steps: empty; a run that is done has one or more")
     seen = 0
-    for step in one.steps:
+    for number, step in enumerate(one.steps):
         at = f"{where}: steps: step {step.step}"
+        if step.step != number:
+            raise BadInput(f"{where}: steps: step: expected {number}, got {step.step}; steps are numbered 0, 1, 2, ...")
         if unknown := [name for name in step.weights if name not in one.roles]:
             raise BadInput(f"{at}: weights: {unknown[0]}: has no role; expected one of {', '.join(one.roles)}")
         step.weights = tidy(step.weights, f"{at}: weights")
@@ -152,4 +160,48 @@ def _checked(one: Trajectory, where: str) -> Trajectory:
         for name, loss in step.feedback.items():
             if one.status == "done" and not np.isfinite(loss):
                 raise BadInput(f"{at}: feedback: {name}: expected a number, got {loss}")
+            if not imported and not 0 <= loss <= LARGE:
+                raise BadInput(f"{at}: feedback: {name}: expected a loss in 0..{LARGE:g}, got {loss:g}")
+        if not imported and one.status == "done":
+            _same_domains(step.feedback, one, f"{at}: feedback")
+    if not imported:
+        _check_domains(one, where)
+    _check_budget(one, where, 0 if imported else 1)
     return one
+
+
+def _check_domains(one: Trajectory, where: str) -> None:
+    for role in ("source", "target"):
+        if one.steps and role not in one.roles.values():
+            raise BadInput(f"{where}: roles: expected one {role} domain or more")
+    _same_domains(one.available, one, f"{where}: available")
+    _same_domains(one.base, one, f"{where}: base")
+    for name, size in one.available.items():
+        if size <= 0:
+            raise BadInput(f"{where}: available: {name}: expected 1 token or more, got {size}")
+    for name, loss in one.base.items():
+        if one.steps and not SMALL <= loss <= LARGE:
+            raise BadInput(f"{where}: base: {name}: expected a loss in {SMALL:g}..{LARGE:g}, got {loss:g}")
+
+
+def _same_domains(field: dict[str, Any], one: Trajectory, at: str) -> None:
+    if odd := [name for name in one.roles if name not in field]:
+        raise BadInput(f"{at}: {odd[0]}: expected a number for each domain of roles, got none")
+    if odd := [name for name in field if name not in one.roles]:
+        raise BadInput(f"{at}: {odd[0]}: has no role; expected one of {', '.join(one.roles)}")
+
+
+def _check_budget(one: Trajectory, where: str, least: int) -> None:
+    """least: tokens of a step."""
+    budget, at = one.budget, f"{where}: budget"
+    if budget.tokens < least:
+        raise BadInput(f"{at}: tokens: expected {least} or more, got {budget.tokens}")
+    if budget.steps < 1:
+        raise BadInput(f"{at}: steps: expected 1 or more, got {budget.steps}")
+    if not 0 <= budget.source_share <= 1:
+        raise BadInput(f"{at}: source_share: expected a share in 0..1, got {budget.source_share:g}")
+    if not (np.isfinite(budget.max_epochs) and budget.max_epochs >= 0):
+        raise BadInput(f"{at}: max_epochs: expected a number of 0 or more, got {budget.max_epochs:g}")
+    n = len(one.steps)
+    if n > budget.steps or (one.status == "done" and n < budget.steps):
+        raise BadInput(f"{at}: steps: expected the {n} that the run has, got {budget.steps}")

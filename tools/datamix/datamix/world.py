@@ -13,6 +13,7 @@ Where it sits: train.py calls `train`; the policy is an agent of architecture `p
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,13 +26,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamix import features, levels, sft, simplex
-from datamix.agent import Agent, Card
+from datamix.agent import JSON, Agent, Card
 from datamix.history import Decision, Floats, History, Trajectory
 from datamix.levels import KEPT, POINTS, World, means, remember, score_of
 from datamix.mixture import Weights
 from datamix.networks import States, states_of
 from datamix.simplex import Form, Limits, Outputs
 from tenfold_shared import BadInput
+from tenfold_shared.cli import sha256_of
 from tenfold_shared.jsonl import write_atomic
 
 WORLD = "world.safetensors"
@@ -302,7 +304,8 @@ def imagine(
 
 
 class Simulator:
-    """An agent's world, for plans without a live model: WORLD in its folder."""
+    """An agent's world, for plans without a live model: WORLD in its folder, whose hash is in the agent's card from when both are made, so that
+    agent and world are saved in any order."""
 
     def __init__(self, world: World, policy: PooledNetwork, how: Settings) -> None:
         self.world, self.policy, self.how = world, policy, how
@@ -335,18 +338,24 @@ class Simulator:
             found.append((weights, losses))
         return found
 
-    def save(self, folder: Path) -> None:
+    def data(self) -> bytes:
+        """The bytes of WORLD."""
         from safetensors.torch import save
 
         # one key: safetensors writes several in any order, and the same agent must be the same bytes
         told = {"world": json.dumps({"schema": "agent-world/1", "settings": msgspec.to_builtins(self.how)})}
-        write_atomic(
-            folder / WORLD, save({name: x.contiguous() for name, x in self.world.state_dict().items()}, metadata=told)
-        )
+        return save({name: x.contiguous() for name, x in self.world.state_dict().items()}, metadata=told)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data()).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        write_atomic(folder / WORLD, self.data())
 
     @classmethod
     def load(cls, folder: str | Path) -> Simulator:
-        """Raises BadInput where the agent has none, or it is damaged."""
+        """Raises BadInput where the agent has none, or it is damaged, of another agent, or holds what are no numbers."""
         from safetensors import SafetensorError, safe_open
 
         path = Path(folder) / WORLD
@@ -356,6 +365,10 @@ class Simulator:
                 f"{folder}: is no model-based agent with a world of its own ({WORLD}); train one with --algo model"
             )
         try:
+            if sha256_of(str(path)) != agent.card.world:
+                raise BadInput(
+                    f"{path}: not an agent's world: it is not the file that {JSON} names (sha256); it is damaged or of another agent"
+                )
             with safe_open(str(path), "pt") as stream:
                 told = stream.metadata() or {}
                 how = msgspec.convert(json.loads(told["world"])["settings"], Settings)
@@ -363,6 +376,8 @@ class Simulator:
                 world.load_state_dict({name: stream.get_tensor(name) for name in world.state_dict()})
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, msgspec.ValidationError) as error:
             raise BadInput(f"{path}: not an agent's world: {' '.join(str(error).split())[:200]}") from None
+        if not all(bool(torch.isfinite(x).all()) for x in world.state_dict().values()):
+            raise BadInput(f"{path}: has weights that are no numbers; train the agent again")
         return cls(world, agent.actor, how)
 
 
@@ -391,7 +406,7 @@ def train(
     simulator = Simulator(world, policy, how)
     card = Card(
         arch="pooled", algo="model", sizes={"width": how.hidden, "split": how.split}, critic_arch="pooled-value",
-        critic_sizes={"width": how.hidden}, form=how.form, feedback=how.feedback, report=report,
+        critic_sizes={"width": how.hidden}, form=how.form, feedback=how.feedback, world=simulator.sha256, report=report,
     )  # fmt: skip
     return Agent(card, policy, [value]), simulator
 

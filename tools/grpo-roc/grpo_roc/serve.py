@@ -101,9 +101,9 @@ class Desk:
         return result
 
     def status(self) -> Record:
-        running = len(self.runner.workers) - len(self.runner.idle)
+        running = len(self.runner.slots) - len(self.runner.idle)
         return {
-            "level": self.runner.settings.level, "workers": len(self.runner.workers), "running": running, "waiting": max(self.pending - running, 0), "sessions": len(self.runner.sessions),
+            "level": self.runner.settings.level, "workers": len(self.runner.slots), "running": running, "waiting": max(self.pending - running, 0), "sessions": len(self.runner.sessions),
             "done": self.done, "statuses": dict(self.statuses), "seconds": round(time.monotonic() - self.began, 3),
         }  # fmt: skip
 

@@ -21,6 +21,7 @@ from datamix.baselines.settings import USES, Settings
 from datamix.corpus import FILE, Corpus
 from datamix.history import Budget, Floats, Trajectory
 from datamix.mixture import Weights
+from datamix.schedule import keep_inputs
 from tenfold_shared import BadInput
 
 RUNS = 24  # of proxies, where nothing else is said
@@ -30,7 +31,8 @@ SWARM_OR_CORPUS = ("regmix", "regmix-d", "olmix")
 def run(
     name: str, data: str, told: Settings, *, output: str | None, overwrite: bool, as_json: bool, quiet: bool
 ) -> int:
-    """Returns the exit status. Raises BadInput for data or options that do not go together."""
+    """Returns the exit status. Raises BadInput for data or options that do not go together, and an output within an input."""
+    keep_inputs(output, [data, told.test, told.prior, told.proxy])
     folder = Path(data)
     corpus = (folder / FILE).exists() or not (folder / swarms.TRAJECTORIES).exists()
     if not corpus and name not in SWARM_OR_CORPUS:
@@ -76,6 +78,7 @@ def _on_corpus(name: str, corpus: Corpus, told: Settings, quiet: bool) -> Found:
     share = 1.0 if told.source_budget is None else told.source_budget
     if name in ("proportional", "uniform", "temperature", "fixed"):
         return sized(name, corpus, told, share)
+    corpus.verify()
     from datamix.baselines.bench import Bench
     from datamix.proxy import Proxy, config_of, train_base
     from datamix.steer import check_budget

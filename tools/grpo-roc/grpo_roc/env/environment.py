@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -33,6 +34,13 @@ from grpo_roc.env.isolation import Level
 from tenfold_shared import Missing
 
 PRELOAD = ("math", "cmath", "fractions", "decimal", "itertools", "functools", "collections", "random", "re", "json", "statistics", "heapq", "bisect", "string", "datetime", "numpy", "sympy", "traceback", "atexit", "threading")  # fmt: skip
+GREAT = (
+    "numpy",
+    "sympy",
+    "scipy",
+    "mpmath",
+    "pandas",
+)  # modules whose memory makes a fork dear: had by those programs alone that name them
 STRINGS = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"} | dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
 )
@@ -108,10 +116,10 @@ class Child:
 
 
 class Worker:
-    """One zygote, and its children that wait."""
+    """One zygote with its modules, and its children that wait."""
 
-    def __init__(self, settings: Settings, scratch: Path) -> None:
-        self.settings, self.scratch = settings, scratch
+    def __init__(self, settings: Settings, scratch: Path, preload: tuple[str, ...]) -> None:
+        self.settings, self.scratch, self.preload = settings, scratch, preload
         self.children: dict[int, Child] = {}
         self.parked: deque[Child] = deque()
         self.wanted: deque[asyncio.Future[Child]] = deque()
@@ -136,7 +144,7 @@ class Worker:
         self.ready = loop.create_future()
         self.asked = 0
         zygote.send(mine, {
-            "level": self.settings.level, "scratch": str(self.scratch), "scratch_bytes": self.settings.scratch, "preload": list(self.settings.preload), "readable": readable(),
+            "level": self.settings.level, "scratch": str(self.scratch), "scratch_bytes": self.settings.scratch, "preload": list(self.preload), "readable": readable(),
             "usable": ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"], "environment": STRINGS, "package": package,
         })  # fmt: skip
         loop.add_reader(mine, self.hear)
@@ -319,6 +327,25 @@ class Capture:
         return b"".join(self.parts).decode("utf-8", "replace")
 
 
+class Slot:
+    """Where one program runs at a time: a small interpreter, and, where great modules are preloaded, one that has them."""
+
+    def __init__(self, settings: Settings, scratch: Path) -> None:
+        great = [name for name in settings.preload if name in GREAT]
+        self.named = re.compile(rf"\b({'|'.join(map(re.escape, great))})\b") if great else None
+        self.workers: list[Worker] = []
+        small = tuple(name for name in settings.preload if name not in GREAT)
+        for name, preload in (("small", small), *([("great", settings.preload)] if great else [])):
+            folder = scratch / name
+            folder.mkdir(parents=True, mode=0o755)
+            self.workers.append(Worker(settings, folder, preload))
+
+    def worker(self, program: Program) -> Worker:
+        """A session's later cells may name what its first does not."""
+        great = self.named is not None and (program.session is not None or self.named.search(program.code) is not None)
+        return self.workers[-1 if great else 0]
+
+
 class Session:
     def __init__(self, child: Child) -> None:
         self.child, self.lock = child, asyncio.Lock()
@@ -331,53 +358,54 @@ class Runner:
         self.settings = settings
         self.scratch = Path(tempfile.mkdtemp(prefix="grpo-roc-"))
         os.chmod(self.scratch, 0o755)
-        self.workers: list[Worker] = []
-        self.idle: deque[Worker] = deque()
-        self.waiting: OrderedDict[str | None, deque[asyncio.Future[Worker]]] = OrderedDict()
+        self.slots: list[Slot] = []
+        self.idle: deque[Slot] = deque()
+        self.waiting: OrderedDict[str | None, deque[asyncio.Future[Slot]]] = OrderedDict()
         self.sessions: OrderedDict[str, Session] = OrderedDict()
 
     async def start(self) -> None:
         """Raises Missing."""
-        for number in range(self.settings.workers):
-            folder = self.scratch / str(number)
-            folder.mkdir(mode=0o755)
-            self.workers.append(Worker(self.settings, folder))
+        self.slots = [Slot(self.settings, self.scratch / str(number)) for number in range(self.settings.workers)]
         try:
-            for one in self.workers:
-                await one.start()
+            await asyncio.gather(*(one.start() for one in self.workers))
         except BaseException:
             self.stop()
             raise
-        self.idle.extend(self.workers)
+        self.idle.extend(self.slots)
+
+    @property
+    def workers(self) -> list[Worker]:
+        return [worker for one in self.slots for worker in one.workers]
 
     def stop(self) -> None:
         for one in self.workers:
             one.stop()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-    async def worker(self, owner: str | None) -> Worker:
+    async def slot(self, owner: str | None) -> Slot:
         """Owners take turns; of one owner, and of those without, first come is first served."""
         if self.idle and not self.waiting:
             return self.idle.popleft()
-        waiting: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
         self.waiting.setdefault(owner, deque()).append(waiting)
         return await waiting
 
-    def back(self, worker: Worker) -> None:
+    def back(self, slot: Slot) -> None:
         while self.waiting:
             owner, line = self.waiting.popitem(last=False)
             one = line.popleft()
             if line:
                 self.waiting[owner] = line  # to the end: another's turn
             if not one.done():
-                one.set_result(worker)
+                one.set_result(slot)
                 return
-        self.idle.append(worker)
+        self.idle.append(slot)
 
     async def run(self, program: Program) -> Result:
         asked = time.monotonic()
         for _ in range(TRIES):
-            worker = await self.worker(program.owner or program.session)
+            slot = await self.slot(program.owner or program.session)
+            worker = slot.worker(program)
             try:
                 await worker.alive()
                 began = time.monotonic()
@@ -393,7 +421,7 @@ class Runner:
                         queue_s=round(time.monotonic() - asked, 6),
                     )
             finally:
-                self.back(worker)
+                self.back(slot)
         return Result(
             "infra", detail=f"the environment failed {TRIES} times", queue_s=round(time.monotonic() - asked, 6)
         )

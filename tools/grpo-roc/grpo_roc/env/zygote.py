@@ -31,6 +31,14 @@ from typing import Any
 from grpo_roc.env import isolation
 
 Record = dict[str, Any]
+# What sympy imports and remembers at its first use is had once, before programs come.
+WARM = """
+import sympy
+x, y = sympy.symbols("x y")
+sympy.expand((x + 1) ** 3), sympy.factor(x**2 - 1), sympy.simplify(x / x), sympy.integrate(x * sympy.exp(x), x), sympy.diff(sympy.sin(x), x)
+sympy.solve(x**2 - 2, x), sympy.solve([x + y - 3, x - y], [x, y]), sympy.factorint(360), sympy.nsimplify(0.5), sympy.Matrix([[1, 2], [3, 4]]).det(), sympy.limit(sympy.sin(x) / x, x, 0)
+str(sympy.Rational(1, 3) + sympy.sqrt(2)), sympy.N(sympy.pi, 20), sympy.isprime(97), sympy.summation(x, (x, 1, 10))
+"""
 MESSAGE = 1 << 24  # bytes of one message at most
 _exit, _suppress, _dup2, _open, _close = (
     os._exit,
@@ -179,6 +187,9 @@ class Zygote:
         for name in self.told["preload"]:
             with contextlib.suppress(ImportError):
                 __import__(name)
+        if "sympy" in sys.modules:
+            with contextlib.suppress(Exception):
+                exec(WARM, {})
         isolation._call("prctl", isolation.PR_SET_PDEATHSIG, 9, 0, 0, 0)
         isolation._call("prctl", isolation.PR_SET_SUBREAPER, 1, 0, 0, 0)
         if self.level == "strict":

@@ -18,19 +18,30 @@ from grpo_hostile import HOSTILE
 
 from grpo_roc.env import isolation, seccomp
 from grpo_roc.env.environment import Environment, Program, Result, Runner, Settings, status_of
+from grpo_roc.env.zygote import descendants
 from tenfold_shared import Missing
 
 MISSING = isolation.probe()
 BOUNDED = [level for level in ("strict", "standard") if level not in MISSING]
 
 
-def processes():
-    """Processes of ours that run a warm interpreter, or came from one."""
+def processes(pid=None):
+    """Warm interpreters and what came from them, below a process (this one): what a program leaves is handed to its interpreter, and stays below."""
     found = set()
-    for folder in Path("/proc").iterdir():
+    for one in descendants(pid or os.getpid()):
         with contextlib.suppress(OSError):
-            if folder.name.isdigit() and b"grpo_roc.env.zygote" in (folder / "cmdline").read_bytes():
-                found.add(int(folder.name))
+            if b"grpo_roc.env.zygote" in Path(f"/proc/{one}/cmdline").read_bytes():
+                found.add(one)
+    return found
+
+
+def alive(pids):
+    """Those of them that are still there, and not merely unread."""
+    found = set()
+    for one in pids:
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                found.add(one)
     return found
 
 
@@ -80,8 +91,7 @@ def test_hostile_programs_twice_among_others(env):
     until(lambda: len(parked & processes()) == len(parked))
     until(
         lambda: (
-            processes() - {os.getpid()}
-            <= {child for one in workers for child in one.children} | {one.process.pid for one in workers}
+            processes() <= {child for one in workers for child in one.children} | {one.process.pid for one in workers}
         )
     )
     if env.settings.level == "standard":  # strict ones are file systems that ended with the program
@@ -242,13 +252,13 @@ with Environment(level=sys.argv[1], workers=2, preload=()) as env:
 
 @pytest.mark.parametrize("level", [*BOUNDED, "rlimit-only"])
 def test_nothing_outlives_whoever_owns_it(level):
-    before = processes()
     owner = subprocess.Popen([sys.executable, "-c", OWNER, level], stdout=subprocess.PIPE)
     assert owner.stdout.readline() == b"running\n"
-    assert len(processes() - before) >= 4
+    owned = processes(owner.pid)
+    assert len(owned) >= 4
     os.kill(owner.pid, signal.SIGKILL)
     owner.wait()
-    until(lambda: not processes() - before)
+    until(lambda: not alive(owned))
 
 
 REFUSED = """
@@ -448,8 +458,7 @@ def test_ten_thousand_calls_leave_no_trace(level):
         workers = env._runner.workers
         until(
             lambda: (
-                processes() - {os.getpid()}
-                <= {pid for one in workers for pid in one.children} | {one.process.pid for one in workers}
+                processes() <= {pid for one in workers for pid in one.children} | {one.process.pid for one in workers}
             )
         )
 

@@ -313,15 +313,15 @@ class Zygote:
 
 
 def descendants(pid: int) -> list[int]:
-    """Processes below one, by /proc."""
+    """Processes below one, by /proc: children are listed by the thread that made them."""
     found, look = [], [pid]
     while look:
         one = look.pop()
-        try:
-            with open(f"/proc/{one}/task/{one}/children") as stream:
-                below = [int(word) for word in stream.read().split()]
-        except OSError:
-            continue
+        below: list[int] = []
+        with contextlib.suppress(OSError):
+            for task in os.listdir(f"/proc/{one}/task"):
+                with open(f"/proc/{one}/task/{task}/children") as stream:
+                    below += [int(word) for word in stream.read().split()]
         found += below
         look += below
     return found

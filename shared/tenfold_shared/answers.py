@@ -29,7 +29,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -820,6 +820,43 @@ def grade(
     timeout are "ungradable". Raises ValueError for an unknown `match` or `box`.
     """
     return _grade(gold, text, deadline, match, box, require_box, 2)
+
+
+class Comparison(NamedTuple):
+    """A final answer to be graded."""
+
+    gold: Gold
+    text: str
+    match: str = "any"
+
+
+Key = TypeVar("Key")
+Settled = TypeVar("Settled")
+
+
+def grade_in_turn(
+    items: Iterable[tuple[Key, Settled | Comparison]], workers: int = 2, deadline: float = 2.0, **how: Any
+) -> Iterator[tuple[Key, Settled | Grade]]:
+    """(key, a comparison, or what is settled without one) -> (key, its grade, or what was settled), in input order.
+
+    how: `box` and `require_box` of `grade_many`, which grades the comparisons.
+    """
+    waiting: deque[tuple[Key, Settled | None]] = deque()  # None: its grade is to come
+
+    def comparisons() -> Iterator[Comparison]:
+        for key, item in items:
+            waiting.append((key, None if isinstance(item, Comparison) else item))
+            if isinstance(item, Comparison):
+                yield item
+
+    def ready() -> Iterator[tuple[Key, Settled | Grade]]:
+        while waiting and (known := waiting[0][1]) is not None:
+            yield waiting.popleft()[0], known
+
+    for graded in grade_many(comparisons(), workers, deadline, **how):
+        yield from ready()
+        yield waiting.popleft()[0], graded
+    yield from ready()
 
 
 def grade_many(

@@ -7,7 +7,7 @@ failed response counts as, what to do without a gold answer, and the harnesses' 
 from __future__ import annotations
 
 import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -65,32 +65,15 @@ def _grade(grade: str, reason: str) -> Record:
 
 def execute(settings: Settings, records: Iterator[tuple[str, Record]]) -> Iterator[tuple[str, Record]]:
     """(key, record) -> (key, `{correct, grade, grade_reason}`), in input order."""
-    waiting: deque[tuple[str, Record | None]] = deque()
-
-    def comparisons() -> Iterator[tuple[Any, str, str]]:
-        for key, record in records:
-            known = settled(record, settings)
-            waiting.append((key, known))
-            if known is None:
-                yield record["answer"], record["response"], (record.get("meta") or {}).get("match", "any")
-
-    def ready() -> Iterator[tuple[str, Record]]:
-        while waiting and waiting[0][1] is not None:
-            key, known = waiting.popleft()
-            assert known is not None
-            yield key, known
-
-    for graded in answers.grade_many(
-        comparisons(),
-        workers=settings.workers,
-        deadline=settings.deadline,
-        box=settings.box,
-        require_box=settings.require_box,
+    items = ((key, settled(record, settings) or _comparison(record)) for key, record in records)
+    for key, found in answers.grade_in_turn(
+        items, settings.workers, settings.deadline, box=settings.box, require_box=settings.require_box
     ):
-        yield from ready()
-        key, _ = waiting.popleft()
-        yield key, _grade(graded.grade, graded.reason)
-    yield from ready()
+        yield key, _grade(found.grade, found.reason) if isinstance(found, answers.Grade) else found
+
+
+def _comparison(record: Record) -> answers.Comparison:
+    return answers.Comparison(record["answer"], record["response"], (record.get("meta") or {}).get("match", "any"))
 
 
 def assemble(record: Record, results: list[Record]) -> list[Record]:

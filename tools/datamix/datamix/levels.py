@@ -93,45 +93,35 @@ class World(nn.Module):
     ) -> Tensor:
         """f̂ in points [E, B, D] after `step` [B] of `steps` [B] steps: memory [B, D, K], base [B, D] in bits per byte, effect [E, B, D, `effects`] (None: 0). Exactly 0 at
         the beginning of a run."""
-        begun = self._rows(memory, step, steps, source, mask, base, effect)
-        nothing = self._rows(torch.zeros_like(memory), torch.zeros_like(step), steps, source, mask, base, effect)
-        return 10 * (begun - nothing) * mask
-
-    def _rows(
-        self,
-        memory: Tensor,
-        step: Tensor,
-        steps: Tensor,
-        source: Tensor,
-        mask: Tensor,
-        base: Tensor,
-        effect: Tensor | None,
-    ) -> Tensor:
         b, d, _ = memory.shape
         faded = fading(steps)
         # each span's memory as a mean: shares of the text lately, and of the whole run's
-        size = torch.cat([1 - faded[:, :-1], 1 / steps[:, None].clamp(min=1)], 1)
-        lately = memory * size.repeat(1, 2)[:, None]
-        at = torch.cat(
-            [1 - faded[:, :-1] ** step[:, None], torch.log1p(16 * step / steps.clamp(min=1))[:, None] / 3], 1
-        )
-        # little is very different from nothing, and much hardly from a little more: the root as well
-        shown = [
-            source.to(base.dtype)[..., None],
-            base[..., None] / 4,
-            lately,
-            (lately[..., : len(SPANS)] + 1e-3).sqrt(),
-            at[:, None].expand(b, d, -1),
-        ]
-        rows = torch.cat(shown, -1).expand(self.members, -1, -1, -1)
-        own = rows.new_zeros(self.members, b, d, self.effects) if effect is None else effect
-        rows = torch.cat([rows, own], -1).reshape(self.members, b * d, -1)
+        size = torch.cat([1 - faded[:, :-1], 1 / steps[:, None].clamp(min=1)], 1).repeat(1, 2)[:, None]
+        own = base.new_zeros(self.members, b, d, self.effects) if effect is None else effect
         p = self.get_parameter
-        h = F.silu(torch.baddbmm(p("first_bias"), rows, p("first"))).view(self.members, b, d, -1)
-        around = means(h, source, mask)[..., None, :].expand(*h.shape[:-1], 2 * h.shape[-1])
-        wide = torch.cat([h, around], -1).view(self.members, b * d, -1)
-        z = F.silu(torch.baddbmm(p("second_bias"), wide, p("second")))
-        return torch.baddbmm(p("out_bias"), z, p("out")).view(self.members, b, d)
+
+        def said(memory: Tensor, step: Tensor) -> Tensor:
+            lately = memory * size
+            at = torch.cat(
+                [1 - faded[:, :-1] ** step[:, None], torch.log1p(16 * step / steps.clamp(min=1))[:, None] / 3], 1
+            )
+            # little is very different from nothing, and much hardly from a little more: the root as well
+            shown = [
+                source.to(base.dtype)[..., None],
+                base[..., None] / 4,
+                lately,
+                (lately[..., : len(SPANS)] + 1e-3).sqrt(),
+                at[:, None].expand(b, d, -1),
+            ]
+            rows = torch.cat(shown, -1).expand(self.members, -1, -1, -1)
+            rows = torch.cat([rows, own], -1).reshape(self.members, b * d, -1)
+            h = F.silu(torch.baddbmm(p("first_bias"), rows, p("first"))).view(self.members, b, d, -1)
+            around = means(h, source, mask)[..., None, :].expand(*h.shape[:-1], 2 * h.shape[-1])
+            wide = torch.cat([h, around], -1).view(self.members, b * d, -1)
+            z = F.silu(torch.baddbmm(p("second_bias"), wide, p("second")))
+            return torch.baddbmm(p("out_bias"), z, p("out")).view(self.members, b, d)
+
+        return 10 * (said(memory, step) - said(torch.zeros_like(memory), torch.zeros_like(step))) * mask
 
 
 class Records(msgspec.Struct):

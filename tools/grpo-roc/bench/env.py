@@ -140,28 +140,14 @@ def beside(quick: bool) -> None:
             for _ in range(10):
                 env.run(Program(code))
             ours = bench_env.closed(env, code, ours_n, lambda: None)["calls_s"]
-            theirs = asyncio.run(code_judge(code, theirs_n))
-            row(
-                f"{name}, {env.settings.level}, {WORKERS} workers",
-                ours,
-                "calls/s",
-                peer=theirs,
-                peer_name="way of code-judge, restated",
-                ratio=ours / theirs,
-                n=ours_n,
-                only="beside",
-            )
-            bare = bench_env.fresh(code, 4 if quick else 40 if name == "print" else 5)["calls_s"] * WORKERS
-            row(
-                f"{name}, {env.settings.level}, {WORKERS} workers",
-                ours,
-                "calls/s",
-                peer=bare,
-                peer_name="fresh interpreter, unconfined, × cores",
-                ratio=ours / bare,
-                n=ours_n,
-                only="beside",
-            )
+            peers = {
+                "way of code-judge, restated": asyncio.run(code_judge(code, theirs_n)),
+                "fresh interpreter, unconfined, × cores": WORKERS
+                * bench_env.fresh(code, 4 if quick else 40 if name == "print" else 5)["calls_s"],
+            }
+            case = f"{name}, {env.settings.level}, {WORKERS} workers"
+            for peer_name, peer in peers.items():
+                row(case, ours, "calls/s", peer=peer, peer_name=peer_name, ratio=ours / peer, n=ours_n, only="beside")
 
 
 def levels(quick: bool) -> None:

@@ -50,9 +50,7 @@ class Seen(msgspec.Struct, gc=False):
     blocks: int
 
 
-def penalties_of(record: Record, compat: str | None) -> penalty.Penalty:
-    """Raises RecordProblem."""
-    turns = turns_of(record)
+def penalties_of(record: Record, turns: Sequence[Record], compat: str | None) -> penalty.Penalty:
     if compat == "rstar":
         dumped = isinstance(record.get("output"), str) and "score" in record  # verl's, with the text as it was scored
         text = record["output"] if dumped else penalty.response_text(turns)
@@ -61,18 +59,20 @@ def penalties_of(record: Record, compat: str | None) -> penalty.Penalty:
 
 
 def scored(source: Source, settings: Settings) -> Iterator[tuple[str, Record, Seen]]:
-    """(where, the record with its penalties, what is held of it)."""
+    """(where, the record, what is held of it)."""
     for where, record in source:
         try:
-            found = penalties_of(record, settings.compat)
             turns = turns_of(record)
         except RecordProblem as problem:
             raise BadInput(f"{where}: {problem}") from None
         if not math.isfinite(record["reward"]):
             raise BadInput(f"{where}: reward: expected a finite number, got {record['reward']}")
-        calls = calls_of(turns)
-        told = {**record, "p_err": found.err, "p_format": found.format, "p_total": found.total}
-        yield where, told, Seen(record["rollout"], float(record["reward"]), found.err, found.format, calls.failed, calls.counted, answers_of(turns).count)  # fmt: skip
+        found, calls = penalties_of(record, turns, settings.compat), calls_of(turns)
+        yield where, record, Seen(record["rollout"], float(record["reward"]), found.err, found.format, calls.failed, calls.counted, answers_of(turns).count)  # fmt: skip
+
+
+def with_penalties(record: Record, seen: Seen) -> Record:
+    return {**record, "p_err": seen.err, "p_format": seen.form, "p_total": seen.err + seen.form}
 
 
 def choose(members: dict[str, list[Seen]], settings: Settings) -> dict[str, roc.Choice]:
@@ -156,8 +156,8 @@ def score(
         if out.finished:
             print(f"grpo-roc: {output}: complete already; nothing to do", file=sys.stderr)
             return 0
-        for _, record, _ in scored(source, settings):
-            out.write(record)
+        for _, record, seen in scored(source, settings):
+            out.write(with_penalties(record, seen))
             done.read += 1
             done.written += 1
             bar.update()
@@ -203,14 +203,14 @@ def resample(
         choices = choose(members, settings)
         at = dict.fromkeys(members, 0)
         source.bad = 0
-        for _, record, _ in scored(source, settings):
+        for _, record in source:
             group = str(record["group"])
             choice, k = choices[group], at[group]
             at[group] += 1
             kept = bool(choice.kept[k])
             out.write(
                 {
-                    **record,
+                    **with_penalties(record, members[group][k]),
                     "kept": kept,
                     "kept_reason": choice.reasons[k],
                     "advantage": float(choice.advantage[k]) if kept else None,
@@ -222,11 +222,11 @@ def resample(
         assert settings.group_size is not None
         found = summary_of(members, choices, settings.group_size)
         code = out.complete(done, source, seed=settings.seed, summary=found)
-    tell(found, settings, to_stderr=True, as_json=as_json, quiet=quiet)
+    tell(found, settings, as_json=as_json, quiet=quiet)
     return code
 
 
-def tell(found: Record, settings: Settings, *, to_stderr: bool, as_json: bool, quiet: bool) -> None:
+def tell(found: Record, settings: Settings, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         print(json.dumps(found), file=sys.stderr)
         return

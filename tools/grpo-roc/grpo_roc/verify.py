@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -61,8 +61,8 @@ def said_by(record: Record) -> str | None:
     return None
 
 
-def settled(record: Record, scope: Scope) -> Record | tuple[Any, str]:
-    """A grade that needs no comparison, or (gold, text that holds the box)."""
+def settled(record: Record, scope: Scope) -> Record | answers.Comparison:
+    """A grade that needs no comparison, or the comparison."""
     if record.get("error") or record.get("finish_reason") == "error":
         return grade("ungradable", f"the sample failed: {record.get('error') or 'no completion'}")
     gold = gold_of(record)
@@ -73,10 +73,12 @@ def settled(record: Record, scope: Scope) -> Record | tuple[Any, str]:
     text = said_by(record)
     if text is None:
         return {**grade("ungradable", "no response"), "error": "no turns, response or output"}
-    if scope == "response":
-        return gold, text
-    blocks = _BLOCK.findall(text)
-    return (gold, blocks[-1]) if blocks else grade("wrong", "no answer block")
+    if scope == "answer":
+        blocks = _BLOCK.findall(text)
+        if not blocks:
+            return grade("wrong", "no answer block")
+        text = blocks[-1]
+    return answers.Comparison(gold, text, (record.get("meta") or {}).get("match", "any"))
 
 
 def grade(grade: str, reason: str) -> Record:
@@ -85,26 +87,9 @@ def grade(grade: str, reason: str) -> Record:
 
 def execute(settings: Settings, records: Iterator[tuple[str, Record]]) -> Iterator[tuple[str, Record]]:
     """(key, record) -> (key, grade), in input order."""
-    waiting: deque[tuple[str, Record | None]] = deque()
-
-    def comparisons() -> Iterator[tuple[Any, str, str]]:
-        for key, record in records:
-            found = settled(record, settings.scope)
-            waiting.append((key, found if isinstance(found, dict) else None))
-            if not isinstance(found, dict):
-                yield found[0], found[1], (record.get("meta") or {}).get("match", "any")
-
-    def ready() -> Iterator[tuple[str, Record]]:
-        while waiting and waiting[0][1] is not None:
-            key, known = waiting.popleft()
-            assert known is not None
-            yield key, known
-
-    for one in answers.grade_many(comparisons(), workers=settings.workers, deadline=settings.deadline):
-        yield from ready()
-        key, _ = waiting.popleft()
-        yield key, grade(one.grade, one.reason)
-    yield from ready()
+    items = ((key, settled(record, settings.scope)) for key, record in records)
+    for key, found in answers.grade_in_turn(items, settings.workers, settings.deadline):
+        yield key, grade(found.grade, found.reason) if isinstance(found, answers.Grade) else found
 
 
 def assemble(record: Record, results: list[Record]) -> list[Record]:

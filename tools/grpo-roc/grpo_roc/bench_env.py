@@ -124,9 +124,8 @@ def run(settings: Settings, *, calls: int, rate: float, burst: int, as_json: boo
     except Wrong as problem:
         print(f"grpo-roc: {problem}", file=sys.stderr)
         return 1
-    found["fresh"] = {"print": fresh(PROGRAMS["print"], 20)}
-    for name in ("print",):
-        found["fresh"][name]["ratio"] = found[name]["calls_s"] / found["fresh"][name]["calls_s"]
+    bare = fresh(PROGRAMS["print"], 20)
+    found["fresh"] = {"print": {**bare, "ratio": found["print"]["calls_s"] / bare["calls_s"]}}
     if as_json:
         print(json.dumps(msgspec.to_builtins(found)))
         return 0

@@ -37,15 +37,7 @@ SIGCHLD = 17
 SYS_CLONE, SYS_LANDLOCK_CREATE, SYS_LANDLOCK_ADD, SYS_LANDLOCK_RESTRICT = 56, 444, 445, 446
 MS_NOSUID, MS_NODEV, MS_REC, MS_PRIVATE = 2, 4, 16384, 1 << 18
 MNT_DETACH = 2
-(
-    PR_SET_PDEATHSIG,
-    PR_SET_DUMPABLE,
-    PR_SET_SECCOMP,
-    PR_SET_NO_NEW_PRIVS,
-    PR_CAP_AMBIENT,
-    PR_CAPBSET_DROP,
-    PR_SET_SUBREAPER,
-) = 1, 4, 22, 38, 47, 24, 36
+PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 22, 24, 36, 38
 NOBODY = 65534
 
 # Landlock: what is handled (denied unless a rule allows it) by ABI, and what reading and running needs.
@@ -89,7 +81,7 @@ def enclose(scratch: str, size: int) -> None:
     uid, gid = os.geteuid(), os.getegid()
     # root may map a second, unprivileged user, under which programs run; others have but themselves
     maps = f"0 {uid} 1\n" + (f"{NOBODY} {NOBODY} 1\n" if uid == 0 else "")
-    ready, done = os.pipe(), os.pipe()
+    ready = os.pipe()
     child = os.fork()
     if child == 0:  # it stays outside, where a map of two lines may be written
         os.close(ready[1])
@@ -108,7 +100,7 @@ def enclose(scratch: str, size: int) -> None:
     finally:
         os.write(ready[1], b"x")
         _, status = os.waitpid(child, 0)
-        for one in (*ready, *done):
+        for one in ready:
             os.close(one)
     if status:
         code = os.waitstatus_to_exitcode(status)

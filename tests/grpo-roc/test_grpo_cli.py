@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -181,7 +182,124 @@ def test_parquet_is_read_as_json_lines_are(tmp_path):
     assert torn.exit_code == 2 and "torn.parquet: not parquet" in torn.stderr
 
 
+def test_parts_are_chosen_and_sifted_as_the_whole_is(tmp_path):
+    """A part's lines are those of the whole, though groups lie across the cut and a problem stands on both sides of it."""
+    rolled = written(tmp_path, *(trajectory(f"g{k % 5}", k // 5, float(k % 3 == 0)) for k in range(60)))
+    asked = written(tmp_path, *({"problem": f"p {k % 4}", "answer": "1"} for k in range(9)), name="p.jsonl")
+    for words in (("resample", rolled, "--group-size", 4), ("prepare", asked), ("prepare", asked, "--to", "verl")):
+        whole = here(*words, "-q")
+        parts = [here(*words, "-q", "--shard", f"{k}/3") for k in (1, 2, 3)]
+        assert "".join(one.stdout for one in parts) == whole.stdout and whole.exit_code == 0
+    told = here("prepare", asked, "--shard", "2/3", "--dropped", tmp_path / "d", "-o", tmp_path / "o")
+    assert "3 problems, 1 kept: 2 same problem" in told.stderr and len(lines((tmp_path / "d").read_text())) == 2
+    counts = json.loads((tmp_path / "o.manifest.json").read_text())["counts"]
+    assert (counts["read"], counts["written"], counts["dropped"]) == (3, 1, {"same problem": 2})
+
+
+def test_records_that_are_none_may_be_left_out(tmp_path):
+    path = written(
+        tmp_path, trajectory("a", 0, 1.0), {"x": 1}, trajectory("a", 1, 0.0, "fine"), trajectory("a", 2, 0.0)
+    )
+    with path.open("a") as stream:
+        stream.write("{torn\n")
+    for words in (("score", path), ("resample", path, "--group-size", 4)):
+        assert here(*words, "--skip-bad", 2).exit_code == 2
+        told = here(*words, "--skip-bad", 3, "-o", tmp_path / words[0])
+        assert told.exit_code == 0 and "skipped: " in told.stderr
+        assert [one["rollout"] for one in lines((tmp_path / words[0]).read_text())] == [0, 2]
+        assert json.loads((tmp_path / f"{words[0]}.manifest.json").read_text())["counts"]["skipped_bad"] == 3
+
+
+def test_groups_that_the_released_code_drops(tmp_path):
+    path = written(tmp_path, *(trajectory("a", k, float(k == 0)) for k in range(3)))
+    told = here("resample", path, "--group-size", 4, "--compat", "rstar")
+    assert told.exit_code == 0 and "fewer than 4 trajectories: none of them was kept, as released" in told.stderr
+    assert {one["kept_reason"] for one in lines(told.stdout)} == {"quota"}
+    assert here("resample", path, "--group-size", 3, "--compat", "rstar").exit_code == 2
+
+
+def test_a_dump_without_special_tokens_is_scored_by_its_calls(tmp_path):
+    """As verl writes dumps; and the released scorer saw their headers."""
+    call = (
+        '<tool_call>{"name": "p", "arguments": {}}</tool_call>user\n<tool_response>\n%s\n</tool_response>\nassistant\n'
+    )
+    failed, fine = call % "Tool call failure\nreason: \nstderr: Error", call % "Tool call success\nstdout: 7"
+    path = written(tmp_path, *({"input": "q", "output": f"{a}{b}<answer>\\boxed{{1}}</answer>", "gts": "1", "score": 0.0, "step": 1} for a, b in ((failed, fine), (fine, fine), ("", ""))))  # fmt: skip
+    assert [(one["p_err"], one["p_format"]) for one in lines(here("score", path).stdout)] == [
+        (0.5, 0),
+        (0, 0),
+        (0.5, 0),
+    ]
+    theirs = lines(here("score", path, "--compat", "rstar").stdout)
+    assert [(one["p_err"], one["p_format"]) for one in theirs] == [(0.5, 0), (0, 0), (0.5, 1)]
+    # what verify grades is the reward, not the score that stood there
+    verified = here("verify", path, "--workers", 1)
+    assert [one["reward"] for one in lines(here("score", input=verified.stdout).stdout)] == [1, 1, 1]
+
+
+def test_scores_come_as_trajectories_do():
+    running = subprocess.Popen([str(BIN), "score", "-q"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    running.stdin.write(json.dumps(trajectory("a", 0, 1.0)) + "\n")
+    running.stdin.flush()
+    watch = threading.Timer(60, running.kill)
+    watch.start()
+    assert json.loads(running.stdout.readline())["p_err"] == 0.5  # while the input is open
+    watch.cancel()
+    running.stdin.close()
+    assert running.wait() == 0
+
+
+def test_no_file_is_lost_to_what_is_written(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{"problem": f"p {k}", "answer": "1"} for k in range(4)]
+    table, path = tmp_path / "p.parquet", written(tmp_path, *rows, rows[0])
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), table)
+    before = table.read_bytes(), path.read_bytes()
+    told = here("prepare", table, "-o", table, "--overwrite")
+    assert told.exit_code == 2 and "is an input as well" in told.stderr
+    for words in (
+        (path, "--dropped", path), (path, "--dropped", tmp_path / "." / "in.jsonl"), (table, "--against", path, "--dropped", path),
+        (path, "--dropped", tmp_path / "o", "-o", tmp_path / "o"), (path, "--dropped", "/dev/null"), (path, "--dropped", "-"), (path, "--dropped", "/nowhere/x"), (path, "--dropped", tmp_path),
+    ):  # fmt: skip
+        told = here("prepare", *words)
+        assert told.exit_code == 2 and "--dropped" in told.stderr and told.stdout == "", words
+    assert (table.read_bytes(), path.read_bytes()) == before and not (tmp_path / "o").exists()
+    assert lines(here("prepare", table, "--shard", "2/2").stdout)[0]["prompt"] == "p 2"
+    # what was dropped can be asked for afterwards
+    assert here("prepare", path, "-o", tmp_path / "o").exit_code == 0
+    told = here("prepare", path, "-o", tmp_path / "o", "--dropped", tmp_path / "d")
+    assert told.exit_code == 0 and "only --dropped is written" in told.stderr
+    assert lines((tmp_path / "d").read_text())[0]["reason"] == "same problem"
+    assert here("prepare", "--against", "-", path).exit_code == 2
+
+
 # ---------------------------------------------------------------- exec
+
+
+def test_a_program_from_stdin_is_read_as_one_from_a_file(tmp_path):
+    words = ("exec", "-", "--level", LEVEL, "--preload", "")
+    done = subprocess.run([str(BIN), *words], input=b"\xef\xbb\xbfprint(1)\n", capture_output=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, b"1\n")
+    done = subprocess.run([str(BIN), *words], input=b"print('\xe9')\n", capture_output=True, timeout=120)
+    assert done.returncode == 2 and b"<stdin>: expected UTF-8" in done.stderr
+    twice = command(*words, "--input", "-", input="print(input())")
+    assert twice.returncode == 2 and "--input -: stdin is the program" in twice.stderr
+
+
+def test_calls_that_are_none_are_named_or_left_out(tmp_path):
+    fine = {"id": "a", "code": "print(1)"}
+    for bad, message in (
+        ({"id": 7, "code": "1"}, "in.jsonl:1: id: expected a string of its own for each record, got 7"),
+        ({"id": "b", "code": "1", "session": ""}, "in.jsonl:1: session: expected a name"),
+    ):
+        words = ("exec", written(tmp_path, bad, fine), "--jsonl", "--level", LEVEL, "--preload", "", "--workers", "1")
+        told = here(*words)
+        assert told.exit_code == 2 and message in told.stderr
+        told = here(*words, "--skip-bad", 1)
+        assert told.exit_code == 0 and message in told.stderr
+        assert [one["stdout"] for one in lines(told.stdout)] == ["1\n"]
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ def test_every_status_is_one_thing():
         ({"turns": [{"calls": []}]}, r"turns\[0\]\.text: expected a string"),
         ({"turns": [{"text": "", "calls": [7]}]}, r"turns\[0\]\.calls\[0\]: expected an object"),
         ({"turns": "none"}, "turns: expected a list"),
+        ({"turns": [{"text": "", "calls": {}}]}, r"turns\[0\]\.calls: expected a list"),
     ],
 )
 def test_records_without_sound_turns_are_named(record, message):
@@ -124,3 +125,10 @@ def test_a_response_as_the_released_trainer_decodes_it():
     assert got == (
         "a<|im_end|>\n<|im_start|>user\n<tool_response>\nTool call success\nstdout: 7\nexecution time: 0.12s\n</tool_response><|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("wall", "shown"), [(2, "2.00"), (0.5, "0.50"), (None, "0.00"), ("x", "0.00"), (10**400, "0.00")]
+)
+def test_a_time_that_is_none_is_shown_as_none(wall, shown):
+    assert f"execution time: {shown}s" in penalty.tool_text(call("ok", wall_s=wall))

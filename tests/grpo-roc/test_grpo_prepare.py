@@ -78,6 +78,12 @@ def test_names():
         ([{"answer": "1"}], ["no question"]),
         ([{"problem": "What is it?", "answer": "1"}, {"problem": "what  IS it", "answer": "1"}], ["same problem"]),
         ([{"id": "k", "problem": "a", "answer": "1"}, {"id": "k", "problem": "b", "answer": "1"}], ["same id"]),
+        ([{"messages": [5], "answer": "1"}], ["no question"]),
+        ([{"messages": [{"role": "system", "content": "x"}], "answer": "1"}], ["no question"]),
+        ([{"prompt": ["q"], "answer": "1"}], ["no question"]),
+        ([{"prompt": [{"role": "user", "content": 5}], "answer": "1"}], ["no question"]),
+        ([{"prompt": [{"role": "user", "content": [5]}], "answer": "1"}], ["no question"]),
+        ([{"problem": "a", "answer": 1e20}], ["answer has too many digits"]),
     ],
 )
 def test_what_is_dropped(records, reasons):
@@ -101,3 +107,30 @@ def test_eight_words_in_a_row_are_a_benchmarks(tmp_path):
 def test_any_answer_may_be_wanted():
     kept, reasons = admit({"problem": "a", "answer": "\\frac{1}{2}"}, integers=False)
     assert kept[0].answer == "\\frac{1}{2}" and not reasons
+
+
+def test_signs_make_another_problem(tmp_path):
+    """2+2 and 2-2 have the same words; what only sets the type makes no difference."""
+    kept, reasons = admit(
+        {"problem": "What is $2+2$?", "answer": "4"}, {"problem": "What is $2-2$?", "answer": "0"}, {"problem": "what is 2 + 2", "answer": "4"},
+    )  # fmt: skip
+    assert [one.answer for one in kept] == ["4", "0"] and reasons == ["same problem"]
+    path = tmp_path / "bench.jsonl"
+    path.write_text(json.dumps({"problem": "What is 2+2?"}) + "\n")
+    kept, reasons = admit(
+        {"problem": "What is 2-2?", "answer": "0"}, {"problem": "What is $2 + 2$", "answer": "4"}, against=prepare.benchmark([str(path)]),
+    )  # fmt: skip
+    assert [one.answer for one in kept] == ["0"] and reasons == ["in a benchmark"]
+
+
+def test_sets_that_are_numbered_alike_keep_all_problems():
+    """The place in a set is no name: each of two sets has a problem 0."""
+
+    def one(question, source, **extra):
+        return {"prompt": question, "answer": "1", "data_source": source, **extra}
+
+    kept, reasons = admit(
+        one("a", "x", extra_info={"index": 0}), one("b", "y", extra_info={"index": 0}), one("c", "y", index=0), one("d", "y", extra_info={"index": "k"}),
+        one("e", "z", extra_info={"index": "k"}),
+    )  # fmt: skip
+    assert [one.id for one in kept] == ["0", "y-0", "y-3", "k"] and reasons == ["same id"]

@@ -41,6 +41,14 @@ def test_where_the_released_code_stops_ours_goes_on():
     assert roc.quotas(7, 7, 7) == (4, 3)
 
 
+def test_the_released_selection_drops_groups_that_are_too_small():
+    found = roc.choose_rstar([1.0, 0.0, 0.0], [0.0] * 3, 4)
+    assert not found.kept.any() and found.reasons == ["quota"] * 3 and np.isnan(found.advantage).all()
+    assert roc.choose_rstar([1.0, 0.0, 0.0, 0.0], [0.0] * 4, 4).kept.all()
+    with pytest.raises(ValueError, match="fewer than 2 of each class"):
+        roc.choose_rstar([1.0, 0.0] * 4, [0.0] * 8, 3)
+
+
 @given(positives=st.integers(0, 70), negatives=st.integers(0, 70), size=st.integers(1, 70))
 def test_quotas_are_whole_possible_and_near_the_share(positives, negatives, size):
     kept = roc.quotas(positives, negatives, size)

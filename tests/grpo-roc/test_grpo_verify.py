@@ -81,6 +81,52 @@ def test_five_hundred_whole_numbers_are_never_misjudged():
             "",
         ),
         (said("\\boxed{\\frac{1}{2}}", answer="0.5"), "correct", ""),
+        # a box in the prose before a block, of which the tag is spoken of
+        ({"response": "<answer> tags: \\boxed{5}. <answer>4</answer>", "answer": "5"}, "wrong", ""),
+        ({"response": "<answer>\\boxed{4}</answer> or \\boxed{5}</answer>", "answer": "4"}, "correct", ""),
+        # a block begins and ends in one turn, as for the penalty
+        ({"turns": [{"text": "<answer>\\boxed{4}"}, {"text": "</answer>"}], "answer": "4"}, "wrong", "no answer block"),
+        # a call that never ends is of its turn alone
+        (
+            {
+                "output": "<tool_call>{oopsuser\n<tool_response>\nFailed to decode tool call: x\n</tool_response>\nassistant\n<answer>\\boxed{4}</answer>",
+                "gts": "4",
+            },
+            "correct",
+            "",
+        ),
+        # chats, TRL's too
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "q"},
+                    {"role": "assistant", "content": "<answer>\\boxed{4}</answer>"},
+                ],
+                "answer": "4",
+            },
+            "correct",
+            "",
+        ),
+        (
+            {
+                "prompt": "q",
+                "completion": [{"role": "assistant", "content": "<answer>\\boxed{4}</answer>"}],
+                "answer": "4",
+            },
+            "correct",
+            "",
+        ),
+        ({"prompt": "q", "completion": "<answer>\\boxed{4}</answer>", "answer": "4"}, "correct", ""),
+        (said("\\boxed{100000000000000000000}", answer=1e20), "correct", ""),
+        (said("\\boxed{0.0000001}", answer=1e-7), "correct", ""),
+        # shapes that are none
+        ({"turns": "abc", "answer": "4"}, "ungradable", "turns: expected a list"),
+        ({"turns": [5], "answer": "4"}, "ungradable", "turns: expected a list"),
+        ({"turns": [{"text": 5}], "answer": "4"}, "ungradable", "turns: expected strings"),
+        ({"messages": [{"role": "assistant", "content": 5}], "answer": "4"}, "ungradable", "expected text"),
+        (said("\\boxed{4}", answer="4", meta=[1]), "correct", ""),
+        (said("\\boxed{4}", answer="4", meta={"match": "some"}), "ungradable", "meta.match: expected"),
+        (said("\\boxed{4}", answer={"a": 4}), "ungradable", "gold answer: expected"),
         (said("\\boxed{(x+1)^2}", answer="x^2+2x+1"), "correct", ""),
     ],
 )
@@ -120,4 +166,5 @@ def test_any_thread_may_ask():
 def test_a_record_keeps_its_reward():
     told = graded(said("\\boxed{4}", answer="4"))
     assert verify.assemble({"reward": 0.0}, told)[0]["reward"] == 0.0
-    assert verify.assemble({}, told)[0]["reward"] == 1.0
+    assert verify.assemble({}, told)[0]["reward"] == verify.assemble({"reward": None}, told)[0]["reward"] == 1.0
+    assert verify.assemble({"reward": "0.3"}, told)[0]["reward"] == "0.3"  # nothing of a record is lost

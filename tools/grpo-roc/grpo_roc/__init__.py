@@ -9,9 +9,13 @@ Names load on first use.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = (
+    False  # as typing says; a warm interpreter imports this package, and the less it has the faster it forks
+)
 if TYPE_CHECKING:
+    from typing import Any
+
     from grpo_roc.penalty import Penalty, of_turns
     from grpo_roc.roc import Choice, advantages, choose, quotas
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import click
 
+from tenfold_shared import BadInput, Missing
 from tenfold_shared.cli import Duration, Selection, Share, add_doctor, files_argument, options, take, tool
 
 _FORM = click.option("--form", type=click.Choice(["auto", "trajectory", "verl", "chat"]), default="auto", show_default=True, help="Whose records: ours, verl's rollout dumps, or chats with tool messages (TRL's too).")  # fmt: skip
@@ -45,7 +47,7 @@ def prepare(files: tuple[str, ...], to: str, integers: bool, max_digits: int, so
 @click.option("--grade-timeout", type=Duration(), default="2s", show_default=True, help="Time a symbolic comparison may take.")  # fmt: skip
 @options("workers", "output", "records", "max_time", "common")
 def verify(files: tuple[str, ...], **given: Any) -> int:
-    """Add `correct`, `grade` and `grade_reason` to samples or trajectories, and `reward` (1 or 0) where there is none.
+    """Add `correct`, `grade` and `grade_reason` to samples, trajectories, verl's dumps or chats, and `reward` (1 or 0) where there is none.
 
     \b
     Example:
@@ -93,6 +95,8 @@ def resample(files: tuple[str, ...], group_size: int, roc_select: Any, epsilon: 
     """
     from grpo_roc import resample as work
 
+    if compat is not None and (roc_select, epsilon) != ("inverse", 0.001):
+        raise BadInput("--compat rstar selects in its own way: leave out --roc-select and --epsilon")
     settings = work.Settings(form, compat, group_size, roc_select, epsilon, int(ddof), seed)
     return work.resample(files, take(Selection, given), settings=settings, **given)
 
@@ -121,7 +125,12 @@ def _settings(given: dict[str, Any]) -> Any:
     from grpo_roc.env.environment import PRELOAD, Settings
 
     preload = given.pop("preload")
-    names = PRELOAD if preload is None else tuple(word.strip() for word in preload.split(",") if word.strip())
+    names = PRELOAD
+    if preload is not None:
+        names = tuple(word.strip() for word in preload.split(",") if word.strip())
+        for name in names:
+            if not importlib.util.find_spec(name.partition(".")[0]):
+                raise Missing(f"--preload {name}: no such module is installed")
     scratch = given.pop("scratch_mb") << 20
     return Settings(
         level=given.pop("level"), workers=given.pop("workers"), timeout=given.pop("call_timeout"), memory=given.pop("memory_mb") << 20, output=given.pop("output_kb") << 10,

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
@@ -20,7 +20,7 @@ import grpo_roc
 from grpo_roc.env.environment import Environment, Program, Result, Settings
 from tenfold_shared import BadInput
 from tenfold_shared.cli import Selection
-from tenfold_shared.jsonl import Output, flow, read_text
+from tenfold_shared.jsonl import Located, Output, Source, flow, read_text
 from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
@@ -29,7 +29,9 @@ AHEAD = 64  # records in flight, a worker
 
 def one(file: str, settings: Settings, *, stdin: str | None, as_json: bool) -> int:
     """A program from a file or stdin; returns the exit code."""
-    code = sys.stdin.read() if file == "-" else read_text(file)
+    if file == "-" and stdin == "-":
+        raise BadInput("--input -: stdin is the program; give one of the two as a file")
+    code = read_text(file)
     given = "" if stdin is None else read_text(stdin)
     with Environment(settings) as env:
         result = env.run(Program(code, given, echo=False))
@@ -54,6 +56,8 @@ def told(result: Result) -> str:
 
 def program_of(where: str, record: Record, most: float) -> Program:
     """Raises BadInput."""
+    if not isinstance(record.get("id"), str) or not record["id"]:
+        raise BadInput(f"{where}: id: expected a string of its own for each record, got {record.get('id')!r}")
     for name, kinds, needed in (
         ("code", str, True),
         ("input", str, False),
@@ -65,6 +69,8 @@ def program_of(where: str, record: Record, most: float) -> Program:
             value is not None and (not isinstance(value, kinds) or isinstance(value, bool))
         ):
             raise BadInput(f"{where}: {name}: expected {'a number of seconds' if name == 'timeout' else 'a string'}")
+    if record.get("session") == "":
+        raise BadInput(f"{where}: session: expected a name; leave it out for a process of the call's own")
     timeout = record.get("timeout")
     if timeout is not None and not 0 < timeout <= most:
         raise BadInput(f"{where}: timeout: expected more than 0 and at most {most:g} (--timeout-most)")
@@ -96,19 +102,23 @@ def many(
     files: Sequence[str], selection: Selection, settings: Settings, *, timeout_most: float, output: str | None, overwrite: bool, max_time: float | None, quiet: bool,
 ) -> int:  # fmt: skip
     """Records {id, code, input?, session?, timeout?}; returns the exit code: 1 where the environment failed some."""
-    source = selection.source(files, None, keep=output is not None)
+
+    def sound(located: Iterable[Located]) -> Iterator[Located]:
+        for where, record in located:
+            try:
+                program_of(where, record, timeout_most)
+            except BadInput as problem:
+                source._tolerate(problem)
+                continue
+            yield where, record
+
+    source: Source = selection.source(files, None, expand=sound, keep=output is not None)
     decides = {
         **{name: value for name, value in msgspec.to_builtins(settings).items() if name not in ("workers", "parked", "sessions")},
         "timeout_most": timeout_most, **selection.identity(),
     }  # fmt: skip
     statuses: Counter[str] = Counter()
     start = f"@{os.getpid()}-{os.urandom(4).hex()}"
-
-    def identify(record: Record) -> str:
-        name = record.get("id")
-        if not isinstance(name, str) or not name:
-            raise BadInput(f"record {name!r}: id: expected a string of its own for each record")
-        return name
 
     def plan(where: str, record: Record) -> list[tuple[str, Program]]:
         program = program_of(where, record, timeout_most)
@@ -135,13 +145,13 @@ def many(
             return 0
         with Environment(settings) as env:
             done = flow(
-                source, identify=identify, plan=plan, execute=lambda requests: execute(env, requests, AHEAD * settings.workers), assemble=assemble, out=out, max_time=max_time,
+                source, identify=lambda record: record["id"], plan=plan, execute=lambda requests: execute(env, requests, AHEAD * settings.workers), assemble=assemble, out=out, max_time=max_time,
                 progress=progress,
             )  # fmt: skip
         code = out.complete(done, source, **statuses)
     if not quiet:
         print(
-            f"grpo-roc: {done.read} calls: {', '.join(f'{n} {name}' for name, n in statuses.most_common())}",
+            f"grpo-roc: {done.read} calls: {', '.join(f'{n} {name}' for name, n in statuses.most_common()) or 'none'}",
             file=sys.stderr,
         )
     return code

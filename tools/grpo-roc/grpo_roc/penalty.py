@@ -50,7 +50,8 @@ def tool_text(call: Record) -> str:
     if not fine:
         parts.append(f"reason: {'worker_timeout' if call['status'] == 'timeout' else ''}")
     parts += [f"{name}: {call[name]}" for name in ("stdout", "stderr") if call.get(name)]
-    parts.append(f"execution time: {call.get('wall_s') or 0:.2f}s")
+    wall = call.get("wall_s")
+    parts.append(f"execution time: {wall if isinstance(wall, int | float) and abs(wall) < 1e9 else 0:.2f}s")
     return "\n".join(parts)
 
 

@@ -1,7 +1,7 @@
 """`grpo-roc prepare`: problem sets of many shapes as one, fit to be trained on (arXiv 2508.20722, section 4.2).
 
 Kept are problems whose answer is a whole number of not too many digits, as such an answer can be checked without doubt; each problem once; and none that shares eight words in a row with
-a benchmark (--against). Everything dropped is told, with the reason and the line.
+a benchmark (--against). Everything dropped is told, with the reason and the line. A part (--shard) is sifted as the whole is, so that parts hold no problem twice.
 
 Shapes read: verl (`prompt` chat, `reward_model.ground_truth`), GSM8K (`question`, `answer` that ends in `#### 42`), MATH-500 and AIME (`problem` or `Problem`, `answer` or `Answer`), open-r1's
 DAPO (`prompt`, `solution`), OpenMathReasoning (`problem`, `expected_answer`), our own task records; as JSON Lines or parquet.
@@ -9,6 +9,8 @@ DAPO (`prompt`, `solution`), OpenMathReasoning (`problem`, `expected_answer`), o
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import sys
 from collections import Counter
@@ -16,8 +18,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 import grpo_roc
+from grpo_roc.verify import plain
 from tenfold_shared import BadInput, Missing, answers
 from tenfold_shared import records as shapes
 from tenfold_shared.cli import Selection
@@ -28,8 +32,9 @@ Record = dict[str, Any]
 GRAM = 8  # words
 QUESTIONS = ("question", "problem", "Problem", "prompt", "instruction")
 ANSWERS = ("expected_answer", "answer", "Answer", "solution")
-IDS = ("id", "unique_id", "ID", "index")
+IDS = ("id", "unique_id", "ID")
 _WORD = re.compile(r"\w+")
+_MARK = re.compile(r"\w+|[^\w\s.,;:?'\"“”‘’。，、；：？$\\{}]")  # no punctuation, nor what only sets the type
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -42,10 +47,13 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct):
+    """others: names to take in turn where another problem has this id, as where two sets are numbered from 0."""
+
     id: str
     prompt: str
     answer: str
     source: str
+    others: list[str] = []
 
 
 class Unfit(Exception):
@@ -57,15 +65,19 @@ class Unfit(Exception):
 
 def question_of(record: Record) -> str:
     """Raises Unfit."""
-    if record.get("messages"):
-        return shapes.question_of(record)
-    for name in QUESTIONS:
+    for name in ("messages", *QUESTIONS):
         value = record.get(name)
         if isinstance(value, list):
-            value = shapes.question_of({"messages": value})
+            value = shapes.question_of({"messages": value}) if all(map(_is_message, value)) else None
         if isinstance(value, str) and value.strip():
             return value
     raise Unfit("no question", f"expected one of {', '.join(QUESTIONS)}")
+
+
+def _is_message(one: Any) -> bool:
+    content = one.get("content") if isinstance(one, dict) else 0
+    parts = content if isinstance(content, list) else []
+    return content is None or (isinstance(content, str | list) and all(isinstance(part, dict) for part in parts))
 
 
 def answer_of(record: Record) -> str:
@@ -76,7 +88,7 @@ def answer_of(record: Record) -> str:
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
         if isinstance(value, int | float) and not isinstance(value, bool):
-            value = str(value)
+            value = plain(value)
         if isinstance(value, str) and value.strip():
             boxed = answers.extract(value)
             if boxed is not None:
@@ -99,23 +111,36 @@ def problem_of(record: Record, number: int, settings: Settings) -> Problem:
     """Raises Unfit."""
     extra = record.get("extra_info")
     named = next((record[name] for name in IDS if record.get(name) is not None), None)
-    if named is None and isinstance(extra, dict):
-        named = extra.get("index")
+    index = record.get("index")
+    if index is None and isinstance(extra, dict):
+        index = extra.get("index")
     source = record.get("data_source") or record.get("source") or settings.source
+    names = [str(named if named is not None else index)] if named is not None or index is not None else []
+    if named is None and isinstance(index, int):
+        names.append(f"{source}-{index}")
+    if named is None and not isinstance(index, str):
+        names.append(f"{source}-{number}")
     question, answer = question_of(record).strip(), answer_of(record)
     if settings.integers:
         answer = whole(answer, settings.max_digits)
-    return Problem(str(named) if named is not None else f"{source}-{number}", question, answer, str(source))
+    return Problem(names[0], question, answer, str(source), names[1:])
 
 
 def words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
+def all_of(text: str) -> str:
+    """What makes a problem the same as another: its words and signs, as 2+2 is another problem than 2-2."""
+    return " ".join(_MARK.findall(text.casefold()))
+
+
 def grams(text: str) -> set[str]:
-    """Runs of eight words; of a shorter text, all of it."""
+    """Runs of eight words; of a text with fewer, all of it, signs as well."""
     found = words(text)
-    return {" ".join(found[k : k + GRAM]) for k in range(max(len(found) - GRAM + 1, 1))} if found else set()
+    if len(found) < GRAM:
+        return {all_of(text)} if found else set()
+    return {" ".join(found[k : k + GRAM]) for k in range(len(found) - GRAM + 1)}
 
 
 def benchmark(files: Sequence[str]) -> dict[str, str]:
@@ -173,11 +198,13 @@ class Sieve:
     def admit(self, record: Record, number: int) -> Problem:
         """Raises Unfit."""
         found = problem_of(record, number, self.settings)
-        text = " ".join(words(found.prompt))
+        text = all_of(found.prompt)
         if text in self._texts:
             raise Unfit("same problem", self._texts[text])
-        if found.id in self._ids:
+        free = [name for name in (found.id, *found.others) if name not in self._ids]
+        if not free:
             raise Unfit("same id", found.id)
+        found.id = free[0]
         hit = next((self.against[gram] for gram in grams(found.prompt) if gram in self.against), None)
         if hit is not None:
             raise Unfit("in a benchmark", hit)
@@ -201,27 +228,40 @@ def written(problem: Problem, to: str, index: int) -> Record:
     }  # fmt: skip
 
 
+def check_dropped(dropped: str, others: Sequence[str | None]) -> None:
+    """Whether --dropped can be written, and is none of the other files. Raises BadInput."""
+    folder = os.path.dirname(dropped) or "."
+    if dropped == "-":
+        raise BadInput("--dropped -: expected a file; stdout is for the problems")
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise BadInput(f"--dropped {dropped}: the folder {folder} does not exist or is not writable; create it first")
+    if os.path.exists(dropped) and not os.path.isfile(dropped):
+        raise BadInput(f"--dropped {dropped}: is no regular file; name one")
+    for other in others:
+        if other is not None and os.path.realpath(other) == os.path.realpath(dropped):
+            raise BadInput(f"--dropped {dropped}: is an input or the output as well; choose another file")
+
+
 def run(
     files: Sequence[str], selection: Selection, *, settings: Settings, against: Sequence[str], dropped: str | None, output: str | None, overwrite: bool, quiet: bool,
 ) -> int:  # fmt: skip
     """The verb; returns the exit code. Raises BadInput and Missing."""
-    from tenfold_shared.cli import sha256_of
-
+    if dropped is not None:
+        check_dropped(dropped, [*files, *against, output])
+    if "-" in against:
+        raise BadInput("--against -: expected a file; stdin is for the problems")
     tables = [path for path in files if path.endswith(".parquet")]
     if tables and (len(tables) < len(files)):
         raise BadInput(f"{tables[0]}: parquet and JSON Lines in one command; prepare them one after the other")
     expand = (lambda _: (found for path in tables for found in parquet(path))) if tables else None
     known = benchmark(against)
-    source = selection.source(
-        ["/dev/null"] if tables else files, None, expand=expand, keep=output is not None and not tables
-    )
-    decides = {
-        **msgspec.to_builtins(settings),
-        "against": [sha256_of(path) for path in against],
-        **selection.identity(),
-    }
-    if tables:
-        decides["tables"] = [sha256_of(path) for path in tables]
+    source = selection.source(files, None, expand=expand, keep=output is not None)
+    whole = source
+    if selection.shard is not None:
+        whole = replace(selection, shard=None).source(files, None, expand=expand)
+    # Named by what was read, not by the files: a pipe, as `<(...)` in a shell is, cannot be read again.
+    runs = [hashlib.sha256("\n".join(sorted(known)).encode()).hexdigest()] if against else []
+    decides = {**msgspec.to_builtins(settings), "against": runs, **selection.identity()}
     done, reasons, told = Flow(), Counter[str](), []
     sieve = Sieve(settings, known)
     with (
@@ -237,22 +277,31 @@ def run(
         Progress("prepare", None, "problem", quiet) as bar,
     ):
         if out.finished:
-            print(f"grpo-roc: {output}: complete already; nothing to do", file=sys.stderr)
-            return 0
-        for number, (where, record) in enumerate(source, 1):
-            done.read += 1
+            to_do = "nothing to do" if dropped is None else "only --dropped is written"
+            print(f"grpo-roc: {output}: complete already; {to_do}", file=sys.stderr)
+            if dropped is None:
+                return 0
+        kept = 0
+        first, end = source.bounds() or (0, sys.maxsize)
+        for number, (where, record) in enumerate(whole, 1):
+            mine = first < number <= end
+            done.read += mine
             bar.update()
             try:
                 problem = sieve.admit(record, number)
             except Unfit as unfit:
-                reasons[unfit.reason] += 1
-                told.append({"at": where, "reason": unfit.reason, "detail": unfit.detail})
+                if mine:
+                    reasons[unfit.reason] += 1
+                    told.append({"at": where, "reason": unfit.reason, "detail": unfit.detail})
                 continue
-            out.write(written(problem, settings.to, done.written))
-            done.written += 1
+            if mine and not out.finished:
+                out.write(written(problem, settings.to, kept))
+            kept += 1
+            done.written += mine
         if dropped is not None:
             write_atomic(dropped, b"".join(msgspec.json.encode(one) + b"\n" for one in told))
-        code = out.complete(done, source, dropped=dict(reasons))
+        source.bad = whole.bad
+        code = 0 if out.finished else out.complete(done, source, dropped=dict(reasons))
     if not quiet:
         why = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common()) or "none dropped"
         print(f"grpo-roc: {done.read} problems, {done.written} kept: {why}", file=sys.stderr)

@@ -7,12 +7,12 @@ are long: the input is read twice, and of each trajectory only its reward and pe
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 import grpo_roc
 from grpo_roc import penalty, readers, roc
@@ -53,20 +53,20 @@ class Seen(msgspec.Struct, gc=False):
 def penalties_of(record: Record, turns: Sequence[Record], compat: str | None) -> penalty.Penalty:
     if compat == "rstar":
         dumped = isinstance(record.get("output"), str) and "score" in record  # verl's, with the text as it was scored
-        text = record["output"] if dumped else penalty.response_text(turns)
+        text = readers.chatml(record["output"]) if dumped else penalty.response_text(turns)
         return penalty.rstar(text)
     return penalty.of_turns(turns)
 
 
-def scored(source: Source, settings: Settings) -> Iterator[tuple[str, Record, Seen]]:
-    """(where, the record, what is held of it)."""
-    for where, record in source:
+def scored(source: Source, settings: Settings, bad: set[int]) -> Iterator[tuple[str, Record, Seen]]:
+    """(where, the record, what is held of it). bad: takes the places of records that are left out (--skip-bad)."""
+    for place, (where, record) in enumerate(source):
         try:
             turns = turns_of(record)
         except RecordProblem as problem:
-            raise BadInput(f"{where}: {problem}") from None
-        if not math.isfinite(record["reward"]):
-            raise BadInput(f"{where}: reward: expected a finite number, got {record['reward']}")
+            source._tolerate(BadInput(f"{where}: {problem}"))
+            bad.add(place)
+            continue
         found, calls = penalties_of(record, turns, settings.compat), calls_of(turns)
         yield where, record, Seen(record["rollout"], float(record["reward"]), found.err, found.format, calls.failed, calls.counted, answers_of(turns).count)  # fmt: skip
 
@@ -123,8 +123,12 @@ def summary_of(members: dict[str, list[Seen]], choices: dict[str, roc.Choice], s
     return {**found, "short_groups": short}
 
 
-def source_of(files: Sequence[str], selection: Selection, settings: Settings) -> Source:
-    return selection.source(files, None, expand=lambda located: readers.read(located, settings.form), keep=True)
+def source_of(files: Sequence[str], selection: Selection, settings: Settings, *, keep: bool) -> Source:
+    """keep: what can be read only once is copied, so that it can be read twice or named."""
+    source: Source = selection.source(
+        files, None, expand=lambda located: readers.read(located, settings.form, source._tolerate), keep=keep
+    )
+    return source
 
 
 def identity(settings: Settings, selection: Selection) -> Record:
@@ -134,7 +138,7 @@ def identity(settings: Settings, selection: Selection) -> Record:
 def score(
     files: Sequence[str], selection: Selection, *, settings: Settings, output: str | None, overwrite: bool, quiet: bool
 ) -> int:
-    source = source_of(files, selection, settings)
+    source = source_of(files, selection, settings, keep=output is not None)
     decides = {
         name: x
         for name, x in identity(settings, selection).items()
@@ -156,7 +160,7 @@ def score(
         if out.finished:
             print(f"grpo-roc: {output}: complete already; nothing to do", file=sys.stderr)
             return 0
-        for _, record, seen in scored(source, settings):
+        for _, record, seen in scored(source, settings, set()):
             out.write(with_penalties(record, seen))
             done.read += 1
             done.written += 1
@@ -174,7 +178,9 @@ def resample(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    source = source_of(files, selection, settings)
+    source = source_of(files, selection, settings, keep=True)
+    # A part is chosen as the whole is: what is kept of a group must not hang on where the lines are cut.
+    whole = source if selection.shard is None else source_of(files, replace(selection, shard=None), settings, keep=True)
     done = Flow()
     with (
         Output(
@@ -193,7 +199,8 @@ def resample(
             return 0
         members: dict[str, list[Seen]] = {}
         names: dict[str, set[Any]] = {}
-        for where, record, seen in scored(source, settings):
+        bad: set[int] = set()
+        for where, record, seen in scored(whole, settings, bad):
             group = str(record["group"])
             if seen.rollout in names.setdefault(group, set()):
                 raise BadInput(f"{where}: group {group}, rollout {seen.rollout}: appears twice")
@@ -202,11 +209,16 @@ def resample(
         del names
         choices = choose(members, settings)
         at = dict.fromkeys(members, 0)
-        source.bad = 0
-        for _, record in source:
+        skipped, whole.bad = whole.bad, 0
+        first, end = source.bounds() or (0, sys.maxsize)
+        for place, (_, record) in enumerate(whole):
+            if place in bad:
+                continue
             group = str(record["group"])
             choice, k = choices[group], at[group]
             at[group] += 1
+            if not first <= place < end:
+                continue
             kept = bool(choice.kept[k])
             out.write(
                 {
@@ -220,6 +232,7 @@ def resample(
             done.written += 1
             bar.update()
         assert settings.group_size is not None
+        source.bad = skipped
         found = summary_of(members, choices, settings.group_size)
         code = out.complete(done, source, seed=settings.seed, summary=found)
     tell(found, settings, as_json=as_json, quiet=quiet)
@@ -244,7 +257,8 @@ def tell(found: Record, settings: Settings, *, as_json: bool, quiet: bool) -> No
         file=sys.stderr,
     )
     if found["short_groups"]:
+        what = "none of them was kept, as released" if settings.compat == "rstar" else "all of them were kept"
         print(
-            f"grpo-roc: {found['short_groups']} groups have fewer than {settings.group_size} trajectories: all of them were kept",
+            f"grpo-roc: {found['short_groups']} groups have fewer than {settings.group_size} trajectories: {what}",
             file=sys.stderr,
         )

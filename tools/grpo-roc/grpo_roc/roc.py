@@ -108,13 +108,17 @@ def choose(
 
 
 def choose_rstar(rewards: Sequence[float], penalties: Sequence[float], size: int, ddof: int = 1) -> Choice:
-    """The released selection: both classes' numbers rounded half to even, then floors of two; positives by penalty, ties by place; the first negatives. Raises ValueError where the
-    released code's assertion fails, as for 7 and 7 of 14."""
+    """The released selection: both classes' numbers rounded half to even, then floors of two; positives by penalty, ties by place; the first negatives; of a group of fewer than `size`
+    none. Raises ValueError where the released code's assertions fail, as for 7 and 7 of 14, or where `size` has no room for the floors."""
+    if size < 2 * LEAST:
+        raise ValueError(f"{size} are fewer than {LEAST} of each class: the released code stops here")
     r, p = np.asarray(rewards, dtype=np.float64), np.asarray(penalties, dtype=np.float64)
     n = len(r)
     kept, advantage = np.zeros(n, dtype=bool), np.full(n, np.nan)
     if np.allclose(r[0], r):
         return Choice(["equal_rewards"] * n, kept, advantage)
+    if n < size:
+        return Choice(["quota"] * n, kept, advantage)
     positive, negative = np.flatnonzero(r > 0), np.flatnonzero(r <= 0)
     if n > size:
         bad, good = round(len(negative) * size / n), round(len(positive) * size / n)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import signal
@@ -26,11 +27,11 @@ from typing import Any
 
 import msgspec
 
-from grpo_roc.env.environment import Program, Result, Runner, Settings
+from grpo_roc.env.environment import Environment, Program, Result, Settings
 from tenfold_shared import BadInput, Missing
 
 Record = dict[str, Any]
-KEPT = 65_536  # results that are remembered by id
+KEPT, KEPT_BYTES = 65_536, 256 << 20  # results that are remembered by id, and what their outputs may come to
 BODY = 64 << 20
 
 
@@ -45,13 +46,14 @@ class Full(Exception):
 class Desk:
     """Calls in, results out: ids, the bound of the queue, counts."""
 
-    def __init__(self, runner: Runner, queue: int, timeout_most: float) -> None:
-        self.runner, self.queue, self.timeout_most = runner, queue, timeout_most
+    def __init__(self, env: Environment, queue: int, timeout_most: float) -> None:
+        self.env, self.queue, self.timeout_most = env, queue, timeout_most
         self.pending = 0
         self.closing = False
         self.done = 0
         self.statuses: dict[str, int] = {}
         self.known: OrderedDict[str, asyncio.Future[Result]] = OrderedDict()
+        self.held = 0
         self.began = time.monotonic()
 
     def program(self, told: Any) -> Program:
@@ -86,14 +88,22 @@ class Desk:
         work = asyncio.ensure_future(self.counted(program))
         if name is not None:
             self.known[name] = work
-            while len(self.known) > KEPT:
-                self.known.popitem(last=False)
+            work.add_done_callback(self.remember)
         return await asyncio.shield(work)
+
+    def remember(self, work: asyncio.Future[Result]) -> None:
+        """The oldest results are forgotten where there are too many, or too much of them; not those of calls that still run."""
+        self.held += weight(work)
+        for name, one in list(itertools.islice(self.known.items(), max(len(self.known) - KEPT, 64))):
+            if len(self.known) <= KEPT and self.held <= KEPT_BYTES:
+                return
+            if one.done() and one is not work:
+                self.held -= weight(self.known.pop(name))
 
     async def counted(self, program: Program) -> Result:
         self.pending += 1
         try:
-            result = await self.runner.run(program)
+            result = await asyncio.wrap_future(self.env.submit(program))
         finally:
             self.pending -= 1
         self.done += 1
@@ -101,11 +111,19 @@ class Desk:
         return result
 
     def status(self) -> Record:
-        running = len(self.runner.slots) - len(self.runner.idle)
+        running = self.env.running
         return {
-            "level": self.runner.settings.level, "workers": len(self.runner.slots), "running": running, "waiting": max(self.pending - running, 0), "sessions": len(self.runner.sessions),
+            "level": self.env.settings.level, "workers": len(self.env.slots), "running": running, "waiting": max(self.pending - running, 0), "sessions": len(self.env.sessions),
             "done": self.done, "statuses": dict(self.statuses), "seconds": round(time.monotonic() - self.began, 3),
         }  # fmt: skip
+
+
+def weight(work: asyncio.Future[Result]) -> int:
+    """Of an ended call: about the bytes that its result holds."""
+    if work.cancelled() or work.exception() is not None:
+        return 0
+    result = work.result()
+    return len(result.stdout) + len(result.stderr)
 
 
 # ---------------------------------------------------------------- dialects
@@ -259,7 +277,7 @@ def application(desk: Desk) -> Any:
         return {"ping": "pong"}
 
     async def end(request: Any) -> Any:
-        return {"ended": desk.runner.end(request.match_info["name"])}
+        return {"ended": await asyncio.to_thread(desk.env.end, request.match_info["name"])}
 
     app = web.Application(client_max_size=BODY)
     app.router.add_post("/v1/exec", answered(exec_))
@@ -297,9 +315,9 @@ async def _serve(
 ) -> int:
     from aiohttp import web
 
-    runner = Runner(settings)
-    await runner.start()
-    desk = Desk(runner, queue, timeout_most)
+    env = Environment(settings)
+    await asyncio.to_thread(env.__enter__)
+    desk = Desk(env, queue, timeout_most)
     server = web.AppRunner(application(desk), access_log=None, shutdown_timeout=grace)
     try:
         await server.setup()
@@ -329,7 +347,7 @@ async def _serve(
         if desk.pending:
             print(f"grpo-roc: {desk.pending} calls were cut off after {grace:g} s", file=sys.stderr)
     finally:
-        runner.stop()
+        env.__exit__()
         await server.cleanup()
         if unix is not None:
             with contextlib.suppress(FileNotFoundError):

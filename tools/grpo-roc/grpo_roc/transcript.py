@@ -63,7 +63,9 @@ def turns_of(record: Record) -> list[Record]:
     for t, turn in enumerate(turns):
         if not isinstance(turn, dict) or not isinstance(turn.get("text"), str):
             raise RecordProblem(f"turns[{t}].text: expected a string")
-        calls = turn.get("calls") or []
+        calls = turn.get("calls")
+        if calls is None:
+            continue
         if not isinstance(calls, list):
             raise RecordProblem(f"turns[{t}].calls: expected a list")
         for c, call in enumerate(calls):

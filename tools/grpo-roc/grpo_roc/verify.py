@@ -8,25 +8,27 @@ may be any thread (tenfold_shared.answers). A comparison that met the deadline i
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from typing import Any, Literal
 
 import msgspec
 
 import grpo_roc
+from grpo_roc.readers import turns_of_chat, turns_of_text
 from grpo_roc.transcript import spoken
 from tenfold_shared import answers
 from tenfold_shared.cli import Selection
 from tenfold_shared.jsonl import Located, Output, flow
 from tenfold_shared.progress import Progress
+from tenfold_shared.records import RecordProblem
 
 Record = dict[str, Any]
 Scope = Literal["answer", "response"]
 KEY = " place"  # a field of ours while a record is under way
-_BLOCK = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+OPEN, CLOSE = "<answer>", "</answer>"
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -38,7 +40,7 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 def gold_of(record: Record) -> Any:
-    """The gold answer, under the names that datasets have for it; None without one."""
+    """The gold answer, under the names that datasets have for it; None without one. Raises RecordProblem."""
     model = record.get("reward_model")
     for value in (
         record.get("answer"),
@@ -46,18 +48,44 @@ def gold_of(record: Record) -> Any:
         record.get("gts"),
         record.get("solution"),
     ):
-        if value not in (None, "", []):
-            return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+        if value in (None, "", []):
+            continue
+        if isinstance(value, dict):
+            raise RecordProblem("gold answer: expected text, a number, or a list of them")
+        return plain(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
     return None
 
 
-def said_by(record: Record) -> str | None:
-    """All of the assistant's own words: of the turns, of `response`, or of verl's `output`."""
-    if record.get("turns"):
-        return "\n".join(spoken(turn.get("text") or "") for turn in record["turns"])
+def plain(value: float) -> str:
+    """A number in digits: 1e20 and 1e-7 have no `e`, which in an answer is a letter."""
+    return f"{Decimal(str(value)):f}"
+
+
+def said_by(record: Record) -> list[str] | None:
+    """The assistant's own words, turn by turn: of the turns, of `response`, of verl's `output`, of a chat; None without any. Raises RecordProblem."""
+    turns = record.get("turns")
+    if turns:
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            raise RecordProblem("turns: expected a list of {text, calls}")
+        texts = [turn.get("text") or "" for turn in turns]
+        if not all(isinstance(text, str) for text in texts):
+            raise RecordProblem("turns: expected strings in `text`")
+        return [spoken(text) for text in texts]
     for name in ("response", "output"):
         if isinstance(record.get(name), str):
-            return spoken(record[name])
+            return [spoken(turn["text"]) for turn in turns_of_text(record[name])]
+    if record.get("completion") is None and not record.get("messages"):
+        return None
+    return [spoken(turn["text"]) for turn in turns_of_chat(record)[1]]
+
+
+def last_block(texts: Sequence[str]) -> str | None:
+    """What stands in the last answer block, which begins and ends in one turn and holds no other; None without one."""
+    for text in reversed(texts):
+        end = text.rfind(CLOSE)
+        start = text.rfind(OPEN, 0, max(end, 0))
+        if start >= 0:
+            return text[start + len(OPEN) : text.find(CLOSE, start)]
     return None
 
 
@@ -65,20 +93,23 @@ def settled(record: Record, scope: Scope) -> Record | answers.Comparison:
     """A grade that needs no comparison, or the comparison."""
     if record.get("error") or record.get("finish_reason") == "error":
         return grade("ungradable", f"the sample failed: {record.get('error') or 'no completion'}")
-    gold = gold_of(record)
-    if gold is None:
-        return {**grade("ungradable", "no gold answer"), "error": "no gold answer"}
-    if record.get("finish_reason") == "length":
-        return grade("wrong", "truncated at the token limit")
-    text = said_by(record)
-    if text is None:
-        return {**grade("ungradable", "no response"), "error": "no turns, response or output"}
-    if scope == "answer":
-        blocks = _BLOCK.findall(text)
-        if not blocks:
-            return grade("wrong", "no answer block")
-        text = blocks[-1]
-    return answers.Comparison(gold, text, (record.get("meta") or {}).get("match", "any"))
+    try:
+        gold = gold_of(record)
+        if gold is None:
+            return {**grade("ungradable", "no gold answer"), "error": "no gold answer"}
+        if record.get("finish_reason") == "length":
+            return grade("wrong", "truncated at the token limit")
+        texts = said_by(record)
+        meta = record.get("meta")
+        match = meta.get("match", "any") if isinstance(meta, dict) else "any"
+        if match not in ("any", "all"):
+            raise RecordProblem(f'meta.match: expected "any" or "all", got {match!r}')
+    except RecordProblem as problem:
+        return {**grade("ungradable", str(problem)), "error": str(problem)}
+    if texts is None:
+        return {**grade("ungradable", "no response"), "error": "no turns, response, output or chat"}
+    text = "\n".join(texts) if scope == "response" else last_block(texts)
+    return grade("wrong", "no answer block") if text is None else answers.Comparison(gold, text, match)
 
 
 def grade(grade: str, reason: str) -> Record:
@@ -95,7 +126,7 @@ def execute(settings: Settings, records: Iterator[tuple[str, Record]]) -> Iterat
 def assemble(record: Record, results: list[Record]) -> list[Record]:
     """The record with its grade; `reward` where it has none yet, so that it can be resampled."""
     found = {name: results[0][name] for name in ("correct", "grade", "grade_reason")}
-    reward = {} if isinstance(record.get("reward"), int | float) else {"reward": float(found["correct"])}
+    reward = {"reward": float(found["correct"])} if record.get("reward") is None else {}
     kept = {name: value for name, value in record.items() if name != KEY}
     return [{**kept, **found, **reward}]
 
@@ -143,5 +174,8 @@ def run(
         told = ", ".join(f"{grades[name]} {name}" for name in ("correct", "wrong", "ungradable"))
         print(f"grpo-roc: {done.read} samples: {told}", file=sys.stderr)
     if done.failed:
-        print(f"grpo-roc: {done.failed} samples have no gold answer, or nothing that was said", file=sys.stderr)
+        print(
+            f"grpo-roc: {done.failed} samples cannot be graded: no gold answer, nothing that was said, or not of a known shape; `grade_reason` says which",
+            file=sys.stderr,
+        )
     return code

@@ -1,6 +1,6 @@
-"""The filter of system calls that a program runs under: an allow-list, as a BPF program for x86-64.
+"""The filters of system calls that a program runs under: an allow-list, as BPF programs for x86-64, one on the zygote and a short one that each child adds.
 
-Where it sits: isolation.py installs it last. Three answers to what is not allowed. What ordinary code tries (a socket, a new process) fails with EPERM, so that it can be told why; clone3,
+Where it sits: isolation.py installs them last. Three answers to what is not allowed. What ordinary code tries (a socket, a new process) fails with EPERM, so that it can be told why; clone3,
 whose flags a filter cannot read, fails with ENOSYS, at which the C library falls back to clone; anything else ends the process with SIGSYS, which its caller reads as `policy`.
 """
 
@@ -41,6 +41,11 @@ REFUSED = {
     "setpriority": 141, "sched_setscheduler": 144, "sched_setparam": 142, "setrlimit": 160, "mknod": 133, "mknodat": 259, "chroot": 161, "sethostname": 170, "shmget": 29, "shmat": 30,
     "shmctl": 31, "msgget": 68, "semget": 64, "mq_open": 240, "inotify_init": 253, "inotify_init1": 294, "fanotify_init": 300, "mlock": 149, "mlockall": 151, "mlock2": 325, "sync": 162,
     "syncfs": 306, "getxattr": 191, "setxattr": 188, "listxattr": 194, "lgetxattr": 192, "fgetxattr": 193, "llistxattr": 195, "flistxattr": 196, "lsetxattr": 189, "fsetxattr": 190,
+    "mbind": 237, "set_mempolicy": 238, "get_mempolicy": 239,
+}  # fmt: skip
+# What a zygote does to make a child, and a child before it takes a program; to programs these are refused, or their end.
+WARDEN = {
+    "mount": 165, "umount2": 166, "unshare": 272, "capset": 126, "landlock_restrict_self": 446, "landlock_create_ruleset": 444, "landlock_add_rule": 445, "setresuid": 117, "setresgid": 119, "setgroups": 116, "chown": 92,
 }  # fmt: skip
 CLONE, CLONE3, PRCTL = 56, 435, 157
 SIGNALS = {"kill": 62, "tgkill": 234, "rt_sigqueueinfo": 129}  # to oneself alone
@@ -57,8 +62,8 @@ def _statement(code: int, k: int) -> tuple[int, int, int, int]:
     return code, 0, 0, k
 
 
-def program(pid: int) -> bytes:
-    """The filter for process `pid` (as it sees itself), an array of struct sock_filter."""
+def outer() -> bytes:
+    """The filter that a zygote puts on itself, an array of struct sock_filter: what its children may do, and what it must do to make them."""
     steps: list[tuple[int, int, int, int]] = [
         _statement(_LOAD, _ARCH),
         (_JEQ, 1, 0, ARCH_X86_64),
@@ -67,15 +72,31 @@ def program(pid: int) -> bytes:
         (_JGE, 0, 1, X32_BIT),
         _statement(_RET, RET_KILL_PROCESS),
     ]
-    for number in ALLOWED.values():
+    open_ = {*ALLOWED.values(), *WARDEN.values(), *SIGNALS.values(), PRCTL, CLONE}
+    for number in open_:
         steps += [(_JEQ, 0, 1, number), _statement(_RET, RET_ALLOW)]
     for number in REFUSED.values():
-        steps += [(_JEQ, 0, 1, number), _statement(_RET, RET_ERRNO | errno.EPERM)]
+        if number not in open_:
+            steps += [(_JEQ, 0, 1, number), _statement(_RET, RET_ERRNO | errno.EPERM)]
     steps += [(_JEQ, 0, 1, CLONE3), _statement(_RET, RET_ERRNO | errno.ENOSYS)]
+    steps.append(_statement(_RET, RET_KILL_PROCESS))
+    return _packed(steps)
+
+
+def inner(pid: int) -> bytes:
+    """The filter that a child adds to it, for process `pid` (as it sees itself): of two filters the stricter answer holds. Short, as the kernel works out each filter's answers when it is installed."""
+    steps: list[tuple[int, int, int, int]] = [_statement(_LOAD, _NR)]
+    for name, number in WARDEN.items():
+        answer = RET_ERRNO | errno.EPERM if name in REFUSED else RET_KILL_PROCESS
+        steps += [(_JEQ, 0, 1, number), _statement(_RET, answer)]
     steps += _first_argument(list(SIGNALS.values()), [(_JEQ, pid)])
     steps += _first_argument([PRCTL], [(_JEQ, one) for one in PRCTL_OPTIONS])
     steps += _first_argument([CLONE], [(_JSET, CLONE_THREAD)])  # threads are no processes
-    steps.append(_statement(_RET, RET_KILL_PROCESS))
+    steps.append(_statement(_RET, RET_ALLOW))
+    return _packed(steps)
+
+
+def _packed(steps: list[tuple[int, int, int, int]]) -> bytes:
     return b"".join(struct.pack("HBBI", *step) for step in steps)
 
 

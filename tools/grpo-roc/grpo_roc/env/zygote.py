@@ -1,45 +1,64 @@
 """A warm interpreter: it has imported what programs commonly import, and forks an isolated child for each program.
 
-Run by environment.py as a process of its own, with an empty environment and one socket. It asks nothing of anyone and holds no secret: a child that got out of every layer would find nothing in it.
-Children are made before they are needed and wait, confined, for a program, so that a call does not wait for a fork.
+Run by worker.py as a process of its own, with an empty environment and one socket. It asks nothing of anyone and holds no secret: a child that got out of every layer would find nothing in it.
+Children are made before they are needed and wait, confined, for a program, so that a call does not wait for a fork. What a child needs is made ready here before the fork: each page that a child writes to must be
+copied for it, which costs more than all else.
 
-    supervisor -> zygote    {"op": "spawn"}
-    zygote -> supervisor    {"op": "ready"} once; {"op": "child", "pid"} with (pidfd, socket) for each spawn; {"op": "ended", "pid", "status", "cpu", "rss"} as children end
-    supervisor -> child     {"code", ...limits} with (stdin, stdout, stderr)
-    child -> supervisor     {"done", "memory"} after each cell of a session, or just before a program ends for want of memory
+    supervisor -> zygote    told once, as a literal; then packets of OPS: children to reap (pid, -1 for none) and how many to make
+    zygote -> supervisor    READY once, or FAILED and why; CHILD pid, with (pidfd, socket, ends of its stdout and stderr), for each made; ENDED pid, status, cpu, rss for each reaped
+    supervisor -> child     a header (length of the code, seconds of processor time, whether of a session, whether to echo) and the code, with stdin where there is any (or, from a session's second cell on, stdin, stdout and stderr)
+    child -> supervisor     R when it is confined, or B and what went wrong; D, exit code, out of memory: after each cell of a session, or just before a program ends for want of memory
 
 What a child says is a program's word, and trusted for nothing but itself: whether it ended well is read from its exit status.
 """
 
 from __future__ import annotations
 
+import _socket
+import _thread
 import ast
+import atexit
 import builtins
 import contextlib
 import gc
 import io
-import json
+import linecache
 import os
-import resource
-import select
 import signal
-import socket
+import struct
 import sys
+import threading
+import traceback
 import types
-from typing import Any
 
 from grpo_roc.env import isolation
 
-Record = dict[str, Any]
-# What sympy imports and remembers at its first use is had once, before programs come.
-WARM = """
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+    from typing import Any
+
+    Record = dict[str, Any]
+OPS = struct.Struct("<ii")
+READY, FAILED, CHILD, ENDED = b"R", b"F", b"C", b"E"
+BORN, GONE = struct.Struct("<i"), struct.Struct("<iidq")
+HEADER, DONE = struct.Struct("<Qd??"), struct.Struct("<i?")
+PACKET, PIECE = 1 << 16, 1 << 13
+REHEARSALS = 20  # the interpreter specialises what has run a few times
+# What these import and remember at their first use is had once, before programs come.
+WARM = {
+    "numpy": """
+import numpy
+numpy.linalg.det(numpy.eye(3)), numpy.random.random(), numpy.arange(6).reshape(2, 3) @ numpy.ones(3), str(numpy.arange(3) / 2)
+""",
+    "sympy": """
 import sympy
 x, y = sympy.symbols("x y")
 sympy.expand((x + 1) ** 3), sympy.factor(x**2 - 1), sympy.simplify(x / x), sympy.integrate(x * sympy.exp(x), x), sympy.diff(sympy.sin(x), x)
 sympy.solve(x**2 - 2, x), sympy.solve([x + y - 3, x - y], [x, y]), sympy.factorint(360), sympy.nsimplify(0.5), sympy.Matrix([[1, 2], [3, 4]]).det(), sympy.limit(sympy.sin(x) / x, x, 0)
 str(sympy.Rational(1, 3) + sympy.sqrt(2)), sympy.N(sympy.pi, 20), sympy.isprime(97), sympy.summation(x, (x, 1, 10))
-"""
-MESSAGE = 1 << 24  # bytes of one message at most
+""",
+}
 _exit, _suppress, _dup2, _open, _close = (
     os._exit,
     contextlib.suppress,
@@ -49,25 +68,28 @@ _exit, _suppress, _dup2, _open, _close = (
 )  # a program may replace what the modules hold
 
 
-def send(channel: socket.socket, message: Record, descriptors: list[int] | None = None) -> None:
-    data = json.dumps(message).encode("utf-8", "surrogatepass")
-    socket.send_fds(channel, [data], descriptors or [])
+def packet(data: bytes, descriptors: list[int]) -> tuple[list[bytes], list[tuple[int, int, bytes]]]:
+    """Arguments of sendmsg."""
+    return [data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(descriptors)}i", *descriptors))]
 
 
-def receive(channel: socket.socket, most: int = 0) -> tuple[Record | None, list[int]]:
-    """The next message; None when the other end has gone."""
-    data, descriptors, _, _ = socket.recv_fds(channel, MESSAGE, most)
-    return (json.loads(data.decode("utf-8", "surrogatepass")) if data else None), list(descriptors)
+def unpack(channel: socket, size: int, most: int) -> tuple[bytes, list[int]]:
+    """One packet, or the beginning of a stream, with descriptors; b"" when the other end has gone."""
+    data, extra, _, _ = channel.recvmsg(size, _socket.CMSG_SPACE(4 * most))
+    found: list[int] = []
+    if not extra:
+        return data, found
+    for level, kind, words in extra:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            found += struct.unpack(f"{len(words) // 4}i", words[: len(words) // 4 * 4])
+    return data, found
 
 
 # ---------------------------------------------------------------- the child
 
 
-def speak(stdin: int, stdout: int, stderr: int) -> None:
-    """These three become the program's standard streams."""
-    for number, one in enumerate((stdin, stdout, stderr)):
-        _dup2(one, number)
-        _close(one)
+def streams() -> None:
+    """sys.stdin and the others on descriptors 0, 1 and 2."""
     sys.stdin = io.TextIOWrapper(open(0, "rb", closefd=False), encoding="utf-8", errors="replace")
     sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding="utf-8", errors="backslashreplace")
     sys.stderr = io.TextIOWrapper(
@@ -111,9 +133,6 @@ def execute(code: str, space: Record, echo: bool) -> tuple[int, bool]:
 
 def tell(code: str) -> None:
     """The exception under way, as the interpreter tells it, without frames of ours."""
-    import linecache
-    import traceback
-
     kind, error, trace = sys.exc_info()
     while trace is not None and trace.tb_frame.f_code.co_filename != "<program>":
         trace = trace.tb_next
@@ -122,180 +141,192 @@ def tell(code: str) -> None:
         traceback.print_exception(kind, error, trace)
 
 
-def serve_child(channel: socket.socket) -> None:
+def serve_child(channel: socket, main: types.ModuleType, limits: isolation.Limits) -> None:
     """Wait for programs, run them, end. Never returns."""
-    main = types.ModuleType("__main__")
-    main.__dict__["__builtins__"] = builtins
-    sys.modules["__main__"] = main
-    limited = False
-    send(channel, {"ready": True})  # from here on nothing that is said can make its failure the environment's
+    first = True
+    channel.send(b"R")  # from here on nothing that is said can make its failure the environment's
     while True:
-        message, descriptors = receive(channel, 3)
-        if message is None:
+        data, descriptors = unpack(channel, PIECE, 3)
+        while data and len(data) < HEADER.size:
+            data += channel.recv(HEADER.size - len(data))
+        if not data:
             _exit(0)
-        if not limited:
-            isolation.Limits(message["cpu"], message["memory"], message["file_size"], message["descriptors"]).apply()
-            limited = True
-        speak(*descriptors)
-        code, memory = 1, False
+        length, cpu, session, echo = HEADER.unpack_from(data)
+        code = data[HEADER.size :]
+        while len(code) < length:
+            part = channel.recv(length - len(code))
+            if not part:
+                _exit(0)
+            code += part
+        if first:
+            limits.apply(cpu)
+        for number, one in enumerate(descriptors):
+            _dup2(one, number)
+            _close(one)
+        if not first:
+            streams()  # what a cell did to them is its own
+        first = False
+        ended, memory = 1, False
         with _suppress(BaseException):
-            code, memory = execute(message["code"], main.__dict__, message["echo"])
-        if not message["session"]:
+            ended, memory = execute(code.decode("utf-8", "surrogatepass"), main.__dict__, echo)
+        if not session:
             with _suppress(BaseException):
-                finish(channel, code, memory)
-            _exit(code or 1)
+                finish(channel, ended, memory)
+            _exit(ended or 1)
         flush()
         nothing = _open(os.devnull, os.O_RDWR)
         for number in range(3):
             _dup2(nothing, number)
         _close(nothing)
-        send(channel, {"done": code, "memory": memory})
+        channel.send(b"D" + DONE.pack(ended, memory))
 
 
-def finish(channel: socket.socket, code: int, memory: bool) -> None:
+def finish(channel: socket, code: int, memory: bool) -> None:
     """End as an interpreter does: threads are waited for, exit handlers run, streams flushed."""
-    import atexit
-    import threading
-
     with _suppress(BaseException):
-        vars(threading)["_shutdown"]()  # what the interpreter itself calls at its end
+        if _thread._count() or "concurrent.futures" in sys.modules:
+            vars(threading)["_shutdown"]()  # what the interpreter itself calls at its end
     with _suppress(BaseException):
-        atexit._run_exitfuncs()
+        if atexit._ncallbacks():
+            atexit._run_exitfuncs()
     flush()
     if memory:
         with _suppress(BaseException):
-            send(channel, {"done": code, "memory": True})
+            channel.send(b"D" + DONE.pack(code, True))
     _exit(code)
 
 
 # ---------------------------------------------------------------- the zygote
 
 
-class Zygote:
-    def __init__(self, channel: socket.socket, told: Record) -> None:
-        self.channel, self.told = channel, told
-        self.level: isolation.Level = told["level"]
-        self.abi = isolation.landlock_abi()
-        self.readable = [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in told["readable"] if os.path.exists(path)]
-        self.usable = [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in told["usable"] if os.path.exists(path)]
-        self.own_user = (
-            os.geteuid() == 0 and self.level != "rlimit-only" and all(map(isolation.open_to_all, told["readable"]))
+def rehearse() -> None:
+    """Programs of a few kinds run here, their output to nowhere: what the interpreter keeps of code that it has run (specialised instructions, caches of attributes) is then had by every child, which
+    would write it to memory of its own."""
+    for _ in range(REHEARSALS):
+        space: Record = {"__builtins__": builtins}
+        execute(
+            "import math\nx = [k * k for k in range(3)]\ndef f(a):\n    return a + 1\nprint(f(x[-1]), math.sqrt(2), f'{1.5:.2f}')\n1",
+            space,
+            True,
         )
-        self.children: set[int] = set()
+        execute("print(1)", space, False)
+        execute("1 / 0", space, False)
+        flush()
+
+
+class Zygote:
+    def __init__(self, channel: socket, told: Record) -> None:
+        self.channel, self.told = channel, told
+        self.level: str = told["level"]
+        self.folder = ""
+        self.folders: dict[int, str] = {}
 
     def run(self) -> None:
         for name in self.told["preload"]:
             with contextlib.suppress(ImportError):
                 __import__(name)
-        if "sympy" in sys.modules:
-            with contextlib.suppress(Exception):
-                exec(WARM, {})
-        isolation._call("prctl", isolation.PR_SET_PDEATHSIG, 9, 0, 0, 0)
-        isolation._call("prctl", isolation.PR_SET_SUBREAPER, 1, 0, 0, 0)
-        if self.level == "strict":
-            isolation.enclose(self.told["scratch"], self.told["scratch_bytes"])
+        for name, code in WARM.items():
+            if name in sys.modules:
+                exec(code, {})
+        own_user = (
+            os.geteuid() == 0 and self.level != "rlimit-only" and all(map(isolation.open_to_all, self.told["readable"]))
+        )
+        self.confinement = isolation.Confinement(
+            self.level,
+            self.told["scratch"],
+            self.told["scratch_bytes"],
+            self.told["readable"],
+            self.told["usable"],
+            own_user,
+        )
+        self.main = types.ModuleType("__main__")
+        self.main.__dict__["__builtins__"] = builtins
+        sys.modules["__main__"] = self.main
+        self.limits = isolation.Limits(self.told["memory"], self.told["file_size"], self.told["descriptors"])
+        sys.argv, sys.path[:] = ["<program>"], [path for path in sys.path if path != self.told["package"]]
+        streams()
+        self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        rehearse()
+        os.environ.pop(
+            "LD_BIND_NOW", None
+        )  # which spared children what the loader does at the first call of a function
         gc.collect()
         gc.freeze()
-        wake, woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        send(self.channel, {"op": "ready", "pid": os.getpid()})
-        poll = select.poll()
-        poll.register(self.channel, select.POLLIN)
-        poll.register(wake, select.POLLIN)
+        isolation.gather()
+        self.channel.send(READY)
         while True:
-            for number, _ in poll.poll():
-                if number == wake:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(wake, 4096)
-                    self.reap()
-                    continue
-                message, _ = receive(self.channel)
-                if message is None:
-                    self.end()
-                elif message["op"] == "spawn":
-                    self.spawn(wake, woken)
+            data = self.channel.recv(PACKET)
+            if not data:
+                self.end()
+            for ended, wanted in OPS.iter_unpack(data):
+                if ended >= 0:
+                    self.reap(ended)
+                for _ in range(wanted):
+                    self.spawn()
 
-    def spawn(self, *close: int) -> None:
-        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        if self.level == "strict":
-            pid, pidfd = isolation.fork_isolated()
-        else:
-            pid = os.fork()
-            pidfd = os.pidfd_open(pid) if pid else -1
+    def reseed(self) -> None:
+        """What would differ between fresh interpreters must differ between children."""
+        for name in ("random", "numpy.random"):
+            if name in sys.modules:
+                vars(sys.modules[name])["seed"]()
+
+    def spawn(self) -> None:
+        mine, theirs = _socket.socketpair()
+        ends = []
+        for number in (1, 2):  # the child finds its streams in place
+            read, write = os.pipe()
+            os.dup2(write, number)
+            os.close(write)
+            ends.append(read)
+        folder = self.confinement.prepare()
+        if folder != self.folder:
+            self.folder = folder
+            os.environ.update(dict.fromkeys(("HOME", "TMPDIR", "PWD"), folder))
+        self.reseed()
+        pid, pidfd = isolation.fork(self.level)
         if pid == 0:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            mine.close()
-            self.channel.close()
-            for one in close:
-                os.close(one)
-            self.child(theirs)
-        theirs.close()
-        self.children.add(pid)
-        send(self.channel, {"op": "child", "pid": pid}, [pidfd, mine.fileno()])
-        os.close(pidfd)
+            self.child(theirs, [mine.fileno(), self.channel.fileno(), self.null, *ends])
+        self.confinement.after()
+        self.folders[pid] = folder
+        for number in (1, 2):
+            os.dup2(self.null, number)
+        self.channel.sendmsg(*packet(CHILD + BORN.pack(pid), [pidfd, mine.fileno(), *ends]))
+        for one in (pidfd, *ends):
+            os.close(one)
         mine.close()
+        theirs.close()
 
-    def child(self, channel: socket.socket) -> None:
+    def child(self, channel: socket, others: list[int]) -> None:
         try:
-            os.setsid()
-            scratch = self.told["scratch"]
-            if self.level != "strict":
-                scratch = os.path.join(scratch, str(os.getpid()))
-                os.mkdir(scratch)
-                if self.own_user:
-                    os.chown(scratch, isolation.NOBODY, isolation.NOBODY)
-                os.chdir(scratch)
-            isolation.confine(
-                self.level,
-                scratch=scratch,
-                size=self.told["scratch_bytes"],
-                readable=self.readable,
-                usable=self.usable,
-                abi=self.abi,
-                own_user=self.own_user,
-            )
-            for one in (*self.readable, *self.usable):
+            for one in others:
                 os.close(one)
-            os.environ.update(self.told["environment"], HOME=scratch, TMPDIR=scratch, PWD=scratch)
-            sys.argv, sys.path[:] = ["<program>"], [path for path in sys.path if path != self.told["package"]]
-            serve_child(channel)
+            if self.level != "strict":
+                os.setsid()  # by which what it leaves is known
+            self.confinement.enter()
+            serve_child(channel, self.main, self.limits)
         except BaseException as problem:
             with contextlib.suppress(BaseException):
-                send(channel, {"broken": f"{type(problem).__name__}: {problem}"})
+                channel.send(f"B{type(problem).__name__}: {problem}".encode()[:500])
         os._exit(70)
 
-    def reap(self) -> None:
-        """Tell of children that ended; of others, which they left to us where nothing better bounds them, rid the machine."""
-        while True:
-            try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            if pid in self.children:
-                self.children.discard(pid)
-                if self.level != "strict":
-                    self.sweep(pid)
-                cpu, rss = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
-                with contextlib.suppress(OSError):
-                    send(self.channel, {"op": "ended", "pid": pid, "status": status, "cpu": cpu, "rss": rss})
+    def reap(self, pid: int) -> None:
+        """A child that has ended, and what it left."""
+        _, status, usage = os.wait4(pid, 0)
+        folder = self.folders.pop(pid)
+        if self.level != "strict":
+            self.sweep(folder)
+        cpu, rss = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+        self.channel.send(ENDED + GONE.pack(pid, status, cpu, rss))
 
-    def sweep(self, pid: int) -> None:
+    def sweep(self, folder: str) -> None:
         """What a program at a lower level leaves: its folder, and processes that were handed to us."""
-        import shutil
+        import shutil  # which has much with it that a strict child has no use for
 
-        shutil.rmtree(os.path.join(self.told["scratch"], str(pid)), ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         if self.level != "rlimit-only":
             return
         for _ in range(100):
-            left = [
-                one
-                for one in descendants(os.getpid())
-                if one not in self.children and os.getsid(one) not in self.children
-            ]
+            left = [one for one in descendants(os.getpid()) if not {one, session_of(one)} & self.folders.keys()]
             if not left:
                 return
             for one in left:
@@ -306,10 +337,18 @@ class Zygote:
                     os.waitpid(one, os.WNOHANG)
 
     def end(self) -> None:
-        for pid in self.children:
+        for pid in self.folders:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         os._exit(0)
+
+
+def session_of(pid: int) -> int:
+    """Its session, which is a child of ours and all that it began; -1 for one that has gone."""
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return -1
 
 
 def descendants(pid: int) -> list[int]:
@@ -328,14 +367,13 @@ def descendants(pid: int) -> list[int]:
 
 
 def main() -> None:
-    channel = socket.socket(fileno=int(sys.argv[1]))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    told, _ = receive(channel)
-    if told is None:
+    channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, int(sys.argv[1]))
+    told = channel.recv(PACKET)
+    if not told:
         os._exit(0)
     try:
-        Zygote(channel, told).run()
+        Zygote(channel, ast.literal_eval(told.decode())).run()
     except BaseException as problem:
         with contextlib.suppress(BaseException):
-            send(channel, {"op": "failed", "why": f"{type(problem).__name__}: {problem}"})
+            channel.send(FAILED + f"{type(problem).__name__}: {problem}".encode()[:1000])
         os._exit(70)

@@ -430,6 +430,13 @@ def test_what_differs_between_fresh_interpreters_differs_between_children(env):
         assert len({one.stdout for one in results}) == 6, results
 
 
+def test_numbers_of_a_module_that_the_interpreter_has_differ_too():
+    with Environment(level="rlimit-only", preload=("random", "numpy.random")) as env:
+        code = "import random, numpy\nprint(random.random(), numpy.random.random())"
+        pairs = [run(env, code).stdout.split() for _ in range(6)]
+    assert all(len(set(column)) == 6 for column in zip(*pairs, strict=True))
+
+
 def test_no_variable_of_the_services_own_reaches_a_program(env):
     names = eval(run(env, "import os\nprint(sorted(os.environ))").stdout)
     assert set(names) == {"HOME", "LANG", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PATH", "PWD", "PYTHONHASHSEED", "TMPDIR"}  # fmt: skip

@@ -49,7 +49,7 @@ REHEARSALS = 20  # the interpreter specialises what has run a few times
 WARM = {
     "numpy": """
 import numpy
-numpy.linalg.det(numpy.eye(3)), numpy.random.random(), numpy.arange(6).reshape(2, 3) @ numpy.ones(3), str(numpy.arange(3) / 2)
+numpy.linalg.det(numpy.eye(3)), numpy.arange(6).reshape(2, 3) @ numpy.ones(3), str(numpy.arange(3) / 2)
 """,
     "sympy": """
 import sympy
@@ -266,9 +266,9 @@ class Zygote:
 
     def reseed(self) -> None:
         """What would differ between fresh interpreters must differ between children."""
-        for name in ("random", "numpy.random"):
+        for name, size in (("random", 16), ("numpy.random", 4)):
             if name in sys.modules:
-                vars(sys.modules[name])["seed"]()
+                vars(sys.modules[name])["seed"](int.from_bytes(os.urandom(size)))
 
     def spawn(self) -> None:
         mine, theirs = _socket.socketpair()

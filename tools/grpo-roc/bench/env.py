@@ -17,8 +17,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from grpo_roc import bench_env, penalty, roc
+from grpo_roc import bench_env, penalty, roc, serve
 from grpo_roc.env.environment import Environment, Program, Settings
 from grpo_roc.env.isolation import LEVELS, probe
 
@@ -61,7 +62,6 @@ def row(
 
 async def code_judge(code: str, calls: int) -> float:
     """Calls a second, through HTTP and back."""
-    import aiohttp
     from aiohttp import web
 
     queue: asyncio.Queue[tuple[dict[str, str], asyncio.Future[dict[str, object]]]] = asyncio.Queue()
@@ -99,24 +99,34 @@ async def code_judge(code: str, calls: int) -> float:
 
     app = web.Application()
     app.router.add_post("/run/long-batch", batch)
+    workers = [asyncio.create_task(worker()) for _ in range(WORKERS)]
+    rate = await batches(app, code, calls)
+    for one in workers:
+        one.cancel()
+    return rate
+
+
+async def batches(app: Any, code: str, calls: int) -> float:
+    """Calls a second of an application that speaks code-judge's dialect, sent as its client sends them: 32 a batch, eight batches on their way."""
+    import aiohttp
+    from aiohttp import web
+
     server = web.AppRunner(app, access_log=None)
     await server.setup()
     site = web.TCPSite(server, "127.0.0.1", 0)
     await site.start()
     port = server.addresses[0][1]
-    workers = [asyncio.create_task(worker()) for _ in range(WORKERS)]
+    room = asyncio.Semaphore(8)
     async with aiohttp.ClientSession() as session:
 
         async def send(n: int) -> None:
             told = {"submissions": [{"type": "python", "solution": code}] * n}
-            async with session.post(f"http://127.0.0.1:{port}/run/long-batch", json=told) as response:
+            async with room, session.post(f"http://127.0.0.1:{port}/run/long-batch", json=told) as response:
                 assert all(one["success"] for one in (await response.json())["results"])
 
         began = time.perf_counter()
         await asyncio.gather(*(send(min(32, calls - k)) for k in range(0, calls, 32)))
         seconds = time.perf_counter() - began
-    for one in workers:
-        one.cancel()
     await server.cleanup()
     return calls / seconds
 
@@ -130,24 +140,40 @@ def settings() -> Settings:
 
 
 def beside(quick: bool) -> None:
-    """print(1) and a sympy call: ours, the way of code-judge, a fresh interpreter alone."""
+    """print(1) and a sympy call: ours, in this process and over HTTP, beside the way of code-judge and fresh interpreters alone."""
     with Environment(settings()) as env:
         for name, ours_n, theirs_n in (
-            ("print", 100 if quick else 2000, 8 if quick else 100),
-            ("sympy", 20 if quick else 400, 2 if quick else 12),
+            ("print", 100 if quick else 3000, 8 if quick else 300),
+            ("sympy", 20 if quick else 600, 2 if quick else 20),
         ):
             code = bench_env.PROGRAMS[name]
             for _ in range(10):
                 env.run(Program(code))
-            ours = bench_env.closed(env, code, ours_n, lambda: None)["calls_s"]
+            judge, bare = "way of code-judge, restated", "fresh interpreters, unconfined, as many at once as cores"
             peers = {
-                "way of code-judge, restated": asyncio.run(code_judge(code, theirs_n)),
-                "fresh interpreter, unconfined, × cores": WORKERS
-                * bench_env.fresh(code, 4 if quick else 40 if name == "print" else 5)["calls_s"],
+                judge: asyncio.run(code_judge(code, theirs_n)),
+                bare: bench_env.fresh(code, theirs_n, WORKERS)["calls_s"],
             }
-            case = f"{name}, {env.settings.level}, {WORKERS} workers"
-            for peer_name, peer in peers.items():
-                row(case, ours, "calls/s", peer=peer, peer_name=peer_name, ratio=ours / peer, n=ours_n, only="beside")
+            ours = {
+                f"{name}, {env.settings.level}, {WORKERS} workers": bench_env.closed(env, code, ours_n, lambda: None)[
+                    "calls_s"
+                ],
+                f"{name} over HTTP, {env.settings.level}, {WORKERS} workers": asyncio.run(
+                    batches(serve.application(serve.Desk(env, 1 << 16, 300.0)), code, ours_n)
+                ),
+            }
+            for case, rate in ours.items():
+                for peer_name, peer in peers.items():
+                    row(
+                        case,
+                        rate,
+                        "calls/s",
+                        peer=peer,
+                        peer_name=peer_name,
+                        ratio=rate / peer,
+                        n=ours_n,
+                        only="beside",
+                    )
 
 
 def levels(quick: bool) -> None:

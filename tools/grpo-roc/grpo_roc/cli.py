@@ -104,6 +104,27 @@ def resample(files: tuple[str, ...], group_size: int, roc_select: Any, epsilon: 
 # ---------------------------------------------------------------- the environment
 
 LEVELS = ["strict", "standard", "rlimit-only"]
+KINDS = ["arithmetic", "remainder", "divisor", "primes", "sums", "digits", "shop", "multiples", "letters"]
+
+
+class Names(click.ParamType):
+    """Some of the names that are known, comma-separated, each once; `all` is all of them."""
+
+    name = "A,B,..."
+
+    def __init__(self, known: list[str]) -> None:
+        self.known = known
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        if value == "all":
+            return tuple(self.known)
+        parts = value if isinstance(value, list) else [part.strip() for part in str(value).split(",")]
+        for part in parts:
+            if part not in self.known:
+                self.fail(f"{part!r}: expected some of {', '.join(self.known)}, or all", param, ctx)
+        return tuple(dict.fromkeys(parts))
 
 
 def _environment(function: Any) -> Any:
@@ -214,6 +235,220 @@ def bench_env(
     from grpo_roc import bench_env as work
 
     return work.run(_settings(given), calls=calls, rate=rate, burst=burst, as_json=as_json, quiet=quiet)
+
+
+# ---------------------------------------------------------------- a model and its training
+
+
+def _model(given: dict[str, Any]) -> str:
+    """The one model of a verb that holds its weights."""
+    found = given.pop("model")
+    if len(found) > 1:
+        raise BadInput("--model: one model, as its weights are held here")
+    uri = found[0] if found else "smollm2"
+    if uri.startswith(("vllm:", "http:", "https:", "replay:")):
+        raise BadInput(
+            f"--model {uri}: expected weights that are held in this process: smollm2, a folder, a GGUF file or a hub id"
+        )
+    return str(uri)
+
+
+def _group(found: list[Any]) -> Any:
+    def decorate(function: Any) -> Any:
+        for option in reversed(found):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+_SPOKEN = _group([
+    click.option("--tools", type=Names(["python", "notebook"]), default="python", show_default=True, help="What a model may call: python, a program with its stdin; notebook, cells that know what earlier ones made."),
+    click.option("--max-turns", type=click.IntRange(min=1), default=10, show_default=True, help="Turns of a trajectory."),
+    click.option("--max-tokens", type=click.IntRange(min=1), default=8192, show_default=True, help="Tokens of a response, what tools print included."),
+    click.option("--max-prompt", type=click.IntRange(min=1), default=2048, show_default=True, help="Tokens of a prompt; longer problems are left out and counted."),
+    click.option("--temperature", type=Share(min=0, min_open=True), default=1.0, show_default=True, help="Of sampling; nothing is cut off (no top-p), as log-probabilities would then not be the policy's."),
+    click.option("--call-timeout", type=Duration(), default="4s", show_default=True, help="Time of a call."),
+    click.option("--shown", type=click.IntRange(min=64), default=4096, show_default=True, help="Characters of a call's output that the model is shown, half from each end."),
+    click.option("--grader-scope", type=click.Choice(["answer", "response"]), default="answer", show_default=True, help="Where the box is looked for: in the answer block, or, as the released code does, anywhere."),
+    click.option("--noise-timeout", type=Share(min=0, max=1), default=0.0, show_default=True, help="Share of calls that are made to time out, for experiments."),
+    click.option("--noise-error", type=Share(min=0, max=1), default=0.0, show_default=True, help="Share of calls that are made to fail."),
+    click.option("--lockstep", is_flag=True, help="The same bytes in every run on one kind of machine: turns begin together, which is slower."),
+    click.option("--slots", type=click.IntRange(min=1), default=32, show_default=True, help="Trajectories at a time; each holds keys and values of a prompt and a response."),
+    click.option("--level", type=click.Choice(LEVELS), default="strict", show_default=True, help="Layers around a program (see exec)."),
+])  # fmt: skip
+
+
+def _spoken(given: dict[str, Any], uri: str) -> Any:
+    """(model, settings) of a verb that samples."""
+    from grpo_roc.evaluate import Model
+    from grpo_roc.rollout import Settings
+
+    model = Model(
+        uri, given.pop("dtype"), given.pop("device"), given.pop("trust_remote_code"), given.pop("temperature"), given.pop("slots"), given.pop("max_prompt"), given.pop("tools"), given.pop("level"),
+        given.pop("workers"),
+    )  # fmt: skip
+    settings = Settings(
+        turns=given.pop("max_turns"), max_tokens=given.pop("max_tokens"), shown=given.pop("shown"), call_timeout=given.pop("call_timeout"), lockstep=given.pop("lockstep"),
+        noise_timeout=given.pop("noise_timeout"), noise_error=given.pop("noise_error"), scope=given.pop("grader_scope"), seed=given.pop("seed"),
+    )  # fmt: skip
+    return model, settings
+
+
+@main.command(short_help="Trajectories of a model on problems.")
+@files_argument(metavar="[TASKS]...")
+@click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Trajectories of a problem.")
+@click.option("--token-ids", is_flag=True, help="Write tokens, loss mask and log-probabilities too.")
+@options("model", "dtype", "device", "trust_remote_code")
+@_SPOKEN
+@options("workers", "seed", "output", "records", "max_time", "common")
+def rollout(files: tuple[str, ...], samples: int, token_ids: bool, output: str | None, overwrite: bool, max_time: float | None, quiet: bool, **given: Any) -> int:  # fmt: skip
+    """Write trajectory records, graded, several of each problem, which `resample`, `verify`, `filter-hard` and `analyze` read.
+
+    \b
+    Example:
+      grpo-roc rollout problems.jsonl --model smollm2 --samples 8 --max-tokens 512 -o rollouts.jsonl
+    """
+    from grpo_roc import evaluate as work
+
+    model, settings = _spoken(given, _model(given))
+    return work.rollout(files, take(Selection, given), model, settings, samples=samples, tokens=token_ids, output=output, overwrite=overwrite, max_time=max_time, quiet=quiet)  # fmt: skip
+
+
+@main.command("eval", short_help="How well a model does with the tool: pass@1, lengths, calls.")
+@files_argument(metavar="[TASKS]...")
+@click.option("--samples", type=click.IntRange(min=1), default=16, show_default=True, help="Trajectories of a problem, over which its pass@1 is a mean.")  # fmt: skip
+@options("model", "dtype", "device", "trust_remote_code")
+@_SPOKEN
+@options("workers", "seed", "output", "records", "max_time", "json", "common")
+def eval_(files: tuple[str, ...], samples: int, output: str | None, overwrite: bool, max_time: float | None, as_json: bool, quiet: bool, **given: Any) -> int:  # fmt: skip
+    """Print pass@1 with its standard error over problems, lengths, turns, calls and their failures; -o keeps the trajectories.
+
+    \b
+    Example:
+      grpo-roc eval problems.jsonl --model run/best --samples 16 --temperature 0.6 --json
+    """
+    from grpo_roc import evaluate as work
+
+    model, settings = _spoken(given, _model(given))
+    return work.evaluate(files, take(Selection, given), model, settings, samples=samples, output=output, overwrite=overwrite, max_time=max_time, as_json=as_json, quiet=quiet)  # fmt: skip
+
+
+@main.command("filter-hard", short_help="Problems that a model does not already solve every time.")
+@files_argument(metavar="[SAMPLES]...")
+@click.option("--max-correct", type=click.IntRange(min=0), required=True, help="Problems that were solved more often are left out.")  # fmt: skip
+@click.option("--min-correct", type=click.IntRange(min=0), default=0, show_default=True, help="So are those that were solved more seldom.")  # fmt: skip
+@options("output", "records", "common")
+def filter_hard(files: tuple[str, ...], **given: Any) -> int:
+    """Write the problems of graded samples or trajectories that were solved at most --max-correct times, as task records.
+
+    \b
+    Example:
+      grpo-roc rollout problems.jsonl --samples 8 | grpo-roc filter-hard --max-correct 7 > hard.jsonl
+    """
+    from grpo_roc.evaluate import filter_hard as work
+
+    return work(files, take(Selection, given), **given)
+
+
+@main.command(short_help="The cold start: how the tool is called, without reasoning.")
+@click.option("--data", metavar="FILE", multiple=True, help="Transcripts: records with `prompt` and `turns` (repeatable).")  # fmt: skip
+@click.option("--make-data", type=click.IntRange(min=1), metavar="N", help="Write N transcripts here instead, their programs run.")  # fmt: skip
+@click.option("--kinds", type=Names(KINDS), default="all", show_default=True, help=f"Of problems that are made: {', '.join(KINDS)}.")  # fmt: skip
+@click.option("--write-data", metavar="FILE", help="Only write what --make-data makes, as trajectory records.")
+@options("model", "dtype", "device", "trust_remote_code")
+@click.option("--tools", type=Names(["python", "notebook"]), default="python", show_default=True, help="Of the system text.")  # fmt: skip
+@click.option("--epochs", type=Share(min=0, min_open=True), default=3.0, show_default=True, help="Times that every transcript is seen.")  # fmt: skip
+@click.option("--transcripts", "batch", type=click.IntRange(min=1), default=16, show_default=True, help="Transcripts of an update.")  # fmt: skip
+@click.option("--lr", type=Share(min=0, min_open=True), default=5e-6, show_default=True, help="Highest learning rate; a cosine brings it to nothing.")  # fmt: skip
+@click.option("--warmup", type=Share(min=0, max=1), default=0.04, show_default=True, help="Share of the updates in which it rises.")  # fmt: skip
+@click.option("--max-tokens", type=click.IntRange(min=1), default=4096, show_default=True, help="Of a transcript; longer ones are left out and counted.")  # fmt: skip
+@click.option("--pass-tokens", type=click.IntRange(min=1), default=4096, show_default=True, help="Of one pass through the model.")  # fmt: skip
+@click.option("--held-out", type=Share(min=0, max=1), default=0.05, show_default=True, help="Share of transcripts (256 at most) that the loss is measured on.")  # fmt: skip
+@click.option("--shown", type=click.IntRange(min=64), default=4096, show_default=True, help="Characters of a call's output that are shown.")  # fmt: skip
+@click.option("--gradient-checkpointing", "checkpointing", is_flag=True, help="Less memory, more time.")
+@click.option("--save-every", type=click.IntRange(min=1), default=50, show_default=True, help="Updates between checkpoints.")  # fmt: skip
+@click.option("--level", type=click.Choice(LEVELS), default="strict", show_default=True, help="Layers around a program (see exec).")  # fmt: skip
+@options("workers", "seed", "output", "max_time", "common")
+def sft(data: tuple[str, ...], make_data: int | None, write_data: str | None, output: str | None, max_time: float | None, quiet: bool, **given: Any) -> int:  # fmt: skip
+    """Train a model on transcripts, so that it calls the tool as it must, and write it as a folder (-o) for `train`.
+
+    \b
+    Example:
+      grpo-roc sft --model smollm2 --make-data 2000 --lr 1e-4 --epochs 1 -o cold
+      grpo-roc sft --make-data 1000 --write-data transcripts.jsonl
+    """
+    if (make_data is None) == (not data):
+        raise BadInput("expected one of --data FILE and --make-data N")
+    return work_sft(data, make_data, write_data, output, max_time, quiet, given)
+
+
+def work_sft(data: tuple[str, ...], make_data: int | None, write_data: str | None, output: str | None, max_time: float | None, quiet: bool, given: dict[str, Any]) -> int:  # fmt: skip
+    import msgspec
+
+    kinds = given.pop("kinds")
+    if write_data is not None:
+        from grpo_roc.writing import write_transcripts
+
+        return write_transcripts(make_data, given["seed"], kinds, write_data, given["level"], given["workers"], given["overwrite"], quiet)  # fmt: skip
+    from grpo_roc import sft as work
+    from tenfold_shared.jsonl import Source
+
+    if output is None:
+        raise BadInput("-o FOLDER: where the model is to be written")
+    how = work.Settings(
+        make_data=make_data or 0, kinds=kinds, epochs=given.pop("epochs"), batch=given.pop("batch"), lr=given.pop("lr"), warmup=given.pop("warmup"), max_tokens=given.pop("max_tokens"),
+        most=given.pop("pass_tokens"), held_out=given.pop("held_out"), tools=given.pop("tools"), shown=given.pop("shown"), checkpointing=given.pop("checkpointing"), seed=given.pop("seed"),
+    )  # fmt: skip
+    uri = _model(given)
+    source = Source(list(data), None) if data else None
+    identity = {
+        "verb": "sft",
+        "model": uri,
+        "dtype": given["dtype"],
+        "options": msgspec.to_builtins(how),
+        "inputs": source.identity() if source else [],
+    }
+    return work.run(uri, source or [], how, identity, output, max_time=max_time, quiet=quiet, **given)
+
+
+@main.command(short_help="GRPO with Resample-on-Correct over a model that runs Python.")
+@files_argument(metavar="[TASKS]...")
+@click.option("--stages", metavar="FILE.toml", help="[[stage]] tables: tasks, steps, prompts, group_size, oversample, turns, max_tokens, max_prompt, lr, warmup, updates, max_correct, filter_rollouts, reset_optimizer.")  # fmt: skip
+@click.option("--algo", type=click.Choice(["roc", "roc-top", "grpo", "grpo-2g", "random-2g"]), default="roc", show_default=True, help="What of a group is trained on: G by Resample-on-Correct, G sampled, all of 2G, or G of 2G by chance.")  # fmt: skip
+@click.option("--steps", type=click.IntRange(min=1), default=100, show_default=True, help="Steps of a run without --stages.")  # fmt: skip
+@click.option("--prompts", type=click.IntRange(min=1), default=8, show_default=True, help="Problems of a step.")
+@click.option("--group-size", type=click.IntRange(min=2), default=8, show_default=True, metavar="G", help="Trajectories of a problem that are trained on.")  # fmt: skip
+@click.option("--oversample", type=click.IntRange(min=1), default=2, show_default=True, help="Times G that are sampled.")  # fmt: skip
+@click.option("--lr", type=Share(min=0, min_open=True), default=1e-6, show_default=True, help="Learning rate, constant after its warm-up.")  # fmt: skip
+@click.option("--warmup", type=click.IntRange(min=0), default=20, show_default=True, help="Updates in which it rises.")
+@click.option("--updates", type=click.IntRange(min=1), default=1, show_default=True, help="Updates of a step, each of some of its groups.")  # fmt: skip
+@click.option("--epsilon", type=Share(min=0, min_open=True), default=0.001, show_default=True, help="Added to a penalty before it is inverted.")  # fmt: skip
+@click.option("--ddof", type=click.Choice(["0", "1"]), default="1", show_default=True, help="Of the standard deviation in advantages; 1 is verl's.")  # fmt: skip
+@click.option("--clip-low", type=Share(min=0, max=1), default=0.2, show_default=True, help="How far below 1 a ratio counts.")  # fmt: skip
+@click.option("--clip-high", type=Share(min=0), default=0.28, show_default=True, help="How far above.")
+@click.option("--max-norm", type=Share(min=0, min_open=True), default=1.0, show_default=True, help="To which gradients are scaled down.")  # fmt: skip
+@click.option("--pass-tokens", type=click.IntRange(min=1), default=4096, show_default=True, help="Of one pass through the model.")  # fmt: skip
+@click.option("--gradient-checkpointing", "checkpointing", is_flag=True, help="Less memory, more time.")
+@click.option("--step-deadline", type=Duration(), help="Time for a step's trajectories; what still runs then is cut off and has reward 0.")  # fmt: skip
+@click.option("--save-every", type=click.IntRange(min=1), default=5, show_default=True, help="Steps between checkpoints.")  # fmt: skip
+@click.option("--keep-rollouts", type=click.IntRange(min=0), default=0, show_default=True, help="Write the trajectories of every Nth step; 0 writes none.")  # fmt: skip
+@options("model", "dtype", "device", "trust_remote_code")
+@_SPOKEN
+@options("workers", "seed", "output", "max_time", "skip_bad", "common")
+def train(files: tuple[str, ...], stages: str | None, output: str | None, overwrite: bool, max_time: float | None, quiet: bool, skip_bad: int, **given: Any) -> int:  # fmt: skip
+    """Train a model by what its trajectories earn, in a folder (-o) that holds metrics, a checkpoint to go on from, and the model at its best. The same command goes on after a kill.
+
+    \b
+    Example:
+      grpo-roc train problems.jsonl --model cold --steps 20 --prompts 4 --group-size 4 --max-tokens 256 --lr 2e-5 -o run
+      grpo-roc train --stages stages.toml --model cold --algo grpo -o run
+    """
+    from grpo_roc import launch as work
+
+    if output is None:
+        raise BadInput("-o FOLDER: where the run is to be kept")
+    return work.train(files, stages, _model(given), output, overwrite=overwrite, max_time=max_time, quiet=quiet, skip_bad=skip_bad, given=given)  # fmt: skip
 
 
 def _levels() -> dict[str, Any]:

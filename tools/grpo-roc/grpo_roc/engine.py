@@ -1,0 +1,253 @@
+"""What samples tokens for trajectories, turn by turn: `Engine`, and the one in this process over a transformers model.
+
+A trajectory's context stays in an engine from its first turn to its last: a turn adds the tokens that are new (the prompt; later, a tool's response), and gives back sampled tokens, each with its
+log-probability. Trajectories come and go while others run; nothing waits for a batch.
+
+    engine.start(key, ids, most, draw)   a turn of trajectory `key`: `ids` are appended to what it holds, then at most `most` tokens are sampled
+    engine.poll()                        some work; the turns that ended by it
+    engine.release(key)                  its context may go
+
+Where it sits: below rollout.py. `LocalEngine` keeps keys and values in slots of one tensor a layer: each step of decoding is one forward pass over all slots that run, of one token each; new tokens of a slot are
+read in a pass of their own, and a prompt that several trajectories share is read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from tenfold_shared import BadInput, Missing
+
+Tensor = torch.Tensor
+
+
+class Turn(msgspec.Struct):
+    """A turn that ended. ids: sampled tokens, the one that ends the turn included; logp: log-probability of each as it was drawn; ended: False where `most` was reached first."""
+
+    key: str
+    ids: list[int]
+    logp: list[float]
+    ended: bool
+
+
+class Engine(Protocol):
+    @property
+    def room(self) -> int:
+        """Trajectories that may begin now."""
+
+    def start(self, key: str, ids: Sequence[int], most: int, draw: np.random.Generator) -> None: ...
+
+    def poll(self) -> list[Turn]: ...
+
+    def release(self, key: str) -> None: ...
+
+
+# ---------------------------------------------------------------- keys and values in slots
+
+
+class _Where(msgspec.Struct):
+    """Of the pass under way: rows [B] slots, positions [B, Q] of its tokens, reach: keys that any of them may see."""
+
+    rows: Tensor
+    positions: Tensor
+    reach: int
+    all_rows: bool
+
+
+class SlotLayer(CacheLayerMixin):
+    """One layer's keys and values, [slots, heads, capacity, head dim]: a pass writes its tokens at their places and gets what its rows hold up to `reach`, places beyond a row's own length masked by whoever
+    calls."""
+
+    def __init__(self, slots: int, capacity: int) -> None:
+        super().__init__()
+        self.slots, self.capacity = slots, capacity
+        self.where: _Where | None = None
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        shape = (self.slots, key_states.shape[1], self.capacity, key_states.shape[-1])
+        self.keys = key_states.new_zeros(shape)
+        self.values = value_states.new_zeros((*shape[:3], value_states.shape[-1]))
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.where is not None and self.keys is not None and self.values is not None
+        where = self.where
+        rows = where.rows[:, None].expand_as(where.positions)
+        self.keys[rows, :, where.positions] = key_states.transpose(1, 2)
+        self.values[rows, :, where.positions] = value_states.transpose(1, 2)
+        if where.all_rows:
+            count = len(where.rows)
+            return self.keys[:count, :, : where.reach], self.values[:count, :, : where.reach]
+        return self.keys[where.rows, :, : where.reach], self.values[where.rows, :, : where.reach]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        assert self.keys is not None and self.values is not None
+        self.keys[target, :, :length] = self.keys[source, :, :length]
+        self.values[target, :, :length] = self.values[source, :, :length]
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        assert self.where is not None
+        return self.where.reach, 0
+
+    def get_max_length(self) -> int:
+        return self.capacity
+
+
+class _Slot(msgspec.Struct):
+    key: str
+    number: int
+    length: int = 0  # tokens whose keys are held
+    next: int = -1  # the last sampled token, which is not held yet
+    most: int = 0
+    draw: Any = None
+    ids: list[int] = []
+    logp: list[float] = []
+    running: bool = False
+
+
+class LocalEngine:
+    """Over a causal transformers model in this process. slots: trajectories at a time; capacity: tokens of one. temperature: of sampling; log-probabilities are those of the distribution that was drawn from."""
+
+    def __init__(
+        self, model: Any, ends: frozenset[int], *, slots: int, capacity: int, temperature: float = 1.0
+    ) -> None:
+        """Raises BadInput for a model whose layers do not all keep full keys and values."""
+        config = model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if kinds - {"full_attention"}:
+            raise BadInput(
+                f"{model.config.model_type}: layers of kind {', '.join(sorted(kinds - {'full_attention'}))}: only full attention is sampled here; use vllm: or a server"
+            )
+        limit = getattr(config, "max_position_embeddings", None)
+        if limit is not None and capacity > limit:
+            raise BadInput(
+                f"trajectories of up to {capacity} tokens: the model has {limit} positions; lower --max-tokens or --max-prompt"
+            )
+        self.model, self.ends, self.capacity, self.temperature = model, ends, capacity, temperature
+        self.layers = [SlotLayer(slots, capacity) for _ in range(config.num_hidden_layers)]
+        self.cache = Cache(layers=list(self.layers))
+        self.free = list(range(slots - 1, -1, -1))
+        self.slots: dict[str, _Slot] = {}
+        self.new: list[tuple[_Slot, list[int]]] = []
+
+    @property
+    def room(self) -> int:
+        return len(self.free)
+
+    def start(self, key: str, ids: Sequence[int], most: int, draw: np.random.Generator) -> None:
+        slot = self.slots.get(key)
+        if slot is None:
+            if not self.free:
+                raise Missing(f"{key}: no slot is free")
+            slot = self.slots[key] = _Slot(key, self.free.pop())
+        fresh = [slot.next, *ids] if slot.next >= 0 else list(ids)
+        if slot.length + len(fresh) + most > self.capacity:
+            raise BadInput(f"{key}: {slot.length + len(fresh)} tokens and {most} more are beyond {self.capacity}")
+        slot.most, slot.draw, slot.ids, slot.logp, slot.next = most, draw, [], [], -1
+        self.new.append((slot, fresh))
+
+    def release(self, key: str) -> None:
+        slot = self.slots.pop(key)
+        self.new = [one for one in self.new if one[0] is not slot]
+        self.free.append(slot.number)
+        self.free.sort(reverse=True)  # low numbers are used first: rows 0 to B - 1 need no copy
+
+    @torch.no_grad()
+    def poll(self) -> list[Turn]:
+        """Reads what was appended, then draws one token for every trajectory that runs."""
+        if self.new:
+            new, self.new = self.new, []
+            return self._read(new)
+        running = sorted((slot for slot in self.slots.values() if slot.running), key=lambda slot: slot.number)
+        if not running:
+            return []
+        hidden = self._forward(running, [[slot.next] for slot in running])
+        return self._sample(running, hidden)
+
+    def _read(self, new: list[tuple[_Slot, list[int]]]) -> list[Turn]:
+        """Prompts and tool responses; of equal beginnings of empty slots, one is read and copied to the others."""
+        first: dict[tuple[int, ...], _Slot] = {}
+        copies: list[tuple[_Slot, _Slot]] = []
+        reading: list[tuple[_Slot, list[int]]] = []
+        for slot, ids in new:
+            same = first.get(tuple(ids)) if slot.length == 0 else None
+            if same is not None:
+                copies.append((same, slot))
+                continue
+            if slot.length == 0:
+                first[tuple(ids)] = slot
+            reading.append((slot, ids))
+        reading.sort(key=lambda one: one[0].number)
+        hidden = self._forward([slot for slot, _ in reading], [ids for _, ids in reading])
+        at = {slot.number: row for row, (slot, _) in enumerate(reading)}
+        for source, target in copies:
+            for layer in self.layers:
+                layer.copy(source.number, target.number, source.length)
+            target.length = source.length
+            at[target.number] = at[source.number]
+        slots = [slot for slot, _ in new]
+        for slot in slots:
+            slot.running = True
+        return self._sample(slots, hidden[[at[slot.number] for slot in slots]])
+
+    def _forward(self, slots: list[_Slot], ids: list[list[int]]) -> Tensor:
+        """Final states [B, d] of each row's last token. Padded tokens write beyond a row's end, where the row's next ones will."""
+        device = self.model.device
+        width = max(map(len, ids))
+        tokens = torch.zeros(len(ids), width, dtype=torch.long)
+        for row, one in enumerate(ids):
+            tokens[row, : len(one)] = torch.tensor(one)
+        lengths = torch.tensor([slot.length for slot in slots])
+        positions = (lengths[:, None] + torch.arange(width)).clamp(max=self.capacity - 1)
+        reach = min(int(lengths.max()) + width, self.capacity)
+        rows = torch.tensor([slot.number for slot in slots])
+        where = _Where(rows.to(device), positions.to(device), reach, bool((rows == torch.arange(len(rows))).all()))
+        for layer in self.layers:
+            layer.where = where
+        dtype = self.model.dtype
+        seen = torch.arange(reach)[None, None, :] <= positions[:, :, None]
+        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[:, None].to(device)
+        body = self.model.base_model
+        states = body(
+            input_ids=tokens.to(device),
+            attention_mask=mask,
+            position_ids=positions.to(device),
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state
+        last = torch.tensor([len(one) - 1 for one in ids], device=device)
+        for slot, one in zip(slots, ids, strict=True):
+            slot.length += len(one)
+        found: Tensor = states[torch.arange(len(ids), device=device), last]
+        return found
+
+    def _sample(self, slots: list[_Slot], hidden: Tensor) -> list[Turn]:
+        logits = self.model.get_output_embeddings()(hidden).float() / self.temperature
+        log = torch.log_softmax(logits, -1)
+        # by each trajectory's own stream: what it draws does not hang on who else is in the batch
+        points = torch.tensor([slot.draw.random() for slot in slots], dtype=torch.float64, device=log.device)
+        rising = log.double().exp().cumsum(-1)
+        chosen = torch.searchsorted(rising, points[:, None] * rising[:, -1:], right=True)[:, 0].clamp(
+            max=log.shape[-1] - 1
+        )
+        values = log.gather(-1, chosen[:, None])[:, 0].tolist()
+        done = []
+        for slot, token, value in zip(slots, chosen.tolist(), values, strict=True):
+            slot.ids.append(token)
+            slot.logp.append(value)
+            slot.next = token
+            ended = token in self.ends
+            if ended or len(slot.ids) >= slot.most:
+                slot.running = False
+                done.append(Turn(slot.key, slot.ids, slot.logp, ended))
+        return done

@@ -1,0 +1,280 @@
+"""`grpo-roc rollout`, `filter-hard` and `eval`: a model's trajectories on problems, which problems are still worth training on, and how well it does (arXiv 2508.20722, sections 4.3 and 5.1).
+
+Where it sits: above rollout.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import grpo_roc
+from grpo_roc import selection
+from grpo_roc.dialogue import Dialogue
+from grpo_roc.engine import LocalEngine
+from grpo_roc.env.environment import Environment
+from grpo_roc.env.environment import Settings as EnvironmentSettings
+from grpo_roc.rollout import Rollouts, Settings, Task
+from grpo_roc.verify import gold_of
+from tenfold_shared import BadInput
+from tenfold_shared.cli import Selection
+from tenfold_shared.jsonl import Output, Source, flow
+from tenfold_shared.progress import Progress
+from tenfold_shared.records import RecordProblem, question_of, schema
+
+Record = dict[str, Any]
+
+
+class Model(msgspec.Struct, frozen=True):
+    """Which model, and how it is sampled here: slots, trajectories at a time; max_prompt: tokens of a prompt."""
+
+    uri: str
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+    temperature: float = 1.0
+    slots: int = 32
+    max_prompt: int = 2048
+    tools: tuple[str, ...] = ("python",)
+    level: str = "strict"
+    workers: int = 1
+
+
+class Sampler:
+    """A model in this process with its environment, for as long as the context lasts."""
+
+    def __init__(self, model: Model, settings: Settings) -> None:
+        self.model, self.settings = model, settings
+
+    def __enter__(self) -> Sampler:
+        from tenfold_shared.models import load_causal_lm
+
+        lm, tokenizer = load_causal_lm(
+            self.model.uri, self.model.dtype, self.model.device, self.model.trust_remote_code
+        )
+        lm.eval()
+        self.dialogue = Dialogue(tokenizer, self.model.tools)
+        engine = LocalEngine(
+            lm, self.dialogue.ends, slots=self.model.slots, capacity=self.model.max_prompt + self.settings.max_tokens + 1, temperature=self.model.temperature
+        )  # fmt: skip
+        level: Any = self.model.level
+        self.env = Environment(
+            EnvironmentSettings(level=level, workers=self.model.workers, timeout=self.settings.call_timeout)
+        )
+        self.env.__enter__()
+
+        def tell(line: str) -> None:
+            print(f"grpo-roc: {line}", file=sys.stderr, flush=True)
+
+        self.rollouts = Rollouts([engine], self.dialogue, self.env.submit, self.settings, tell, self.env.end)
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        self.env.__exit__(*why)
+
+    def execute(self, requests: Iterator[tuple[str, tuple[Task, int]]], tokens: bool) -> Iterator[tuple[str, Record]]:
+        """(key, (task, rollout)) -> (key, trajectory), as they end. A prompt without room is a result with `error`."""
+        keys: dict[str, str] = {}
+        long: list[tuple[str, Record]] = []
+
+        def wanted() -> Iterator[tuple[Task, int]]:
+            for key, (task, rollout) in requests:
+                length = len(self.dialogue.prompt(task.prompt))
+                if length > self.model.max_prompt:
+                    long.append(
+                        (
+                            key,
+                            {
+                                "error": f"the prompt has {length} tokens, more than {self.model.max_prompt} (--max-prompt)"
+                            },
+                        )
+                    )
+                    continue
+                keys[f"{task.id}/{rollout}"] = key
+                yield task, rollout
+
+        for one in self.rollouts.each(wanted()):
+            yield keys.pop(one.key), one.record(tokens=tokens)
+            while long:
+                yield long.pop()
+        yield from long
+
+
+def task_of(where: str, record: Record) -> Task:
+    """Raises BadInput."""
+    name, prompt = record.get("id"), question_of(record)
+    if not isinstance(name, str) or not name:
+        raise BadInput(f"{where}: id: expected a string of its own for each problem (`grpo-roc prepare` gives one)")
+    if not prompt:
+        raise BadInput(f"{where}: prompt: expected the problem's text (`grpo-roc prepare` reads other shapes)")
+    try:
+        gold = gold_of(record)
+    except RecordProblem as problem:
+        raise BadInput(f"{where}: {problem}") from None
+    if gold is None:
+        raise BadInput(f"{where}: {name}: answer: expected a gold answer, by which the reward is given")
+    return Task(name, prompt, gold)
+
+
+def rollout(
+    files: Sequence[str], selection_: Selection, model: Model, settings: Settings, *, samples: int, tokens: bool, output: str | None, overwrite: bool, max_time: float | None, quiet: bool, verb: str = "rollout",
+) -> int:  # fmt: skip
+    """The verb; returns the exit code."""
+    source = selection_.source(files, "task", keep=output is not None)
+    decides = {
+        **{name: value for name, value in msgspec.to_builtins(model).items() if name not in ("workers", "device")},
+        **msgspec.to_builtins(settings), "samples": samples, "tokens": tokens, **selection_.identity(),
+    }  # fmt: skip
+
+    def plan(where: str, record: Record) -> list[tuple[str, tuple[Task, int]]]:
+        task = task_of(where, record)
+        return [(f"#{k}", (task, k)) for k in range(samples)]
+
+    def assemble(record: Record, results: list[Record]) -> list[Record]:
+        return [
+            one if "error" not in one else {**record, "sample": k, "response": "", **one}
+            for k, one in enumerate(results)
+        ]
+
+    with (
+        Output(output, tool="grpo-roc", version=grpo_roc.__version__, verb=verb, options=decides, source=source, overwrite=overwrite) as out,
+        Progress(verb, None, "trajectories", quiet) as progress,
+    ):  # fmt: skip
+        if out.finished:
+            print(f"grpo-roc: {output}: complete already; nothing to do", file=sys.stderr)
+            return 0
+        with Sampler(model, settings) as sampler:
+            done = flow(
+                source, identify=lambda record: str(record.get("id")), plan=plan, execute=lambda requests: sampler.execute(requests, tokens), assemble=assemble, out=out,
+                batch=model.slots if settings.lockstep else None, max_time=max_time, progress=progress,
+            )  # fmt: skip
+        return out.complete(done, source)
+
+
+# ---------------------------------------------------------------- what trajectories say of a model
+
+
+def summarised(records: Sequence[Record]) -> Record:
+    """pass@1 as the mean over a problem's samples, then over problems, with its standard error over problems; lengths, turns and calls. Raises BadInput without a trajectory."""
+    sound = [one for one in records if not one.get("error")]
+    if not sound:
+        raise BadInput("no trajectory: nothing can be said of the model")
+    by_task: dict[str, list[float]] = {}
+    for one in sound:
+        by_task.setdefault(one["id"], []).append(float(one["reward"]))
+    means = [statistics.fmean(each) for each in by_task.values()]
+    error = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else None
+    calls = [call for one in sound for turn in one["turns"] for call in turn["calls"]]
+    right = [one["turns"] for one in sound if one["reward"] > 0]
+    return {
+        "tasks": len(by_task),
+        "samples": len(sound),
+        "failed": len(records) - len(sound),
+        "pass@1": statistics.fmean(means),
+        "pass@1_se": error,
+        "response_tokens": statistics.fmean(one["usage"]["completion_tokens"] for one in sound),
+        "sampled_tokens": statistics.fmean(one["sampled_tokens"] for one in sound),
+        "turns": statistics.fmean(len(one["turns"]) for one in sound),
+        "calls": len(calls) / len(sound),
+        "valid_calls": sum(call["status"] != "invalid_call" for call in calls) / len(calls) if calls else None,
+        "errors": selection.error_share([one["turns"] for one in sound]),
+        "errors_in_correct": selection.error_share(right),
+        "cut_off": sum(one["finish"] != "stop" for one in sound) / len(sound),
+    }
+
+
+def evaluate(
+    files: Sequence[str], selection_: Selection, model: Model, settings: Settings, *, samples: int, output: str | None, overwrite: bool, max_time: float | None, as_json: bool, quiet: bool,
+) -> int:  # fmt: skip
+    """The verb; returns the exit code of its rollouts."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = output or str(Path(folder) / "trajectories.jsonl")
+        code = rollout(
+            files, selection_, model, settings, samples=samples, tokens=False, output=path, overwrite=overwrite, max_time=max_time, quiet=quiet, verb="eval"
+        )  # fmt: skip
+        records = [record for _, record in Source([path], None)]
+    found = summarised(records)
+    if as_json:
+        print(
+            json.dumps({name: round(value, 6) if isinstance(value, float) else value for name, value in found.items()})
+        )
+        return code
+    from rich.table import Table
+
+    from tenfold_shared.cli import print_table
+
+    table = Table(title=f"{model.uri}, {found['tasks']} problems × {samples}")
+    table.add_column("")
+    table.add_column("", justify="right")
+    for name, value in found.items():
+        table.add_row(name, "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value))
+    print_table(table)
+    return code
+
+
+def filter_hard(
+    files: Sequence[str],
+    selection_: Selection,
+    *,
+    max_correct: int,
+    min_correct: int,
+    output: str | None,
+    overwrite: bool,
+    quiet: bool,
+) -> int:
+    """Problems that were solved at least `min_correct` and at most `max_correct` times, as task records in the order in which they first come. Raises BadInput."""
+    if min_correct > max_correct:
+        raise BadInput(f"--min-correct {min_correct}: more than --max-correct {max_correct}")
+    source = selection_.source(files, None, keep=output is not None)
+    right: dict[str, int] = {}
+    seen: dict[str, int] = {}
+    tasks: dict[str, Record] = {}
+    for where, record in source:
+        name = record.get("id")
+        if not isinstance(name, str) or not name:
+            raise BadInput(f"{where}: id: expected a string")
+        if record.get("error"):
+            continue
+        won = record.get("reward") if record.get("reward") is not None else record.get("correct")
+        if isinstance(won, str) or not isinstance(won, bool | int | float):
+            raise BadInput(f"{where}: {name}: reward or correct: expected one (`grpo-roc verify` adds them)")
+        right[name] = right.get(name, 0) + (won > 0)
+        seen[name] = seen.get(name, 0) + 1
+        if name not in tasks:
+            task = tasks[name] = {"schema": schema("task"), "id": name}
+            for field in ("prompt", "messages", "answer", "meta", "source"):
+                if field in record:
+                    task[field] = record[field]
+    chosen = [name for name in tasks if min_correct <= right[name] <= max_correct]
+    decides = {"max_correct": max_correct, "min_correct": min_correct, **selection_.identity()}
+    with Output(output, tool="grpo-roc", version=grpo_roc.__version__, verb="filter-hard", options=decides, source=source, overwrite=overwrite) as out:  # fmt: skip
+        if out.finished:
+            print(f"grpo-roc: {output}: complete already; nothing to do", file=sys.stderr)
+            return 0
+        from tenfold_shared.jsonl import Flow
+
+        done = Flow(read=sum(seen.values()))
+        for name in chosen:
+            out.write(tasks[name])
+            done.written += 1
+        code = out.complete(done, source)
+    if not quiet:
+        few = min(seen.values(), default=0)
+        if few <= max_correct and chosen:
+            print(
+                f"grpo-roc: some problems have {few} samples: solved {max_correct} times or fewer says little of them",
+                file=sys.stderr,
+            )
+        print(
+            f"grpo-roc: {len(chosen)} of {len(tasks)} problems solved {min_correct} to {max_correct} times",
+            file=sys.stderr,
+        )
+    return code

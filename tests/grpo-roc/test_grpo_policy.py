@@ -27,7 +27,8 @@ def alone(model, example):
 
 def made(count, seed, vocabulary=60):
     rng = random.Random(seed)
-    prompts = [[rng.randrange(vocabulary) for _ in range(rng.randrange(2, 9))] for _ in range(3)]
+    begin = [rng.randrange(vocabulary) for _ in range(rng.choice([0, 20]))]
+    prompts = [begin + [rng.randrange(vocabulary) for _ in range(rng.randrange(2, 9))] for _ in range(3)]
     found = []
     for k in range(count):
         length = rng.randrange(1, 12)
@@ -65,6 +66,12 @@ def test_a_prompt_is_read_once_for_all_that_share_it():
     pieces = [Piece(k, list(range(50)), [1, 2, 3], [True] * 3) for k in range(8)]
     assert [len(one.tokens) for one in pack(pieces, 1000)] == [50 + 24]
     assert sum(len(one.tokens) for one in pack(pieces, 60)) == 3 * 50 + 24  # three responses a pack
+
+
+def test_what_all_prompts_begin_with_is_read_once_a_pack():
+    pieces = [Piece(k, [*range(40), 40 + k, 50], [1, 2, 3], [True] * 3) for k in range(6)]
+    assert [len(one.tokens) for one in pack(pieces, 1000)] == [40 + 6 * (2 + 3)]
+    assert [len(one.tokens) for one in pack(pieces, 50)] == [40 + 2 * 5] * 3
 
 
 @pytest.mark.parametrize("most", [1, 40, 10_000])

@@ -403,10 +403,9 @@ def work_sft(data: tuple[str, ...], make_data: int | None, write_data: str | Non
     uri = _model(given)
     source = Source(list(data), None) if data else None
     identity = {
+        "tool": "grpo-roc",
         "verb": "sft",
-        "model": uri,
-        "dtype": given["dtype"],
-        "options": msgspec.to_builtins(how),
+        "options": {"model": uri, "dtype": given["dtype"], **msgspec.to_builtins(how)},
         "inputs": source.identity() if source else [],
     }
     return work.run(uri, source or [], how, identity, output, max_time=max_time, quiet=quiet, **given)

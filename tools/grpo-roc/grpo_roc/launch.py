@@ -60,8 +60,11 @@ def train(
     for stage in plan.stages:
         tasks_of(stage)  # what cannot be read is said before anything is loaded
     identity = {
-        "verb": "train", "model": model, "dtype": given["dtype"], "options": msgspec.to_builtins(plan), "inputs": [one for source in inputs.values() for one in source.identity()], "skip_bad": skip_bad,
-    }  # fmt: skip
+        "tool": "grpo-roc",
+        "verb": "train",
+        "options": {"model": model, "dtype": given["dtype"], "skip_bad": skip_bad, **msgspec.to_builtins(plan)},
+        "inputs": [one for source in inputs.values() for one in source.identity()],
+    }
     return training.run(
         model, plan, tasks_of, identity, output, overwrite=overwrite, max_time=max_time, quiet=quiet, **given
     )

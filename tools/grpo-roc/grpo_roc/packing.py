@@ -1,7 +1,8 @@
-"""Trajectories side by side in one row, a prompt that several share read once.
+"""Trajectories side by side in one row, what several begin with read once.
 
-A pack is a row of tokens: a prompt, then responses to it, each of which sees the prompt and itself; then the next prompt. Nothing is padded, and a group's prompt (with its tool schemas, often longer than a
-response) costs what one costs. What a token sees, and its position, are those of its trajectory alone, so that log-probabilities are those of trajectories in rows of their own.
+A pack is a row of tokens in segments: what all its prompts begin with (the system text with its tool schemas, often longer than all else), then what a prompt has of its own, then responses to it, and so on with
+the next prompt. A segment sees itself, its prompt and the beginning; nothing is padded. What a token sees, and its position, are those of its trajectory alone, so that log-probabilities are those of trajectories
+in rows of their own.
 
 Where it sits: below policy.py. torch only.
 """
@@ -14,6 +15,8 @@ import msgspec
 import torch
 
 Tensor = torch.Tensor
+DEPTH = 3  # segments of a trajectory: what all begin with, its prompt's own, its response
+LEAST = 16  # tokens of a beginning that are worth a segment
 
 
 class Piece(msgspec.Struct):
@@ -26,13 +29,13 @@ class Piece(msgspec.Struct):
 
 
 class Pack(msgspec.Struct):
-    """tokens, positions [T]; segment [T]: of each token, 0 and up; prefix [segments]: the segment that a segment sees besides itself, its own number where none. sources: places whose state predicts a token that is
+    """tokens, positions [T]; segment [T]: of each token, 0 and up; parent [segments]: the segment before it in its trajectories, its own number where none. sources: places whose state predicts a token that is
     trained on; targets: these tokens; owner, place: whose they are, and where in its response."""
 
     tokens: Tensor
     positions: Tensor
     segment: Tensor
-    prefix: Tensor
+    parent: Tensor
     sources: Tensor
     targets: Tensor
     owner: Tensor
@@ -40,14 +43,29 @@ class Pack(msgspec.Struct):
 
     def mask(self, dtype: torch.dtype) -> Tensor:
         """[1, 1, T, T] to be added to scores: 0 where a token is seen, least where not."""
+        count = len(self.parent)
+        numbers = torch.arange(count, device=self.parent.device)
+        above = torch.zeros(count, count, dtype=torch.bool, device=self.parent.device)  # [segment, what it sees whole]
+        up = self.parent
+        for _ in range(DEPTH - 1):
+            above[numbers, up] |= up != numbers
+            up = self.parent[up]
         order = torch.arange(len(self.tokens), device=self.tokens.device)
-        same = self.segment[:, None] == self.segment[None, :]
-        seen = same & (order[:, None] >= order[None, :])
-        prompt = self.prefix[self.segment]
-        seen |= (prompt != self.segment)[:, None] & (prompt[:, None] == self.segment[None, :])
+        seen = above[self.segment][:, self.segment]
+        seen |= (self.segment[:, None] == self.segment[None, :]) & (order[:, None] >= order[None, :])
         return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[
             None, None
         ]
+
+
+def _begin(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that all prompts begin with, but for the last of the shortest; 0 where they are too few to matter, or there is one prompt."""
+    if len(prompts) < 2:
+        return 0
+    first, last = min(prompts), max(prompts)
+    count = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    count = min(count, min(map(len, prompts)) - 1)
+    return count if count >= LEAST else 0
 
 
 def pack(pieces: Sequence[Piece], most: int) -> list[Pack]:
@@ -55,6 +73,7 @@ def pack(pieces: Sequence[Piece], most: int) -> list[Pack]:
     groups: dict[tuple[int, ...], list[Piece]] = {}
     for piece in pieces:
         groups.setdefault(tuple(piece.prompt), []).append(piece)
+    begin = _begin(list(groups))
     runs: list[list[Piece]] = []  # responses that share a prompt in a pack
     for members in groups.values():
         room = 0
@@ -64,48 +83,46 @@ def pack(pieces: Sequence[Piece], most: int) -> list[Pack]:
                 room = most - len(piece.prompt)
             runs[-1].append(piece)
             room -= len(piece.response)
-    runs.sort(key=lambda run: (-_size(run), run[0].index))
+    sizes = [len(run[0].prompt) - begin + sum(len(piece.response) for piece in run) for run in runs]
     bins: list[list[list[Piece]]] = []
     left: list[int] = []
-    for run in runs:  # first fit, longest first
-        size = _size(run)
-        for number, room in enumerate(left):
-            if size <= room:
-                bins[number].append(run)
-                left[number] -= size
-                break
-        else:
-            bins.append([run])
-            left.append(most - size)
-    return [_row(one) for one in bins]
+    for number in sorted(range(len(runs)), key=lambda k: (-sizes[k], runs[k][0].index)):  # first fit, longest first
+        place = next((k for k, room in enumerate(left) if sizes[number] <= room), len(left))
+        if place == len(left):
+            bins.append([])
+            left.append(most - begin)
+        bins[place].append(runs[number])
+        left[place] -= sizes[number]
+    return [_row(one, begin) for one in bins]
 
 
-def _size(run: Sequence[Piece]) -> int:
-    return len(run[0].prompt) + sum(len(piece.response) for piece in run)
-
-
-def _row(runs: Sequence[Sequence[Piece]]) -> Pack:
+def _row(runs: Sequence[Sequence[Piece]], begin: int) -> Pack:
     tokens: list[int] = []
     positions: list[int] = []
     segment: list[int] = []
-    prefix: list[int] = []
+    parent: list[int] = []
+
+    def add(ids: Sequence[int], first: int, above: int | None) -> int:
+        """A segment that begins at position `first`; its number."""
+        number = len(parent)
+        tokens.extend(ids)
+        positions.extend(range(first, first + len(ids)))
+        segment.extend([number] * len(ids))
+        parent.append(number if above is None else above)
+        return number
+
     sources: list[int] = []
     targets: list[int] = []
     owner: list[int] = []
     place: list[int] = []
+    root = add(runs[0][0].prompt[:begin], 0, None) if begin else None
     for run in runs:
         prompt = run[0].prompt
-        last, home = len(tokens) + len(prompt) - 1, len(prefix)
-        tokens += prompt
-        positions += range(len(prompt))
-        segment += [home] * len(prompt)
-        prefix.append(home)
+        home = add(prompt[begin:], begin, root)
+        last = len(tokens) - 1
         for piece in run:
             first = len(tokens)
-            tokens += piece.response
-            positions += range(len(prompt), len(prompt) + len(piece.response))
-            segment += [len(prefix)] * len(piece.response)
-            prefix.append(home)
+            add(piece.response, len(prompt), home)
             for k, (token, trained) in enumerate(zip(piece.response, piece.mask, strict=True)):
                 if trained:
                     sources.append(first + k - 1 if k else last)
@@ -115,6 +132,6 @@ def _row(runs: Sequence[Sequence[Piece]]) -> Pack:
     return Pack(
         *(
             torch.tensor(one, dtype=torch.long)
-            for one in (tokens, positions, segment, prefix, sources, targets, owner, place)
+            for one in (tokens, positions, segment, parent, sources, targets, owner, place)
         )
     )

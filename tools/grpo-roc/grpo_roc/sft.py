@@ -28,7 +28,7 @@ from grpo_roc.rollout import stream
 from grpo_roc.train import held, read_lines, settle
 from grpo_roc.transcripts import examples, made
 from tenfold_shared import BadInput
-from tenfold_shared.jsonl import write_atomic
+from tenfold_shared.jsonl import difference, write_atomic
 from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
@@ -110,11 +110,11 @@ def run(
     if final.exists() and not (final / "manifest.json").exists() and any(final.iterdir()):
         raise BadInput(f"{final}: holds things that this verb did not write; choose another folder")
     if (final / "manifest.json").exists() and not overwrite:
-        before = json.loads((final / "manifest.json").read_bytes())
-        if all(before.get(name) == value for name, value in json.loads(json.dumps(identity)).items()):
+        found = difference(json.loads((final / "manifest.json").read_bytes()), json.loads(json.dumps(identity)))
+        if found is None:
             print(f"grpo-roc: {final}: complete already; nothing to do", file=sys.stderr)
             return 0
-        raise BadInput(f"{final}: was made with other options or inputs; choose another folder, or --overwrite")
+        raise BadInput(f"{final}: was made with {found}; choose another folder, or --overwrite")
     work = final.with_name(f"{final.name}.work")
     until = None if max_time is None else time.monotonic() + max_time
     with held(work):
@@ -194,7 +194,7 @@ def run(
         write_atomic(
             final / "manifest.json",
             json.dumps(
-                {"tool": "grpo-roc", "verb": "sft", "version": grpo_roc.__version__, **identity, "counts": counts},
+                {**identity, "version": grpo_roc.__version__, "counts": counts},
                 indent=1,
             ).encode(),
         )

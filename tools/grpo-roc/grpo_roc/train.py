@@ -374,14 +374,15 @@ class Run:
         epoch, line = 0, deque[Task]()
         while True:
             step: list[Task] = []
+            again: list[Task] = []  # what the step has already, for the next one
             while len(step) < size:
                 if not line:
                     order = stream(self.plan.seed, "order", number, epoch).permutation(len(tasks))
                     line.extend(tasks[k] for k in order)
                     epoch += 1
                 one = line.popleft()
-                if all(one.id != other.id for other in step):
-                    step.append(one)
+                (again if any(one.id == other.id for other in step) else step).append(one)
+            line.extendleft(reversed(again))
             yield step
 
     def _fit(self, stage: Stage, tasks: list[Task], number: int) -> list[Task]:
@@ -467,6 +468,7 @@ def settle(folder: Path, identity: Record, overwrite: bool) -> str:
 
     known = folder / "run.json"
     others = [path for path in folder.iterdir() if path.name != ".lock"]
+    identity = json.loads(json.dumps(identity))  # as it is read again
     if known.exists():
         try:
             before = json.loads(known.read_bytes())
@@ -544,7 +546,7 @@ def run(
         write_atomic(
             folder / "manifest.json",
             json.dumps(
-                {"tool": "grpo-roc", "verb": "train", "version": grpo_roc.__version__, **identity, "counts": counts},
+                {**identity, "version": grpo_roc.__version__, "counts": counts},
                 indent=1,
             ).encode(),
         )

@@ -579,3 +579,20 @@ def test_bench_env_reports_every_case():
     found = json.loads(told.stdout)
     assert {"print", "sympy", "open", "queued", "fresh"} <= found.keys() and found["queued"]["calls"] == 30
     assert all(found[name]["p50_s"] <= found[name]["p99_s"] for name in ("print", "sympy", "open"))
+
+
+def test_a_group_is_explained_with_the_chances_that_it_had(tmp_path):
+    records = [
+        {"group": "g", "rollout": k, "reward": float(k < 4), "turns": [{"text": "<answer>x</answer>", "calls": [{"name": "p", "arguments": {}, "status": "error" if n < k else "ok"} for n in range(max(k, 1))]}]}
+        for k in range(8)
+    ]  # fmt: skip
+    path = tmp_path / "r.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in records))
+    done = run("resample", path, "--group-size", 4, "--explain", "g")
+    rows = [line.split("│")[1:-1] for line in done.stderr.splitlines() if line.startswith("│")]
+    assert "2 of 4 right ones kept, 2 of 4 wrong ones" in done.stderr and len(rows) == 8
+    assert [row[5].strip() for row in rows[:4]] == ["0.000", "1.000", "1.000", "1.000"]
+    # the one without a failure all but surely, and of three alike one
+    assert [row[7].strip() for row in rows] == ["0.999", "0.334", "0.334", "0.334", "0.500", "0.500", "0.500", "0.500"]
+    assert sum(row[8].strip() == "yes" for row in rows) == 4
+    assert run("resample", path, "--group-size", 4, "--explain", "h").exit_code == 2

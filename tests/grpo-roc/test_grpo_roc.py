@@ -178,3 +178,31 @@ def test_equal_rewards_teach_nothing_and_one_alone_is_refused():
     assert (roc.advantages(np.full(4, 0.3)) == 0).all()
     with pytest.raises(ValueError, match="two rewards"):
         roc.advantages(np.ones(1))
+
+
+@pytest.mark.parametrize(("epsilon", "wanted"), [(1e-3, (1.0000, 0.5452, 0.2729, 0.1820)), (0.1, (0.9607, 0.5363, 0.2974, 0.2056))])  # fmt: skip
+def test_chances_are_the_reference_figures(epsilon, wanted):
+    found = roc.chances(np.array([0, 0.5, 1, 1.5]), 2, epsilon)
+    assert found == pytest.approx(wanted, abs=6e-5) and found.sum() == pytest.approx(2, abs=1e-6)
+
+
+def by_enumeration(penalties, k, epsilon):
+    """Every order in which k may be drawn, one after the other among those left."""
+    weights = 1 / (np.asarray(penalties) + epsilon)
+    found = np.zeros(len(weights))
+    for drawn in itertools.permutations(range(len(weights)), k):
+        left, chance = weights.sum(), 1.0
+        for i in drawn:
+            chance *= weights[i] / left
+            left -= weights[i]
+        found[list(drawn)] += chance
+    return found
+
+
+@pytest.mark.parametrize("penalties", [(0, 0, 0.5), (0.2, 0.9, 1.7, 0.4, 0.1), (0, 0, 0, 1, 2), (0.5,) * 5])
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_chances_are_those_of_every_order_of_drawing(penalties, k):
+    assert roc.chances(np.array(penalties, float), k, 1e-3) == pytest.approx(
+        by_enumeration(penalties, k, 1e-3), abs=1e-5
+    )
+    assert roc.chances(np.array(penalties, float), len(penalties)).tolist() == [1.0] * len(penalties)

@@ -83,6 +83,7 @@ def score(files: tuple[str, ...], form: str, compat: str | None, **given: Any) -
 @click.option("--ddof", type=click.Choice(["0", "1"]), default="1", show_default=True, help="Of the standard deviation in advantages; 1 is verl's.")  # fmt: skip
 @_FORM
 @_COMPAT
+@click.option("--explain", metavar="GROUP", help="Show on stderr how a group's trajectories were chosen, with the chance that each had.")  # fmt: skip
 @options("seed", "output", "records", "json", "common")
 def resample(files: tuple[str, ...], group_size: int, roc_select: Any, epsilon: float, ddof: str, form: str, compat: str | None, seed: int, **given: Any) -> int:  # fmt: skip
     """Write every trajectory with its penalties and `kept`, `kept_reason` (positive, negative, quota, equal_rewards) and `advantage` (null where it is not kept). A summary goes to

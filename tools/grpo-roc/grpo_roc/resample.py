@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 from msgspec.structs import replace
 
 import grpo_roc
@@ -177,6 +178,7 @@ def resample(
     overwrite: bool,
     as_json: bool,
     quiet: bool,
+    explain: str | None = None,
 ) -> int:
     source = source_of(files, selection, settings, keep=True)
     # A part is chosen as the whole is: what is kept of a group must not hang on where the lines are cut.
@@ -208,6 +210,10 @@ def resample(
             members.setdefault(group, []).append(seen)
         del names
         choices = choose(members, settings)
+        if explain is not None and explain not in members:
+            raise BadInput(
+                f"--explain {explain}: no such group; there are {', '.join(list(members)[:5])}{', ...' if len(members) > 5 else ''}"
+            )
         at = dict.fromkeys(members, 0)
         skipped, whole.bad = whole.bad, 0
         first, end = source.bounds() or (0, sys.maxsize)
@@ -235,8 +241,59 @@ def resample(
         source.bad = skipped
         found = summary_of(members, choices, settings.group_size)
         code = out.complete(done, source, seed=settings.seed, summary=found)
+    if explain is not None:
+        explained(explain, members[explain], choices[explain], settings)
     tell(found, settings, as_json=as_json, quiet=quiet)
     return code
+
+
+def explained(group: str, them: Sequence[Seen], choice: roc.Choice, settings: Settings) -> None:
+    """A group's choice, to stderr: each trajectory with its penalties, the chance that it had, and what became of it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    assert settings.group_size is not None
+    rewards = [one.reward for one in them]
+    right = [k for k, reward in enumerate(rewards) if reward > 0]
+    wrong = [k for k, reward in enumerate(rewards) if reward <= 0]
+    equal = choice.reasons[0] == "equal_rewards"
+    chance: dict[int, float] = {}
+    if not equal and settings.compat is None:
+        good, bad = roc.quotas(len(right), len(wrong), settings.group_size)
+        totals = np.array([them[k].err + them[k].form for k in right])
+        if settings.roc_select == "inverse":
+            chance.update(zip(right, roc.chances(totals, good, settings.epsilon).tolist(), strict=True))
+        chance.update(dict.fromkeys(wrong, bad / len(wrong)))
+    kept = (
+        "all rewards are equal: nothing is kept, as nothing could be learnt"
+        if equal
+        else f"{int(choice.kept[right].sum())} of {len(right)} right ones kept, {int(choice.kept[wrong].sum())} of {len(wrong)} wrong ones"
+    )
+    table = Table(title=f"group {group}: {kept}")
+    for column in (
+        "rollout",
+        "reward",
+        "calls",
+        "failed",
+        "answers",
+        "p_err",
+        "p_format",
+        "chance",
+        "kept",
+        "advantage",
+    ):
+        table.add_column(column, justify="right")
+    order = sorted(range(len(them)), key=lambda k: (-rewards[k], them[k].err + them[k].form, str(them[k].rollout)))
+    for k in order:
+        one = them[k]
+        table.add_row(
+            str(one.rollout), f"{one.reward:g}", str(one.calls), str(one.failed), str(one.blocks), f"{one.err:.3f}", f"{one.form:.3f}", f"{chance[k]:.3f}" if k in chance else "",
+            "yes" if choice.kept[k] else "", f"{choice.advantage[k]:+.3f}" if choice.kept[k] else "",
+        )  # fmt: skip
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console = Console(stderr=True, width=120)  # a file has room for every column
+    console.print(table)
 
 
 def tell(found: Record, settings: Settings, *, as_json: bool, quiet: bool) -> None:

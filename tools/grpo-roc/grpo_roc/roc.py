@@ -59,6 +59,29 @@ def inverse(penalties: Floats, k: int, rng: np.random.Generator, epsilon: float 
     return np.argsort(clocks, kind="stable")[:k]
 
 
+def chances(penalties: Floats, k: int, epsilon: float = 1e-3) -> Floats:
+    """Probability [n] that `inverse` keeps each: the clock of i, an exponential of rate w_i = 1 / (p_i + epsilon), is among the k first; by integrating over its time the chance that fewer than k of the
+    others have rung, which is a sum of independent events (a Poisson binomial). By Gauss-Legendre on the unit interval."""
+    n = len(penalties)
+    if k >= n:
+        return np.ones(n)
+    rates = 1.0 / (penalties + epsilon)
+    points, weights = np.polynomial.legendre.leggauss(400)
+    found = np.empty(n)
+    for i in range(n):
+        # of clock i's own distribution function u, its time is -log(1 - u) / w_i; u is taken as 1 - v^4, so that late times, where slow clocks still matter, have points enough
+        v = (points + 1) / 2
+        rung = 1 - np.exp(np.outer(np.log(v) * 4 / rates[i], np.delete(rates, i)))  # [points, n - 1]
+        fewer = np.zeros((len(v), k))
+        fewer[:, 0] = 1
+        for chance in rung.T:
+            moved = fewer[:, :-1] * chance[:, None]
+            fewer *= 1 - chance[:, None]
+            fewer[:, 1:] += moved
+        found[i] = float((weights / 2 * 4 * v**3 * fewer.sum(1)).sum())
+    return found
+
+
 def top(penalties: Floats, k: int, rng: np.random.Generator) -> NDArray[np.intp]:
     """The k least penalised; ties by chance, never by place."""
     order = rng.permutation(len(penalties))

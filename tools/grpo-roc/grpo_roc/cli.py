@@ -352,6 +352,24 @@ def filter_hard(files: tuple[str, ...], **given: Any) -> int:
     return work(files, take(Selection, given), **given)
 
 
+@main.command(short_help="What trajectories do after a call, and where a model hesitates.")
+@files_argument(metavar="[TRAJECTORIES]...")
+@click.option("--model", metavar="URI", help="The policy that the tokens were drawn from (rollout --token-ids): adds entropies.")  # fmt: skip
+@click.option("--temperature", type=Share(min=0, min_open=True), default=1.0, show_default=True, help="That they were drawn at.")  # fmt: skip
+@click.option("--after", "first", type=click.IntRange(min=1), default=20, show_default=True, help="Tokens of a turn that count as the answer to a call.")  # fmt: skip
+@options("dtype", "device", "trust_remote_code", "records", "json", "common")
+def analyze(files: tuple[str, ...], quiet: bool, **given: Any) -> int:
+    """Print, for all, right and wrong trajectories: calls by status, how often a failed call is tried again and fixed, a success verified; with --model, entropies by part of the response.
+
+    \b
+    Example:
+      grpo-roc analyze run/rollouts/20.jsonl --model run/checkpoint --json
+    """
+    from grpo_roc.analyze import run
+
+    return run(files, take(Selection, given), **given)
+
+
 @main.command(short_help="The cold start: how the tool is called, without reasoning.")
 @click.option("--data", metavar="FILE", multiple=True, help="Transcripts: records with `prompt` and `turns` (repeatable).")  # fmt: skip
 @click.option("--make-data", type=click.IntRange(min=1), metavar="N", help="Write N transcripts here instead, their programs run.")  # fmt: skip

@@ -58,7 +58,7 @@ class Pack(msgspec.Struct):
         ]
 
 
-def _begin(prompts: Sequence[Sequence[int]]) -> int:
+def _begin(prompts: Sequence[tuple[int, ...]]) -> int:
     """Tokens that all prompts begin with, but for the last of the shortest; 0 where they are too few to matter, or there is one prompt."""
     if len(prompts) < 2:
         return 0

@@ -65,7 +65,8 @@ class Updated(msgspec.Struct):
 class Policy:
     """A causal transformers model with its optimizer. Raises BadInput for a model whose attention is not full in every layer: packs are for those."""
 
-    def __init__(self, model: Any, how: Optimisation) -> None:
+    def __init__(self, model: Any, how: Optimisation, *, training: bool = True) -> None:
+        """training: False for log-probabilities alone, without an optimizer."""
         self.model, self.how = model, how
         kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
         if kinds != {"full_attention"}:
@@ -76,6 +77,8 @@ class Policy:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.parameters = [one for one in model.parameters() if one.requires_grad]
         self.updates = 0
+        if not training:
+            return
         self.optimizer = torch.optim.AdamW(self.parameters, lr=how.lr, betas=how.betas, weight_decay=how.decay)
 
     def states(self, one: Pack) -> Tensor:

@@ -13,3 +13,9 @@ test "$(grpo-roc exec program.py --level rlimit-only)" = 42
 code=0; grpo-roc serve --http 127.0.0.1:1 --level rlimit-only 2> missing.txt || code=$?
 test "$code" = 3 && grep -q "pip install 'grpo-roc\[serve\]'" missing.txt
 grpo-roc doctor --json > doctor.json
+grpo-roc filter-hard verified.jsonl --max-correct 15 -o hard.jsonl
+test "$(wc -l < hard.jsonl)" = 2
+grpo-roc sft --make-data 20 --write-data transcripts.jsonl --level rlimit-only
+grpo-roc analyze transcripts.jsonl --json > rates.json
+code=0; grpo-roc train problems.jsonl --group-size 4 -o run 2> missing.txt || code=$?
+test "$code" = 3 && grep -q "pip install 'grpo-roc\[hf\]'" missing.txt

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from grpo_roc import needs
 from tenfold_shared import BadInput, Missing
 from tenfold_shared.cli import Duration, Selection, Share, add_doctor, files_argument, options, take, tool
 
@@ -310,6 +311,7 @@ def rollout(files: tuple[str, ...], samples: int, token_ids: bool, output: str |
     Example:
       grpo-roc rollout problems.jsonl --model smollm2 --samples 8 --max-tokens 512 -o rollouts.jsonl
     """
+    needs.models()
     from grpo_roc import evaluate as work
 
     model, settings = _spoken(given, _model(given))
@@ -329,6 +331,7 @@ def eval_(files: tuple[str, ...], samples: int, output: str | None, overwrite: b
     Example:
       grpo-roc eval problems.jsonl --model run/best --samples 16 --temperature 0.6 --json
     """
+    needs.models()
     from grpo_roc import evaluate as work
 
     model, settings = _spoken(given, _model(given))
@@ -347,7 +350,7 @@ def filter_hard(files: tuple[str, ...], **given: Any) -> int:
     Example:
       grpo-roc rollout problems.jsonl --samples 8 | grpo-roc filter-hard --max-correct 7 > hard.jsonl
     """
-    from grpo_roc.evaluate import filter_hard as work
+    from grpo_roc.hard import filter_hard as work
 
     return work(files, take(Selection, given), **given)
 
@@ -367,6 +370,8 @@ def analyze(files: tuple[str, ...], quiet: bool, **given: Any) -> int:
     """
     from grpo_roc.analyze import run
 
+    if given["model"] is not None:
+        needs.models()
     return run(files, take(Selection, given), **given)
 
 
@@ -410,6 +415,7 @@ def work_sft(data: tuple[str, ...], make_data: int | None, write_data: str | Non
         from grpo_roc.writing import write_transcripts
 
         return write_transcripts(make_data, given["seed"], kinds, write_data, given["level"], given["workers"], given["overwrite"], quiet)  # fmt: skip
+    needs.models()
     from grpo_roc import sft as work
     from tenfold_shared.jsonl import Source
 
@@ -462,6 +468,7 @@ def train(files: tuple[str, ...], stages: str | None, output: str | None, overwr
       grpo-roc train problems.jsonl --model cold --steps 20 --prompts 4 --group-size 4 --max-tokens 256 --lr 2e-5 -o run
       grpo-roc train --stages stages.toml --model cold --algo grpo -o run
     """
+    needs.models()
     from grpo_roc import launch as work
 
     if output is None:
@@ -482,7 +489,7 @@ def _levels() -> dict[str, Any]:
     }
 
 
-add_doctor(main, extras=["arrow", "serve"], own=_levels, example="strict")
+add_doctor(main, extras=["hf", "arrow", "serve", "plot"], own=_levels, example="strict")
 
 if __name__ == "__main__":
     main()

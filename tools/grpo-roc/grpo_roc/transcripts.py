@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from grpo_roc.dialogue import PYTHON, Dialogue, response
 from grpo_roc.env.environment import Program, Result
-from grpo_roc.policy import Example
 from grpo_roc.rollout import outcome, stream
 from tenfold_shared import BadInput
+
+if TYPE_CHECKING:
+    from grpo_roc.policy import Example
 
 Record = dict[str, Any]
 Rng = np.random.Generator
@@ -146,6 +148,8 @@ def made(
 
 def examples(record: Record, where: str, dialogue: Dialogue, shown: int) -> Example:
     """A transcript as tokens: the model's turns, each with the token that ends it, are learnt; the rest is seen. Raises BadInput."""
+    from grpo_roc.policy import Example  # and with it torch, which those that only make transcripts do without
+
     prompt, turns = record.get("prompt"), record.get("turns")
     if not isinstance(prompt, str) or not isinstance(turns, list) or not turns:
         raise BadInput(f"{where}: expected `prompt` and `turns` [{{text, calls}}] (see `grpo-roc sft --help`)")

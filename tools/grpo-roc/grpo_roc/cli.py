@@ -476,6 +476,23 @@ def train(files: tuple[str, ...], stages: str | None, output: str | None, overwr
     return work.train(files, stages, _model(given), output, overwrite=overwrite, max_time=max_time, quiet=quiet, skip_bad=skip_bad, given=given)  # fmt: skip
 
 
+@main.command(short_help="What a run's folder shows.")
+@click.argument("folder", metavar="RUN")
+@click.option("--html", "html_", metavar="FILE", help="Write a page with curves, tables and trajectories (needs matplotlib).")  # fmt: skip
+@click.option("--examples", "count", type=click.IntRange(min=0), default=2, show_default=True, help="Trajectories of each kind on the page, where the run kept any.")  # fmt: skip
+@options("overwrite", "json", "common")
+def report(folder: str, html_: str | None, count: int, as_json: bool, overwrite: bool, quiet: bool) -> int:
+    """Print the first and last steps of a run beside each other, what selection did, and its alarms.
+
+    \b
+    Example:
+      grpo-roc report run --html report.html
+    """
+    from grpo_roc.report import run
+
+    return run(folder, html_=html_, count=count, as_json=as_json, overwrite=overwrite)
+
+
 def _levels() -> dict[str, Any]:
     """doctor: which levels of the environment are to be had here."""
     from grpo_roc.env.isolation import LEVELS as KNOWN

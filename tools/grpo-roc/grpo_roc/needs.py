@@ -22,3 +22,8 @@ def torch() -> None:
 def models() -> None:
     """What sampling and training need. Raises Missing where torch, safetensors, transformers or accelerate is not installed."""
     _extra(("torch", "safetensors", "transformers", "accelerate"), "hf")
+
+
+def plots() -> None:
+    """Raises Missing without matplotlib."""
+    _extra(("matplotlib",), "plot")

@@ -39,6 +39,7 @@ from grpo_roc.dialogue import Dialogue
 from grpo_roc.engine import Engine, LocalEngine
 from grpo_roc.env.environment import Environment
 from grpo_roc.env.environment import Settings as EnvironmentSettings
+from grpo_roc.lines import read_lines
 from grpo_roc.objective import Clip
 from grpo_roc.policy import Example, Optimisation, Policy, Updated
 from grpo_roc.rollout import Rollouts, Task, Trajectory, stream
@@ -428,17 +429,6 @@ class Run:
             if path == "metrics.jsonl":
                 for line in kept:
                     self.watch.see(line)
-
-
-def read_lines(path: Path) -> list[Record]:
-    """Whole lines of a file of ours; a last one that a kill cut off is none."""
-    found = []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            break
-    return found
 
 
 # ---------------------------------------------------------------- the verb

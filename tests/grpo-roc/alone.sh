@@ -19,3 +19,4 @@ grpo-roc sft --make-data 20 --write-data transcripts.jsonl --level rlimit-only
 grpo-roc analyze transcripts.jsonl --json > rates.json
 code=0; grpo-roc train problems.jsonl --group-size 4 -o run 2> missing.txt || code=$?
 test "$code" = 3 && grep -q "pip install 'grpo-roc\[hf\]'" missing.txt
+grpo-roc toy --task tabular --seeds 2 --steps 2 -q > toy.txt

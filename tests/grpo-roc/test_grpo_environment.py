@@ -13,15 +13,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from grpo_hostile import HOSTILE
+from grpo_hostile import CHANNEL, HOSTILE
 
-from grpo_roc.env import isolation, seccomp
+from grpo_roc.env import environment, isolation, seccomp, worker, zygote
 from grpo_roc.env.environment import Environment, Program, Result, Settings, status_of
 from grpo_roc.env.zygote import descendants
 from tenfold_shared import Missing
 
 MISSING = isolation.probe()
 BOUNDED = [level for level in ("strict", "standard") if level not in MISSING]
+STRICT = [level for level in BOUNDED if level == "strict"]
 
 
 def processes(pid=None):
@@ -54,11 +55,11 @@ def until(condition, seconds=20.0):
 def known(env):
     """Its interpreters and their children, once those asked for have come."""
     found = set()
-    for worker in env.workers:
-        with worker.lock:
-            while worker.asked:
-                worker.hear()
-            found |= {worker.process.pid, *worker.children}
+    for one in env.workers:
+        with one.lock:
+            while one.asked:
+                one.hear()
+            found |= {one.process.pid, *one.children}
     return found
 
 
@@ -104,8 +105,8 @@ def test_hostile_programs_twice_among_others(env):
     assert len(HOSTILE) >= 40 and wrong == []
     until(lambda: processes() == known(env))
     if env.settings.level == "standard":  # strict ones are file systems that ended with the program
-        folders = [folder for worker in env.workers for folder in worker.folder.iterdir()]
-        assert len(folders) == sum(len(worker.children) for worker in env.workers)
+        children = sum(len(one.children) for one in env.workers)
+        until(lambda: len([folder for one in env.workers for folder in one.folder.iterdir()]) == children, 60)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,37 @@ def test_hostile_programs_twice_among_others(env):
         ("open('x', 'w').write('kept')\nprint(open('x').read())", "ok", "kept\n"),
         ("import sympy\nx = sympy.Symbol('x')\nsympy.integrate(x ** 2)", "ok", "x**3/3\n"),
         ("import numpy as np\nprint(np.linalg.det(np.eye(3)))", "ok", "1.0\n"),
+        (
+            "import threading\nt = threading.main_thread()\nprint(t.native_id == threading.get_native_id(), t.ident == threading.get_ident())",
+            "ok",
+            "True True\n",
+        ),
+        (
+            "import concurrent.futures as c, time\nwith c.ThreadPoolExecutor(50) as e:\n    print(sum(e.map(lambda n: time.sleep(0.1) or n, range(50))))",
+            "ok",
+            "1225\n",
+        ),
+        (
+            "import sys\nsys.stdout.reconfigure(encoding='ascii', errors='replace')\nprint('é', sys.stdout.seekable())",
+            "ok",
+            "? False\n",
+        ),
+        ("import pathlib\nx = pathlib.Path('x')\nx.touch()\nx.touch()\nprint(x.exists())", "ok", "True\n"),
+        (
+            "import shutil\nopen('x', 'w').close()\nshutil.copy('x', 'y')\nshutil.make_archive('z', 'gztar', '.', 'y')\nshutil.unpack_archive('z.tar.gz', 'd')\nprint(open('d/y').read() == '')",
+            "ok",
+            "True\n",
+        ),
+        (
+            "import sqlite3\nc = sqlite3.connect('x')\nc.execute('create table t(a)')\nc.execute('insert into t values(7)')\nc.commit()\nprint(c.execute('select * from t').fetchall())",
+            "ok",
+            "[(7,)]\n",
+        ),
+        (
+            "import ctypes\nprint(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))",
+            "ok",
+            "0\n",
+        ),  # not dumpable: nothing collects its core
         ("import csv, fractions, zoneinfo\nprint(fractions.Fraction(1, 3))", "ok", "1/3\n"),
     ],
 )
@@ -197,6 +229,101 @@ def test_many_threads_many_calls_none_mixed_up(env):
     assert found == {n: [f"{n} {k} {n}-{k}\n" for k in range(12)] for n in range(6)}
 
 
+# ---------------------------------------------------------------- what is around a program
+
+
+@pytest.mark.parametrize("level", STRICT)
+def test_a_strict_program_finds_no_file_but_those_it_may_read(level, tmp_path):
+    (tmp_path / "secret").write_text("x")
+    code = f"""import multiprocessing.dummy, os
+print([os.path.lexists(path) for path in ("/proc/self", "/sys/kernel", {str(tmp_path / "secret")!r})])
+for path in (os.path.dirname(os.getcwd()) + "/x", "/x", "/dev/x"):
+    try:
+        open(path, "w")
+        print(path)
+    except OSError:
+        pass
+with multiprocessing.dummy.Pool(2) as pool:
+    print(pool.map(abs, [-1]))
+"""
+    with Environment(level=level, preload=()) as env:
+        assert run(env, code).stdout == "[False, False, False]\n[1]\n"
+
+
+@pytest.mark.parametrize("level", BOUNDED)
+def test_its_own_users_files_may_be_read_and_no_more(level, tmp_path, monkeypatch):
+    """Where the interpreter lies in a folder of its user, which others may not enter."""
+    (tmp_path / "kept").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    tmp_path.chmod(0o700)
+    (tmp_path / "kept").chmod(0o640)
+    real = worker.readable()
+    monkeypatch.setattr(worker, "readable", lambda: [*real, str(tmp_path)])
+    code = f"""import os
+path = {str(tmp_path / "link")!r}
+print(open(path).read())
+for change in (lambda: os.chmod(path, 0o666), lambda: os.utime(path, (1, 1)), lambda: os.truncate(path, 0), lambda: os.unlink(path)):
+    try:
+        change()
+    except OSError:
+        pass
+"""
+    before = os.stat(tmp_path / "kept")
+    with Environment(level=level, preload=()) as env:
+        assert run(env, code).stdout == "x\n"
+    after = os.stat(tmp_path / "kept")
+    assert (after.st_mode, after.st_mtime_ns, after.st_size) == (before.st_mode, before.st_mtime_ns, 1)
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("level", BOUNDED)
+def test_the_services_mask_is_not_the_programs(level):
+    before = os.umask(0o077)
+    try:
+        with Environment(level=level, preload=("math",)) as env:
+            code = "import os\nopen(os.path.join(os.getcwd(), 'x'), 'w').close()\nprint(oct(os.umask(0)))"
+            assert run(env, code).stdout == "0o22\n"
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize(("level", "most"), worker.THREADS.items())
+def test_threads_are_bounded(level, most):
+    if level in MISSING:
+        most = 0
+    else:
+        with Environment(level=level, preload=()) as env:
+            print_ = "import resource\nprint(max(resource.getrlimit(resource.RLIMIT_NPROC)))"
+            assert 0 < int(run(env, print_).stdout) <= most
+
+
+def test_hashes_of_strings_are_the_same_everywhere(env):
+    """What a program prints of a set does not depend on where it ran."""
+    code = "print(hash('abc'))"
+    fresh = subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": "0"}, capture_output=True, text=True)
+    assert {run(env, more + code).stdout for more in ("", "import json\n", "import numpy\n")} == {fresh.stdout}
+
+
+@pytest.mark.parametrize("session", [None, "busy"])
+def test_no_program_keeps_its_supervisor_busy(env, session):
+    """By a channel at its end, or full."""
+    for code in (
+        "channel.shutdown(socket.SHUT_WR)\nimport time\ntime.sleep(1)",
+        "while True:\n    channel.send(bytes(99))",
+    ):
+        before = time.process_time()
+        result = run(env, CHANNEL + code, session=session, timeout=1.5)
+        assert result.status in ("ok_no_output", "timeout", "killed") and time.process_time() - before < 0.4
+
+
+def test_streams_that_a_program_sent_away_are_not_waited_for(env, monkeypatch):
+    monkeypatch.setattr(worker, "LINGER", 30.0)
+    code = "import array\nchannel.send(bytes(5000))\nchannel.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [1, 2]))])\nprint(1)"
+    began = time.monotonic()
+    result = run(env, CHANNEL + code)
+    assert (result.status, result.stdout) == ("ok", "1\n") and time.monotonic() - began < 15
+
+
 # ---------------------------------------------------------------- sessions
 
 
@@ -228,6 +355,90 @@ def test_the_oldest_session_goes_where_there_are_too_many():
         assert run(env, "x", session="a").status == "error"
 
 
+def test_a_session_is_ended_while_a_cell_runs(env):
+    """Its call comes to its end at once, and nothing of it is left."""
+    for _ in range(5):
+        call = env.submit(Program("import time\ntime.sleep(60)", session="ended", timeout=100.0))
+        until(lambda: "ended" in env.sessions)
+        assert env.end("ended") and not env.end("ended")
+        assert call.result(20).status == "killed"
+        assert run(env, "5", session="ended").stdout == "5\n" and env.end("ended")
+    until(lambda: processes() == known(env))
+
+
+def test_a_session_that_is_ended_before_its_cell_began_is_not_begun_again(monkeypatch):
+    """Its descriptors are closed by the thread that has it, which may be waiting at them."""
+    with Environment(level="rlimit-only", preload=()) as env:
+        asked = []
+
+        def play(child, *_, **__):
+            asked.append((env.end("a"), child.pidfd >= 0))
+            raise worker.Lost("killed")
+
+        with monkeypatch.context() as ending:
+            ending.setattr(environment, "play", play)
+            assert run(env, "1", session="a").status == "killed" and asked == [(True, True)]
+        assert run(env, "5", session="a").stdout == "5\n"
+
+
+def test_nothing_of_a_session_runs_between_its_cells(env):
+    begin = "import threading, time\ndef f():\n    while True:\n        pass\nthreading.Thread(target=f, daemon=True).start()\n"
+    first = float(run(env, begin + "print(time.process_time())", session="idle").stdout)
+    time.sleep(1)
+    assert float(run(env, "print(time.process_time())", session="idle").stdout) - first < 0.5
+    env.end("idle")
+
+
+def test_what_waits_goes_on_after_it_was_stopped(env):
+    """Waits with an end are begun again by a system call of their own."""
+    begin = """import os, select, threading
+held = threading.Lock()
+held.acquire()
+poll = select.poll()
+poll.register(os.pipe()[0])
+for wait in (lambda: held.acquire(timeout=60), lambda: poll.poll(60_000)):
+    threading.Thread(target=wait, daemon=True).start()"""
+    assert run(env, begin, session="stopped").status == "ok_no_output"
+    for k in range(5):
+        assert run(env, f"{k}", session="stopped").stdout == f"{k}\n"
+    env.end("stopped")
+
+
+def test_what_a_cell_closes_is_there_for_the_next(env):
+    closing = "import os\nfor n in (0, 1, 2):\n    os.close(n)"
+    for _ in range(2):
+        run(env, closing, session="closed")
+        assert run(env, "print(input())", "x", session="closed").stdout == "x\n"
+    env.end("closed")
+
+
+def test_a_cell_whose_output_would_be_lost_is_not_run(env):
+    code = "import os\nheld = []\ntry:\n    while True:\n        held.append(os.open('.', 0))\nexcept OSError:\n    os.close(held.pop())"
+    assert run(env, code, session="held").status == "ok_no_output"
+    assert run(env, "print(1)", session="held").status == "error"
+    assert run(env, "print(1)", session="held").stdout == "1\n"
+    env.end("held")
+
+
+def test_a_session_whose_process_ended_is_not_the_environments_fault(env):
+    assert run(env, "x = 1", session="dead").status == "ok_no_output"
+    env.sessions["dead"].child.kill()
+    until(env.sessions["dead"].child.gone)
+    assert run(env, "x", session="dead").status == "killed"
+    assert run(env, "5", session="dead").stdout == "5\n"
+    env.end("dead")
+
+
+def test_a_session_that_takes_nothing_is_ended_by_its_time(env):
+    """A thread of an earlier cell keeps the interpreter from reading a long program."""
+    code = "import threading, time\ndef f():\n    time.sleep(0.2)\n    9 ** (10 ** 8)\nthreading.Thread(target=f, daemon=True).start()"
+    assert run(env, code, session="stuck").status == "ok_no_output"
+    time.sleep(0.5)
+    began = time.monotonic()
+    late = run(env, "import time\ntime.sleep(0.5)\n#" + "x" * (1 << 20), session="stuck", timeout=1.0)
+    assert late.status == "timeout" and time.monotonic() - began < 15
+
+
 # ---------------------------------------------------------------- the environment's own faults
 
 
@@ -241,6 +452,172 @@ def test_a_program_whose_interpreter_was_killed_is_run_again(env):
     assert call.result().stdout == "done\n"
     assert run(env, "x", session="lost").status in ("infra", "error")
     assert [run(env, f"print({k})").stdout for k in range(4)] == [f"{k}\n" for k in range(4)]
+
+
+def test_an_interpreter_that_no_longer_answers_is_replaced(monkeypatch):
+    monkeypatch.setattr(worker, "PATIENCE", 1.0)
+    with Environment(level="rlimit-only", preload=()) as env:
+        for one in env.workers:
+            os.kill(one.process.pid, signal.SIGSTOP)
+        assert [env.submit(Program(f"print({k})")).result(30).stdout for k in range(4)] == [f"{k}\n" for k in range(4)]
+
+
+def test_an_interpreter_does_not_end_with_the_thread_that_began_it():
+    env = Environment(level="rlimit-only", preload=())
+    thread = threading.Thread(target=env.__enter__)
+    thread.start()
+    thread.join()
+    with contextlib.closing(contextlib.ExitStack()) as stack:
+        stack.push(env)
+        began = [one.process.pid for one in env.workers]
+        time.sleep(0.2)
+        assert run(env, "print(1)").stdout == "1\n"
+        assert [one.process.pid for one in env.workers] == began
+
+
+def test_a_service_without_descriptors_fails_its_calls_and_goes_on(monkeypatch):
+    """They come cut short then, and what is missing is not waited for."""
+    with Environment(level="rlimit-only", preload=()) as env:
+        real, short = zygote.unpack, []
+
+        def unpack(channel, size, most):
+            data, descriptors = real(channel, size, most)
+            if data[:1] == zygote.CHILD and len(short) < 2:
+                short.append(data)
+                for one in descriptors[1:]:
+                    os.close(one)
+                return data, descriptors[:1]
+            return data, descriptors
+
+        monkeypatch.setattr(zygote, "unpack", unpack)
+        assert [env.submit(Program("print(1)")).result(60).stdout for _ in range(4)] == ["1\n"] * 4
+        assert len(short) == 2
+
+        def text(_):
+            raise OSError(errno.EMFILE, "none left")
+
+        monkeypatch.setattr(worker, "_text", text)
+        failed = run(env, "print(1)", "input")
+        assert (failed.status, failed.detail) == ("infra", f"[Errno {errno.EMFILE}] none left")
+        assert run(env, "print(1)").stdout == "1\n"
+
+
+def test_a_lost_interpreter_leaves_no_descriptor(monkeypatch):
+    with Environment(level="rlimit-only", preload=()) as env:
+        run(env, "1")
+        for one in env.workers:
+            with one.lock:
+                while one.asked:
+                    one.hear()
+        before = len(os.listdir("/proc/self/fd"))
+        real = worker.Worker.fill
+
+        def fill(self, ended=-1):
+            monkeypatch.setattr(worker.Worker, "fill", real)
+            self.lost()
+            raise worker.Lost("gone")
+
+        monkeypatch.setattr(worker.Worker, "fill", fill)
+        assert run(env, "5", session="a").stdout == "5\n"
+        env.end("a")
+        for one in env.workers:
+            with one.lock:
+                while one.asked:
+                    one.hear()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_where_every_child_ends_at_once_a_call_does_too(monkeypatch):
+    with Environment(level="rlimit-only", preload=()) as env:
+        with monkeypatch.context() as dying:
+            dying.setattr(worker.Child, "gone", lambda child: child.kill() or True)
+            failed = env.submit(Program("1")).result(60)
+        assert (failed.status, failed.detail) == ("infra", "children end before they have a program")
+        assert run(env, "5").stdout == "5\n"
+
+
+def test_where_there_is_no_room_for_a_process_it_is_waited_for(monkeypatch):
+    tried, one = [], zygote.Zygote.__new__(zygote.Zygote)
+    one.level = "rlimit-only"
+
+    def fork(level):
+        tried.append(level)
+        if len(tried) < 3:
+            raise isolation.Refused(errno.EAGAIN, "full")
+        return 7, 8
+
+    monkeypatch.setattr(isolation, "fork", fork)
+    assert one.fork() == (7, 8) and len(tried) == 3
+
+    def refused(level):
+        raise isolation.Refused(errno.EPERM, "no")
+
+    monkeypatch.setattr(isolation, "fork", refused)
+    with pytest.raises(isolation.Refused, match="no"):
+        one.fork()
+
+
+def test_descriptors_of_children_are_not_for_those_of_others(env):
+    for one in env.workers:
+        for child in one.children.values():
+            held = (child.pidfd, child.channel.fileno(), *child.ends)
+            assert not any(map(os.get_inheritable, held))
+
+
+def test_an_environment_that_ends_starts_no_interpreter():
+    with Environment(level="rlimit-only", preload=()) as env:
+        one = env.workers[0]
+        one.part()
+        one.lost()
+        with pytest.raises(Missing, match="has ended"):
+            one.alive()
+
+
+def test_folders_are_removed_however_they_are_left(tmp_path):
+    top = tmp_path / "top"
+    top.mkdir()
+    (tmp_path / "kept").write_text("x")
+    (top / "link").symlink_to(tmp_path / "kept")
+    (top / "folder").symlink_to(tmp_path)
+    here = os.open(top, os.O_RDONLY)
+    for _ in range(1100):
+        os.mkdir("deep", dir_fd=here)
+        below = os.open("deep", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    for mode in (0, 0o300, 0o500):
+        (top / f"{mode}").mkdir()
+        (top / f"{mode}" / "x").write_text("x")
+        (top / f"{mode}").chmod(mode)
+    for k in range(250):
+        (top / f"file{k}").write_text("")
+    zygote.remove(str(top))
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["kept"]
+
+
+def test_folders_that_a_killed_owner_left_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment.tempfile, "tempdir", str(tmp_path))
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, "rlimit-only"],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert owner.stdout.readline() == b"running\n"
+    (held,) = tmp_path.iterdir()
+    monkeypatch.setattr(environment, "FRESH", -1.0)
+    with Environment(level="rlimit-only", preload=()) as env:
+        assert {held, env.scratch} == set(tmp_path.iterdir())
+    owner.kill()
+    owner.wait()
+    with Environment(level="rlimit-only", preload=()) as env:
+        until(lambda: [env.scratch] == list(tmp_path.iterdir()))
+
+
+def test_what_landlock_lacks_is_told():
+    assert isolation.landlock_lack("strict", 0) and isolation.landlock_lack("standard", 0)
+    assert "Linux 6.2" in isolation.landlock_lack("standard", 2)
+    assert not isolation.landlock_lack("strict", 1) and not isolation.landlock_lack("standard", 3)
 
 
 OWNER = """
@@ -348,9 +725,10 @@ def test_what_it_came_to(result, reason, memory, status):
 # ---------------------------------------------------------------- the filter, by a second reading of BPF
 
 
-def decided(code, number, first=0, arch=seccomp.ARCH_X86_64):
+def decided(code, number, *arguments, arch=seccomp.ARCH_X86_64):
     """What a BPF program answers to a system call: an interpreter of the few instructions that seccomp knows."""
-    data = struct.pack("<iIQ6Q", number if number < 1 << 31 else number - (1 << 32), arch, 0, first, 0, 0, 0, 0, 0)
+    given = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
+    data = struct.pack("<iIQ6Q", number if number < 1 << 31 else number - (1 << 32), arch, 0, *given)
     steps = list(struct.iter_unpack("HBBI", code))
     at, value = 0, 0
     while True:
@@ -365,34 +743,54 @@ def decided(code, number, first=0, arch=seccomp.ARCH_X86_64):
             at += yes if holds else no
 
 
-def test_the_filters_say_what_their_tables_say():
+@pytest.mark.parametrize("modes", [True, False])
+def test_the_filters_say_what_their_tables_say(modes):
     """Of a program's two filters the stricter answer holds."""
-    refused, absent = seccomp.RET_ERRNO | errno.EPERM, seccomp.RET_ERRNO | errno.ENOSYS
-    strict = [seccomp.RET_KILL_PROCESS, absent, refused, seccomp.RET_ALLOW]
-    codes = seccomp.outer(), seccomp.inner(7)
+    allowed, killed = seccomp.RET_ALLOW, seccomp.RET_KILL_PROCESS
+    refused, done = seccomp.RET_ERRNO | errno.EPERM, seccomp.RET_ERRNO
+    absent, unfit, lacking = (seccomp.RET_ERRNO | n for n in (errno.ENOSYS, errno.ENOTTY, errno.EOPNOTSUPP))
+    strict = [killed, absent, unfit, lacking, refused, done, allowed]
+    codes = seccomp.outer(), seccomp.inner(7, modes=modes)
 
-    def both(number, **more):
-        return min((decided(code, number, **more) for code in codes), key=strict.index)
+    def both(number, *arguments, **more):
+        return min((decided(code, number, *arguments, **more) for code in codes), key=strict.index)
 
-    special = {seccomp.CLONE, seccomp.CLONE3, seccomp.PRCTL, *seccomp.SIGNALS.values()}
-    assert not set(seccomp.ALLOWED.values()) & (set(seccomp.REFUSED.values()) | special | set(seccomp.WARDEN.values()))
-    assert not (set(seccomp.REFUSED.values()) | set(seccomp.WARDEN.values())) & special
-    for number in range(600):
-        want = seccomp.RET_KILL_PROCESS
-        if number in seccomp.ALLOWED.values():
-            want = seccomp.RET_ALLOW
-        elif number in seccomp.REFUSED.values() or number in special - {seccomp.CLONE3}:
-            want = refused
-        elif number == seccomp.CLONE3:
-            want = absent
-        assert both(number) == want, number
+    groups = [
+        seccomp.ALLOWED, seccomp.REFUSED, seccomp.LACKING, seccomp.MODES, seccomp.TIMES, seccomp.OF_ONESELF, seccomp.SIGNALS,
+        {"clone": seccomp.CLONE, "clone3": seccomp.CLONE3, "prctl": seccomp.PRCTL, "ioctl": seccomp.IOCTL, "fcntl": seccomp.FCNTL, "socketpair": seccomp.SOCKETPAIR},
+    ]  # fmt: skip
+    numbers = [number for group in groups for number in group.values()]
+    assert len(set(numbers)) == len(numbers) and not set(seccomp.WARDEN.values()) & (
+        set(numbers) - set(seccomp.REFUSED.values())
+    )
+    want = dict.fromkeys(range(600), killed)
+    want |= dict.fromkeys(seccomp.ALLOWED.values(), allowed) | dict.fromkeys(seccomp.REFUSED.values(), refused)
+    want |= dict.fromkeys(seccomp.LACKING.values(), lacking) | {seccomp.CLONE3: absent}
+    want |= dict.fromkeys(seccomp.MODES.values(), allowed if modes else done)
+    want |= dict.fromkeys(seccomp.TIMES.values(), allowed if modes else refused)  # by a time of null: now
+    want |= dict.fromkeys(seccomp.SIGNALS.values(), refused) | dict.fromkeys(seccomp.OF_ONESELF.values(), allowed)
+    want |= {seccomp.CLONE: refused, seccomp.PRCTL: refused, seccomp.IOCTL: unfit, seccomp.FCNTL: allowed, seccomp.SOCKETPAIR: refused}  # fmt: skip
+    assert {number: both(number) for number in range(600)} == want
     for number in seccomp.SIGNALS.values():
-        assert both(number, first=7) == seccomp.RET_ALLOW and both(number, first=8) == refused
-    assert both(seccomp.CLONE, first=0x3D0F00) == seccomp.RET_ALLOW  # as pthread_create asks
-    assert both(seccomp.CLONE, first=17) == refused
-    assert [both(seccomp.PRCTL, first=one) for one in (15, 1, 22)] == [seccomp.RET_ALLOW, refused, refused]
-    assert both(0, arch=0x40000003) == both(seccomp.X32_BIT) == seccomp.RET_KILL_PROCESS
-    assert all(len(code) // 8 < 4096 for code in codes) and len(codes[1]) // 8 < 64  # short: installed in every child
+        assert both(number, 7) == allowed and both(number, 8) == refused
+    for number in seccomp.OF_ONESELF.values():
+        assert both(number, 7) == both(number, 1) == refused
+    for number in seccomp.TIMES.values():
+        assert both(number, 0, 0, 0x7FFF12345678) == (allowed if modes else done)
+    assert both(seccomp.CLONE, 0x3D0F00) == allowed  # as pthread_create asks
+    assert both(seccomp.CLONE, 17) == refused
+    assert [both(seccomp.PRCTL, one) for one in (15, 1, 22, 4)] == [allowed, refused, refused, refused]
+    # F_GETFL, F_SETLK, F_DUPFD_CLOEXEC; F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_SETPIPE_SZ
+    assert {both(seccomp.FCNTL, 3, one) for one in (3, 6, 1030)} == {allowed}
+    assert {both(seccomp.FCNTL, 3, one) for one in (8, 10, 15, 1024, 1031)} == {refused}
+    # TCGETS, FIOCLEX; FIOSETOWN, FIOASYNC, TIOCSTI, FS_IOC_SETFLAGS
+    assert {both(seccomp.IOCTL, 3, one) for one in (0x5401, 0x5451)} == {allowed}
+    assert {both(seccomp.IOCTL, 3, one) for one in (0x8901, 0x5452, 0x5412, 0x40086602)} == {unfit}
+    # streams and packets of AF_UNIX, also as Python asks for them (SOCK_CLOEXEC); datagrams, raw, other families
+    assert {both(seccomp.SOCKETPAIR, 1, one) for one in (1, 5, 0x80001)} == {allowed}
+    assert {both(seccomp.SOCKETPAIR, *one) for one in ((1, 2), (1, 3), (1, 0x80002), (2, 1), (30, 5))} == {refused}
+    assert both(0, arch=0x40000003) == both(seccomp.X32_BIT) == killed
+    assert all(len(code) // 8 < 4096 for code in codes) and len(codes[1]) // 8 < 80  # short: installed in every child
 
 
 def test_numbers_of_system_calls_are_the_kernels():
@@ -412,9 +810,14 @@ def test_numbers_of_system_calls_are_the_kernels():
     tables = (
         seccomp.ALLOWED
         | seccomp.REFUSED
+        | seccomp.LACKING
+        | seccomp.MODES
+        | seccomp.TIMES
+        | seccomp.OF_ONESELF
         | seccomp.SIGNALS
         | seccomp.WARDEN
         | {"clone": seccomp.CLONE, "clone3": seccomp.CLONE3, "prctl": seccomp.PRCTL}
+        | {"ioctl": seccomp.IOCTL, "fcntl": seccomp.FCNTL, "socketpair": seccomp.SOCKETPAIR}
     )
     assert {name: number for name, number in tables.items() if name in known} == {
         name: known[name] for name in tables if name in known
@@ -443,9 +846,9 @@ def test_no_variable_of_the_services_own_reaches_a_program(env):
 
 
 def test_a_child_that_was_killed_while_it_waited_is_passed_over(env):
-    for worker in env.workers:
-        with worker.lock:
-            for child in worker.parked:
+    for one in env.workers:
+        with one.lock:
+            for child in one.parked:
                 child.kill()
                 until(child.gone)
     assert [run(env, f"print({k})").stdout for k in range(4)] == [f"{k}\n" for k in range(4)]

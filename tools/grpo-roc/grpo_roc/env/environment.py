@@ -9,9 +9,10 @@ its own (its warm interpreter was killed, say) is tried again, and never counted
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
-import shutil
 import signal
 import tempfile
 import threading
@@ -23,7 +24,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from grpo_roc.env.worker import Child, Lost, Played, Worker, play
+from grpo_roc.env.worker import Child, Lost, Played, Worker, folder, play
+from grpo_roc.env.zygote import remove
 from tenfold_shared import Missing
 
 Level = Literal["strict", "standard", "rlimit-only"]  # isolation.LEVELS
@@ -32,6 +34,8 @@ PRELOAD = ("math", "cmath", "fractions", "decimal", "itertools", "functools", "c
 LIGHT = ("math", "itertools", "functools", "collections", "re", "string", "operator", "sys", "os", "time")
 GREAT = ("numpy", "sympy", "scipy", "mpmath", "pandas")
 TRIES = 3  # of a program that the environment failed
+PREFIX = "grpo-roc-env-"  # of folders among temporary ones
+FRESH = 60.0  # seconds in which who made such a folder has it held
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -91,10 +95,9 @@ class Slot:
         ):
             if wanted or (not had and name == "light"):
                 had += tuple(wanted)
-                folder = scratch / name
-                folder.mkdir(parents=True, mode=0o755)
+                folder(scratch / name)
                 named = re.compile(rf"\b({'|'.join(map(re.escape, wanted))})\b") if self.tiers else None
-                self.tiers.append((named, Worker(settings, folder, had)))
+                self.tiers.append((named, Worker(settings, scratch / name, had)))
 
     def worker(self, program: Program) -> Worker:
         """A session's later cells may name what its first does not."""
@@ -175,6 +178,15 @@ class Line:
             return left
 
 
+class Forgotten(Exception):
+    """A session's process was lost, by the environment's fault, and what its cells knew."""
+
+
+class Session(msgspec.Struct):
+    child: Child
+    busy: bool = True  # a cell runs in it, whose thread ends it
+
+
 class Environment:
     """The environment, for callers of any thread. Raises Missing where its level is not to be had here."""
 
@@ -182,26 +194,27 @@ class Environment:
         self.settings = msgspec.structs.replace(settings or Settings(), **more)
         self.line = Line()
         self.slots: list[Slot] = []
-        self.sessions: OrderedDict[str, Child] = OrderedDict()
+        self.sessions: OrderedDict[str, Session] = OrderedDict()
         self.lock = threading.Lock()  # of the sessions
         self.threads: list[threading.Thread] = []
         self.scratch = Path()
+        self.held = -1
 
     def __enter__(self) -> Environment:
-        self.scratch = Path(tempfile.mkdtemp(prefix="grpo-roc-"))
-        os.chmod(self.scratch, 0o755)
-        self.slots = [Slot(self.settings, self.scratch / str(number)) for number in range(self.settings.workers)]
+        self.scratch, self.held = claim()
         try:
-            for one in self.workers:
-                one.launch()
-            for one in self.workers:
-                one.ready()
+            self.slots = [Slot(self.settings, self.scratch / str(number)) for number in range(self.settings.workers)]
+            # an interpreter ends with the thread that started it, which whoever calls this may not keep
+            begun = [Future[None]() for _ in self.slots]
+            for slot, future in zip(self.slots, begun, strict=True):
+                thread = threading.Thread(target=self._work, args=(slot, future), daemon=True)
+                self.threads.append(thread)
+                thread.start()
+            for future in begun:
+                future.result()
         except BaseException:
             self._end()
             raise
-        self.threads = [threading.Thread(target=self._work, args=(slot,), daemon=True) for slot in self.slots]
-        for thread in self.threads:
-            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -211,12 +224,17 @@ class Environment:
         for job in self.line.close():
             job.future.cancel()
         for worker in self.workers:
+            worker.part()
+        for worker in self.workers:
             worker.stop()
         for thread in self.threads:
             thread.join()
         for name in list(self.sessions):
             self.end(name)
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        remove(str(self.scratch))
+        if self.held >= 0:
+            os.close(self.held)
+            self.held = -1
 
     @property
     def workers(self) -> list[Worker]:
@@ -235,17 +253,37 @@ class Environment:
         return self.submit(program).result()
 
     def end(self, name: str) -> bool:
-        """End a session; whether there was one."""
+        """End a session, in the midst of a cell too; whether there was one."""
         with self.lock:
-            child = self.sessions.pop(name, None)
-        if child is None:
+            found = self.sessions.pop(name, None)
+        if found is None:
             return False
-        child.worker.discard(child)
+        self._leave(found)
         return True
+
+    def _leave(self, session: Session) -> None:
+        """Of one that is no longer listed."""
+        with self.lock:
+            busy = session.busy
+            if busy:
+                session.child.kill()
+        if not busy:
+            session.child.worker.discard(session.child)
 
     # ------------------------------------------------------------ in a slot's thread
 
-    def _work(self, slot: Slot) -> None:
+    def _work(self, slot: Slot, begun: Future[None]) -> None:
+        try:
+            for _, worker in slot.tiers:
+                with worker.lock:
+                    worker.launch()
+            for _, worker in slot.tiers:
+                with worker.lock:
+                    worker.ready()
+        except BaseException as problem:  # for whoever waits to see
+            begun.set_exception(problem)
+            return
+        begun.set_result(None)
         while True:
             job = self.line.get()
             if job is None:
@@ -274,14 +312,11 @@ class Environment:
                 break
             try:
                 played = self._once(worker, program) if program.session is None else self._cell(worker, program)
-            except Missing as problem:
+            except Forgotten as problem:
                 why = str(problem)
-            except Lost as problem:
+                break
+            except (Lost, Missing, OSError) as problem:
                 why = str(problem)
-                if program.session is not None:
-                    self.end(program.session)
-                    why = f"the session's process was lost, and its state with it: {why}"
-                    break
             else:
                 result = outcome(played, self.settings.timeout if program.timeout is None else program.timeout)
                 result.queue_s = round(began - job.asked, 6)
@@ -300,18 +335,34 @@ class Environment:
         name = program.session
         assert name is not None
         with self.lock:
-            child = self.sessions.get(name)
-        if child is None:
-            child = worker.take(keep=True)
-            with self.lock:
-                self.sessions[name] = child
-            self._bound()
-        with self.lock:
-            if name in self.sessions:
+            session = self.sessions.get(name)
+            known = session is not None
+            if session is not None:
+                session.busy = True
                 self.sessions.move_to_end(name)
-        played = play(child, program, self.settings, session=True)
-        if played.ended is not None or played.reason is not None:
-            self.end(name)
+        if session is None:
+            session = Session(worker.take(keep=True))
+            with self.lock:
+                self.sessions[name] = session
+        over = True
+        try:
+            self._bound()
+            played = play(session.child, program, self.settings, session=True)
+            over = played.ended is not None or played.reason is not None
+        except (Lost, OSError) as problem:
+            if self.sessions.get(name) is not session:  # it was ended before the cell had begun
+                return Played(b"", b"", 0.0, "killed", None, 1, False)
+            if known:
+                raise Forgotten(f"the session's process was lost, and its state with it: {problem}") from None
+            raise
+        finally:
+            with self.lock:
+                session.busy = False
+                listed = self.sessions.get(name) is session
+                if listed and over:
+                    del self.sessions[name]
+            if over or not listed:
+                self._leave(session)
         return played
 
     def _bound(self) -> None:
@@ -319,10 +370,30 @@ class Environment:
         while True:
             with self.lock:
                 over = len(self.sessions) - self.settings.sessions
-                oldest = next((name for name in self.sessions if name not in self.line.sessions), None)
-            if over <= 0 or oldest is None:
-                return
-            self.end(oldest)
+                oldest = next((name for name, one in self.sessions.items() if not one.busy), None)
+                if over <= 0 or oldest is None:
+                    return
+                session = self.sessions.pop(oldest)
+            self._leave(session)
+
+
+def claim() -> tuple[Path, int]:
+    """A folder of our own among temporary ones, and a descriptor that holds it for as long as this process is there: folders of those that were killed are removed."""
+    for one in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            held = os.open(one, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                told = os.fstat(held)
+                if told.st_uid == os.geteuid() and time.time() - told.st_mtime > FRESH:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    remove(str(one))
+            finally:
+                os.close(held)
+    scratch = Path(tempfile.mkdtemp(prefix=PREFIX))
+    scratch.chmod(0o755)
+    held = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    return scratch, held
 
 
 def outcome(played: Played, timeout: float) -> Result:

@@ -1,6 +1,6 @@
 """What a program may do: namespaces, Landlock, seccomp and limits of resources, by plain system calls (no privilege, no container daemon).
 
-    strict       own user, mount, network, IPC, host-name and process namespaces; Landlock; seccomp; limits
+    strict       own user, mount, network, IPC, host-name and process namespaces, a file system with what may be read and one folder; Landlock; seccomp; limits
     standard     Landlock; seccomp; limits
     rlimit-only  limits, and the clock outside: no boundary against a program that means harm
 
@@ -11,6 +11,7 @@ last. Constants are of the Linux x86-64 ABI.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import resource
 import struct
@@ -35,14 +36,18 @@ NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET, NEWCGROUP = (
 CLONE_PIDFD, CLONE_CHILD_SETTID, CLONE_CHILD_CLEARTID = 0x1000, 0x1000000, 0x200000
 SIGCHLD = 17
 SYS_PRCTL, SYS_CAPSET, SYS_MADVISE, SYS_CLOSE, SYS_MOUNT, SYS_UMOUNT, SYS_UNSHARE = 157, 126, 28, 3, 165, 166, 272
+SYS_PIVOT_ROOT, SYS_MOUNT_SETATTR = 155, 442
 MADV_COLLAPSE, GREAT_PAGE = 25, 2 << 20
 SYS_CLONE, SYS_LANDLOCK_CREATE, SYS_LANDLOCK_ADD, SYS_LANDLOCK_RESTRICT = 56, 444, 445, 446
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
-MNT_DETACH = 2
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 22, 24, 36, 38
-PR_GET_TID_ADDRESS = 40
+MNT_DETACH, AT_FDCWD, AT_RECURSIVE = 2, -100, 0x8000
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_SUBREAPER = 1, 4, 22, 24, 36
+PR_SET_NO_NEW_PRIVS, PR_GET_TID_ADDRESS = 38, 40
 NOBODY = 65534
 CAPS_NEEDED = (6, 7, 21)  # to make a strict child: setgid, setuid, sys_admin
+CAP_READ = 2  # others' files too, such as the interpreter, where Landlock allows it
+CAPS_VERSION = 0x20080522
+PROGRAM = "/program/home"  # a strict child's folder; rules are of the one above, as Landlock does not look at that on which something is mounted
 
 # Landlock: what is handled (denied unless a rule allows it) by ABI, and what reading and running needs.
 FS_EXECUTE, FS_WRITE, FS_READ, FS_READ_DIR = 1, 2, 4, 8
@@ -97,9 +102,9 @@ def _made(call: tuple[int, ...]) -> None:
 # ---------------------------------------------------------------- namespaces
 
 
-def enclose(scratch: str, size: int) -> None:
-    """This process (single-threaded) into namespaces of its own, in which it is root of nothing outside: no network, a mount table whose changes stay here, and a small file system of
-    `size` bytes in memory at `scratch`. Raises Refused."""
+def enclose(root: str, paths: list[str]) -> None:
+    """This process (single-threaded) into namespaces of its own, in which it is root of nothing outside: no network, and a file system that has `paths`, to be read, under their own names, and an empty
+    folder PROGRAM. It is built at the folder `root`, and the one that was is let go. Raises Refused."""
     uid, gid = os.geteuid(), os.getegid()
     # root may map a second, unprivileged user, under which programs run; others have but themselves
     maps = f"0 {uid} 1\n" + (f"{NOBODY} {NOBODY} 1\n" if uid == 0 else "")
@@ -128,7 +133,50 @@ def enclose(scratch: str, size: int) -> None:
         code = os.waitstatus_to_exitcode(status)
         raise Refused(code, f"uid_map: {os.strerror(code)}")
     _call("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
-    _mount_memory(scratch, size)
+    _mount_memory(root, 1 << 16, 0o755)
+    os.makedirs(root + PROGRAM, 0o755)
+    bound: list[str] = []
+    for path in filter(os.path.exists, paths):
+        _mirror(root, path, bound)
+    if not os.path.lexists(f"{root}/dev/shm"):  # where semaphores are files
+        os.makedirs(f"{root}/dev", 0o755, exist_ok=True)
+        os.symlink(PROGRAM, f"{root}/dev/shm")
+    # struct mount_attr: set, clear, propagation, user namespace
+    told = struct.pack("=QQQQ", MS_RDONLY | MS_NOSUID, 0, 0, 0)
+    _syscall(SYS_MOUNT_SETATTR, ctypes.c_int(AT_FDCWD), os.fsencode(root), ctypes.c_uint(AT_RECURSIVE), told, ctypes.c_size_t(len(told)))  # fmt: skip
+    os.chdir(root)
+    _syscall(SYS_PIVOT_ROOT, b".", b".")  # the old one lies on the new one then
+    _call("umount2", b".", MNT_DETACH)
+    os.chdir("/")
+
+
+def _mirror(root: str, path: str, bound: list[str]) -> None:
+    """Below `root` the folders and links that lead to `path`, and there what it names, mounted; bound: what is there already, and this."""
+    at, parts = "", [part for part in reversed(path.split("/")) if part]
+    while parts:
+        part = parts.pop()
+        if part in (".", ".."):
+            at = os.path.dirname(at) if part == ".." else at
+            continue
+        here = f"{at}/{part}"
+        if any(f"{here}/".startswith(f"{one}/") for one in bound):
+            return
+        if os.path.islink(here):
+            target = os.readlink(here)
+            if not os.path.lexists(root + here):
+                os.symlink(target, root + here)
+            at = "" if target.startswith("/") else at
+            parts += [part for part in reversed(target.split("/")) if part]
+        elif parts:
+            os.makedirs(root + here, 0o755, exist_ok=True)
+            at = here
+        else:
+            if os.path.isdir(here):
+                os.makedirs(root + here, 0o755, exist_ok=True)
+            else:
+                os.close(os.open(root + here, os.O_CREAT | os.O_CLOEXEC, 0o644))
+            _call("mount", os.fsencode(here), os.fsencode(root + here), None, MS_BIND | MS_REC, None)
+            bound.append(here)
 
 
 def _write(path: str, text: str) -> None:
@@ -136,15 +184,9 @@ def _write(path: str, text: str) -> None:
         stream.write(text)
 
 
-def _mount_memory(path: str, size: int) -> None:
-    _call(
-        "mount",
-        b"tmpfs",
-        path.encode(),
-        b"tmpfs",
-        MS_NOSUID | MS_NODEV,
-        f"size={size},nr_inodes=4096,mode=0777".encode(),
-    )
+def _mount_memory(path: str, size: int, mode: int) -> None:
+    told = f"size={size},nr_inodes=4096,mode={mode:04o}".encode()
+    _call("mount", b"tmpfs", os.fsencode(path), b"tmpfs", MS_NOSUID | MS_NODEV, told)
 
 
 def fork(level: str) -> tuple[int, int]:
@@ -167,6 +209,17 @@ def landlock_abi() -> int:
     """The kernel's version of Landlock; 0 where there is none."""
     found = int(_libc.syscall(ctypes.c_long(SYS_LANDLOCK_CREATE), None, ctypes.c_size_t(0), ctypes.c_uint32(1)))
     return max(found, 0)
+
+
+def landlock_lack(level: str, abi: int) -> str:
+    """What is missing of it for a level; "" where nothing is."""
+    if abi < 1:
+        return "the kernel has no Landlock (Linux 5.13 with CONFIG_SECURITY_LANDLOCK, and `landlock` in its lsm list)"
+    if abi < 3 and level == "standard":  # at level strict all but the program's folder is mounted to be read
+        return (
+            f"the kernel's Landlock (version {abi}) lets files be cut short that may only be read (Linux 6.2 does not)"
+        )
+    return ""
 
 
 def handled(abi: int) -> int:
@@ -213,14 +266,15 @@ def restrict(rules: int) -> None:
 
 
 class Limits:
-    """Of one program: memory (address space, bytes), file_size (bytes) and descriptors, both soft and hard, so that they cannot be raised again."""
+    """Of one program: memory (address space, bytes), file_size (bytes), descriptors and threads, both soft and hard, so that they cannot be raised again."""
 
-    def __init__(self, memory: int, file_size: int, descriptors: int) -> None:
+    def __init__(self, memory: int, file_size: int, descriptors: int, threads: int) -> None:
         """What a zygote can bear itself holds from here on, and is inherited; the rest is set in a child."""
         for which, most in (
             (resource.RLIMIT_FSIZE, file_size),
             (resource.RLIMIT_CORE, 0),
             (resource.RLIMIT_STACK, 8 << 20),
+            (resource.RLIMIT_SIGPENDING, 1024),  # which is counted for all that a user has
         ):
             least = _least(which, most)
             resource.setrlimit(which, (least, least))
@@ -229,12 +283,14 @@ class Limits:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self.descriptors = _least(resource.RLIMIT_NOFILE, descriptors)
         self.memory = _least(resource.RLIMIT_AS, memory)
+        self.threads = _least(resource.RLIMIT_NPROC, threads)
         self.cpu = _least(resource.RLIMIT_CPU, 1 << 40)
 
     def apply(self, cpu: float) -> None:
         """In a child. cpu: seconds; what it has had until now is little."""
         resource.setrlimit(resource.RLIMIT_NOFILE, (self.descriptors, self.descriptors))
         resource.setrlimit(resource.RLIMIT_AS, (self.memory, self.memory))
+        resource.setrlimit(resource.RLIMIT_NPROC, (self.threads, self.threads))
         seconds = min(int(cpu + 1.999), self.cpu)
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
 
@@ -267,8 +323,8 @@ def _prctl(option: int, second: int = 0, third: int = 0) -> None:
 class Confinement:
     """What a child is held to, prepared in its zygote as far as can be: a child makes few system calls, and touches little of the memory that must then be copied for it.
 
-    strict: the zygote `enclose`s itself, gets a small read-only file system at `scratch`, and before each fork enters a new mount namespace and mounts a new file system on that one's folder, which it leaves
-    to the child; the ruleset of Landlock is of the small one, and so the same for all.
+    strict: the zygote `enclose`s itself, and before each fork enters a new mount namespace and mounts a new file system on PROGRAM, which it leaves to the child; the ruleset of Landlock is of the folder above it,
+    and so the same for all.
     standard: every child has a folder of its own below `scratch`, and a ruleset made for it."""
 
     def __init__(
@@ -284,18 +340,17 @@ class Confinement:
         if level == "rlimit-only":
             return
         self.abi = landlock_abi()
+        lack = landlock_lack(level, self.abi)
+        if lack:
+            raise Refused(errno.ENOSYS, lack)
         self.readable, self.usable = (
             [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in paths if os.path.exists(path)]
             for paths in (readable, usable)
         )
         if level == "strict":
-            enclose(scratch, 1 << 16)
-            _prctl(PR_SET_PDEATHSIG, 9)  # which new credentials may have cleared
-            self.folder = os.path.join(scratch, "program")
-            os.mkdir(self.folder, 0o755)
-            flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV
-            _call("mount", None, scratch.encode(), None, flags, None)
-            self.rules = ruleset(self.readable, self.usable, scratch, self.abi)
+            enclose(scratch, [*readable, *usable])
+            self.folder = PROGRAM
+            self.rules = ruleset(self.readable, self.usable, os.path.dirname(self.folder), self.abi)
             for one in (*self.readable, *self.usable):
                 os.close(one)
             self.options = [
@@ -310,9 +365,9 @@ class Confinement:
                 (SYS_MOUNT, kind, target, kind, MS_NOSUID | MS_NODEV, options),
             ]
             _made(self.next[2])
-            self.nothing = [ctypes.create_string_buffer(one) for one in (struct.pack("=Ii", 0x20080522, 0), bytes(24))]
             bound_capabilities(keep=CAPS_NEEDED)
-            self.inner = Filter(seccomp.inner(1))
+            self.nothing = capabilities(())
+            self.inner = Filter(seccomp.inner(1, modes=True))
             # in this order, when all else is done: no capability, Landlock, the filter
             self.last += [
                 (SYS_CAPSET, *map(ctypes.addressof, self.nothing), 0, 0, 0),
@@ -320,6 +375,12 @@ class Confinement:
                 (SYS_CLOSE, self.rules, 0, 0, 0, 0),
                 (SYS_PRCTL, PR_SET_SECCOMP, 2, self.inner.address, 0, 0),
             ]
+        elif os.geteuid() == 0 and not own_user:
+            # programs will be the same user: it keeps no power over limits, other processes and the machine
+            few = capabilities((CAP_READ,))
+            _made((SYS_CAPSET, *map(ctypes.addressof, few), 0, 0, 0))
+        _prctl(PR_SET_PDEATHSIG, 9)  # which new credentials may have cleared
+        _prctl(PR_SET_DUMPABLE, 0)  # no program's crash starts what collects cores, as a limit of 0 alone would
         Filter(seccomp.outer()).install()
 
     def prepare(self) -> str:
@@ -357,7 +418,16 @@ class Confinement:
             restrict(self.rules)
             for one in (self.rules, *self.readable, *self.usable):
                 os.close(one)
-            Filter(seccomp.inner(os.getpid())).install()
+            Filter(seccomp.inner(os.getpid(), modes=False)).install()
+
+
+def capabilities(keep: tuple[int, ...]) -> list[ctypes.Array[ctypes.c_char]]:
+    """The two structures that capset is told, for this process to have `keep` (numbers below 32), to inherit nothing."""
+    bits = sum(1 << one for one in keep)
+    return [
+        ctypes.create_string_buffer(one, len(one))
+        for one in (struct.pack("=Ii", CAPS_VERSION, 0), struct.pack("=6I", bits, bits, 0, 0, 0, 0))
+    ]
 
 
 def bound_capabilities(keep: tuple[int, ...]) -> None:
@@ -367,11 +437,10 @@ def bound_capabilities(keep: tuple[int, ...]) -> None:
             break
 
 
-def gather() -> None:
-    """This process's data into great pages, where the kernel has them (Linux 6.1, "madvise" or "always"): a fork then copies a table of few entries. Where it does not, nothing is lost but time."""
-    with open("/proc/self/maps") as stream:
-        lines = stream.read().splitlines()
-    for line in lines:
+def gather(maps: str) -> None:
+    """This process's data into great pages, where the kernel has them (Linux 6.1, "madvise" or "always"): a fork then copies a table of few entries. Where it does not, nothing is lost but time.
+    maps: what /proc/self/maps says."""
+    for line in maps.splitlines():
         words = line.split()
         if words[1] == "rw-p" and (len(words) == 5 or words[5] == "[heap]"):
             low, high = (int(word, 16) for word in words[0].split("-"))
@@ -382,37 +451,37 @@ def gather() -> None:
 
 def probe() -> dict[str, str]:
     """What is missing here for each level: {} level -> reason; a level that is all there is not named. Tried in children of our own."""
+    import tempfile
+
     missing: dict[str, str] = {}
     if sys.platform != "linux" or os.uname().machine != "x86_64":
         return dict.fromkeys(LEVELS, "Linux on x86-64 is needed")
-    abi = landlock_abi()
-    if abi < 1:
-        missing["standard"] = missing["strict"] = (
-            "the kernel has no Landlock (Linux 5.13 with CONFIG_SECURITY_LANDLOCK, and `landlock` in its lsm list)"
-        )
+    for level in ("strict", "standard"):
+        lack = landlock_lack(level, landlock_abi())
+        if lack:
+            missing[level] = lack
+    if "strict" in missing:
         return missing
 
     def filters() -> None:
         Filter(seccomp.outer()).install()
-        Filter(seccomp.inner(os.getpid())).install()
+        Filter(seccomp.inner(os.getpid(), modes=False)).install()
 
     problem = _tried(filters)
     if problem:
         missing["standard"] = missing["strict"] = f"seccomp filters: {problem}"
         return missing
 
-    def namespaces() -> None:
-        import tempfile
+    with tempfile.TemporaryDirectory() as folder:
 
-        with tempfile.TemporaryDirectory() as folder:
-            enclose(folder, 1 << 20)
+        def namespaces() -> None:
+            enclose(folder, ["/usr", "/dev/null"])
             pid, _ = fork("strict")
             if pid == 0:
                 os._exit(0)
             os.waitpid(pid, 0)
-            _call("umount2", folder.encode(), MNT_DETACH)
 
-    problem = _tried(namespaces)
+        problem = _tried(namespaces)
     if problem:
         missing["strict"] = (
             f"unprivileged namespaces: {problem} (see kernel.unprivileged_userns_clone, user.max_user_namespaces, AppArmor's restrictions)"
@@ -436,6 +505,16 @@ def _tried(what: Callable[[], None]) -> str:
         said = stream.read().decode()
     _, status = os.waitpid(pid, 0)
     return said or ("" if status == 0 else f"ended with {status}")
+
+
+def read_by_all(path: str) -> bool:
+    """Whether any user may read a path, could it but reach it; one that is not there is."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return True
+    needed = 0o005 if mode & 0o170000 == 0o040000 else 0o004
+    return mode & needed == needed
 
 
 def open_to_all(path: str) -> bool:

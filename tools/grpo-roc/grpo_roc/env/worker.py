@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import signal
 import socket
 import struct
@@ -35,9 +34,12 @@ STRINGS = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"} | 
 )
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 ALONE = 5  # milliseconds in which a program's end alone is waited for: most have ended then, and what a pipe holds can be read at once
-PATIENCE = struct.pack("ll", 30, 0)  # for a child to take its program, as struct timeval
+PATIENCE = 30.0  # seconds for a child to take its program, for a warm interpreter to answer
 LINGER = 1.0  # seconds for streams that what a program left behind holds open
-LINGER_CELL = 0.2
+GONE = 50  # children found ended, one after the other, before it is no chance
+GRACE = 2.0  # seconds for a warm interpreter to end
+# A program's; strict ones are counted by themselves, others with all that the user runs.
+THREADS = {"strict": 1 << 12, "standard": 1 << 14, "rlimit-only": 1 << 14}
 UNKILLABLE = 60.0  # seconds beyond its time in which a killed child must have ended
 
 
@@ -64,7 +66,7 @@ class Played(msgspec.Struct):
 
 
 class Child:
-    """A process that waits for programs."""
+    """A process that waits for programs. Whoever plays a program in it, or discards it, closes it; others may kill it."""
 
     def __init__(
         self, pid: int, pidfd: int, channel: socket.socket, ends: list[int], worker: Worker, generation: int
@@ -74,22 +76,30 @@ class Child:
         self.worker, self.generation = worker, generation
         self.ended: Ended | None = None
         self.confined = False
+        self.used = False  # whether it has had a program
+        self.lock = threading.Lock()  # of pidfd: its number may be another process's once it is closed
+
+    def send(self, number: int) -> None:
+        """A signal."""
+        with self.lock:
+            if self.pidfd >= 0:
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(self.pidfd, number)
 
     def kill(self) -> None:
-        with contextlib.suppress(OSError):
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        self.send(signal.SIGKILL)
 
     def gone(self) -> bool:
-        poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
-        return bool(poll.poll(0))
+        return readable_within(self.pidfd, 0)
 
     def close(self) -> None:
-        if self.pidfd >= 0:
+        with self.lock:
+            pidfd, self.pidfd = self.pidfd, -1
+        if pidfd >= 0:
             self.channel.close()
-            for one in (self.pidfd, *self.ends):
+            for one in (pidfd, *self.ends):
                 os.close(one)
-            self.pidfd, self.ends = -1, []
+            self.ends = []
 
     def hear(self) -> tuple[int, bool] | None:
         """What it has said: (exit code, out of memory) of a cell, if that. Raises Lost where it never was ready."""
@@ -121,45 +131,59 @@ class Worker:
         self.asked = 0
         self.generation = 0
         self.ended: dict[int, Ended] = {}
+        self.stopped = False
 
     # ------------------------------------------------------------ its life
 
     def launch(self) -> None:
-        if self.generation:  # what its predecessor's programs left
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Start it; with the lock held. Raises Missing and OSError."""
+        if self.stopped:
+            raise Missing("the environment has ended")
+        left = str(self.folder) if self.generation else ""  # by its predecessor's programs
+        if self.settings.level == "strict" and left:
+            zygote.remove(left)  # nothing; a strict interpreter would not find it
+            left = ""
         self.generation += 1
         self.folder = self.scratch / str(self.generation)
-        self.folder.mkdir(mode=0o755)
-        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        folder(self.folder)
         package = str(Path(__file__).parents[2])
         code = "import sys; sys.path.insert(0, sys.argv[2]); from grpo_roc.env.zygote import main; main()"
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-I", "-c", code, str(theirs.fileno()), package], pass_fds=[theirs.fileno()], env=STRINGS | {"LD_BIND_NOW": "1"}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL, cwd="/", start_new_session=True,
-            )  # fmt: skip
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-s", "-P", "-c", code, str(theirs.fileno()), package], pass_fds=[theirs.fileno()], env=STRINGS | zygote.LOADER, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL, cwd="/", start_new_session=True,
+                )  # fmt: skip
+        except BaseException:
+            mine.close()
+            raise
         self.channel = mine
         self.asked = 0
         settings = self.settings
         mine.send(repr({
             "level": settings.level, "scratch": str(self.folder), "scratch_bytes": settings.scratch, "preload": list(self.preload), "readable": readable(), "usable": DEVICES, "package": package,
-            "memory": settings.memory, "file_size": settings.file_size, "descriptors": settings.descriptors,
+            "memory": settings.memory, "file_size": settings.file_size, "descriptors": settings.descriptors, "threads": THREADS[settings.level], "left": left,
         }).encode())  # fmt: skip
 
     def ready(self) -> None:
-        """Raises Missing where a layer of the level is refused, with what refused it."""
+        """Once it is started, with the lock held. Raises Missing where a layer of the level is refused, with what refused it, and Lost."""
         assert self.channel is not None
-        data = self.channel.recv(zygote.PACKET)
+        try:
+            data = self.channel.recv(zygote.PACKET)
+        except ConnectionError:  # it ended before it had read what it was told
+            data = b""
         if data != zygote.READY:
             self.lost()
             why = data[1:].decode("utf-8", "replace") if data else "its interpreter ended before it was ready"
             raise Missing(f"the code environment at level {self.settings.level}: {why}")
+        self.channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(PATIENCE), 0))
         self.ask(self.settings.parked)
         while self.asked:  # descriptors on their way are counted by the kernel, for all workers together
             self.hear()
 
     def alive(self) -> None:
-        """Start it again where it has gone. Raises Missing."""
+        """Start it again where it has gone. Raises Missing, Lost and OSError."""
         with self.lock:
             if self.channel is None:
                 if self.process is not None:
@@ -168,11 +192,13 @@ class Worker:
                 self.ready()
 
     def lost(self) -> None:
-        """It has gone, and with it, by the kernel, every child."""
+        """It has gone, or no longer answers, and with it, by the kernel, goes every child."""
         with self.lock:
             if self.channel is not None:
                 self.channel.close()
                 self.channel = None
+            if self.process is not None:
+                self.process.kill()
             for child in self.children.values():
                 child.kill()
             for child in self.parked:
@@ -181,20 +207,27 @@ class Worker:
             self.parked.clear()
             self.ended.clear()
 
-    def stop(self) -> None:
-        channel, process = self.channel, self.process
+    def part(self) -> None:
+        """At this it ends its children and itself, and whoever waits for it here is woken. It is not started again."""
+        self.stopped = True
+        channel = self.channel
         if channel is not None:
             with contextlib.suppress(OSError):
-                channel.shutdown(
-                    socket.SHUT_RDWR
-                )  # at which it ends its children and itself, and whoever waits for it here is woken
-        if process is not None:
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self.lost()
+                channel.shutdown(socket.SHUT_RDWR)
+
+    def stop(self) -> None:
+        self.part()
+        while not self.lock.acquire(timeout=0.05):  # whoever has it may just have started another
+            self.part()
+        try:
+            if self.process is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(GRACE)
+            self.lost()
+            if self.process is not None:
+                self.process.wait()
+        finally:
+            self.lock.release()
 
     # ------------------------------------------------------------ its children
 
@@ -215,9 +248,13 @@ class Worker:
         except OSError:
             data, descriptors = b"", []
         if data[:1] == zygote.CHILD:
+            if len(descriptors) < 4:
+                for one in descriptors:
+                    os.close(one)
+                self.lost()
+                raise Lost("no descriptors are left (ulimit -n)")
             (pid,) = zygote.BORN.unpack_from(data, 1)
             channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=descriptors[1])
-            channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, PATIENCE)
             child = self.children[pid] = Child(pid, descriptors[0], channel, descriptors[2:], self, self.generation)
             self.parked.append(child)
             self.asked -= 1
@@ -229,21 +266,25 @@ class Worker:
             raise Lost(data[1:].decode("utf-8", "replace") or "the warm interpreter has gone")
 
     def take(self, *, keep: bool) -> Child:
-        """A child that waits. keep: it will be held for long, so that another is made in its place at once, and not when it ends. Raises Lost and Missing."""
+        """A child that waits. keep: it will be held for long, so that another is made in its place at once, and not when it ends. Raises Lost, Missing and OSError."""
         with self.lock:
             self.alive()
-            while True:
+            for _ in range(GONE):
                 while not self.parked:
                     if not self.asked:
                         self.ask(1)
                     self.hear()
                 child = self.parked.popleft()
-                if not child.gone():
-                    break
-                self.reap(child)  # killed while it waited
-            if keep:
-                self.fill()
-            return child
+                try:
+                    if not child.gone():
+                        if keep:
+                            self.fill()
+                        return child
+                    self.reap(child)  # killed while it waited
+                except BaseException:
+                    child.close()
+                    raise
+            raise Lost("children end before they have a program")
 
     def fill(self, ended: int = -1) -> None:
         """Ask for children until enough wait or are on their way."""
@@ -303,10 +344,14 @@ class Capture:
 
 
 def play(child: Child, program: Program, settings: Settings, *, session: bool) -> Played:
-    """One program in one child, to its end. Raises Lost."""
+    """One program in one child, to its end. Raises Lost and OSError."""
     timeout = settings.timeout if program.timeout is None else program.timeout
-    if child.confined:
+    if session and not child.confined:
+        readable_within(child.channel.fileno(), PATIENCE)
+        child.hear()
+    elif child.used:
         child.hear()  # what it said out of turn
+        child.send(signal.SIGCONT)
     given: list[int] = []  # what the child is to have, and we are not
     reads: list[int] = []
     try:
@@ -324,10 +369,15 @@ def play(child: Child, program: Program, settings: Settings, *, session: bool) -
         code = program.code.encode("utf-8", "surrogatepass")
         header = zygote.HEADER.pack(len(code), 1e6 if session else timeout + 1, session, program.echo)
         began = time.monotonic()
-        _hand(child, header + code, given)
+        refusal = _hand(child, header + code, given, began + (timeout if child.used else PATIENCE))
+        if refusal:
+            if not child.used:
+                raise Lost(f"a child did not take its program: {refusal}")
+            child.kill()  # by what earlier cells did to it
+        child.used = True
         while given:
             os.close(given.pop())
-        return _watch(child, captures, began, timeout, session=session)
+        return _watch(child, captures, began, timeout, refusal, session=session)
     finally:
         for one in (*given, *reads):
             os.close(one)
@@ -342,23 +392,35 @@ def _text(text: str) -> int:
     return descriptor
 
 
-def _hand(child: Child, data: bytes, descriptors: list[int]) -> None:
-    """Raises Lost. A child that does not take what it is given (it is stopped, say) is no program's fault either."""
-    try:
-        sent = child.channel.sendmsg(*zygote.packet(data, descriptors)) if descriptors else child.channel.send(data)
-        if sent < len(data):
-            child.channel.sendall(memoryview(data)[sent:])
-    except OSError as problem:
-        raise Lost(f"a child did not take its program: {problem}") from None
+def _hand(child: Child, data: bytes, descriptors: list[int], until: float) -> str | None:
+    """Give a child its program; what became of it (as a status) where it has gone or, until then, did not take it."""
+    left = memoryview(data)
+    told = zygote.rights(descriptors)
+    while left:
+        try:
+            left = left[child.channel.sendmsg([left], told, socket.MSG_DONTWAIT) :]
+            told = []
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(child.channel, select.POLLOUT)
+            if not poll.poll(max(until - time.monotonic(), 0) * 1000):
+                return "timeout"
+        except ConnectionError:
+            return "killed"
+    return None
 
 
-def _watch(child: Child, captures: list[Capture], began: float, timeout: float, *, session: bool) -> Played:
-    reason: str | None = None
+def _watch(
+    child: Child, captures: list[Capture], began: float, timeout: float, reason: str | None, *, session: bool
+) -> Played:
+    """reason: what it is killed for already."""
     said: tuple[int, bool] | None = None
     open_ = {one.read: one for one in captures}
+    pidfd, channel = child.pidfd, child.channel.fileno()
     poll = select.poll()
-    poll.register(child.pidfd, select.POLLIN)
-    poll.register(child.channel, select.POLLIN)
+    poll.register(pidfd, select.POLLIN)
+    if session:  # one-shot programs have nothing to say that cannot wait for their end
+        poll.register(channel, select.POLLIN)
     deadline, watched, dead = began + timeout, False, False
     while True:
         left = max(deadline + (UNKILLABLE if reason else 0) - time.monotonic(), 0) * 1000
@@ -373,28 +435,33 @@ def _watch(child: Child, captures: list[Capture], began: float, timeout: float, 
                 if open_.pop(number).over:
                     reason = reason or "output_limit"
                     child.kill()
-        if child.pidfd in found:
+        if pidfd in found:
             dead = True
             break
-        if child.channel.fileno() in found:
-            said = child.hear() or said
-            if said is not None and session:
+        if channel in found:
+            said = child.hear()
+            if said is not None:
                 break
-            if found[child.channel.fileno()] & select.POLLHUP:
-                poll.unregister(child.channel)  # a program has closed it; its end is learnt from its process
+            poll.unregister(channel)
+            child.kill()  # it said what no cell says, or can say no more
         if reason is None and time.monotonic() >= deadline:
             reason = "timeout"
             child.kill()
         elif reason is not None and time.monotonic() >= deadline + UNKILLABLE:
             raise Lost("a child did not end when it was killed")
     wall = time.monotonic() - began
-    _rest(open_, LINGER if dead else LINGER_CELL)
-    if reason is None and any(one.over for one in captures):
-        reason = "output_limit"
+    ended: Ended | None = None
     if dead:
         said = child.hear() or said
+        ended = child.worker.reap(child)  # and with it what it left, and what it sent us that holds its streams open
+        _rest(open_, LINGER)
+    else:
+        child.send(signal.SIGSTOP)  # until its next cell: nothing of it runs on
+        for one in open_.values():
+            one.drain()
+    if reason is None and any(one.over for one in captures):
+        reason = "output_limit"
     code, memory = said or (1, False)
-    ended = child.worker.reap(child) if dead else None
     stdout, stderr = (b"".join(one.parts) for one in captures)
     return Played(stdout, stderr, wall, reason, ended, code, memory)
 
@@ -414,8 +481,22 @@ def _rest(open_: dict[int, Capture], seconds: float) -> None:
                 return
 
 
+def readable_within(descriptor: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def folder(path: Path) -> None:
+    """Make it, and what it is in, for any user to enter, whatever our own mask."""
+    if not path.parent.exists():
+        folder(path.parent)
+    path.mkdir()
+    path.chmod(0o755)
+
+
 def readable() -> list[str]:
-    """What a program may read: the interpreter, its base, libraries of the system."""
+    """What a program may read: the interpreter, its base, libraries of the system; by their names and by what those are links to."""
     paths = [
         sys.prefix,
         sys.base_prefix,
@@ -425,4 +506,4 @@ def readable() -> list[str]:
         sysconfig.get_path("platlib"),
     ]
     paths += ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime"]
-    return list(dict.fromkeys(os.path.realpath(path) for path in paths))
+    return list(dict.fromkeys(one for path in paths for one in (path, os.path.realpath(path))))

@@ -20,14 +20,18 @@ import ast
 import atexit
 import builtins
 import contextlib
+import errno
 import gc
 import io
+import itertools
 import linecache
 import os
+import select
 import signal
 import struct
 import sys
 import threading
+import time
 import traceback
 import types
 
@@ -36,6 +40,7 @@ from grpo_roc.env import isolation
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
+    from collections.abc import Iterator
     from typing import Any
 
     Record = dict[str, Any]
@@ -44,6 +49,8 @@ READY, FAILED, CHILD, ENDED = b"R", b"F", b"C", b"E"
 BORN, GONE = struct.Struct("<i"), struct.Struct("<iidq")
 HEADER, DONE = struct.Struct("<Qd??"), struct.Struct("<i?")
 PACKET, PIECE = 1 << 16, 1 << 13
+CLEANING = 0.05  # seconds at a time
+REFUSALS = 200  # tenths of a second in which there may be room for a process again
 REHEARSALS = 20  # the interpreter specialises what has run a few times
 # What these import and remember at their first use is had once, before programs come.
 WARM = {
@@ -59,6 +66,8 @@ sympy.solve(x**2 - 2, x), sympy.solve([x + y - 3, x - y], [x, y]), sympy.factori
 str(sympy.Rational(1, 3) + sympy.sqrt(2)), sympy.N(sympy.pi, 20), sympy.isprime(97), sympy.summation(x, (x, 1, 10))
 """,
 }
+# Of the C library, for a warm interpreter alone: what the loader does at the first call of a function is done, and threads have no arenas of their own, each of which takes 64 MiB of the address space.
+LOADER = {"LD_BIND_NOW": "1", "MALLOC_ARENA_MAX": "1"}
 _exit, _suppress, _dup2, _open, _close = (
     os._exit,
     contextlib.suppress,
@@ -68,14 +77,16 @@ _exit, _suppress, _dup2, _open, _close = (
 )  # a program may replace what the modules hold
 
 
-def packet(data: bytes, descriptors: list[int]) -> tuple[list[bytes], list[tuple[int, int, bytes]]]:
-    """Arguments of sendmsg."""
-    return [data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(descriptors)}i", *descriptors))]
+def rights(descriptors: list[int]) -> list[tuple[int, int, bytes]]:
+    """Descriptors, for sendmsg."""
+    if not descriptors:
+        return []
+    return [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(descriptors)}i", *descriptors))]
 
 
 def unpack(channel: socket, size: int, most: int) -> tuple[bytes, list[int]]:
     """One packet, or the beginning of a stream, with descriptors; b"" when the other end has gone."""
-    data, extra, _, _ = channel.recvmsg(size, _socket.CMSG_SPACE(4 * most))
+    data, extra, _, _ = channel.recvmsg(size, _socket.CMSG_SPACE(4 * most), _socket.MSG_CMSG_CLOEXEC)
     found: list[int] = []
     if not extra:
         return data, found
@@ -131,6 +142,38 @@ def execute(code: str, space: Record, echo: bool) -> tuple[int, bool]:
         return 1, False
 
 
+def removal(folder: str) -> Iterator[None]:
+    """Removes a folder and all below it, whatever its modes and however deep, a little at each step: the folders in it are first moved to beside it. What cannot be removed stays."""
+    made, done = 1, 0
+    while done < made:
+        one = f"{folder}.{done}" if done else folder
+        done += 1
+        gone = True
+        while gone:
+            gone = False
+            with contextlib.suppress(OSError):
+                os.chmod(one, 0o700)
+                with os.scandir(one) as listed:
+                    entries = list(itertools.islice(listed, 100))
+                for entry in entries:
+                    with contextlib.suppress(OSError):
+                        if entry.is_dir(follow_symlinks=False):
+                            os.chmod(entry.path, 0o700)
+                            os.rename(entry.path, f"{folder}.{made}")
+                            made += 1
+                        else:
+                            os.unlink(entry.path)
+                        gone = True
+            yield
+        with contextlib.suppress(OSError):
+            os.rmdir(one)
+
+
+def remove(folder: str) -> None:
+    for _ in removal(folder):
+        pass
+
+
 def tell(code: str) -> None:
     """The exception under way, as the interpreter tells it, without frames of ours."""
     kind, error, trace = sys.exc_info()
@@ -152,14 +195,13 @@ def serve_child(channel: socket, main: types.ModuleType, limits: isolation.Limit
         if not data:
             _exit(0)
         length, cpu, session, echo = HEADER.unpack_from(data)
-        code = data[HEADER.size :]
-        while len(code) < length:
-            part = channel.recv(length - len(code))
-            if not part:
-                _exit(0)
-            code += part
+        code: bytes | bytearray = data[HEADER.size :]
+        if len(code) < length:
+            code = rest(channel, code, length)
         if first:
             limits.apply(cpu)
+        elif len(descriptors) < 3:
+            _exit(70)  # earlier cells hold all that there may be: what this one prints would be lost
         for number, one in enumerate(descriptors):
             _dup2(one, number)
             _close(one)
@@ -177,8 +219,22 @@ def serve_child(channel: socket, main: types.ModuleType, limits: isolation.Limit
         nothing = _open(os.devnull, os.O_RDWR)
         for number in range(3):
             _dup2(nothing, number)
-        _close(nothing)
+        if nothing > 2:  # it is one of them where a cell has closed that
+            _close(nothing)
         channel.send(b"D" + DONE.pack(ended, memory))
+
+
+def rest(channel: socket, begun: bytes | bytearray, length: int) -> bytearray:
+    """A program of `length` bytes that is longer than a piece."""
+    code = bytearray(length)
+    code[: len(begun)] = begun
+    at, view = len(begun), memoryview(code)
+    while at < length:
+        got = channel.recv_into(view[at:])
+        if not got:
+            _exit(0)
+        at += got
+    return code
 
 
 def finish(channel: socket, code: int, memory: bool) -> None:
@@ -220,6 +276,7 @@ class Zygote:
         self.level: str = told["level"]
         self.folder = ""
         self.folders: dict[int, str] = {}
+        self.left = [removal(told["left"])] if told["left"] else []
 
     def run(self) -> None:
         for name in self.told["preload"]:
@@ -228,33 +285,42 @@ class Zygote:
         for name, code in WARM.items():
             if name in sys.modules:
                 exec(code, {})
-        own_user = (
-            os.geteuid() == 0 and self.level != "rlimit-only" and all(map(isolation.open_to_all, self.told["readable"]))
-        )
+        readable, usable = self.told["readable"], self.told["usable"]
+        reached = isolation.read_by_all if self.level == "strict" else isolation.open_to_all
+        own_user = os.geteuid() == 0 and self.level != "rlimit-only" and all(map(reached, readable))
+        os.umask(0o022)
+        maps = open("/proc/self/maps")  # which level strict hides
         self.confinement = isolation.Confinement(
-            self.level,
-            self.told["scratch"],
-            self.told["scratch_bytes"],
-            self.told["readable"],
-            self.told["usable"],
-            own_user,
+            self.level, self.told["scratch"], self.told["scratch_bytes"], readable, usable, own_user
         )
         self.main = types.ModuleType("__main__")
         self.main.__dict__["__builtins__"] = builtins
         sys.modules["__main__"] = self.main
-        self.limits = isolation.Limits(self.told["memory"], self.told["file_size"], self.told["descriptors"])
+        if self.level == "strict":
+            vars(threading.main_thread())["_native_id"] = 1  # as it will be in children
+        told = self.told
+        self.limits = isolation.Limits(told["memory"], told["file_size"], told["descriptors"], told["threads"])
         sys.argv, sys.path[:] = ["<program>"], [path for path in sys.path if path != self.told["package"]]
+        ends = os.pipe()
+        for number in (1, 2):  # on pipes, as in children: what can be sought is asked once
+            os.dup2(ends[1], number)
         streams()
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for number in range(3):  # at level strict it is of a file system whose modes cannot be changed
+            os.dup2(self.null, number)
+        for one in ends:
+            os.close(one)
         rehearse()
-        os.environ.pop(
-            "LD_BIND_NOW", None
-        )  # which spared children what the loader does at the first call of a function
+        for name in LOADER:
+            os.environ.pop(name, None)
         gc.collect()
         gc.freeze()
-        isolation.gather()
+        with maps:
+            isolation.gather(maps.read())
         self.channel.send(READY)
         while True:
+            while self.left and not select.select([self.channel], [], [], 0)[0]:
+                self.clean()
             data = self.channel.recv(PACKET)
             if not data:
                 self.end()
@@ -283,18 +349,29 @@ class Zygote:
             self.folder = folder
             os.environ.update(dict.fromkeys(("HOME", "TMPDIR", "PWD"), folder))
         self.reseed()
-        pid, pidfd = isolation.fork(self.level)
+        pid, pidfd = self.fork()
         if pid == 0:
             self.child(theirs, [mine.fileno(), self.channel.fileno(), self.null, *ends])
         self.confinement.after()
         self.folders[pid] = folder
         for number in (1, 2):
             os.dup2(self.null, number)
-        self.channel.sendmsg(*packet(CHILD + BORN.pack(pid), [pidfd, mine.fileno(), *ends]))
+        self.channel.sendmsg([CHILD + BORN.pack(pid)], rights([pidfd, mine.fileno(), *ends]))
         for one in (pidfd, *ends):
             os.close(one)
         mine.close()
         theirs.close()
+
+    def fork(self) -> tuple[int, int]:
+        """Where there is no room for another process the ones that take it have their time to end: a program that takes it must not end this interpreter, and with it what others run."""
+        for _ in range(REFUSALS):
+            try:
+                return isolation.fork(self.level)
+            except isolation.Refused as problem:
+                if problem.errno not in (errno.EAGAIN, errno.ENOMEM):
+                    raise
+            time.sleep(0.1)
+        return isolation.fork(self.level)
 
     def child(self, channel: socket, others: list[int]) -> None:
         try:
@@ -302,6 +379,7 @@ class Zygote:
                 os.close(one)
             if self.level != "strict":
                 os.setsid()  # by which what it leaves is known
+                vars(threading.main_thread())["_native_id"] = os.getpid()
             self.confinement.enter()
             serve_child(channel, self.main, self.limits)
         except BaseException as problem:
@@ -320,9 +398,11 @@ class Zygote:
 
     def sweep(self, folder: str) -> None:
         """What a program at a lower level leaves: its folder, and processes that were handed to us."""
-        import shutil  # which has much with it that a strict child has no use for
-
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            os.rmdir(folder)  # most have left nothing
+        except OSError:
+            self.left.append(removal(folder))
+        self.clean()
         if self.level != "rlimit-only":
             return
         for _ in range(100):
@@ -335,6 +415,13 @@ class Zygote:
             for one in left:
                 with contextlib.suppress(OSError):
                     os.waitpid(one, os.WNOHANG)
+
+    def clean(self) -> None:
+        """Remove what programs have left, the last first, but not for long: they may leave more than can be removed while others wait."""
+        until = time.monotonic() + CLEANING
+        while self.left and time.monotonic() < until:
+            if next(self.left[-1], self) is self:
+                self.left.pop()
 
     def end(self) -> None:
         for pid in self.folders:

@@ -20,3 +20,6 @@ grpo-roc analyze transcripts.jsonl --json > rates.json
 code=0; grpo-roc train problems.jsonl --group-size 4 -o run 2> missing.txt || code=$?
 test "$code" = 3 && grep -q "pip install 'grpo-roc\[hf\]'" missing.txt
 grpo-roc toy --task tabular --seeds 2 --steps 2 -q > toy.txt
+grpo-roc simulate --generate 32 --engines 2 --cache-tokens 65536 --json > simulated.json && grep -q '"kv-mean"' simulated.json
+code=0; grpo-roc plan 2> missing.txt || code=$?
+test "$code" = 3 && grep -q "pip install 'grpo-roc\[hf\]'" missing.txt

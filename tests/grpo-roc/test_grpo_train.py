@@ -20,6 +20,7 @@ from grpo_roc.env import isolation
 from grpo_roc.train import Plan, Stage, Watch
 from tenfold_shared import BadInput
 
+pytestmark = pytest.mark.xdist_group("train")  # one cold start for all
 LEVEL = next(level for level in isolation.LEVELS if level not in isolation.probe())
 BIN = Path(sys.executable).parent / "grpo-roc"
 COMMON = ["--level", LEVEL, "--workers", 1, "--dtype", "float32", "--device", "cpu"]

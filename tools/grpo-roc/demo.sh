@@ -17,5 +17,8 @@ grep '^grpo-roc:' "$out/explained.txt" > "$out/figure.txt"
 say grpo-roc exec "$examples/calls.jsonl" --jsonl -o "$out/calls.jsonl" 2> >(tee "$out/calls.txt" >&2)
 sleep 0.2
 cat "$out/calls.txt" >> "$out/figure.txt"
+say grpo-roc toy --arms roc,grpo-2g --seeds 1 --steps 40 -o "$out/toy" > "$out/toy.txt"
+cp "$out/toy/error_share.png" "$out/picture.png"
+cat "$out/toy.txt" >&2
 echo $((SECONDS - started)) > "$out/seconds.txt"
 echo "grpo-roc demo: $(cat "$out/seconds.txt") s; outputs in $out" >&2

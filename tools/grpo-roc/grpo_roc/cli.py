@@ -522,6 +522,85 @@ def toy(task: Any, arms: str, steps: int | None, turns: int | None, level: Any, 
     return work.run(replace(work.DEFAULTS[task], **asked), names, **given)
 
 
+# ---------------------------------------------------------------- before a run
+
+POLICIES = ["static", "least", "kv", "kv-quantile", "kv-mean", "turns"]
+
+
+@main.command(short_help="How long a step's rollouts take, by who is sent where and when.")
+@files_argument(metavar="[TRACES]...")
+@click.option("--engines", type=click.IntRange(min=1), default=8, show_default=True, help="Engines, all alike.")
+@click.option("--cache-tokens", type=click.IntRange(min=1), required=True, metavar="N", help="Tokens that an engine's KV cache holds (plan tells them).")  # fmt: skip
+@click.option("--max-length", type=click.IntRange(min=1), metavar="L", help="Tokens of a response at most, the tools' among them.  [the longest trace; 12288 with --generate]")  # fmt: skip
+@click.option("--policy", "policies", type=click.Choice([*POLICIES, "all"]), multiple=True, default=["all"], show_default=True, help="Who is sent where (repeatable); turns is a barrier after each turn, tools one by one.")  # fmt: skip
+@click.option("--block", type=click.IntRange(min=1), default=16, show_default=True, help="Tokens of a block of the cache.")  # fmt: skip
+@click.option("--rate-curve", metavar="FILE", help="Measured: JSON [[batch, tokens a second], ...]; in place of the next two.")  # fmt: skip
+@click.option("--rate-alone", type=Share(min=0, min_open=True), default=100.0, show_default=True, help="r1 of r(b) = r1 b / (1 + b / H): about the tokens a second of one trajectory alone.")  # fmt: skip
+@click.option("--half-batch", type=Share(min=0, min_open=True), default=32.0, show_default=True, help="H of that: how many reach half of the most, r1 H.")  # fmt: skip
+@click.option("--prefill-rate", type=Share(min=0, min_open=True), default=10000.0, show_default=True, help="Tokens a second of prefill, while which nothing decodes.")  # fmt: skip
+@click.option("--quantile", type=Share(min=0, max=1, min_open=True), default=0.4, show_default=True, help="kv-quantile: of the lengths seen, as long as a place is.")  # fmt: skip
+@click.option("--high-water", type=Share(min=0, max=1, min_open=True), default=0.9, show_default=True, help="kv-quantile, kv-mean: share of a cache above which nothing more is sent to it.")  # fmt: skip
+@click.option("--release-after", type=Duration(), help="kv policies: give a trajectory's place away when its tools take longer.")  # fmt: skip
+@click.option("--tool-seconds", type=Share(min=0), default=0.3, show_default=True, help="Of a call whose record does not say how long it took.")  # fmt: skip
+@click.option("--history", metavar="FILE", help="Traces of an earlier step, whose lengths kv-quantile and kv-mean begin with.")  # fmt: skip
+@click.option("--generate", type=click.IntRange(min=1), metavar="N", help="Make up N traces in place of a file: log-normal lengths, long tails of tools.")  # fmt: skip
+@click.option("--group-size", type=click.IntRange(min=1), default=16, show_default=True, help="--generate: trajectories of a prompt.")  # fmt: skip
+@click.option("--mean-tokens", type=Share(min=1), default=4096.0, show_default=True, help="--generate: mean length of a response.")  # fmt: skip
+@click.option("--write-traces", metavar="FILE", help="Write the traces too, as they are read.")
+@options("seed", "limit", "skip_bad", "json", "common")
+def simulate(files: tuple[str, ...], limit: int | None, skip_bad: int, policies: tuple[Any, ...], write_traces: str | None, as_json: bool, quiet: bool, **given: Any) -> int:  # fmt: skip
+    """Play a step's trajectories against modelled engines under each policy: makespan, and its ratio to what no policy can beat, idle engines, preemptions, tokens computed again.
+
+    \b
+    Example:
+      grpo-roc simulate rollouts.jsonl --engines 2 --cache-tokens 65536
+      grpo-roc simulate --generate 2048 --cache-tokens 262144 --policy static --policy kv-mean --json
+    """
+    from grpo_roc import simulate as work
+
+    chosen = work.POLICIES if "all" in policies else tuple(dict.fromkeys(policies))
+    settings = work.Options(policies=chosen, **given)
+    return work.run(files, Selection(limit, None, None, skip_bad), settings, write_traces=write_traces, as_json=as_json, quiet=quiet)  # fmt: skip
+
+
+@main.command(short_help="What a run takes, and whether it fits, before it is started.")
+@click.option("--model", "uri", metavar="URI", default="smollm2", show_default=True, help="The model: smollm2, a folder, its config.json by any name, a GGUF file or a hub id.")  # fmt: skip
+@click.option("--prompts", type=click.IntRange(min=1), default=512, show_default=True, help="Prompts of a step.")
+@click.option("--group-size", type=click.IntRange(min=2), default=16, show_default=True, metavar="G", help="Trajectories of a prompt that are trained on.")  # fmt: skip
+@click.option("--oversample", type=Share(min=1), default=2.0, show_default=True, help="How many times as many are sampled.")  # fmt: skip
+@click.option("--max-length", type=click.IntRange(min=1), default=12288, show_default=True, help="Tokens of a response at most.")  # fmt: skip
+@click.option("--max-prompt", type=click.IntRange(min=1), default=2048, show_default=True, help="Tokens of a prompt at most.")  # fmt: skip
+@click.option("--mean-length", type=click.IntRange(min=1), help="Tokens of a response on average.  [half of --max-length]")  # fmt: skip
+@click.option("--mean-prompt", type=click.IntRange(min=1), default=256, show_default=True, help="Tokens of a prompt on average.")  # fmt: skip
+@click.option("--gpus", type=click.IntRange(min=1), default=8, show_default=True, help="GPUs, for training and for engines in turn.")  # fmt: skip
+@click.option("--tensor-parallel", type=click.IntRange(min=1), default=1, show_default=True, help="GPUs of an engine.")
+@click.option("--gpu-memory-gb", type=Share(min=0, min_open=True), default=80.0, show_default=True, help="Memory of each, in 10^9 bytes.")  # fmt: skip
+@click.option("--micro-tokens", type=click.IntRange(min=1), default=20480, show_default=True, help="Tokens of a GPU's micro-batch, packed.")  # fmt: skip
+@click.option("--logit-chunk", type=click.IntRange(min=1), default=1024, show_default=True, help="Tokens whose logits exist at a time.")  # fmt: skip
+@click.option("--checkpointing/--no-checkpointing", default=True, show_default=True, help="Compute activations again on the way back.")  # fmt: skip
+@click.option("--offload/--no-offload", default=False, show_default=True, help="Master weights and AdamW in host memory while trajectories are sampled.")  # fmt: skip
+@click.option("--block", type=click.IntRange(min=1), default=16, show_default=True, help="Tokens of a block of the cache.")  # fmt: skip
+@click.option("--tokens-per-second", type=Share(min=0, min_open=True), help="Measured: an engine's, all trajectories together.  [from the bandwidth]")  # fmt: skip
+@click.option("--bandwidth-gb-s", type=Share(min=0, min_open=True), default=3350.0, show_default=True, help="Of a GPU's memory; the default is an H100's.")  # fmt: skip
+@click.option("--train-tflops", type=Share(min=0, min_open=True), default=400.0, show_default=True, help="Reached by a GPU in training: 40% of an H100's bf16.")  # fmt: skip
+@click.option("--calls", type=Share(min=0), default=2.75, show_default=True, help="Tool calls of a trajectory; the paper's mean.")  # fmt: skip
+@click.option("--tool-rate", type=Share(min=0, min_open=True), help="Calls a second of the environment, as bench-env measures them.")  # fmt: skip
+@click.option("--tool-seconds", type=Share(min=0), default=0.3, show_default=True, help="Of a call, from issue to result; the paper's mean.")  # fmt: skip
+@click.option("--explain", is_flag=True, help="Every number with its formula.")
+@options("json", "common")
+def plan(uri: str, explain: bool, as_json: bool, quiet: bool, **given: Any) -> int:
+    """Count a run from the model's config: memory of training and engines, places for trajectories (K), tool calls, operations, seconds a step. Exit 1 where it does not fit, with what to change.
+
+    \b
+    Example:
+      grpo-roc plan --model smollm2 --gpus 1 --gpu-memory-gb 80 --explain
+      grpo-roc plan --model Qwen/Qwen3-14B --gpus 64 --gpu-memory-gb 192 --tool-rate 340 --json
+    """
+    from grpo_roc import plan as work
+
+    return work.run(uri, work.Options(**given), explain=explain, as_json=as_json)
+
+
 def _levels() -> dict[str, Any]:
     """doctor: which levels of the environment are to be had here."""
     from grpo_roc.env.isolation import LEVELS as KNOWN

@@ -233,6 +233,17 @@ def test_tokens_are_drawn_as_often_as_the_model_says():
     assert n == 4000 and ((counts - n * wanted).abs() < 4.5 * (n * wanted * (1 - wanted)).sqrt() + 1e-9).all()
 
 
+def test_at_temperature_nothing_the_likeliest_is_taken():
+    model = small(torch.float32)
+    engine = LocalEngine(model, frozenset(), slots=2, capacity=64, temperature=0.0)
+    for key in "ab":
+        engine.start(key, [5, 6, 7], 8, np.random.default_rng(ord(key)))
+    first, second = run(engine)
+    assert first.ids == second.ids and first.logp == [0.0] * 8
+    with torch.no_grad():
+        assert model(torch.tensor([[5, 6, 7, *first.ids]])).logits[0, 2:-1].argmax(-1).tolist() == first.ids
+
+
 def test_what_has_no_room_is_refused():
     model = small(torch.float32)
     with pytest.raises(BadInput, match="positions"):

@@ -204,6 +204,7 @@ def test_time_that_runs_out_is_no_loss(place, tmp_path):
         (["--updates", "9"], "more than the 2 groups"),
         (["--max-prompt", "100"], "no problem is left"),
         (["--max-tokens", "8000"], "positions"),
+        (["--temperature", "0"], "all alike"),
         (["--tools", "shell"], "expected some of"),
         (["--model", "replay:x"], "one model"),
     ],

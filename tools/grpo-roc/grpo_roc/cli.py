@@ -243,7 +243,7 @@ def bench_env(
 
 
 def _model(given: dict[str, Any]) -> str:
-    """The one model of a verb that holds its weights."""
+    """The one model of a verb that holds its weights, or reads their config."""
     found = given.pop("model")
     if len(found) > 1:
         raise BadInput("--model: one model, as its weights are held here")
@@ -267,9 +267,7 @@ def _group(found: list[Any]) -> Any:
 _SPOKEN = _group([
     click.option("--tools", type=Names(["python", "notebook"]), default="python", show_default=True, help="What a model may call: python, a program with its stdin; notebook, cells that know what earlier ones made."),
     click.option("--max-turns", type=click.IntRange(min=1), default=10, show_default=True, help="Turns of a trajectory."),
-    click.option("--max-tokens", type=click.IntRange(min=1), default=8192, show_default=True, help="Tokens of a response, what tools print included."),
     click.option("--max-prompt", type=click.IntRange(min=1), default=2048, show_default=True, help="Tokens of a prompt; longer problems are left out and counted."),
-    click.option("--temperature", type=Share(min=0, min_open=True), default=1.0, show_default=True, help="Of sampling; nothing is cut off (no top-p), as log-probabilities would then not be the policy's."),
     click.option("--call-timeout", type=Duration(), default="4s", show_default=True, help="Time of a call."),
     click.option("--shown", type=click.IntRange(min=64), default=4096, show_default=True, help="Characters of a call's output that the model is shown, half from each end."),
     click.option("--grader-scope", type=click.Choice(["answer", "response"]), default="answer", show_default=True, help="Where the box is looked for: in the answer block, or, as the released code does, anywhere."),
@@ -303,6 +301,7 @@ def _spoken(given: dict[str, Any], uri: str) -> Any:
 @click.option("--token-ids", is_flag=True, help="Write tokens, loss mask and log-probabilities too.")
 @options("model", "dtype", "device", "trust_remote_code")
 @_SPOKEN
+@options("temperature", "max_tokens", temperature=1.0, max_tokens=8192)
 @options("workers", "seed", "output", "records", "max_time", "common")
 def rollout(files: tuple[str, ...], samples: int, token_ids: bool, output: str | None, overwrite: bool, max_time: float | None, quiet: bool, **given: Any) -> int:  # fmt: skip
     """Write trajectory records, graded, several of each problem, which `resample`, `verify`, `filter-hard` and `analyze` read.
@@ -323,6 +322,7 @@ def rollout(files: tuple[str, ...], samples: int, token_ids: bool, output: str |
 @click.option("--samples", type=click.IntRange(min=1), default=16, show_default=True, help="Trajectories of a problem, over which its pass@1 is a mean.")  # fmt: skip
 @options("model", "dtype", "device", "trust_remote_code")
 @_SPOKEN
+@options("temperature", "max_tokens", temperature=1.0, max_tokens=8192)
 @options("workers", "seed", "output", "records", "max_time", "json", "common")
 def eval_(files: tuple[str, ...], samples: int, output: str | None, overwrite: bool, max_time: float | None, as_json: bool, quiet: bool, **given: Any) -> int:  # fmt: skip
     """Print pass@1 with its standard error over problems, lengths, turns, calls and their failures; -o keeps the trajectories.
@@ -357,12 +357,13 @@ def filter_hard(files: tuple[str, ...], **given: Any) -> int:
 
 @main.command(short_help="What trajectories do after a call, and where a model hesitates.")
 @files_argument(metavar="[TRAJECTORIES]...")
-@click.option("--model", metavar="URI", help="The policy that the tokens were drawn from (rollout --token-ids): adds entropies.")  # fmt: skip
-@click.option("--temperature", type=Share(min=0, min_open=True), default=1.0, show_default=True, help="That they were drawn at.")  # fmt: skip
+@options("model")
+@options("temperature", temperature=1.0)
 @click.option("--after", "first", type=click.IntRange(min=1), default=20, show_default=True, help="Tokens of a turn that count as the answer to a call.")  # fmt: skip
 @options("dtype", "device", "trust_remote_code", "records", "json", "common")
 def analyze(files: tuple[str, ...], quiet: bool, **given: Any) -> int:
-    """Print, for all, right and wrong trajectories: calls by status, how often a failed call is tried again and fixed, a success verified; with --model, entropies by part of the response.
+    """Print, for all, right and wrong trajectories: calls by status, how often a failed call is tried again and fixed, a success verified; with --model, the policy that the tokens were drawn from
+    (rollout --token-ids), entropies by part of the response.
 
     \b
     Example:
@@ -370,8 +371,11 @@ def analyze(files: tuple[str, ...], quiet: bool, **given: Any) -> int:
     """
     from grpo_roc.analyze import run
 
-    if given["model"] is not None:
+    if given["model"]:
         needs.models()
+        given["model"] = _model(given)
+    else:
+        given["model"] = None
     return run(files, take(Selection, given), **given)
 
 
@@ -386,7 +390,7 @@ def analyze(files: tuple[str, ...], quiet: bool, **given: Any) -> int:
 @click.option("--transcripts", "batch", type=click.IntRange(min=1), default=16, show_default=True, help="Transcripts of an update.")  # fmt: skip
 @click.option("--lr", type=Share(min=0, min_open=True), default=5e-6, show_default=True, help="Highest learning rate; a cosine brings it to nothing.")  # fmt: skip
 @click.option("--warmup", type=Share(min=0, max=1), default=0.04, show_default=True, help="Share of the updates in which it rises.")  # fmt: skip
-@click.option("--max-tokens", type=click.IntRange(min=1), default=4096, show_default=True, help="Of a transcript; longer ones are left out and counted.")  # fmt: skip
+@click.option("--max-transcript", type=click.IntRange(min=1), default=4096, show_default=True, help="Tokens of a transcript; longer ones are left out and counted.")  # fmt: skip
 @click.option("--pass-tokens", type=click.IntRange(min=1), default=4096, show_default=True, help="Of one pass through the model.")  # fmt: skip
 @click.option("--held-out", type=Share(min=0, max=1), default=0.05, show_default=True, help="Share of transcripts (256 at most) that the loss is measured on.")  # fmt: skip
 @click.option("--shown", type=click.IntRange(min=64), default=4096, show_default=True, help="Characters of a call's output that are shown.")  # fmt: skip
@@ -422,7 +426,7 @@ def work_sft(data: tuple[str, ...], make_data: int | None, write_data: str | Non
     if output is None:
         raise BadInput("-o FOLDER: where the model is to be written")
     how = work.Settings(
-        make_data=make_data or 0, kinds=kinds, epochs=given.pop("epochs"), batch=given.pop("batch"), lr=given.pop("lr"), warmup=given.pop("warmup"), max_tokens=given.pop("max_tokens"),
+        make_data=make_data or 0, kinds=kinds, epochs=given.pop("epochs"), batch=given.pop("batch"), lr=given.pop("lr"), warmup=given.pop("warmup"), max_tokens=given.pop("max_transcript"),
         most=given.pop("pass_tokens"), held_out=given.pop("held_out"), tools=given.pop("tools"), shown=given.pop("shown"), checkpointing=given.pop("checkpointing"), seed=given.pop("seed"),
     )  # fmt: skip
     uri = _model(given)
@@ -459,6 +463,7 @@ def work_sft(data: tuple[str, ...], make_data: int | None, write_data: str | Non
 @click.option("--keep-rollouts", type=click.IntRange(min=0), default=0, show_default=True, help="Write the trajectories of every Nth step; 0 writes none.")  # fmt: skip
 @options("model", "dtype", "device", "trust_remote_code")
 @_SPOKEN
+@options("temperature", "max_tokens", temperature=1.0, max_tokens=8192)
 @options("workers", "seed", "output", "max_time", "skip_bad", "common")
 def train(files: tuple[str, ...], stages: str | None, output: str | None, overwrite: bool, max_time: float | None, quiet: bool, skip_bad: int, **given: Any) -> int:  # fmt: skip
     """Train a model by what its trajectories earn, in a folder (-o) that holds metrics, a checkpoint to go on from, and the model at its best. The same command goes on after a kill.
@@ -564,7 +569,7 @@ def simulate(files: tuple[str, ...], limit: int | None, skip_bad: int, policies:
 
 
 @main.command(short_help="What a run takes, and whether it fits, before it is started.")
-@click.option("--model", "uri", metavar="URI", default="smollm2", show_default=True, help="The model: smollm2, a folder, its config.json by any name, a GGUF file or a hub id.")  # fmt: skip
+@options("model")
 @click.option("--prompts", type=click.IntRange(min=1), default=512, show_default=True, help="Prompts of a step.")
 @click.option("--group-size", type=click.IntRange(min=2), default=16, show_default=True, metavar="G", help="Trajectories of a prompt that are trained on.")  # fmt: skip
 @click.option("--oversample", type=Share(min=1), default=2.0, show_default=True, help="How many times as many are sampled.")  # fmt: skip
@@ -588,7 +593,7 @@ def simulate(files: tuple[str, ...], limit: int | None, skip_bad: int, policies:
 @click.option("--tool-seconds", type=Share(min=0), default=0.3, show_default=True, help="Of a call, from issue to result; the paper's mean.")  # fmt: skip
 @click.option("--explain", is_flag=True, help="Every number with its formula.")
 @options("json", "common")
-def plan(uri: str, explain: bool, as_json: bool, quiet: bool, **given: Any) -> int:
+def plan(explain: bool, as_json: bool, quiet: bool, **given: Any) -> int:
     """Count a run from the model's config: memory of training and engines, places for trajectories (K), tool calls, operations, seconds a step. Exit 1 where it does not fit, with what to change.
 
     \b
@@ -598,7 +603,7 @@ def plan(uri: str, explain: bool, as_json: bool, quiet: bool, **given: Any) -> i
     """
     from grpo_roc import plan as work
 
-    return work.run(uri, work.Options(**given), explain=explain, as_json=as_json)
+    return work.run(_model(given), work.Options(**given), explain=explain, as_json=as_json)
 
 
 def _levels() -> dict[str, Any]:

@@ -232,15 +232,18 @@ class LocalEngine:
         return found
 
     def _sample(self, slots: list[_Slot], hidden: Tensor) -> list[Turn]:
-        logits = self.model.get_output_embeddings()(hidden).float() / self.temperature
-        log = torch.log_softmax(logits, -1)
-        # by each trajectory's own stream: what it draws does not hang on who else is in the batch
-        points = torch.tensor([slot.draw.random() for slot in slots], dtype=torch.float64, device=log.device)
-        rising = log.double().exp().cumsum(-1)
-        chosen = torch.searchsorted(rising, points[:, None] * rising[:, -1:], right=True)[:, 0].clamp(
-            max=log.shape[-1] - 1
-        )
-        values = log.gather(-1, chosen[:, None])[:, 0].tolist()
+        logits = self.model.get_output_embeddings()(hidden).float()
+        if self.temperature == 0:  # all is on the likeliest
+            chosen = logits.argmax(-1)
+            values = [0.0] * len(slots)
+        else:
+            log = torch.log_softmax(logits / self.temperature, -1)
+            # by each trajectory's own stream: what it draws does not hang on who else is in the batch
+            points = torch.tensor([slot.draw.random() for slot in slots], dtype=torch.float64, device=log.device)
+            rising = log.double().exp().cumsum(-1)
+            chosen = torch.searchsorted(rising, points[:, None] * rising[:, -1:], right=True)[:, 0]
+            chosen = chosen.clamp(max=log.shape[-1] - 1)
+            values = log.gather(-1, chosen[:, None])[:, 0].tolist()
         done = []
         for slot, token, value in zip(slots, chosen.tolist(), values, strict=True):
             slot.ids.append(token)

@@ -123,6 +123,8 @@ def stages_of(path: str, common: Record) -> tuple[Stage, ...]:
 
 def checked(plan: Plan) -> None:
     """Raises BadInput for numbers that cannot be trained with."""
+    if plan.temperature == 0:
+        raise BadInput("--temperature 0: a group of trajectories that are all alike teaches nothing")
     for number, stage in enumerate(plan.stages, 1):
         where = f"stage {number}: " if len(plan.stages) > 1 else ""
         if stage.group_size < 2:

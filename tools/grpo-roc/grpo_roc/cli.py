@@ -408,17 +408,17 @@ def sft(data: tuple[str, ...], make_data: int | None, write_data: str | None, ou
     """
     if (make_data is None) == (not data):
         raise BadInput("expected one of --data FILE and --make-data N")
-    return work_sft(data, make_data, write_data, output, max_time, quiet, given)
+    return _sft(data, make_data, write_data, output, max_time, quiet, given)
 
 
-def work_sft(data: tuple[str, ...], make_data: int | None, write_data: str | None, output: str | None, max_time: float | None, quiet: bool, given: dict[str, Any]) -> int:  # fmt: skip
+def _sft(data: tuple[str, ...], make_data: int | None, write_data: str | None, output: str | None, max_time: float | None, quiet: bool, given: dict[str, Any]) -> int:  # fmt: skip
     import msgspec
 
     kinds = given.pop("kinds")
     if write_data is not None:
-        from grpo_roc.writing import write_transcripts
+        from grpo_roc.transcripts import write
 
-        return write_transcripts(make_data, given["seed"], kinds, write_data, given["level"], given["workers"], given["overwrite"], quiet)  # fmt: skip
+        return write(make_data, given["seed"], kinds, write_data, given["level"], given["workers"], given["overwrite"], quiet)  # fmt: skip
     needs.models()
     from grpo_roc import sft as work
     from tenfold_shared.jsonl import Source

@@ -227,6 +227,7 @@ class Dialogue:
         return before, after
 
     def _ends(self) -> frozenset[int]:
-        """Tokens that end a turn: the end of text, and the template's own end of a turn where that is one token."""
+        """Tokens that end a turn: the end of text, and the template's own end of a turn where that is one token. Also sets `closing`, the tokens after which that has been said."""
         ids = self.encode(self.ending) if self.ending else []
+        self.closing = frozenset(ids[-1:])
         return frozenset({self.tokenizer.eos_token_id, *(ids if len(ids) == 1 else [])})

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from grpo_roc.packing import full_attention
 from tenfold_shared import BadInput, Missing
 
 Tensor = torch.Tensor
@@ -123,11 +124,7 @@ class LocalEngine:
     ) -> None:
         """Raises BadInput for a model whose layers do not all keep full keys and values."""
         config = model.config.get_text_config()
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        if kinds - {"full_attention"}:
-            raise BadInput(
-                f"{model.config.model_type}: layers of kind {', '.join(sorted(kinds - {'full_attention'}))}: only full attention is sampled here; use vllm: or a server"
-            )
+        full_attention(model, "only full attention is sampled here")
         limit = getattr(config, "max_position_embeddings", None)
         if limit is not None and capacity > limit:
             raise BadInput(

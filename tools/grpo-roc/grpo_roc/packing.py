@@ -10,13 +10,23 @@ Where it sits: below policy.py. torch only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import torch
 
+from tenfold_shared import BadInput
+
 Tensor = torch.Tensor
 DEPTH = 3  # segments of a trajectory: what all begin with, its prompt's own, its response
 LEAST = 16  # tokens of a beginning that are worth a segment
+
+
+def full_attention(model: Any, what: str) -> None:
+    """Raises BadInput for a transformers model with a layer that does not see every token before: neither packs nor slots of keys and values are for those."""
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"]) - {"full_attention"}
+    if kinds:
+        raise BadInput(f"{model.config.model_type}: layers of kind {', '.join(sorted(kinds))}: {what}")
 
 
 class Piece(msgspec.Struct):

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from grpo_roc import objective
-from grpo_roc.packing import Pack, Piece, pack
+from grpo_roc.packing import Pack, Piece, full_attention, pack
 from tenfold_shared import BadInput
 
 Tensor = torch.Tensor
@@ -68,11 +68,7 @@ class Policy:
     def __init__(self, model: Any, how: Optimisation, *, training: bool = True) -> None:
         """training: False for log-probabilities alone, without an optimizer."""
         self.model, self.how = model, how
-        kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"}:
-            raise BadInput(
-                f"{model.config.model_type}: layers of kind {', '.join(sorted(kinds - {'full_attention'}))}: only full attention can be trained here"
-            )
+        full_attention(model, "only full attention can be trained here")
         if how.checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.parameters = [one for one in model.parameters() if one.requires_grad]

@@ -17,7 +17,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from grpo_roc.lines import read_lines
+from grpo_roc.runs import read_lines
 from tenfold_shared import BadInput
 from tenfold_shared.jsonl import write_atomic
 

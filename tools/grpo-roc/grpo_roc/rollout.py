@@ -282,7 +282,7 @@ class Rollouts:
             calls = [told if call is None else {**told, **outcome(call.result())} for told, call in self.calls.pop(key)]
             one.turns[-1]["calls"] = calls
             suffix = self.dialogue.suffix(
-                [response(call, self.settings.shown) for call in calls], ended=one.ids[-1] in self._closing()
+                [response(call, self.settings.shown) for call in calls], ended=one.ids[-1] in self.dialogue.closing
             )
             if len(one.response) + len(suffix) >= self.settings.max_tokens:
                 one.finish = "length"
@@ -293,11 +293,6 @@ class Rollouts:
             one.logp += [0.0] * len(suffix)
             self._ask(one, suffix)
         return ended
-
-    def _closing(self) -> frozenset[int]:
-        """Tokens after which the template's own end of a turn has been said."""
-        ids = self.dialogue.encode(self.dialogue.ending) if self.dialogue.ending else []
-        return frozenset(ids[-1:])
 
     # ------------------------------------------------------------ ends
 

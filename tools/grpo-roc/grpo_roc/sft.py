@@ -23,10 +23,9 @@ import grpo_roc
 from grpo_roc.dialogue import Dialogue
 from grpo_roc.env.environment import Environment
 from grpo_roc.env.environment import Settings as EnvironmentSettings
-from grpo_roc.lines import read_lines
 from grpo_roc.policy import Example, Optimisation, Policy
 from grpo_roc.rollout import stream
-from grpo_roc.train import held, settle
+from grpo_roc.runs import held, read_lines, settle
 from grpo_roc.transcripts import examples, made
 from tenfold_shared import BadInput
 from tenfold_shared.jsonl import difference, write_atomic

@@ -18,7 +18,6 @@ Where it sits: above rollout.py, selection.py and policy.py.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import statistics
@@ -27,7 +26,6 @@ import time
 import tomllib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +37,12 @@ from grpo_roc.dialogue import Dialogue
 from grpo_roc.engine import Engine, LocalEngine
 from grpo_roc.env.environment import Environment
 from grpo_roc.env.environment import Settings as EnvironmentSettings
-from grpo_roc.lines import read_lines
 from grpo_roc.objective import Clip
 from grpo_roc.policy import Example, Optimisation, Policy, Updated
 from grpo_roc.rollout import Rollouts, Task, Trajectory, stream
 from grpo_roc.rollout import Settings as RolloutSettings
-from tenfold_shared import BadInput, Busy
+from grpo_roc.runs import held, read_lines, settle
+from tenfold_shared import BadInput
 from tenfold_shared.jsonl import write_atomic
 from tenfold_shared.progress import Progress
 
@@ -436,51 +434,6 @@ class Run:
 # ---------------------------------------------------------------- the verb
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """The run's folder, by one process at a time. Raises Busy and BadInput."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stream_ = open(folder / ".lock", "wb")
-    except OSError as problem:
-        raise BadInput(f"{folder}: {problem.strerror}") from None
-    with stream_:
-        try:
-            fcntl.flock(stream_, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Busy(f"{folder}: another run is writing there") from None
-        yield
-
-
-def settle(folder: Path, identity: Record, overwrite: bool) -> str:
-    """`new`, `resume` or `finished`. Raises BadInput where the folder holds another run, or things that are not a run's."""
-    import shutil
-
-    from tenfold_shared.jsonl import difference
-
-    known = folder / "run.json"
-    others = [path for path in folder.iterdir() if path.name != ".lock"]
-    identity = json.loads(json.dumps(identity))  # as it is read again
-    if known.exists():
-        try:
-            before = json.loads(known.read_bytes())
-        except ValueError:
-            before = {}
-        found = difference(before, identity)
-        if found and not overwrite:
-            raise BadInput(f"{folder}: a run that was made with {found}; choose another folder, or --overwrite")
-        if not found and not overwrite:
-            if (folder / "manifest.json").exists():
-                return "finished"
-            return "resume" if (folder / "checkpoint" / "state.json").exists() else "new"
-        for path in others:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    elif others:
-        raise BadInput(f"{folder}: holds things that no run wrote ({others[0].name}); choose another folder")
-    write_atomic(known, json.dumps(identity, indent=1).encode())
-    return "new"
-
-
 def run(
     model: str, plan: Plan, tasks_of: Callable[[Stage], list[Task]], identity: Record, output: str, *, level: Any, workers: int, dtype: str, device: str, save_every: int, keep_rollouts: int,
     overwrite: bool, max_time: float | None, trust_remote_code: bool, quiet: bool,
@@ -502,8 +455,8 @@ def run(
         if state == "finished":
             tell(f"{folder}: complete already; nothing to do")
             return 0
-        for path in ("metrics.jsonl", "timings.jsonl"):
-            if state == "new":
+        if state == "new":
+            for path in ("metrics.jsonl", "timings.jsonl"):
                 (folder / path).unlink(missing_ok=True)
         torch.manual_seed(plan.seed)
         source = str(folder / "checkpoint") if state == "resume" else model

@@ -2,22 +2,25 @@
 
 `made` writes them: small problems, each with a program that solves it, which is run; what it printed is the tool's response and, boxed, the answer. `turns_of` reads those of others.
 
-Where it sits: below sft.py.
+Where it sits: below sft.py; `write` is `sft --write-data`.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from grpo_roc.dialogue import PYTHON, Dialogue, response
-from grpo_roc.env.environment import Program, Result
+from grpo_roc.env.environment import Environment, Program, Result, Settings
 from grpo_roc.rollout import outcome, stream
 from tenfold_shared import BadInput
+from tenfold_shared.jsonl import write_atomic
 
 if TYPE_CHECKING:
     from grpo_roc.policy import Example
@@ -170,3 +173,17 @@ def examples(record: Record, where: str, dialogue: Dialogue, shown: int) -> Exam
             tokens += between
             mask += [False] * len(between)
     return Example(ids, tokens, mask, 0.0)
+
+
+def write(count: int | None, seed: int, kinds: tuple[str, ...], path: str, level: Any, workers: int, overwrite: bool, quiet: bool) -> int:  # fmt: skip
+    """Returns the exit code. Raises BadInput and Missing."""
+    if count is None:
+        raise BadInput("--write-data goes with --make-data N")
+    if Path(path).exists() and not overwrite:
+        raise BadInput(f"{path}: exists; choose another file, or --overwrite")
+    with Environment(Settings(level=level, workers=workers)) as env:
+        lines = [json.dumps(one).encode() + b"\n" for one in made(count, seed, env.submit, kinds)]
+    write_atomic(path, b"".join(lines))
+    if not quiet:
+        print(f"grpo-roc: {count} transcripts", file=sys.stderr)
+    return 0

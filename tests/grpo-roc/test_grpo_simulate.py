@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from grpo_roc import scheduler, simulate
 from grpo_roc.cli import main
 from grpo_roc.scheduler import Settings, blocks_of
-from grpo_roc.simulate import Model, Segment, Trace
+from grpo_roc.simulate import Model
+from grpo_roc.traces import CALLS, TOOL_MEAN, Segment, Trace, cut_mean, generate, read, trace_of
 from tenfold_shared import BadInput
 
 BIN = Path(sys.executable).parent / "grpo-roc"
@@ -349,7 +350,7 @@ def test_kv_is_one_of_all_orders(seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_kv_beats_a_static_split_on_heavy_tails(seed):
     """An engine that a few trajectories fill (`slow` of bench/scheduler.py), 256 trajectories an engine."""
-    traces = simulate.generate(512, seed=seed)
+    traces = generate(512, seed=seed)
     model = Model(simulate.saturating(100, 4), 262_144 // 16, 16, 1250)
     found = {policy: step(traces, 2, model, policy, 12_288) for policy in ("static", "kv", "kv-quantile", "kv-mean")}
     static = found.pop("static")
@@ -359,7 +360,7 @@ def test_kv_beats_a_static_split_on_heavy_tails(seed):
 
 
 def test_made_up_traces_are_what_is_said():
-    traces = simulate.generate(8192, mean=4096, seed=3)
+    traces = generate(8192, mean=4096, seed=3)
     lengths = np.array([one.length for one in traces])
     # groups are drawn as wholes: 512 of them
     error = np.array([lengths[k : k + 16].mean() for k in range(0, 8192, 16)]).std() / math.sqrt(512)
@@ -368,17 +369,17 @@ def test_made_up_traces_are_what_is_said():
     )
     calls = np.array([len(one.segments) - 1 for one in traces])
     waits = np.array([segment.tool_s for one in traces for segment in one.segments[:-1]])
-    assert abs(calls.mean() - simulate.CALLS) < 0.1 and abs(waits.mean() - simulate.TOOL_MEAN) < 0.03
+    assert abs(calls.mean() - CALLS) < 0.1 and abs(waits.mean() - TOOL_MEAN) < 0.03
     assert waits.max() > 3 and all(one.segments[-1].tool_s == 0 for one in traces)
     assert {len({one.prompt for one in them}) for _, them in itertools.groupby(traces, lambda one: one.group)} == {1}
-    assert simulate.generate(20, group_size=7, seed=1) == simulate.generate(20, group_size=7, seed=1)
-    assert simulate.generate(20, seed=1) != simulate.generate(20, seed=2)
-    assert [one.id for one in simulate.generate(9, group_size=4)] == ["0/0", "0/1", "0/2", "0/3", "1/0", "1/1", "1/2", "1/3", "2/0"]  # fmt: skip
+    assert generate(20, group_size=7, seed=1) == generate(20, group_size=7, seed=1)
+    assert generate(20, seed=1) != generate(20, seed=2)
+    assert [one.id for one in generate(9, group_size=4)] == ["0/0", "0/1", "0/2", "0/3", "1/0", "1/1", "1/2", "1/3", "2/0"]  # fmt: skip
 
 
 @given(most=st.integers(1, 3000), mean=st.floats(0.5, 2000), seed=st.integers(0, 9))
 def test_made_up_traces_keep_to_the_cap(most, mean, seed):
-    for one in simulate.generate(5, group_size=2, mean=min(mean, most * 0.99), most=most, seed=seed):
+    for one in generate(5, group_size=2, mean=min(mean, most * 0.99), most=most, seed=seed):
         assert 1 <= one.length <= most and all(segment.decode >= 1 for segment in one.segments)
 
 
@@ -411,7 +412,7 @@ def test_the_bound_of_the_cache_for_a_saturating_rate():
 
 def test_cut_mean_against_a_sum():
     draws = np.minimum(np.exp(8 + 0.8 * np.random.default_rng(0).normal(size=400_000)), 5000)
-    assert simulate.cut_mean(8, 0.8, 5000) == pytest.approx(draws.mean(), abs=4 * draws.std() / math.sqrt(len(draws)))
+    assert cut_mean(8, 0.8, 5000) == pytest.approx(draws.mean(), abs=4 * draws.std() / math.sqrt(len(draws)))
 
 
 def test_measured_rates():
@@ -429,18 +430,18 @@ def record(**more):
 
 def test_traces_of_trajectories():
     want = Trace("p/3", (Segment(5, pytest.approx(0.3), 8), Segment(7)), 9, "p")
-    assert simulate.trace_of(record()) == want
+    assert trace_of(record()) == want
     masked = record(loss_mask=[1] * 5 + [0] * 8 + [1] * 7)
     for turn in masked["turns"]:
         del turn["tokens"]
-    assert simulate.trace_of(masked) == want
-    ahead = simulate.trace_of(record(loss_mask=[0] * 4 + [1] * 5 + [0] * 8 + [1] * 7 + [0] * 2, prompt_tokens=5))
+    assert trace_of(masked) == want
+    ahead = trace_of(record(loss_mask=[0] * 4 + [1] * 5 + [0] * 8 + [1] * 7 + [0] * 2, prompt_tokens=5))
     assert ahead == Trace("p/3", (Segment(5, pytest.approx(0.3), 8), Segment(7, 0.0, 2)), 9, "p") and ahead.length == 20
     silent = record()
     silent["turns"][0] |= {"calls": [{"name": "p"}], "tool_tokens": 3}
-    assert simulate.trace_of(silent, 0.7).segments[0] == Segment(5, 0.7, 3)
+    assert trace_of(silent, 0.7).segments[0] == Segment(5, 0.7, 3)
     del silent["rollout"], silent["group"]
-    assert (simulate.trace_of(silent).id, simulate.trace_of(silent).group) == ("p", "p")
+    assert (trace_of(silent).id, trace_of(silent).group) == ("p", "p")
 
 
 @pytest.mark.parametrize(
@@ -461,15 +462,15 @@ def test_traces_of_trajectories():
 )
 def test_bad_traces_are_named(told, message):
     with pytest.raises(BadInput, match="f:1: " + message):
-        simulate.read([("f:1", told)])
+        read([("f:1", told)])
 
 
 def test_traces_that_contradict_each_other():
     one = {"id": "a", "group": "g", "prompt_tokens": 4, "segments": [{"decode": 1}]}
     with pytest.raises(BadInput, match="f:2: id: a appears twice"):
-        simulate.read([("f:1", one), ("f:2", one)])
+        read([("f:1", one), ("f:2", one)])
     with pytest.raises(BadInput, match="f:2: prompt_tokens: 5, and others of group g have 4"):
-        simulate.read([("f:1", one), ("f:2", {**one, "id": "b", "prompt_tokens": 5})])
+        read([("f:1", one), ("f:2", {**one, "id": "b", "prompt_tokens": 5})])
 
 
 # ---------------------------------------------------------------- the command

@@ -1,6 +1,6 @@
 """Admission policies on modelled engines, beside a static split, least in flight and a barrier after each turn; and what an admission costs here: an object a line (make bench-grpo-roc).
 
-Traces are made up (simulate.generate: log-normal lengths of mean 4096 cut at 12,288, groups of 16, 2.75 calls of 0.3 s with a long tail). Makespans are simulated seconds, means over seeds; `ratio` is the mean of the
+Traces are made up (generate: log-normal lengths of mean 4096 cut at 12,288, groups of 16, 2.75 calls of 0.3 s with a long tail). Makespans are simulated seconds, means over seeds; `ratio` is the mean of the
 seeds' ratios and `ratio_least` the least of them; `floor` is max(all tokens at the best rate over all engines, the longest trajectory alone), `floor_with_caches` also counts what caches can hold.
 
     gpu    256 trajectories an engine; r(b) = 100 b / (1 + b / 32) tokens/s, prefill 10,000: assumed of a 14B model in bf16 on an 80 GB GPU, 43 GB of it cache
@@ -23,7 +23,8 @@ from typing import Any
 
 from grpo_roc import scheduler, simulate
 from grpo_roc.scheduler import Admission, Settings, Trajectory
-from grpo_roc.simulate import Model, Trace
+from grpo_roc.simulate import Model
+from grpo_roc.traces import Trace, generate
 
 TOOL, COMMAND = "grpo-roc", "python tools/grpo-roc/bench/scheduler.py"
 MOST, ENGINES, SEEDS = 12_288, 8, 5
@@ -73,8 +74,8 @@ def policies(kind: str, quick: bool) -> None:
     floors: list[float] = []
     caches: list[float] = []
     for seed in range(seeds):
-        traces = simulate.generate(n, most=MOST, seed=seed)
-        before = tuple(one.length for one in simulate.generate(n, most=MOST, seed=1000 + seed))
+        traces = generate(n, most=MOST, seed=seed)
+        before = tuple(one.length for one in generate(n, most=MOST, seed=1000 + seed))
         bounds = simulate.bounds(traces, engines, model)
         floors.append(max(bounds["work"], bounds["longest"]))
         caches.append(max(bounds.values()))
@@ -104,7 +105,7 @@ def one(traces: list[Trace], engines: int, model: Model, settings: Settings) -> 
 def cost(quick: bool) -> None:
     """The paper's step, 16,384 trajectories on 64 engines: an event of the admission, and the whole simulation."""
     n, engines = (512, 8) if quick else (16_384, 64)
-    traces = simulate.generate(n, most=MOST)
+    traces = generate(n, most=MOST)
     began, events = time.perf_counter(), 0
     admission = Admission([262_144 // 16] * engines, Settings("kv-mean", MOST))
     for each in traces:

@@ -35,25 +35,18 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} CPUs"
 
 
+def rounded(x: float | None) -> float | None:
+    return None if x is None else float(f"{x:.4g}")
+
+
 def row(
-    case: str,
-    ours: float,
-    unit: str,
-    *,
-    peer: float | None = None,
-    peer_name: str | None = None,
-    ratio: float | None = None,
-    n: int,
-    only: str,
-) -> None:
+    case: str, ours: float, unit: str, *, n: int, only: str, peer: float | None = None, peer_name: str | None = None, ratio: float | None = None, floor: float | None = None,
+    floor_ratio: float | None = None, command: str = COMMAND, **more: float,
+) -> None:  # fmt: skip
     """ratio: how many times better than the peer."""
-
-    def rounded(x: float | None) -> float | None:
-        return None if x is None else float(f"{x:.4g}")
-
     print(json.dumps({
-        "tool": TOOL, "case": case, "ours": rounded(ours), "peer": rounded(peer), "peer_name": peer_name, "unit": unit, "ratio": rounded(ratio), "floor": None, "floor_ratio": None, "n": n,
-        "machine": machine(), "command": f"{COMMAND} --only {only}",
+        "tool": TOOL, "case": case, "ours": rounded(ours), "peer": rounded(peer), "peer_name": peer_name, "unit": unit, "ratio": rounded(ratio), "floor": rounded(floor), "floor_ratio": rounded(floor_ratio), "n": n,
+        "machine": machine(), "command": f"{command} --only {only}", **{name: rounded(value) for name, value in more.items()},
     }), flush=True)  # fmt: skip
 
 

@@ -12,21 +12,19 @@ seeds' ratios and `ratio_least` the least of them; `floor` is max(all tokens at 
 """
 
 import argparse
-import contextlib
-import json
-import os
-import platform
+import functools
 import time
 from collections import deque
-from pathlib import Path
 from typing import Any
+
+import env
 
 from grpo_roc import scheduler, simulate
 from grpo_roc.scheduler import Admission, Settings, Trajectory
 from grpo_roc.simulate import Model
 from grpo_roc.traces import Trace, generate
 
-TOOL, COMMAND = "grpo-roc", "python tools/grpo-roc/bench/scheduler.py"
+row = functools.partial(env.row, command="python tools/grpo-roc/bench/scheduler.py")
 MOST, ENGINES, SEEDS = 12_288, 8, 5
 KNOWN = "kv-mean, last step's lengths known"
 KINDS = {
@@ -35,29 +33,6 @@ KINDS = {
     "loose": (512, 262_144, 32.0, 10_000.0),
     "tight": (512, 49_152, 32.0, 10_000.0),
 }
-
-
-def machine() -> str:
-    model = platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    return f"{model}, {os.cpu_count()} CPUs"
-
-
-def rounded(x: float | None) -> float | None:
-    return None if x is None else float(f"{x:.4g}")
-
-
-def row(
-    case: str, ours: float, unit: str, *, n: int, only: str, peer: float | None = None, peer_name: str | None = None, ratio: float | None = None, floor: float | None = None,
-    floor_ratio: float | None = None, **more: float,
-) -> None:  # fmt: skip
-    """ratio: how many times better than the peer."""
-    print(json.dumps({
-        "tool": TOOL, "case": case, "ours": rounded(ours), "peer": rounded(peer), "peer_name": peer_name, "unit": unit, "ratio": rounded(ratio), "floor": rounded(floor), "floor_ratio": rounded(floor_ratio), "n": n,
-        "machine": machine(), "command": f"{COMMAND} --only {only}", **{name: rounded(value) for name, value in more.items()},
-    }), flush=True)  # fmt: skip
 
 
 def mean(values: list[float]) -> float:

@@ -1,5 +1,6 @@
 """Packs, updates and sampling on a small model made here: against rows of their own, one after the other, in float64."""
 
+import copy
 import math
 import random
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from grpo_roc.engine import LocalEngine
 from grpo_roc.objective import Clip
 from grpo_roc.packing import Piece, pack
-from grpo_roc.policy import Example, Optimisation, Policy
+from grpo_roc.policy import Example, Optimisation, Policy, for_training
+from grpo_roc.ranks import Ranks
 from tenfold_shared import BadInput
 
 
@@ -51,11 +53,13 @@ def test_every_piece_is_packed_once_and_sees_its_prompt_and_itself_alone(seed, m
     for one in packs:
         longest = max((len(p.prompt) + len(p.response) for p in pieces), default=0)
         assert len(one.tokens) <= max(most, longest)
-        visible = one.mask(torch.float64)[0, 0] == 0
+        assert [one for span in one.spans for one in range(span.first, span.last)] == list(range(len(one.tokens)))
         for source, target, owner, place in zip(one.sources.tolist(), one.targets.tolist(), one.owner.tolist(), one.place.tolist(), strict=True):  # fmt: skip
             piece = pieces[owner]
             assert piece.mask[place] and piece.response[place] == target
-            context = one.tokens[visible[source]].tolist()
+            span = next(span for span in one.spans if span.first <= source < span.last)
+            seen_ = [k for a, b in span.above for k in range(a, b)] + list(range(span.first, source + 1))
+            context = one.tokens[seen_].tolist()
             assert context == piece.prompt + piece.response[:place]  # what it is predicted from, in order
             assert int(one.positions[source]) == len(piece.prompt) + place - 1
             seen.append((owner, place))
@@ -162,6 +166,44 @@ def test_a_checkpoint_goes_on_to_the_same_bytes(tmp_path):
         again.update(one, Clip())
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.model.parameters(), strict=True))
     assert len(AutoTokenizer.from_pretrained(tmp_path / "c")) == len(tokenizer)
+
+
+def test_products_are_in_the_checkpoints_type_and_weights_in_float32(tmp_path):
+    """An update of a rate like the paper's is far below a step of bfloat16: weights that were held in it would stay as they are."""
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = ambiguous()
+    small(torch.bfloat16, len(tokenizer)).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    model, _, compute = for_training(str(tmp_path / "m"), "auto", "cpu", False, Ranks())
+    assert compute == "bfloat16" and {p.dtype for p in model.parameters()} == {torch.float32}
+    assert for_training(str(tmp_path / "m"), "float32", "cpu", False, Ranks())[2] == "float32"
+    with pytest.raises(BadInput, match="--dtype float16: small gradients"):
+        for_training(str(tmp_path / "m"), "float16", "cpu", False, Ranks())
+    examples = made(4, 1)
+    wide = Policy(copy.deepcopy(model), Optimisation()).logprobs(examples)[0]
+    policy = Policy(model, Optimisation(lr=1e-6, warmup=1, compute=compute))
+    narrow = policy.logprobs(examples)[0]
+    apart = [abs(a - b) for x, y in zip(wide, narrow, strict=True) for a, b in zip(x, y, strict=True)]
+    assert 0 < max(apart) < 0.1
+    before = [p.detach().clone() for p in policy.parameters]
+    policy.update(examples, Clip())
+    moved = [float((a - b).abs().max()) for a, b in zip(before, (p.detach() for p in policy.parameters), strict=True)]
+    assert all(0 < one <= 1.1e-6 for one in moved)
+    policy.save(tmp_path / "best", tokenizer, {}, optimizer=False, dtype=compute)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "best", dtype="auto").dtype == torch.bfloat16
+    policy.save(tmp_path / "checkpoint", tokenizer, {})
+    again, _, compute = for_training(str(tmp_path / "checkpoint"), "auto", "cpu", False, Ranks())
+    assert compute == "bfloat16"
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters, again.parameters(), strict=True))
+
+
+def test_a_model_that_keeps_attentions_arguments_to_itself_is_refused():
+    model = small(torch.float32)
+    whole = model.base_model.forward
+    model.base_model.forward = lambda spans=None, **given: whole(**given)
+    with pytest.raises(BadInput, match="does not pass attention's arguments on"):
+        Policy(model, Optimisation())
 
 
 # ---------------------------------------------------------------- sampling

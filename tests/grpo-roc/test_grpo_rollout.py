@@ -26,13 +26,15 @@ def call(code, name="execute_python_code_with_standard_io"):
 class Scripted:
     """Says what it is told, a turn after the other, whatever it is shown."""
 
+    name, block, blocks, paged, lost = "scripted", 16, 10**6, False, ""
+
     def __init__(self, dialogue, lines, room=100):
-        self.dialogue, self.lines, self.most = dialogue, lines, room
+        self.dialogue, self.lines, self.places = dialogue, lines, room
         self.seen, self.said, self.due = {}, {}, []
 
     @property
-    def room(self):
-        return self.most - len(self.seen)
+    def idle(self):
+        return not self.due
 
     def start(self, key, ids, most, draw):
         self.seen.setdefault(key, []).extend(ids)

@@ -287,3 +287,28 @@ def test_transcripts_are_programs_that_were_run(tmp_path):
     assert grpo("sft", "--make-data", 3, "--data", tmp_path / "t.jsonl", "-o", tmp_path / "x").exit_code == 2
     done = grpo("verify", tmp_path / "t.jsonl", "-o", tmp_path / "v.jsonl")
     assert done.exit_code == 0 and all(one["correct"] for one in lines(tmp_path / "v.jsonl"))
+
+
+def test_two_processes_are_one_run_and_go_on_where_one_stopped(place, tmp_path):
+    """Sampled by rank, chosen and written as by one process; started by one process and finished by two."""
+    how = [place / "tasks.jsonl", "--model", place / "cold", "--steps", 3, "--prompts", 3, "--group-size", 4, "--lr", 0.003, "--warmup", 1, "--pass-tokens", 1500, "-q", *SPOKEN, *COMMON]  # fmt: skip
+    start = [BIN.parent / "torchrun", "--standalone", "--nproc-per-node", 2, "-m", "grpo_roc.cli"]
+    where = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def ran(command, folder, *more):
+        return subprocess.run(list(map(str, [*command, "train", *how, *more, "-o", tmp_path / folder])), capture_output=True, text=True, timeout=300, env=where)  # fmt: skip
+
+    assert ran([BIN], "one").returncode == 0
+    stopped = ran([BIN], "two", "--max-time", "0.001s")
+    assert stopped.returncode == 1 and "time is up after step 0 of 3" in stopped.stderr
+    done = ran(start, "two")
+    assert done.returncode == 0 and done.stderr.count("goes on after step 0") == 1, done.stderr[-3000:]
+    one, two = lines(tmp_path / "one" / "metrics.jsonl"), lines(tmp_path / "two" / "metrics.jsonl")
+    assert len(one) == len(two) == 3 and any("update/loss" in line for line in one)
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        for name, value in a.items():
+            assert b[name] == (pytest.approx(value, rel=1e-3, abs=1e-5) if isinstance(value, float) else value), name
+    assert json.loads((tmp_path / "two" / "manifest.json").read_text())["counts"]["steps"] == 3
+    again = ran(start, "two")
+    assert again.returncode == 0 and again.stderr.count("complete already") == 1

@@ -168,3 +168,29 @@ def test_a_record_keeps_its_reward():
     assert verify.assemble({"reward": 0.0}, told)[0]["reward"] == 0.0
     assert verify.assemble({}, told)[0]["reward"] == verify.assemble({"reward": None}, told)[0]["reward"] == 1.0
     assert verify.assemble({"reward": "0.3"}, told)[0]["reward"] == "0.3"  # nothing of a record is lost
+
+
+@pytest.mark.parametrize(
+    "gold,box,any_,number",
+    [
+        ("4307", "59 * 73", True, False),
+        ("4307", "59 \\times 73", True, False),
+        ("4307", "4307", True, True),
+        ("4307", "$4,307$", True, True),
+        ("4307", "x = 4307", True, True),
+        ("-12", "-12", True, True),
+        ("42", "\\frac{84}{2}", True, True),  # a number, in whatever form
+        ("24", "4!", True, False),
+        ("1024", "2^{10}", True, False),
+        ("1/2", "2/4", True, True),
+        ("2^{10}", "2^{10}", True, True),  # the gold is no whole number
+        ("42", "42\\text{ cm}", True, True),
+        ("42", "43", False, False),
+    ],
+)
+def test_an_expression_may_be_refused_where_a_number_is_the_answer(gold, box, any_, number):
+    record = {"answer": gold, "turns": [{"text": f"<answer>\\boxed{{{box}}}</answer>", "calls": []}]}
+    forms: list[verify.Form] = ["any", "number"]
+    for form, wanted in zip(forms, (any_, number), strict=True):
+        [(_, found)] = verify.execute(verify.Settings(form=form), iter([("", record)]))
+        assert found["correct"] is wanted, (form, found)

@@ -45,6 +45,7 @@ def prepare(files: tuple[str, ...], to: str, integers: bool, max_digits: int, so
 @main.command(short_help="Is the last box of the answer block the gold answer?")
 @files_argument(metavar="[SAMPLES]...")
 @click.option("--grader-scope", type=click.Choice(["answer", "response"]), default="answer", show_default=True, help="Where the box is looked for: in the answer block, or, as the released code does, anywhere.")  # fmt: skip
+@click.option("--answer-form", type=click.Choice(["any", "number"]), default="any", show_default=True, help="number: where the gold answer is a whole number, 59 * 73 is no answer, though equal to it.")  # fmt: skip
 @click.option("--grade-timeout", type=Duration(), default="2s", show_default=True, help="Time a symbolic comparison may take.")  # fmt: skip
 @options("workers", "output", "records", "max_time", "common")
 def verify(files: tuple[str, ...], **given: Any) -> int:
@@ -271,6 +272,7 @@ _SPOKEN = _group([
     click.option("--call-timeout", type=Duration(), default="4s", show_default=True, help="Time of a call."),
     click.option("--shown", type=click.IntRange(min=64), default=4096, show_default=True, help="Characters of a call's output that the model is shown, half from each end."),
     click.option("--grader-scope", type=click.Choice(["answer", "response"]), default="answer", show_default=True, help="Where the box is looked for: in the answer block, or, as the released code does, anywhere."),
+    click.option("--answer-form", type=click.Choice(["any", "number"]), default="number", show_default=True, help="number: where the gold answer is a whole number, 59 * 73 is no answer, though equal to it; it would be earned by copying the problem."),
     click.option("--noise-timeout", type=Share(min=0, max=1), default=0.0, show_default=True, help="Share of calls that are made to time out, for experiments."),
     click.option("--noise-error", type=Share(min=0, max=1), default=0.0, show_default=True, help="Share of calls that are made to fail."),
     click.option("--lockstep", is_flag=True, help="The same bytes in every run on one kind of machine: turns begin together, which is slower."),
@@ -290,7 +292,7 @@ def _spoken(given: dict[str, Any], uri: str) -> Any:
     )  # fmt: skip
     settings = Settings(
         turns=given.pop("max_turns"), max_tokens=given.pop("max_tokens"), shown=given.pop("shown"), call_timeout=given.pop("call_timeout"), lockstep=given.pop("lockstep"),
-        noise_timeout=given.pop("noise_timeout"), noise_error=given.pop("noise_error"), scope=given.pop("grader_scope"), seed=given.pop("seed"),
+        noise_timeout=given.pop("noise_timeout"), noise_error=given.pop("noise_error"), scope=given.pop("grader_scope"), form=given.pop("answer_form"), seed=given.pop("seed"),
     )  # fmt: skip
     return model, settings
 
@@ -459,6 +461,7 @@ def _sft(data: tuple[str, ...], make_data: int | None, write_data: str | None, o
 @click.option("--pass-tokens", type=click.IntRange(min=1), default=4096, show_default=True, help="Of one pass through the model.")  # fmt: skip
 @click.option("--gradient-checkpointing", "checkpointing", is_flag=True, help="Less memory, more time.")
 @click.option("--step-deadline", type=Duration(), help="Time for a step's trajectories; what still runs then is cut off and has reward 0.")  # fmt: skip
+@click.option("--engine", "engines", multiple=True, metavar="URI", help="What samples: vllm: (vLLM in this process), or a vLLM server, http(s)://HOST:PORT/v1#NAME (repeatable). Without it, transformers.")  # fmt: skip
 @click.option("--save-every", type=click.IntRange(min=1), default=5, show_default=True, help="Steps between checkpoints.")  # fmt: skip
 @click.option("--keep-rollouts", type=click.IntRange(min=0), default=0, show_default=True, help="Write the trajectories of every Nth step; 0 writes none.")  # fmt: skip
 @options("model", "dtype", "device", "trust_remote_code")
@@ -472,6 +475,7 @@ def train(files: tuple[str, ...], stages: str | None, output: str | None, overwr
     Example:
       grpo-roc train problems.jsonl --model cold --steps 20 --prompts 4 --group-size 4 --max-tokens 256 --lr 2e-5 -o run
       grpo-roc train --stages stages.toml --model cold --algo grpo -o run
+      torchrun --nproc-per-node 8 -m grpo_roc.cli train problems.jsonl --model cold --engine vllm: -o run
     """
     needs.models()
     from grpo_roc import launch as work

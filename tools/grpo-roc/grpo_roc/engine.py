@@ -1,51 +1,31 @@
-"""What samples tokens for trajectories, turn by turn: `Engine`, and the one in this process over a transformers model.
+"""The engine in this process over a transformers model, `LocalEngine`.
 
-A trajectory's context stays in an engine from its first turn to its last: a turn adds the tokens that are new (the prompt; later, a tool's response), and gives back sampled tokens, each with its
-log-probability. Trajectories come and go while others run; nothing waits for a batch.
+It keeps keys and values in slots of one tensor a layer: each step of decoding is one forward pass over all slots that run, of one token each; new tokens of a slot are read in a pass of their own, and a prompt that
+several trajectories share is read once.
 
-    engine.start(key, ids, most, draw)   a turn of trajectory `key`: `ids` are appended to what it holds, then at most `most` tokens are sampled
-    engine.poll()                        some work; the turns that ended by it
-    engine.release(key)                  its context may go
-
-Where it sits: below rollout.py. `LocalEngine` keeps keys and values in slots of one tensor a layer: each step of decoding is one forward pass over all slots that run, of one token each; new tokens of a slot are
-read in a pass of their own, and a prompt that several trajectories share is read once.
+Where it sits: below rollout.py, as one of the engines of engine_protocol.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from grpo_roc import attention
+from grpo_roc.engine_protocol import Engine, Turn, silent
 from grpo_roc.packing import full_attention
-from tenfold_shared import BadInput, Missing
+from grpo_roc.scheduler import blocks_of
+from tenfold_shared import BadInput
+
+__all__ = ["Engine", "LocalEngine", "SlotLayer", "Turn"]
 
 Tensor = torch.Tensor
-
-
-class Turn(msgspec.Struct):
-    """A turn that ended. ids: sampled tokens, the one that ends the turn included; logp: log-probability of each as it was drawn; ended: False where `most` was reached first."""
-
-    key: str
-    ids: list[int]
-    logp: list[float]
-    ended: bool
-
-
-class Engine(Protocol):
-    @property
-    def room(self) -> int:
-        """Trajectories that may begin now."""
-
-    def start(self, key: str, ids: Sequence[int], most: int, draw: np.random.Generator) -> None: ...
-
-    def poll(self) -> list[Turn]: ...
-
-    def release(self, key: str) -> None: ...
 
 
 # ---------------------------------------------------------------- keys and values in slots
@@ -71,8 +51,10 @@ class SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         shape = (self.slots, key_states.shape[1], self.capacity, key_states.shape[-1])
-        self.keys = key_states.new_zeros(shape)
-        self.values = value_states.new_zeros((*shape[:3], value_states.shape[-1]))
+        # a CPU multiplies few rows by float32 several times as fast as by bfloat16
+        dtype = torch.float32 if key_states.device.type == "cpu" and key_states.itemsize < 4 else key_states.dtype
+        self.keys = key_states.new_zeros(shape, dtype=dtype)
+        self.values = value_states.new_zeros((*shape[:3], value_states.shape[-1]), dtype=dtype)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -81,12 +63,15 @@ class SlotLayer(CacheLayerMixin):
         assert self.where is not None and self.keys is not None and self.values is not None
         where = self.where
         rows = where.rows[:, None].expand_as(where.positions)
-        self.keys[rows, :, where.positions] = key_states.transpose(1, 2)
-        self.values[rows, :, where.positions] = value_states.transpose(1, 2)
+        self.keys[rows, :, where.positions] = key_states.transpose(1, 2).to(self.keys.dtype)
+        self.values[rows, :, where.positions] = value_states.transpose(1, 2).to(self.keys.dtype)
         if where.all_rows:
             count = len(where.rows)
             return self.keys[:count, :, : where.reach], self.values[:count, :, : where.reach]
         return self.keys[where.rows, :, : where.reach], self.values[where.rows, :, : where.reach]
+
+    def forget(self) -> None:
+        self.keys, self.values, self.is_initialized = None, None, False
 
     def copy(self, source: int, target: int, length: int) -> None:
         assert self.keys is not None and self.values is not None
@@ -117,7 +102,10 @@ class _Slot(msgspec.Struct):
 
 
 class LocalEngine:
-    """Over a causal transformers model in this process. slots: trajectories at a time; capacity: tokens of one. temperature: of sampling; log-probabilities are those of the distribution that was drawn from."""
+    """Over a causal transformers model in this process. slots: trajectories at a time, what is more waits here; capacity: tokens of one. temperature: of sampling; log-probabilities are those of the distribution
+    that was drawn from. The model may be the very one that is trained, which then needs no `load`, or a copy in another type."""
+
+    name, block, paged, lost = "transformers", 16, False, ""
 
     def __init__(
         self, model: Any, ends: frozenset[int], *, slots: int, capacity: int, temperature: float = 1.0
@@ -125,39 +113,77 @@ class LocalEngine:
         """Raises BadInput for a model whose layers do not all keep full keys and values."""
         config = model.config.get_text_config()
         full_attention(model, "only full attention is sampled here")
+        model.set_attn_implementation(attention.NAME)
         limit = getattr(config, "max_position_embeddings", None)
         if limit is not None and capacity > limit:
             raise BadInput(
                 f"trajectories of up to {capacity} tokens: the model has {limit} positions; lower --max-tokens or --max-prompt"
             )
         self.model, self.ends, self.capacity, self.temperature = model, ends, capacity, temperature
+        self.places, self.blocks = slots, slots * blocks_of(capacity, self.block)
         self.layers = [SlotLayer(slots, capacity) for _ in range(config.num_hidden_layers)]
         self.cache = Cache(layers=list(self.layers))
         self.free = list(range(slots - 1, -1, -1))
         self.slots: dict[str, _Slot] = {}
         self.new: list[tuple[_Slot, list[int]]] = []
+        self.line: deque[tuple[str, list[int], int, np.random.Generator]] = deque()  # those without a slot
+        self.bell: Callable[[], object] = silent
 
     @property
-    def room(self) -> int:
-        return len(self.free)
+    def idle(self) -> bool:
+        return not self.new and not any(slot.running for slot in self.slots.values())
 
     def start(self, key: str, ids: Sequence[int], most: int, draw: np.random.Generator) -> None:
         slot = self.slots.get(key)
+        held = 0 if slot is None else slot.length + (slot.next >= 0)
+        if held + len(ids) + most > self.capacity:
+            raise BadInput(f"{key}: {held + len(ids)} tokens and {most} more are beyond {self.capacity}")
         if slot is None:
             if not self.free:
-                raise Missing(f"{key}: no slot is free")
+                self.line.append((key, list(ids), most, draw))
+                return
             slot = self.slots[key] = _Slot(key, self.free.pop())
         fresh = [slot.next, *ids] if slot.next >= 0 else list(ids)
-        if slot.length + len(fresh) + most > self.capacity:
-            raise BadInput(f"{key}: {slot.length + len(fresh)} tokens and {most} more are beyond {self.capacity}")
         slot.most, slot.draw, slot.ids, slot.logp, slot.next = most, draw, [], [], -1
         self.new.append((slot, fresh))
 
     def release(self, key: str) -> None:
+        if key not in self.slots:
+            self.line = deque(one for one in self.line if one[0] != key)
+            return
         slot = self.slots.pop(key)
         self.new = [one for one in self.new if one[0] is not slot]
         self.free.append(slot.number)
         self.free.sort(reverse=True)  # low numbers are used first: rows 0 to B - 1 need no copy
+        if self.line:
+            self.start(*self.line.popleft())
+
+    @torch.no_grad()
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Copies what is not this engine's own tensor. Raises ValueError where trajectories are here, or where the weights are not this model's."""
+        if self.slots:
+            raise ValueError("weights are loaded between batches")
+        own = self.model.state_dict()
+        there = {value.data_ptr() for value in self.model.parameters()}
+        done = set()
+        for name, value in weights:
+            if name not in own or own[name].shape != value.shape:
+                raise ValueError(f"{name}, of shape {tuple(value.shape)}, is no weight of this engine's model")
+            if own[name].data_ptr() != value.data_ptr():
+                own[name].copy_(value)
+            done.add(own[name].data_ptr())
+        if there - done:
+            raise ValueError(f"{len(there - done)} of the engine's weights were not given")
+
+    def sleep(self) -> None:
+        for layer in self.layers:
+            layer.forget()
+
+    def wake(self) -> None:
+        """Keys and values find memory again at the first pass."""
+
+    def close(self) -> None:
+        self.sleep()
 
     @torch.no_grad()
     def poll(self) -> list[Turn]:

@@ -5,6 +5,7 @@ Where it sits: above rollout.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import statistics
@@ -19,7 +20,7 @@ import msgspec
 import grpo_roc
 from grpo_roc import selection
 from grpo_roc.dialogue import Dialogue
-from grpo_roc.engine import LocalEngine
+from grpo_roc.engine_open import SERVERS, open_engines
 from grpo_roc.env.environment import Environment
 from grpo_roc.env.environment import Settings as EnvironmentSettings
 from grpo_roc.rollout import Rollouts, Settings, Task
@@ -34,7 +35,8 @@ Record = dict[str, Any]
 
 
 class Model(msgspec.Struct, frozen=True):
-    """Which model, and how it is sampled here: slots, trajectories at a time; max_prompt: tokens of a prompt."""
+    """Which model, and how it is sampled here: others, further servers of the same; slots, trajectories at a time; max_prompt: tokens of a prompt; tokenizer: whose, "" for the model's own; exact: whether the
+    log-probabilities of tokens are wanted."""
 
     uri: str
     dtype: str = "auto"
@@ -46,10 +48,46 @@ class Model(msgspec.Struct, frozen=True):
     tools: tuple[str, ...] = ("python",)
     level: str = "strict"
     workers: int = 1
+    tokenizer: str = ""
+    exact: bool = True
+    api_key_env: str = "OPENAI_API_KEY"
+    others: tuple[str, ...] = ()
+
+    @property
+    def away(self) -> bool:
+        """Whether its weights are not held by this process's transformers."""
+        return self.uri.startswith((*SERVERS, "vllm:"))
+
+    @property
+    def name(self) -> str:
+        """The same for any number of servers of one model."""
+        return self.uri.partition("#")[2] if self.uri.startswith(SERVERS) else self.uri
+
+
+def tokenizer_of(model: Model) -> Any:
+    """Of a model whose weights are elsewhere: the one named, or what a server's model or vLLM's is called after. Raises BadInput, Missing."""
+    from transformers import AutoTokenizer
+
+    from tenfold_shared.models import resolve
+
+    asked = model.tokenizer or (model.name.removeprefix("vllm:"))
+    if not asked:
+        raise BadInput("--tokenizer: whose tokenizer does the server's model have? Give #NAME where that says it")
+    checkpoint = resolve(asked)
+    try:
+        return AutoTokenizer.from_pretrained(
+            checkpoint.adapter or checkpoint.path,
+            revision=checkpoint.revision or "main",
+            trust_remote_code=model.trust_remote_code,
+        )
+    except (OSError, ValueError):
+        raise BadInput(
+            f"--tokenizer {asked}: no tokenizer is there; name the folder or hub id whose tokenizer the model has"
+        ) from None
 
 
 class Sampler:
-    """A model in this process with its environment, for as long as the context lasts."""
+    """A model with its environment, for as long as the context lasts."""
 
     def __init__(self, model: Model, settings: Settings) -> None:
         self.model, self.settings = model, settings
@@ -57,28 +95,35 @@ class Sampler:
     def __enter__(self) -> Sampler:
         from tenfold_shared.models import load_causal_lm
 
-        lm, tokenizer = load_causal_lm(
-            self.model.uri, self.model.dtype, self.model.device, self.model.trust_remote_code
-        )
-        lm.eval()
-        self.dialogue = Dialogue(tokenizer, self.model.tools)
-        engine = LocalEngine(
-            lm, self.dialogue.ends, slots=self.model.slots, capacity=self.model.max_prompt + self.settings.max_tokens + 1, temperature=self.model.temperature
-        )  # fmt: skip
-        level: Any = self.model.level
-        self.env = Environment(
-            EnvironmentSettings(level=level, workers=self.model.workers, timeout=self.settings.call_timeout)
-        )
-        self.env.__enter__()
+        model = self.model
+        lm = None
+        if model.away:
+            tokenizer = tokenizer_of(model)
+        else:
+            lm, tokenizer = load_causal_lm(model.uri, model.dtype, model.device, model.trust_remote_code)
+            lm.eval()
+        self.dialogue = Dialogue(tokenizer, model.tools)
+        self.open = contextlib.ExitStack()
+        with self.open:
+            level: Any = model.level
+            settings = EnvironmentSettings(level=level, workers=model.workers, timeout=self.settings.call_timeout)
+            env = self.open.enter_context(Environment(settings))
+            engines = open_engines(
+                (model.uri, *model.others) if model.away else (), dialogue=self.dialogue, slots=model.slots, capacity=model.max_prompt + self.settings.max_tokens + 1, temperature=model.temperature, model=lm,
+                dtype=model.dtype, trust_remote_code=model.trust_remote_code, exact=model.exact, api_key_env=model.api_key_env, seed=self.settings.seed,
+            )  # fmt: skip
+            for engine in engines:
+                self.open.callback(engine.close)
 
-        def tell(line: str) -> None:
-            print(f"grpo-roc: {line}", file=sys.stderr, flush=True)
+            def tell(line: str) -> None:
+                print(f"grpo-roc: {line}", file=sys.stderr, flush=True)
 
-        self.rollouts = Rollouts([engine], self.dialogue, self.env.submit, self.settings, tell, self.env.end)
+            self.rollouts = Rollouts(engines, self.dialogue, env.submit, self.settings, tell, env.end)
+            self.open = self.open.pop_all()
         return self
 
     def __exit__(self, *why: object) -> None:
-        self.env.__exit__(*why)
+        self.open.close()
 
     def execute(self, requests: Iterator[tuple[str, tuple[Task, int]]], tokens: bool) -> Iterator[tuple[str, Record]]:
         """(key, (task, rollout)) -> (key, trajectory), as they end. A prompt without room is a result with `error`."""
@@ -130,7 +175,8 @@ def rollout(
     """The verb; returns the exit code."""
     source = selection_.source(files, "task", keep=output is not None)
     decides = {
-        **{name: value for name, value in msgspec.to_builtins(model).items() if name not in ("workers", "device")},
+        "model": model.name,
+        **{name: value for name, value in msgspec.to_builtins(model).items() if name not in ("uri", "others", "workers", "device", "api_key_env")},
         **msgspec.to_builtins(settings), "samples": samples, "tokens": tokens, **selection_.identity(),
     }  # fmt: skip
 
@@ -211,7 +257,7 @@ def evaluate(
 
     from tenfold_shared.cli import print_table
 
-    table = Table(title=f"{model.uri}, {found['tasks']} problems × {samples}")
+    table = Table(title=f"{model.name or model.uri}, {found['tasks']} problems × {samples}")
     table.add_column("")
     table.add_column("", justify="right")
     for name, value in found.items():

@@ -4,7 +4,7 @@ A pack is a row of tokens in segments: what all its prompts begin with (the syst
 the next prompt. A segment sees itself, its prompt and the beginning; nothing is padded. What a token sees, and its position, are those of its trajectory alone, so that log-probabilities are those of trajectories
 in rows of their own.
 
-Where it sits: below policy.py. torch only.
+Where it sits: between attention.py, by which segments see what they must, and policy.py.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 import torch
 
+from grpo_roc.attention import Span
 from tenfold_shared import BadInput
 
 Tensor = torch.Tensor
-DEPTH = 3  # segments of a trajectory: what all begin with, its prompt's own, its response
 LEAST = 16  # tokens of a beginning that are worth a segment
 
 
@@ -39,33 +39,20 @@ class Piece(msgspec.Struct):
 
 
 class Pack(msgspec.Struct):
-    """tokens, positions [T]; segment [T]: of each token, 0 and up; parent [segments]: the segment before it in its trajectories, its own number where none. sources: places whose state predicts a token that is
-    trained on; targets: these tokens; owner, place: whose they are, and where in its response."""
+    """tokens, positions [T]; spans: segments, which cover all of it in order. sources: places whose state predicts a token that is trained on; targets: these tokens; owner, place: whose they are, and where in its
+    response."""
 
     tokens: Tensor
     positions: Tensor
-    segment: Tensor
-    parent: Tensor
+    spans: tuple[Span, ...]
     sources: Tensor
     targets: Tensor
     owner: Tensor
     place: Tensor
 
-    def mask(self, dtype: torch.dtype) -> Tensor:
-        """[1, 1, T, T] to be added to scores: 0 where a token is seen, least where not."""
-        count = len(self.parent)
-        numbers = torch.arange(count, device=self.parent.device)
-        above = torch.zeros(count, count, dtype=torch.bool, device=self.parent.device)  # [segment, what it sees whole]
-        up = self.parent
-        for _ in range(DEPTH - 1):
-            above[numbers, up] |= up != numbers
-            up = self.parent[up]
-        order = torch.arange(len(self.tokens), device=self.tokens.device)
-        seen = above[self.segment][:, self.segment]
-        seen |= (self.segment[:, None] == self.segment[None, :]) & (order[:, None] >= order[None, :])
-        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[
-            None, None
-        ]
+    def to(self, device: torch.device) -> Pack:
+        names = (name for name in self.__struct_fields__ if name != "spans")
+        return msgspec.structs.replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 def _begin(prompts: Sequence[tuple[int, ...]]) -> int:
@@ -109,23 +96,21 @@ def pack(pieces: Sequence[Piece], most: int) -> list[Pack]:
 def _row(runs: Sequence[Sequence[Piece]], begin: int) -> Pack:
     tokens: list[int] = []
     positions: list[int] = []
-    segment: list[int] = []
-    parent: list[int] = []
+    spans: list[Span] = []
 
-    def add(ids: Sequence[int], first: int, above: int | None) -> int:
-        """A segment that begins at position `first`; its number."""
-        number = len(parent)
+    def add(ids: Sequence[int], first: int, above: Sequence[Span]) -> list[Span]:
+        """A segment that begins at position `first`, after others; all of them to its end."""
+        span = Span(len(tokens), len(tokens) + len(ids), tuple((one.first, one.last) for one in above))
         tokens.extend(ids)
         positions.extend(range(first, first + len(ids)))
-        segment.extend([number] * len(ids))
-        parent.append(number if above is None else above)
-        return number
+        spans.append(span)
+        return [*above, span]
 
     sources: list[int] = []
     targets: list[int] = []
     owner: list[int] = []
     place: list[int] = []
-    root = add(runs[0][0].prompt[:begin], 0, None) if begin else None
+    root = add(runs[0][0].prompt[:begin], 0, []) if begin else []
     for run in runs:
         prompt = run[0].prompt
         home = add(prompt[begin:], begin, root)
@@ -139,9 +124,5 @@ def _row(runs: Sequence[Sequence[Piece]], begin: int) -> Pack:
                     targets.append(token)
                     owner.append(piece.index)
                     place.append(k)
-    return Pack(
-        *(
-            torch.tensor(one, dtype=torch.long)
-            for one in (tokens, positions, segment, parent, sources, targets, owner, place)
-        )
-    )
+    whole = [torch.tensor(one, dtype=torch.long) for one in (tokens, positions, sources, targets, owner, place)]
+    return Pack(whole[0], whole[1], tuple(spans), *whole[2:])

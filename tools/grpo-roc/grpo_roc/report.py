@@ -52,12 +52,14 @@ def summary(metrics: Sequence[Record], timings: Sequence[Record]) -> Record:
         values = [line[name] for line in lines if line.get(name) is not None]
         return statistics.fmean(values) if values else None
 
-    numbers = [
+    # of all lines: a step that taught nothing has no numbers of an update
+    numbers = dict.fromkeys(
         name
-        for name, value in metrics[0].items()
+        for line in metrics
+        for name, value in line.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and name != "step"
-    ]
-    numbers += [name for name in CURVES if name not in numbers]
+    )
+    numbers |= dict.fromkeys(CURVES)
     seconds = {name: sum(line.get(name, 0.0) for line in timings) for name in ("generate_s", "train_s")}
     return {
         "steps": len(metrics),

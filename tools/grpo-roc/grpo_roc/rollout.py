@@ -5,28 +5,27 @@ turn without a call, at the cap of turns, or where its budget of tokens, tool te
 
 `lockstep` gives up speed for the same bytes in every run: turns begin together, and no later than all calls of the turn before have come back, so that an engine's batches do not hang on the clock.
 
-Where it sits: above engine.py, dialogue.py and env/; below train.py, evaluate.py and the verbs that write trajectories.
+Where it sits: above engine_fleet.py, dialogue.py and env/; below train.py, evaluate.py and the verbs that write trajectories.
 """
 
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from grpo_roc import verify
+from grpo_roc import engine_fleet, verify
 from grpo_roc.dialogue import CELLS, SHOWN, Dialogue, calls_in, response, wrapped
+from grpo_roc.engine_protocol import Engine, Turn
 from grpo_roc.env.environment import Program, Result
 from tenfold_shared import answers
 from tenfold_shared.records import schema
-
-if TYPE_CHECKING:
-    from grpo_roc.engine import Engine, Turn
 
 Record = dict[str, Any]
 QUIET = 60.0  # seconds without the end of a turn after which it is said
@@ -51,7 +50,9 @@ class Settings(msgspec.Struct, frozen=True):
     noise_timeout: float = 0.0
     noise_error: float = 0.0
     scope: verify.Scope = "answer"
+    form: verify.Form = "number"
     seed: int = 0
+    admission: engine_fleet.Policy = "auto"
 
 
 class Trajectory(msgspec.Struct):
@@ -130,7 +131,8 @@ def stream(seed: int, *names: object) -> np.random.Generator:
 
 
 class Rollouts:
-    """One batch of trajectories through one or more engines. tell: called with a line that a person should see."""
+    """One batch of trajectories after another through one or more engines. tell: called with a line that a person should see. seen: lengths of the batch before, which admission may begin with; here they are those
+    of the last batch."""
 
     def __init__(
         self,
@@ -140,87 +142,116 @@ class Rollouts:
         settings: Settings,
         tell: Callable[[str], None] = lambda _: None,
         end_session: Callable[[str], Any] = lambda _: None,
+        seen: Sequence[int] = (),
     ) -> None:
         self.engines, self.dialogue, self.submit, self.settings, self.tell = engines, dialogue, submit, settings, tell
-        self.end_session = end_session
-        self.home: dict[str, Engine] = {}
+        self.end_session, self.seen = end_session, list(seen)
+        self.waiting: dict[str, Trajectory] = {}  # known to the fleet, and not begun
         self.live: dict[str, Trajectory] = {}
         self.streams: dict[str, np.random.Generator] = {}
         self.calls: dict[str, list[tuple[Record, Future[Result] | None]]] = {}
-        self.pending = 0  # turns under way in engines
+        self.bell = threading.Event()  # something may have happened elsewhere
 
     def run(self, tasks: Sequence[Task], size: int, name: str = "") -> Iterator[Trajectory]:
-        """`size` trajectories of each task, graded, as they end. name: of the batch (a step, say); the same name and seed draw the same numbers."""
-        return self.each(((task, rollout) for task in tasks for rollout in range(size)), name)
+        """`size` trajectories of each task, graded, as they end. name: of the batch (a step, say); the same name and seed draw the same numbers. Admission knows them all from the start."""
+        return self._batch(((task, rollout) for task in tasks for rollout in range(size)), name, True)
 
     def each(self, wanted: Iterable[tuple[Task, int]], name: str = "") -> Iterator[Trajectory]:
         """A trajectory for each (task, number of the rollout), asked for as there is room."""
-        line = iter(wanted)
-        waiting = next(line, None)
+        return self._batch(wanted, name, False)
+
+    def _batch(self, wanted: Iterable[tuple[Task, int]], name: str, known: bool) -> Iterator[Trajectory]:
+        settings = self.settings
+        policy = engine_fleet.chosen(settings.admission, self.engines, settings.lockstep)
+        seen = () if settings.lockstep else self.seen
+        self.fleet = engine_fleet.Fleet(self.engines, policy, settings.max_tokens, seen=seen, tell=self.tell)
+        for engine in self.fleet.engines:
+            engine.bell = self.bell.set
+        # in the order given, one that waits is as good as all
+        all_at_once = policy == "static" or (known and policy not in ("kv", "least"))
+        self.line: Iterator[tuple[Task, int]] | None = iter(wanted)
+        self.name, self.over = name, False
+        self.prompt: tuple[str | None, list[int]] = (None, [])
         began = heard = time.monotonic()
         graders = ThreadPoolExecutor(2)
         grading: dict[Future[answers.Grade | Record], Trajectory] = {}
         try:
-            while waiting or self.live or grading:
-                waiting = self._admit(waiting, line, name)
+            while self.line or self.waiting or self.live or grading:
+                self.bell.clear()
+                self._admit(all_at_once)
                 ended: list[Trajectory] = []
-                for engine in self.engines:
-                    for turn in engine.poll():
-                        self.pending -= 1
-                        heard = time.monotonic()
-                        ended += self._turn(turn)
+                turns = self.fleet.poll()
+                for turn in turns:
+                    heard = time.monotonic()
+                    ended += self._turn(turn)
                 ended += self._answered()
-                if self.settings.deadline and time.monotonic() - began > self.settings.deadline:
+                left = settings.deadline - (time.monotonic() - began) if settings.deadline else 1.0
+                if left < 0 and not self.over:
                     ended += self._cut()
-                    waiting = None
                 for one in ended:
                     self._release(one)
-                    grading[graders.submit(self._grade, one)] = one
-                for done in [one for one in grading if one.done()]:
-                    one = grading.pop(done)
-                    self._reward(one, done.result())
+                    grade = graders.submit(self._grade, one)
+                    grade.add_done_callback(self._ring)
+                    grading[grade] = one
+                done = [one for one in grading if one.done()]
+                for each in done:
+                    one = grading.pop(each)
+                    self._reward(one, each.result())
                     yield one
                 if time.monotonic() - heard > QUIET:
                     self.tell(
-                        f"no turn has ended for {time.monotonic() - heard:.0f} s: {self.pending} under way, {len(self.calls)} wait for calls"
+                        f"no turn has ended for {time.monotonic() - heard:.0f} s: {len(self.fleet.asked)} under way, {len(self.calls)} wait for calls"
                     )
                     heard = time.monotonic()
-                if not self.pending and (self.calls or (grading and not waiting)):
-                    calls = [call for each in self.calls.values() for _, call in each if call is not None]
-                    if not any(call.done() for call in calls):
-                        some: list[Future[Any]] = [*calls, *grading]
-                        wait(some, timeout=1.0, return_when=FIRST_COMPLETED)
+                if self.fleet.idle and not (turns or ended or done):
+                    self.bell.wait(1.0 if self.over else min(1.0, max(left, 0.0)))
         finally:
             graders.shutdown()
+            self.waiting.clear()
             for one in list(self.live.values()):
                 self._release(one)
+            self.seen = self.fleet.lengths
+
+    def _ring(self, _: object) -> None:
+        self.bell.set()
 
     # ------------------------------------------------------------ beginning
 
-    def _admit(
-        self, waiting: tuple[Task, int] | None, line: Iterator[tuple[Task, int]], name: str
-    ) -> tuple[Task, int] | None:
-        """As many as have room; in lockstep, only while nothing is under way, so that what shares a batch is always the same. Returns who waits next."""
-        if self.settings.lockstep and self.live:
-            return waiting
-        while waiting is not None:
-            engine = max(self.engines, key=lambda one: one.room)
-            if engine.room <= 0:
-                return waiting
-            task, rollout = waiting
-            prompt = self.dialogue.prompt(task.prompt)
-            one = Trajectory(task.id, rollout, task, len(prompt), prompt, [], [], [])
-            self.live[one.key] = one
-            self.home[one.key] = engine
-            self.streams[one.key] = stream(self.settings.seed, "sample", name, one.group, one.rollout)
-            self._ask(one, one.ids)
-            waiting = next(line, None)
-        return None
+    def _admit(self, all_at_once: bool) -> None:
+        """As many as have room; in lockstep, only while nothing is under way, so that what shares a batch is always the same."""
+        if self.over:
+            return
+        fleet = self.fleet
+        again = fleet.waiting - len(self.waiting)  # those whose engine is gone
+        fresh = not (self.settings.lockstep and self.live)
+        while fresh or again:
+            while fresh and self.line is not None and (all_at_once or not fleet.waiting):
+                self._submit()
+            sent = fleet.next()
+            for key in sent:
+                if key in self.waiting:
+                    one = self.live[key] = self.waiting.pop(key)
+                    self.streams[key] = stream(self.settings.seed, "sample", self.name, one.group, one.rollout)
+                    self._ask(one)
+            if not sent:
+                return
 
-    def _ask(self, one: Trajectory, ids: Sequence[int]) -> None:
+    def _submit(self) -> None:
+        assert self.line is not None
+        task, rollout = next(self.line, (None, 0))
+        if task is None:
+            self.line = None
+            return
+        if self.prompt[0] != task.prompt:
+            self.prompt = (task.prompt, self.dialogue.prompt(task.prompt))
+        prompt = list(self.prompt[1])
+        one = Trajectory(task.id, rollout, task, len(prompt), prompt, [], [], [])
+        self.fleet.submit(one.key, one.prompt, one.group)
+        self.waiting[one.key] = one
+
+    def _ask(self, one: Trajectory) -> None:
         room = self.settings.max_tokens - len(one.response)
-        self.home[one.key].start(one.key, ids, room, self.streams[one.key])
-        self.pending += 1
+        self.fleet.ask(one.key, one.ids, room, self.streams[one.key])
 
     # ------------------------------------------------------------ turns
 
@@ -228,6 +259,7 @@ class Rollouts:
         """A turn that ended: its calls go out, or the trajectory ends."""
         one = self.live[turn.key]
         one.ids += turn.ids
+        self.fleet.grew(one.key, len(one.response))
         one.mask += [True] * len(turn.ids)
         one.logp += turn.logp
         text = (self.dialogue.opened if not one.turns else "") + self.dialogue.spoken(turn.ids)
@@ -258,7 +290,9 @@ class Rollouts:
             program = Program(
                 call.code, call.input, one.key if notebook else None, self.settings.call_timeout, owner=one.key
             )
-            made.append((told, self.submit(program)))
+            future = self.submit(program)
+            future.add_done_callback(self._ring)
+            made.append((told, future))
         self.calls[one.key] = made
         return []
 
@@ -274,7 +308,7 @@ class Rollouts:
     def _answered(self) -> list[Trajectory]:
         """Trajectories whose calls have all come back go on, or end where what they are shown has no room."""
         back = [key for key, made in self.calls.items() if all(call is None or call.done() for _, call in made)]
-        if self.settings.lockstep and (self.pending or len(back) < len(self.calls)):
+        if self.settings.lockstep and (self.fleet.asked or len(back) < len(self.calls)):
             return []
         ended = []
         for key in sorted(back) if self.settings.lockstep else back:
@@ -291,22 +325,22 @@ class Rollouts:
             one.ids += suffix
             one.mask += [False] * len(suffix)
             one.logp += [0.0] * len(suffix)
-            self._ask(one, suffix)
+            self._ask(one)
         return ended
 
     # ------------------------------------------------------------ ends
 
     def _cut(self) -> list[Trajectory]:
-        """Stragglers at the deadline."""
-        cut = list(self.live.values())
+        """Stragglers at the deadline; what has not begun by then does not."""
+        self.line, self.over = None, True
+        self.waiting.clear()
+        cut = [one for one in self.live.values() if not one.finish]
         for one in cut:
             one.finish = "deadline"
-            if self.calls.pop(one.key, None) is None:
-                self.pending -= 1
         return cut
 
     def _release(self, one: Trajectory) -> None:
-        self.home.pop(one.key).release(one.key)
+        self.fleet.ended(one.key, len(one.response))
         del self.live[one.key]
         del self.streams[one.key]
         self.calls.pop(one.key, None)
@@ -319,7 +353,7 @@ class Rollouts:
             "turns": one.turns,
             "finish_reason": "stop" if one.finish == "stop" else "length",
         }
-        found = verify.settled(told, self.settings.scope)
+        found = verify.settled(told, self.settings.scope, self.settings.form)
         if isinstance(found, answers.Comparison):
             return answers.grade(found.gold, found.text, match=found.match)
         return found

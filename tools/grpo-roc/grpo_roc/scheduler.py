@@ -249,11 +249,12 @@ class _Longest:
 
 
 class _Engine(msgspec.Struct):
-    """blocks, reserved and used are blocks of its cache; groups: how many of each group are here; version: of its one valid entry in the heap of engines."""
+    """blocks, reserved and used are blocks of its cache; groups: how many of each group are here; places: members at most; version: of its one valid entry in the heap of engines."""
 
     blocks: int
     members: dict[str, None]
     groups: dict[str, int]
+    places: float = math.inf
     reserved: int = 0
     used: int = 0
     version: int = 0
@@ -270,9 +271,10 @@ class _Sent(msgspec.Struct):
 
 
 class Admission:
-    """capacities: blocks of each engine's cache. Raises ValueError for what cannot be: an id submitted twice or unknown, a trajectory that an engine could never hold, two prompts of one group."""
+    """capacities: blocks of each engine's cache; limits: trajectories that each may have at a time, whatever they hold (none given: any number; static does not heed them). Raises ValueError for what cannot be: an
+    id submitted twice or unknown, a trajectory that an engine could never hold, two prompts of one group."""
 
-    def __init__(self, capacities: Sequence[int], settings: Settings) -> None:
+    def __init__(self, capacities: Sequence[int], settings: Settings, limits: Sequence[int] = ()) -> None:
         if not capacities or settings.most < 1 or settings.block < 1:
             raise ValueError("expected an engine at least, and at least a token of a block and of a longest trajectory")
         self.settings = settings
@@ -285,6 +287,8 @@ class Admission:
             mean = settings.policy == "kv-mean"
             self._place = Mean(settings.most, seen) if mean else Quantile(settings.most, settings.quantile, seen)
         self._engines = [_Engine(blocks, {}, {}) for blocks in capacities]
+        for engine, places in zip(self._engines, limits, strict=bool(limits)):
+            engine.places = places
         self._least = min(capacities)
         self._first: deque[Trajectory] = deque()  # those that have been with an engine before
         self._kept: dict[str, int] = {}  # and their tokens
@@ -363,6 +367,14 @@ class Admission:
             raise ValueError(f"{id}: was not released")
         self._again(self._released.pop(id))
 
+    def withdraw(self, id: str) -> None:
+        """One that has been with an engine, and waits to be sent again, is not to go on."""
+        found = [one for one in self._first if one.id == id]
+        if not found:
+            raise ValueError(f"{id}: does not wait to be sent again")
+        self._first.remove(found[0])
+        del self._kept[id]
+
     def lost(self, index: int) -> list[str]:
         """An engine is gone. Its trajectories, returned, are sent to others by `next`. Raises ValueError where it was the last."""
         engine = self._engines[index]
@@ -426,11 +438,11 @@ class Admission:
         return index if self.settings.policy == "least" or needed <= engine.blocks - engine.reserved else None
 
     def _enter(self, index: int) -> None:
-        """Enter an engine anew, unless it is gone or filled above the high-water mark."""
+        """Enter an engine anew, unless it is gone, has as many as it may have, or is filled above the high-water mark."""
         engine = self._engines[index]
         engine.version += 1
         full = self._learns and engine.members and engine.used > self.settings.high_water * engine.blocks
-        if not engine.lost and not full:
+        if not engine.lost and not full and len(engine.members) < engine.places:
             key = len(engine.members) if self.settings.policy == "least" else engine.reserved - engine.blocks
             heapq.heappush(self._heap, (key, index, engine.version))
         if len(self._heap) > 4 * len(self._engines) + 64:  # mostly entries made earlier, and as many events to pay
@@ -498,6 +510,8 @@ class Admission:
             assert engine.reserved == sum(one.reserved for one in here.values()) + sum(prompts.values()), "reserved"
             assert set(engine.groups) == set(prompts), "groups"
             assert not (engine.lost and here), "sent to an engine that is gone"
+            if self.settings.policy != "static":
+                assert len(here) <= engine.places, "more are here than may be"
             if self.settings.policy not in ("static", "least"):
                 assert engine.reserved <= engine.blocks, "more is promised than there is"
         waiting = [one.id for one in (*self._first, *self._waiting)]

@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ import grpo_roc
 from grpo_roc.dialogue import Dialogue
 from grpo_roc.env.environment import Environment
 from grpo_roc.env.environment import Settings as EnvironmentSettings
-from grpo_roc.policy import Example, Optimisation, Policy
+from grpo_roc.policy import Example, Optimisation, Policy, for_training
+from grpo_roc.ranks import Ranks
 from grpo_roc.rollout import stream
 from grpo_roc.runs import held, read_lines, settle
 from grpo_roc.transcripts import examples, made
 from tenfold_shared import BadInput
-from tenfold_shared.jsonl import difference, write_atomic
+from tenfold_shared.jsonl import Source, difference, write_atomic
 from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
@@ -104,8 +106,6 @@ def run(
     """The verb; returns the exit code: 1 where time ran out. Raises BadInput, Missing and Busy."""
     import torch
 
-    from tenfold_shared.models import load_causal_lm
-
     final = Path(output)
     if final.exists() and not (final / "manifest.json").exists() and any(final.iterdir()):
         raise BadInput(f"{final}: holds things that this verb did not write; choose another folder")
@@ -117,15 +117,20 @@ def run(
         raise BadInput(f"{final}: was made with {found}; choose another folder, or --overwrite")
     work = final.with_name(f"{final.name}.work")
     until = None if max_time is None else time.monotonic() + max_time
-    with held(work):
-        state = settle(work, identity, overwrite)
+    with Ranks().joined(device) as ranks, held(work) if ranks.first else nullcontext():
+        state = ranks.same(settle(work, identity, overwrite) if ranks.first else "")
+
+        def tell(line: str) -> None:
+            if ranks.first:
+                print(f"grpo-roc: {line}", file=sys.stderr)
+
         torch.manual_seed(how.seed)
         source = str(work / "checkpoint") if state == "resume" else model
-        lm, tokenizer = load_causal_lm(source, dtype, device, trust_remote_code)
-        lm.requires_grad_(True)
+        lm, tokenizer, compute = for_training(source, dtype, ranks.device(device), trust_remote_code, ranks)
         if with_template(tokenizer, lm):
-            print("grpo-roc: the tokenizer has no chat template: it is given ChatML's", file=sys.stderr)
+            tell("the tokenizer has no chat template: it is given ChatML's")
         dialogue = Dialogue(tokenizer, how.tools)
+        skipped = 0
         if how.make_data:
             with Environment(EnvironmentSettings(level=level, workers=workers)) as env:
                 given = [
@@ -133,57 +138,56 @@ def run(
                 ]
         else:
             given = list(records)
+            skipped = records.bad if isinstance(records, Source) else 0
+            if skipped:
+                print(f"grpo-roc: {skipped} records are no transcripts and are left out", file=sys.stderr)
         every = [examples(record, where, dialogue, how.shown) for where, record in given]
         fit = [one for one in every if len(one.prompt) + len(one.response) <= how.max_tokens]
         if len(fit) < len(every):
-            print(
-                f"grpo-roc: {len(every) - len(fit)} of {len(every)} transcripts have more than {how.max_tokens} tokens and are left out",
-                file=sys.stderr,
+            tell(
+                f"{len(every) - len(fit)} of {len(every)} transcripts have more than {how.max_tokens} tokens and are left out"
             )
         apart = min(round(how.held_out * len(fit)), 256)
         order = stream(how.seed, "held out").permutation(len(fit))
         test, train = [fit[k] for k in order[:apart]], [fit[k] for k in order[apart:]]
         if not train:
             raise BadInput("no transcript is left to learn from")
-        policy = Policy(lm, Optimisation(lr=how.lr, most=how.most, checkpointing=how.checkpointing))
+        policy = Policy(
+            lm, Optimisation(lr=how.lr, most=how.most, checkpointing=how.checkpointing, compute=compute), ranks=ranks
+        )
         steps = batches(len(train), how)
         lm.train()
         done = 0
         log = work / "log.jsonl"
         if state == "resume":
             done = policy.restore(work / "checkpoint")["done"]
+        if ranks.first:
             kept = [line for line in read_lines(log) if line["step"] <= done]
             write_atomic(log, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
-        else:
-            log.unlink(missing_ok=True)
         first = loss_of(policy, test) if test else None
-        with Progress("sft", len(steps), "updates", quiet) as progress, open(log, "ab") as out:
+        with Progress("sft", len(steps), "updates", quiet or not ranks.first) as progress:
             progress.update(done)
             for number in range(done, len(steps)):
-                if until is not None and time.monotonic() > until:
+                if ranks.same(until is not None and time.monotonic() > until):
                     policy.save(work / "checkpoint", tokenizer, {"done": number})
-                    print(
-                        f"grpo-roc: time is up after update {number} of {len(steps)}; the same command goes on",
-                        file=sys.stderr,
-                    )
+                    tell(f"time is up after update {number} of {len(steps)}; the same command goes on")
                     return 1
                 loss = policy.fit([train[k] for k in steps[number]], rate(number + 1, len(steps), how))
                 if not math.isfinite(loss):
                     raise BadInput(
                         f"update {number + 1}: the loss is {loss}; lower --lr, or train in float32 (--dtype float32)"
                     )
-                out.write(
-                    json.dumps(
-                        {"step": number + 1, "loss": round(loss, 9), "lr": rate(number + 1, len(steps), how)}
-                    ).encode()
-                    + b"\n"
-                )
-                out.flush()
+                if ranks.first:
+                    line = {"step": number + 1, "loss": round(loss, 9), "lr": rate(number + 1, len(steps), how)}
+                    with open(log, "ab") as out:
+                        out.write(json.dumps(line).encode() + b"\n")
                 progress.update()
                 if (number + 1) % save_every == 0 and number + 1 < len(steps):
                     policy.save(work / "checkpoint", tokenizer, {"done": number + 1})
         last = loss_of(policy, test) if test else None
-        policy.save(final, tokenizer, {}, optimizer=False)
+        policy.save(final, tokenizer, {}, optimizer=False, dtype=compute)
+        if not ranks.first:
+            return 0
         counts = {
             "transcripts": len(fit),
             "left_out": len(every) - len(fit),
@@ -193,16 +197,10 @@ def run(
         write_atomic(final / "log.jsonl", log.read_bytes())
         write_atomic(
             final / "manifest.json",
-            json.dumps(
-                {**identity, "version": grpo_roc.__version__, "counts": counts},
-                indent=1,
-            ).encode(),
+            json.dumps({**identity, "version": grpo_roc.__version__, "counts": counts}, indent=1).encode(),
         )
         if not quiet and last is not None:
             before = "" if first is None or done else f"{first:.3f} before, "
-            print(
-                f"grpo-roc: {len(train)} transcripts, {len(steps)} updates; held-out loss of a token: {before}{last:.3f} after",
-                file=sys.stderr,
-            )
-    shutil.rmtree(work)
+            tell(f"{len(train)} transcripts, {len(steps)} updates; held-out loss of a token: {before}{last:.3f} after")
+        shutil.rmtree(work)
     return 0

@@ -11,13 +11,15 @@ problems, lengths and rate; before a stage problems may be left out that the pol
     best/               the model as it was at its best
     manifest.json       when all is done
 
-A run that was cut off goes on from its checkpoint; with `lockstep`, on one kind of CPU, to the same bytes.
+A run that was cut off goes on from its checkpoint; with `lockstep`, on one kind of CPU, to the same bytes. Under torchrun every rank samples its part of a step's trajectories and reads its part of the update
+(ranks.py); what is chosen and written is that of one process.
 
 Where it sits: above rollout.py, selection.py and policy.py.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import statistics
@@ -26,19 +28,22 @@ import time
 import tomllib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 import grpo_roc
-from grpo_roc import selection
+from grpo_roc import selection, verify
 from grpo_roc.dialogue import Dialogue
-from grpo_roc.engine import Engine, LocalEngine
+from grpo_roc.engine_open import open_engines, push
+from grpo_roc.engine_protocol import Engine
 from grpo_roc.env.environment import Environment
 from grpo_roc.env.environment import Settings as EnvironmentSettings
 from grpo_roc.objective import Clip
-from grpo_roc.policy import Example, Optimisation, Policy, Updated
+from grpo_roc.policy import Example, Optimisation, Policy, Updated, for_training
+from grpo_roc.ranks import Ranks
 from grpo_roc.rollout import Rollouts, Task, Trajectory, stream
 from grpo_roc.rollout import Settings as RolloutSettings
 from grpo_roc.runs import held, read_lines, settle
@@ -85,7 +90,8 @@ class Plan(msgspec.Struct, frozen=True):
     tools: tuple[str, ...] = ("python",)
     call_timeout: float = 4.0
     shown: int = 4096
-    scope: str = "answer"
+    scope: verify.Scope = "answer"
+    form: verify.Form = "number"
     deadline: float = 0.0
     lockstep: bool = False
     noise_timeout: float = 0.0
@@ -197,41 +203,57 @@ class Counts(msgspec.Struct):
 
 
 class Run:
-    """A run in its folder. engines: None makes one in this process over the policy itself, which has every update at once."""
+    """A run in its folder. engines: those that sample, which get the policy's weights before each batch that follows an update."""
 
     def __init__(
-        self, plan: Plan, policy: Policy, tokenizer: Any, env: Environment, folder: Path, *, save_every: int, keep_rollouts: int, tell: Callable[[str], None], progress: Progress | None = None
+        self, plan: Plan, policy: Policy, tokenizer: Any, dialogue: Dialogue, engines: Sequence[Engine], env: Environment, folder: Path, *, save_every: int, keep_rollouts: int, tell: Callable[[str], None],
+        progress: Progress | None = None,
     ) -> None:  # fmt: skip
         self.plan, self.policy, self.tokenizer, self.env, self.folder = plan, policy, tokenizer, env, folder
+        self.dialogue, self.engines, self.ranks = dialogue, engines, policy.ranks
         self.save_every, self.keep_rollouts, self.tell, self.progress = save_every, keep_rollouts, tell, progress
-        self.dialogue = Dialogue(tokenizer, plan.tools)
         self.counts = Counts()
         self.watch = Watch()
+        self.stale = True  # engines may lack the last update
+        self.pushed = 0.0  # seconds that the last push took
+        self.lengths: list[int] = []
 
     # ------------------------------------------------------------ parts of a step
 
-    def engine(self, stage: Stage) -> Engine:
-        return LocalEngine(
-            self.policy.model,
-            self.dialogue.ends,
-            slots=self.plan.slots,
-            capacity=stage.max_prompt + stage.max_tokens + 1,
-            temperature=self.plan.temperature,
-        )
+    def push(self) -> None:
+        """The policy as it is now to the engines, where it has changed."""
+        began = time.monotonic()
+        for engine in self.engines:
+            engine.wake()
+        if self.stale:
+            # every rank has a part in gathering them, and to the end
+            weights = self.policy.weights() if self.ranks.size == 1 else list(self.policy.weights())
+            push(self.engines, weights, self.tell)
+            self.stale = False
+        self.pushed = time.monotonic() - began
 
-    def rollouts(self, stage: Stage, engine: Engine) -> Rollouts:
+    def rollouts(self, stage: Stage) -> Rollouts:
         plan = self.plan
         settings = RolloutSettings(
             turns=stage.turns, max_tokens=stage.max_tokens, shown=plan.shown, call_timeout=plan.call_timeout, deadline=plan.deadline, lockstep=plan.lockstep,
-            noise_timeout=plan.noise_timeout, noise_error=plan.noise_error, scope="response" if plan.scope == "response" else "answer", seed=plan.seed,
+            noise_timeout=plan.noise_timeout, noise_error=plan.noise_error, scope=plan.scope, form=plan.form, seed=plan.seed,
         )  # fmt: skip
-        return Rollouts([engine], self.dialogue, self.env.submit, settings, self.tell, self.env.end)
+        return Rollouts(self.engines, self.dialogue, self.env.submit, settings, self.tell, self.env.end, self.lengths)
 
     def sample(self, stage: Stage, tasks: Sequence[Task], size: int, name: str) -> list[Trajectory]:
-        """In order of task and rollout, whatever order they ended in."""
+        """In order of task and rollout, whatever order they ended in; each rank samples its part, and has all."""
         self.policy.model.eval()
+        self.push()
         place = {task.id: k for k, task in enumerate(tasks)}
-        found = list(self.rollouts(stage, self.engine(stage)).run(tasks, size, name))
+        rollouts = self.rollouts(stage)
+        if self.ranks.size == 1:
+            own = list(rollouts.run(tasks, size, name))
+        else:
+            own = list(rollouts.each(self.ranks.mine([(task, k) for task in tasks for k in range(size)]), name))
+        for engine in self.engines:
+            engine.sleep()
+        found = [one for part in self.ranks.all(own) for one in part]
+        self.lengths = [len(one.response) for one in found]
         return sorted(found, key=lambda one: (place[one.group], one.rollout))
 
     def learn(
@@ -239,6 +261,7 @@ class Run:
     ) -> list[Updated]:
         """Updates of whole groups, in an order drawn by the step's name."""
         self.policy.model.train()
+        self.stale = True
         examples = {
             one.index: Example(
                 step[one.index].ids[: step[one.index].prompt], step[one.index].response, step[one.index].mask, one.advantage, sampled=step[one.index].logp
@@ -286,14 +309,17 @@ class Run:
             }
             self.counts.bad = self.counts.bad + 1 if any(one.skipped for one in updates) else 0
         self.counts.empty = 0 if kept else self.counts.empty + 1
-        if self.keep_rollouts and (self.counts.step + 1) % self.keep_rollouts == 0:
+        if self.ranks.first and self.keep_rollouts and (self.counts.step + 1) % self.keep_rollouts == 0:
             self._write_rollouts(sampled, kept)
         ended = time.monotonic()
         seconds = {
             "step": metrics["step"],
-            "generate_s": round(generated - began, 3),
+            "push_s": round(self.pushed, 3),
+            "generate_s": round(generated - began - self.pushed, 3),
             "train_s": round(ended - generated, 3),
-            "sampled_tokens_s": round(sum(one.sampled for one in sampled) / max(generated - began, 1e-9), 1),
+            "sampled_tokens_s": round(
+                sum(one.sampled for one in sampled) / max(generated - began - self.pushed, 1e-9), 1
+            ),
             "trained_tokens_s": round(
                 sum(sampled[one.index].sampled for one in kept) / max(ended - generated, 1e-9), 1
             ),
@@ -326,7 +352,7 @@ class Run:
                 for _ in range(self.counts.step - first):
                     next(order)
                 while self.counts.step < last:
-                    if until is not None and time.monotonic() > until:
+                    if self.ranks.same(until is not None and time.monotonic() > until):
                         self.save()
                         return "time"
                     why = self._one(
@@ -346,7 +372,7 @@ class Run:
         signs = self.watch.see(metrics)
         if signs:
             metrics["alarms"] = signs
-        for path, line in (("metrics.jsonl", metrics), ("timings.jsonl", seconds)):
+        for path, line in (("metrics.jsonl", metrics), ("timings.jsonl", seconds)) if self.ranks.first else ():
             with open(self.folder / path, "ab") as out:
                 out.write(json.dumps(line).encode() + b"\n")
         for sign in signs:
@@ -355,7 +381,7 @@ class Run:
             self.progress.update()
         if len(counts.rewards) == min(WINDOW, sum(stage.steps for stage in self.plan.stages)) and mean > counts.best:
             counts.best, counts.best_step = mean, counts.step
-            self.policy.save(self.folder / "best", self.tokenizer, {}, optimizer=False)
+            self.policy.save(self.folder / "best", self.tokenizer, {}, optimizer=False, dtype=self.policy.how.compute)
         stop = self._stop(signs)
         if stop or last or counts.step % self.save_every == 0:
             self.save()
@@ -402,15 +428,17 @@ class Run:
     def _hard(self, stage: Stage, tasks: list[Task], number: int) -> list[Task]:
         """Once, with the policy at the stage's beginning; what was found is read again by a run that goes on."""
         path = self.folder / f"stage-{number}.json"
-        if path.exists():
-            wanted = set(json.loads(path.read_bytes()))
+        known = self.ranks.same(json.loads(path.read_bytes()) if self.ranks.first and path.exists() else None)
+        if known is not None:
+            wanted = set(known)
         else:
             assert stage.max_correct is not None
             right: dict[str, float] = {}
             for one in self.sample(stage, tasks, stage.filter_rollouts, f"{number}/filter"):
                 right[one.group] = right.get(one.group, 0.0) + one.reward
             wanted = {task.id for task in tasks if right[task.id] <= stage.max_correct}
-            write_atomic(path, json.dumps(sorted(wanted)).encode())
+            if self.ranks.first:
+                write_atomic(path, json.dumps(sorted(wanted)).encode())
             self.tell(
                 f"stage {number}: {len(wanted)} of {len(tasks)} problems are solved at most {stage.max_correct} times of {stage.filter_rollouts}, and are trained on"
             )
@@ -423,53 +451,72 @@ class Run:
         """From the checkpoint that the policy was opened from; lines of later steps are written again."""
         state = self.policy.restore(self.folder / "checkpoint")
         self.counts = msgspec.convert(state["counts"], Counts)
-        for path in ("metrics.jsonl", "timings.jsonl"):
-            kept = [line for line in read_lines(self.folder / path) if line["step"] <= self.counts.step]
-            write_atomic(self.folder / path, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
-            if path == "metrics.jsonl":
-                for line in kept:
-                    self.watch.see(line)
+        for path in ("timings.jsonl", "metrics.jsonl"):
+            kept = self.ranks.same(
+                [line for line in read_lines(self.folder / path) if line["step"] <= self.counts.step]
+                if self.ranks.first
+                else []
+            )
+            if self.ranks.first:
+                write_atomic(self.folder / path, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
+        for line in kept:
+            self.watch.see(line)
 
 
 # ---------------------------------------------------------------- the verb
 
 
 def run(
-    model: str, plan: Plan, tasks_of: Callable[[Stage], list[Task]], identity: Record, output: str, *, level: Any, workers: int, dtype: str, device: str, save_every: int, keep_rollouts: int,
-    overwrite: bool, max_time: float | None, trust_remote_code: bool, quiet: bool,
+    model: str, plan: Plan, tasks_of: Callable[[Stage], list[Task]], identity: Record, output: str, *, engines: Sequence[str], level: Any, workers: int, dtype: str, device: str, save_every: int,
+    keep_rollouts: int, overwrite: bool, max_time: float | None, trust_remote_code: bool, quiet: bool,
 ) -> int:  # fmt: skip
     """The verb; returns the exit code: 1 where it stopped early, with what is there saved. Raises BadInput, Missing and Busy."""
     import torch
 
-    from tenfold_shared.models import load_causal_lm
-
     checked(plan)
     folder = Path(output)
     until = None if max_time is None else time.monotonic() + max_time
+    with Ranks().joined(device) as ranks, held(folder) if ranks.first else nullcontext():
 
-    def tell(line: str) -> None:
-        print(f"grpo-roc: {line}", file=sys.stderr, flush=True)
+        def tell(line: str) -> None:
+            if ranks.first:
+                print(f"grpo-roc: {line}", file=sys.stderr, flush=True)
 
-    with held(folder):
-        state = settle(folder, identity, overwrite)
+        state = ranks.same(settle(folder, identity, overwrite) if ranks.first else "")
         if state == "finished":
             tell(f"{folder}: complete already; nothing to do")
             return 0
-        if state == "new":
+        if state == "new" and ranks.first:
             for path in ("metrics.jsonl", "timings.jsonl"):
                 (folder / path).unlink(missing_ok=True)
         torch.manual_seed(plan.seed)
         source = str(folder / "checkpoint") if state == "resume" else model
-        lm, tokenizer = load_causal_lm(source, dtype, device, trust_remote_code)
-        lm.requires_grad_(True)
+        place = ranks.device(device)
+        lm, tokenizer, compute = for_training(source, dtype, place, trust_remote_code, ranks)
+        dialogue = Dialogue(tokenizer, plan.tools)
+        sampler = None
+        if not engines:
+            home = lm.device if ranks.size == 1 or not place.startswith("cuda") else torch.device(place)
+            # the very model where it can be, else a copy, whole and in the type that is computed in
+            own = ranks.size == 1 and compute == "float32"
+            sampler = lm if own else copy.deepcopy(lm).to(home, getattr(torch, compute))
         stage = plan.stages[0]
-        policy = Policy(lm, Optimisation(lr=stage.lr, warmup=stage.warmup, norm=plan.norm, most=plan.most, temperature=plan.temperature, checkpointing=plan.checkpointing))  # fmt: skip
+        policy = Policy(
+            lm, Optimisation(lr=stage.lr, warmup=stage.warmup, norm=plan.norm, most=plan.most, temperature=plan.temperature, checkpointing=plan.checkpointing, compute=compute), ranks=ranks
+        )  # fmt: skip
         total = sum(one.steps for one in plan.stages)
+        opened = open_engines(
+            engines, dialogue=dialogue, slots=plan.slots, capacity=max(one.max_prompt + one.max_tokens + 1 for one in plan.stages), temperature=plan.temperature, model=sampler, source=source,
+            dtype=compute, trust_remote_code=trust_remote_code, folder=str(folder), share=ranks.size, seed=plan.seed,
+        )  # fmt: skip
         with (
+            ExitStack() as closing,
             Environment(EnvironmentSettings(level=level, workers=workers, timeout=plan.call_timeout)) as env,
-            Progress("train", total, "steps", quiet) as progress,
+            Progress("train", total, "steps", quiet or not ranks.first) as progress,
         ):
-            this = Run(plan, policy, tokenizer, env, folder, save_every=save_every, keep_rollouts=keep_rollouts, tell=tell, progress=progress)  # fmt: skip
+            for engine in opened:
+                closing.callback(engine.close)
+            this = Run(plan, policy, tokenizer, dialogue, opened, env, folder, save_every=save_every, keep_rollouts=keep_rollouts, tell=tell, progress=progress)  # fmt: skip
             if state == "resume":
                 this.resume()
                 progress.update(this.counts.step)
@@ -481,18 +528,20 @@ def run(
         if why != "done":
             tell(f"stopped after step {this.counts.step}: {why}")
             return 1
-        lines = read_lines(folder / "metrics.jsonl")
-        counts = {
-            "steps": this.counts.step,
-            "best_step": this.counts.best_step,
-            "best_reward": round(this.counts.best, 6),
-            "last_reward": lines[-1]["reward/mean"],
-        }
-        write_atomic(
-            folder / "manifest.json",
-            json.dumps(
-                {**identity, "version": grpo_roc.__version__, "counts": counts},
-                indent=1,
-            ).encode(),
-        )
+        if ranks.first:
+            _finish(folder, identity, this.counts)
     return 0
+
+
+def _finish(folder: Path, identity: Record, counts: Counts) -> None:
+    lines = read_lines(folder / "metrics.jsonl")
+    told = {
+        "steps": counts.step,
+        "best_step": counts.best_step,
+        "best_reward": round(counts.best, 6),
+        "last_reward": lines[-1]["reward/mean"],
+    }
+    write_atomic(
+        folder / "manifest.json",
+        json.dumps({**identity, "version": grpo_roc.__version__, "counts": told}, indent=1).encode(),
+    )

@@ -1,8 +1,9 @@
 """Transcripts for the cold start: conversations in which the tool is called as it must be, without reasoning (arXiv 2508.20722, section 4.1).
 
-`made` writes them: small problems, each with a program that solves it, which is run; what it printed is the tool's response and, boxed, the answer. `turns_of` reads those of others.
+`made` writes them: small problems, each with a program that solves it, which is run; what it printed is the tool's response and, boxed, the answer. `examples` makes tokens of them, and of those of others, which
+sft_forms.py reads.
 
-Where it sits: below sft.py; `write` is `sft --write-data`.
+Where it sits: below sft.py, above sft_forms.py; `write` is `sft --make-data --write-data`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from grpo_roc.dialogue import PYTHON, Dialogue, response
+from grpo_roc.dialogue import PYTHON, Dialogue, response, wrapped
 from grpo_roc.env.environment import Environment, Program, Result, Settings
 from grpo_roc.rollout import outcome, stream
+from grpo_roc.sft_forms import chat_of
+from grpo_roc.transcript import turns_of
 from tenfold_shared import BadInput
 from tenfold_shared.jsonl import write_atomic
+from tenfold_shared.records import RecordProblem
 
 if TYPE_CHECKING:
     from grpo_roc.policy import Example
@@ -149,30 +153,73 @@ def made(
         }
 
 
+def chat(record: Record, where: str, dialogue: Dialogue, shown: int) -> list[Record]:
+    """A transcript as messages of a chat template: ours ({prompt, turns}) as rollouts would have had it, others ({messages, tools}) with their own system text and tools. Raises BadInput."""
+    if record.get("messages") is not None and record.get("turns") is None:
+        return chat_of(record)
+    prompt = record.get("prompt")
+    try:
+        turns = turns_of(record)
+    except RecordProblem as problem:
+        raise BadInput(f"{where}: {problem}") from None
+    if not isinstance(prompt, str):
+        raise BadInput(f"{where}: expected `prompt` and `turns` [{{text, calls}}] (see `grpo-roc sft --help`)")
+    messages = dialogue.messages(prompt)
+    for number, turn in enumerate(turns):
+        # what the prompt of a rollout has opened already
+        text = turn["text"] if number else dialogue.opened + turn["text"].removeprefix(dialogue.opened)
+        messages.append({"role": "assistant", "content": text})
+        if number + 1 < len(turns):
+            results = [response(call, shown) for call in turn.get("calls") or ()]
+            messages.append({"role": "user", "content": wrapped(results)})
+    return messages
+
+
 def examples(record: Record, where: str, dialogue: Dialogue, shown: int) -> Example:
-    """A transcript as tokens: the model's turns, each with the token that ends it, are learnt; the rest is seen. Raises BadInput."""
+    """A transcript as tokens: every turn of the model's, with the tokens that end it, is learnt; the rest is seen. What follows the last of them is left out. A first turn that begins with the opened
+    reasoning has that from the prompt, as in rollouts. Raises BadInput, also where the template rewrites earlier turns of this conversation."""
+    from jinja2 import TemplateError
+
     from grpo_roc.policy import Example  # and with it torch, which those that only make transcripts do without
 
-    prompt, turns = record.get("prompt"), record.get("turns")
-    if not isinstance(prompt, str) or not isinstance(turns, list) or not turns:
-        raise BadInput(f"{where}: expected `prompt` and `turns` [{{text, calls}}] (see `grpo-roc sft --help`)")
-    ids = dialogue.prompt(prompt)
+    messages = chat(record, where, dialogue, shown)
+    try:
+        whole = rendered(dialogue, messages, False)
+        spans = [
+            (rendered(dialogue, messages[:k], True), rendered(dialogue, messages[: k + 1], False))
+            for k, message in enumerate(messages)
+            if message["role"] == "assistant"
+        ]
+    except TemplateError as problem:
+        raise BadInput(f"{where}: the chat template refuses it: {str(problem)[:160]}") from None
     end = dialogue.encode(dialogue.ending) or [dialogue.tokenizer.eos_token_id]
-    tokens: list[int] = []
-    mask: list[bool] = []
-    for number, turn in enumerate(turns):
-        text = turn["text"]
-        if number == 0:
-            text = text.removeprefix(dialogue.opened)  # which the prompt has
-        spoken = dialogue.encode(text) + end
-        tokens += spoken
-        mask += [True] * len(spoken)
-        if number + 1 < len(turns):
-            calls = turn.get("calls") or []
-            between = dialogue.suffix([response(call, shown) for call in calls])
-            tokens += between
-            mask += [False] * len(between)
-    return Example(ids, tokens, mask, 0.0)
+    pieces: list[tuple[list[int], bool]] = []
+    at = 0
+    for number, (before, after) in enumerate(spans):
+        if not after.startswith(before) or not whole.startswith(after) or len(before) < at:
+            raise BadInput(f"{where}: the chat template rewrites earlier turns of this conversation, or puts text of its own into them; use one that only appends")  # fmt: skip
+        start, stop = len(before), after.rfind(dialogue.ending) if dialogue.ending else len(after)
+        if stop < start:
+            raise BadInput(
+                f"{where}: the chat template does not end turn {number + 1} as it ends others ({dialogue.ending!r})"
+            )
+        if not number and after.startswith(dialogue.opened, start):
+            start += len(dialogue.opened)
+        pieces.append((dialogue.encode(whole[at:start]), False))
+        pieces.append((dialogue.encode(whole[start:stop]) + end, True))
+        at = stop + len(dialogue.ending)
+    if not pieces:
+        raise BadInput(f"{where}: no turn of the assistant's: nothing could be learnt")
+    (prompt, _), *rest = pieces
+    tokens = [token for ids, _ in rest for token in ids]
+    return Example(prompt, tokens, [learnt for ids, learnt in rest for _ in ids], 0.0)
+
+
+def rendered(dialogue: Dialogue, messages: Sequence[Record], generation: bool) -> str:
+    found: str = dialogue.tokenizer.apply_chat_template(
+        list(messages), tokenize=False, add_generation_prompt=generation
+    )
+    return found
 
 
 def write(count: int | None, seed: int, kinds: tuple[str, ...], path: str, level: Any, workers: int, overwrite: bool, quiet: bool) -> int:  # fmt: skip

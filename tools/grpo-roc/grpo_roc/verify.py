@@ -8,6 +8,7 @@ may be any thread (tenfold_shared.answers). A comparison that met the deadline i
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,14 +28,18 @@ from tenfold_shared.records import RecordProblem
 
 Record = dict[str, Any]
 Scope = Literal["answer", "response"]
+Form = Literal["any", "number"]
+_NUMBER = re.compile(r"-?[0-9]+(?:/[0-9]+)?")
+_WORK = re.compile(r"[-+*/^×·÷!]|\\(?:times|cdot|div|frac|sqrt|sum|prod|binom|[bp]?mod)\b|\bmod\b")
 KEY = " place"  # a field of ours while a record is under way
 OPEN, CLOSE = "<answer>", "</answer>"
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """scope: where the box is looked for. deadline: seconds that a symbolic comparison may take."""
+    """scope: where the box is looked for. form: whether an expression may stand for a number. deadline: seconds that a symbolic comparison may take."""
 
     scope: Scope = "answer"
+    form: Form = "any"
     deadline: float = 2.0
     workers: int = 2
 
@@ -89,8 +94,16 @@ def last_block(texts: Sequence[str]) -> str | None:
     return None
 
 
-def settled(record: Record, scope: Scope) -> Record | answers.Comparison:
-    """A grade that needs no comparison, or the comparison."""
+def unworked(gold: Any, text: str) -> bool:
+    """Whether the gold answer is a whole number, and the box holds what would still have to be worked out (59 * 73 for 4307): equal, and earned by copying the problem."""
+    if not isinstance(gold, str) or not re.fullmatch("-?[0-9]+", answers.key(gold)):
+        return False
+    found = answers.extract(text) or ""
+    return not _NUMBER.fullmatch(answers.key(found)) and _WORK.search(found.strip(" $-+")) is not None
+
+
+def settled(record: Record, scope: Scope, form: Form = "any") -> Record | answers.Comparison:
+    """A grade that needs no comparison, or the comparison. form: `number` for the rule of `unworked`."""
     if record.get("error") or record.get("finish_reason") == "error":
         return grade("ungradable", f"the sample failed: {record.get('error') or 'no completion'}")
     try:
@@ -109,7 +122,11 @@ def settled(record: Record, scope: Scope) -> Record | answers.Comparison:
     if texts is None:
         return {**grade("ungradable", "no response"), "error": "no turns, response, output or chat"}
     text = "\n".join(texts) if scope == "response" else last_block(texts)
-    return grade("wrong", "no answer block") if text is None else answers.Comparison(gold, text, match)
+    if text is None:
+        return grade("wrong", "no answer block")
+    if form == "number" and unworked(gold, text):
+        return grade("wrong", "an expression that is not worked out, where the answer is a number")
+    return answers.Comparison(gold, text, match)
 
 
 def grade(grade: str, reason: str) -> Record:
@@ -118,7 +135,7 @@ def grade(grade: str, reason: str) -> Record:
 
 def execute(settings: Settings, records: Iterator[tuple[str, Record]]) -> Iterator[tuple[str, Record]]:
     """(key, record) -> (key, grade), in input order."""
-    items = ((key, settled(record, settings.scope)) for key, record in records)
+    items = ((key, settled(record, settings.scope, settings.form)) for key, record in records)
     for key, found in answers.grade_in_turn(items, settings.workers, settings.deadline):
         yield key, grade(found.grade, found.reason) if isinstance(found, answers.Grade) else found
 
@@ -138,12 +155,12 @@ def numbered(located: Iterable[Located]) -> Iterator[Located]:
 
 
 def run(
-    files: Sequence[str], selection: Selection, *, grader_scope: Scope, grade_timeout: float, workers: int, output: str | None, overwrite: bool, max_time: float | None, quiet: bool,
+    files: Sequence[str], selection: Selection, *, grader_scope: Scope, answer_form: Form, grade_timeout: float, workers: int, output: str | None, overwrite: bool, max_time: float | None, quiet: bool,
 ) -> int:  # fmt: skip
     """The verb; returns the exit code. Raises BadInput."""
-    settings = Settings(grader_scope, grade_timeout, workers)
+    settings = Settings(grader_scope, answer_form, grade_timeout, workers)
     source = selection.source(files, None, expand=numbered, keep=output is not None)
-    decides = {"scope": grader_scope, "deadline": grade_timeout, **selection.identity()}
+    decides = {"scope": grader_scope, "form": answer_form, "deadline": grade_timeout, **selection.identity()}
     grades: Counter[str] = Counter()
 
     def counted(record: Record, results: list[Record]) -> list[Record]:

@@ -382,10 +382,15 @@ def analyze(files: tuple[str, ...], quiet: bool, **given: Any) -> int:
 
 
 @main.command(short_help="The cold start: how the tool is called, without reasoning.")
-@click.option("--data", metavar="FILE", multiple=True, help="Transcripts: records with `prompt` and `turns` (repeatable).")  # fmt: skip
+@click.option("--data", metavar="FILE", multiple=True, help="Transcripts, ours or of other forms (repeatable).")  # fmt: skip
+@click.option("--form", type=click.Choice(["auto", "trajectory", "messages", "toolace", "apigen", "glaive", "magicoder"]), default="auto", show_default=True, help="Whose --data: ours, OpenAI's chats with or without tools (Tulu 3), ToolACE, APIGen-MT and ShareGPT, glaive-function-calling-v2, Magicoder; auto looks.")  # fmt: skip
 @click.option("--make-data", type=click.IntRange(min=1), metavar="N", help="Write N transcripts here instead, their programs run.")  # fmt: skip
 @click.option("--kinds", type=Names(KINDS), default="all", show_default=True, help=f"Of problems that are made: {', '.join(KINDS)}.")  # fmt: skip
-@click.option("--write-data", metavar="FILE", help="Only write what --make-data makes, as trajectory records.")
+@click.option(
+    "--write-data",
+    metavar="FILE",
+    help="Only write: what --make-data makes as trajectory records, --data as `messages` and `tools`.",
+)
 @options("model", "dtype", "device", "trust_remote_code")
 @click.option("--tools", type=Names(["python", "notebook"]), default="python", show_default=True, help="Of the system text.")  # fmt: skip
 @click.option("--epochs", type=Share(min=0, min_open=True), default=3.0, show_default=True, help="Times that every transcript is seen.")  # fmt: skip
@@ -399,31 +404,36 @@ def analyze(files: tuple[str, ...], quiet: bool, **given: Any) -> int:
 @click.option("--gradient-checkpointing", "checkpointing", is_flag=True, help="Less memory, more time.")
 @click.option("--save-every", type=click.IntRange(min=1), default=50, show_default=True, help="Updates between checkpoints.")  # fmt: skip
 @click.option("--level", type=click.Choice(LEVELS), default="strict", show_default=True, help="Layers around a program (see exec).")  # fmt: skip
-@options("workers", "seed", "output", "max_time", "common")
-def sft(data: tuple[str, ...], make_data: int | None, write_data: str | None, output: str | None, max_time: float | None, quiet: bool, **given: Any) -> int:  # fmt: skip
-    """Train a model on transcripts, so that it calls the tool as it must, and write it as a folder (-o) for `train`.
+@options("workers", "seed", "output", "max_time", "skip_bad", "common")
+def sft(data: tuple[str, ...], form: str, make_data: int | None, write_data: str | None, output: str | None, max_time: float | None, skip_bad: int, quiet: bool, **given: Any) -> int:  # fmt: skip
+    """Train a model on transcripts, so that it calls the tool as it must, and write it as a folder (-o) for `train`. Learnt are the model's turns, all of them; a record's own tools stand in its system text.
 
     \b
     Example:
       grpo-roc sft --model smollm2 --make-data 2000 --lr 1e-4 --epochs 1 -o cold
       grpo-roc sft --make-data 1000 --write-data transcripts.jsonl
+      grpo-roc sft --data toolace.jsonl --data glaive.jsonl --skip-bad 1000 --model smollm2 -o cold
     """
     if (make_data is None) == (not data):
         raise BadInput("expected one of --data FILE and --make-data N")
-    return _sft(data, make_data, write_data, output, max_time, quiet, given)
+    return _sft(data, form, make_data, write_data, output, max_time, skip_bad, quiet, given)
 
 
-def _sft(data: tuple[str, ...], make_data: int | None, write_data: str | None, output: str | None, max_time: float | None, quiet: bool, given: dict[str, Any]) -> int:  # fmt: skip
+def _sft(data: tuple[str, ...], form: str, make_data: int | None, write_data: str | None, output: str | None, max_time: float | None, skip_bad: int, quiet: bool, given: dict[str, Any]) -> int:  # fmt: skip
     import msgspec
 
     kinds = given.pop("kinds")
+    if write_data is not None and data:
+        from grpo_roc.sft_forms import write as write_forms
+
+        return write_forms(data, form, skip_bad, write_data, given["overwrite"], quiet)
     if write_data is not None:
         from grpo_roc.transcripts import write
 
         return write(make_data, given["seed"], kinds, write_data, given["level"], given["workers"], given["overwrite"], quiet)  # fmt: skip
     needs.models()
     from grpo_roc import sft as work
-    from tenfold_shared.jsonl import Source
+    from grpo_roc.sft_forms import source as transcripts
 
     if output is None:
         raise BadInput("-o FOLDER: where the model is to be written")
@@ -432,11 +442,17 @@ def _sft(data: tuple[str, ...], make_data: int | None, write_data: str | None, o
         most=given.pop("pass_tokens"), held_out=given.pop("held_out"), tools=given.pop("tools"), shown=given.pop("shown"), checkpointing=given.pop("checkpointing"), seed=given.pop("seed"),
     )  # fmt: skip
     uri = _model(given)
-    source = Source(list(data), None) if data else None
+    source = transcripts(data, form, skip_bad) if data else None
     identity = {
         "tool": "grpo-roc",
         "verb": "sft",
-        "options": {"model": uri, "dtype": given["dtype"], **msgspec.to_builtins(how)},
+        "options": {
+            "model": uri,
+            "dtype": given["dtype"],
+            **msgspec.to_builtins(how),
+            "form": form,
+            "skip_bad": skip_bad,
+        },
         "inputs": source.identity() if source else [],
     }
     return work.run(uri, source or [], how, identity, output, max_time=max_time, quiet=quiet, **given)

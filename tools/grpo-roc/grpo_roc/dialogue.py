@@ -186,6 +186,18 @@ class Dialogue:
         text = self.before + wrapped(responses) + self.after
         return self.encode(text if ended else self.ending + text)
 
+    @property
+    def highest(self) -> int:
+        """The greatest number of a token that every conversation has: a model needs a row of its embedding for it."""
+        return max([*self.prompt("0"), *self.suffix(["0"], ended=False), *self.ends])
+
+    def fits(self, rows: int) -> None:
+        """Raises BadInput for a model with so few rows that a conversation could not be read."""
+        if self.highest >= rows:
+            raise BadInput(
+                f"the tokenizer writes every conversation with {self.decode([self.highest])!r}, its token {self.highest}, but the model has {rows} rows in its embedding; `grpo-roc sft` makes it larger and teaches the new ones"
+            )
+
     def encode(self, text: str) -> list[int]:
         found: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return found

@@ -11,6 +11,7 @@ import math
 import statistics
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,21 +69,23 @@ def tokenizer_of(model: Model) -> Any:
     """Of a model whose weights are elsewhere: the one named, or what a server's model or vLLM's is called after. Raises BadInput, Missing."""
     from transformers import AutoTokenizer
 
+    from tenfold_shared.generate import one_line
     from tenfold_shared.models import resolve
 
-    asked = model.tokenizer or (model.name.removeprefix("vllm:"))
+    asked = model.tokenizer or model.name.removeprefix("vllm:")
     if not asked:
-        raise BadInput("--tokenizer: whose tokenizer does the server's model have? Give #NAME where that says it")
-    checkpoint = resolve(asked)
-    try:
-        return AutoTokenizer.from_pretrained(
-            checkpoint.adapter or checkpoint.path,
-            revision=checkpoint.revision or "main",
-            trust_remote_code=model.trust_remote_code,
-        )
-    except (OSError, ValueError):
         raise BadInput(
-            f"--tokenizer {asked}: no tokenizer is there; name the folder or hub id whose tokenizer the model has"
+            "--tokenizer: whose tokenizer does the server's model have? Give it, or #NAME where that says it"
+        )
+    try:
+        folder, revision = asked, "main"
+        if not (Path(asked) / "tokenizer_config.json").is_file():
+            checkpoint = resolve(asked)
+            folder, revision = checkpoint.adapter or checkpoint.path, checkpoint.revision or "main"
+        return AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=model.trust_remote_code)
+    except (BadInput, OSError, ValueError) as problem:
+        raise BadInput(
+            f"--tokenizer {asked}: expected the folder or hub id whose tokenizer the model has: {one_line(problem)}"
         ) from None
 
 
@@ -103,6 +106,8 @@ class Sampler:
             lm, tokenizer = load_causal_lm(model.uri, model.dtype, model.device, model.trust_remote_code)
             lm.eval()
         self.dialogue = Dialogue(tokenizer, model.tools)
+        if lm is not None:
+            self.dialogue.fits(len(lm.get_input_embeddings().weight))
         self.open = contextlib.ExitStack()
         with self.open:
             level: Any = model.level
@@ -166,7 +171,7 @@ def task_of(where: str, record: Record) -> Task:
         raise BadInput(f"{where}: {problem}") from None
     if gold is None:
         raise BadInput(f"{where}: {name}: answer: expected a gold answer, by which the reward is given")
-    return Task(name, prompt, gold)
+    return Task(name, prompt, gold, record.get("meta"))
 
 
 def rollout(
@@ -184,7 +189,10 @@ def rollout(
         task = task_of(where, record)
         return [(f"#{k}", (task, k)) for k in range(samples)]
 
+    calls: Counter[str] = Counter()
+
     def assemble(record: Record, results: list[Record]) -> list[Record]:
+        calls.update(call["status"] for one in results for turn in one.get("turns", ()) for call in turn["calls"])
         return [
             one if "error" not in one else {**record, "sample": k, "response": "", **one}
             for k, one in enumerate(results)
@@ -202,7 +210,14 @@ def rollout(
                 source, identify=lambda record: str(record.get("id")), plan=plan, execute=lambda requests: sampler.execute(requests, tokens), assemble=assemble, out=out,
                 batch=model.slots if settings.lockstep else None, max_time=max_time, progress=progress,
             )  # fmt: skip
-        return out.complete(done, source)
+        code = out.complete(done, source)
+    if calls["infra"]:
+        print(
+            f"grpo-roc: the environment failed {calls['infra']} of {calls.total()} calls, through no fault of the model's; see `grpo-roc doctor`",
+            file=sys.stderr,
+        )
+        return max(code, 1)
+    return code
 
 
 # ---------------------------------------------------------------- what trajectories say of a model
@@ -231,6 +246,7 @@ def summarised(records: Sequence[Record]) -> Record:
         "turns": statistics.fmean(len(one["turns"]) for one in sound),
         "calls": len(calls) / len(sound),
         "valid_calls": sum(call["status"] != "invalid_call" for call in calls) / len(calls) if calls else None,
+        "infra": sum(call["status"] == "infra" for call in calls),
         "errors": selection.error_share([one["turns"] for one in sound]),
         "errors_in_correct": selection.error_share(right),
         "cut_off": sum(one["finish"] != "stop" for one in sound) / len(sound),

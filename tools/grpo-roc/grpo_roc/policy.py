@@ -16,12 +16,13 @@ from typing import Any
 
 import msgspec
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from grpo_roc import attention, objective
 from grpo_roc.packing import Pack, Piece, full_attention, pack
 from grpo_roc.ranks import Ranks, like, whole
-from tenfold_shared import BadInput
+from tenfold_shared import BadInput, Missing
 
 Tensor = torch.Tensor
 
@@ -95,9 +96,24 @@ def for_training(source: str, dtype: str, device: str, trust_remote_code: bool, 
     found = str(model.dtype).removeprefix("torch.") if dtype == "auto" else dtype
     state = Path(source) / "state.json"
     if dtype == "auto" and state.exists():  # a checkpoint of ours: its weights are float32 whatever it computes in
-        found = json.loads(state.read_text())["compute"]
+        found = state_of(Path(source))["compute"]
     model = model.float().requires_grad_(True)
     return model, tokenizer, "bfloat16" if found == "float16" else found
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """What was saved with a checkpoint. Raises BadInput."""
+    try:
+        found: dict[str, Any] = json.loads((folder / "state.json").read_text())
+    except (OSError, ValueError) as problem:
+        raise damaged(folder, problem) from None
+    return found
+
+
+def damaged(folder: Path, problem: Exception) -> BadInput:
+    return BadInput(
+        f"{folder}: the checkpoint is damaged ({problem}); put it back from a copy, or begin again with --overwrite"
+    )
 
 
 def layers_of(model: Any) -> list[torch.nn.Module]:
@@ -320,10 +336,11 @@ class Policy:
         if self.ranks.first:
             try:
                 self._write(folder, tokenizer, weights, tensors if optimizer else None, {**state, "compute": self.how.compute, "updates": self.updates, "numbers": numbers})  # fmt: skip
-            except OSError as error:
-                problem = f"{folder}: the checkpoint could not be written: {error.strerror or error}; what was saved before is kept"
+            except (OSError, SafetensorError) as error:
+                why = getattr(error, "strerror", None) or error
+                problem = f"{folder}: the checkpoint could not be written: {why}; what was saved before is kept"
         if problem := self.ranks.same(problem):
-            raise BadInput(problem)
+            raise Missing(problem)
 
     def _moments(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The optimizer's state: (tensors, numbers) by place and name."""
@@ -339,7 +356,7 @@ class Policy:
         return tensors, numbers
 
     def _write(self, folder: Path, tokenizer: Any, weights: dict[str, Tensor], moments: dict[str, Tensor] | None, state: dict[str, Any]) -> None:  # fmt: skip
-        """Raises OSError, with what was there kept."""
+        """Raises OSError and, as full disks are among them, SafetensorError, with what was there kept."""
         beside = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
@@ -364,14 +381,17 @@ class Policy:
                 shutil.rmtree(old, ignore_errors=True)
             else:
                 beside.rename(folder)
-        except OSError:
+        except (OSError, SafetensorError):
             shutil.rmtree(beside, ignore_errors=True)
             raise
 
     def restore(self, folder: Path) -> dict[str, Any]:
         """The optimizer's state from a checkpoint whose weights this policy was opened with; returns what was saved with it."""
-        state: dict[str, Any] = json.loads((folder / "state.json").read_text())
-        tensors = load_file(folder / "optimizer.safetensors")
+        state = state_of(folder)
+        try:
+            tensors = load_file(folder / "optimizer.safetensors")
+        except (OSError, SafetensorError) as problem:
+            raise damaged(folder, problem) from None
         found: dict[int, dict[str, Any]] = {}
         for name, value in [*tensors.items(), *state.pop("numbers").items()]:
             place, _, what = name.partition(".")

@@ -32,9 +32,12 @@ QUIET = 60.0  # seconds without the end of a turn after which it is said
 
 
 class Task(msgspec.Struct, frozen=True):
+    """meta: of the record it is from, which may say how its answer is compared."""
+
     id: str
     prompt: str
     answer: Any
+    meta: Any = None
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -100,6 +103,7 @@ class Trajectory(msgspec.Struct):
             "id": self.task.id,
             "prompt": self.task.prompt,
             "answer": self.task.answer,
+            **({} if self.task.meta is None else {"meta": self.task.meta}),
             "sample": self.rollout,
             "group": self.group,
             "rollout": self.rollout,
@@ -350,6 +354,7 @@ class Rollouts:
     def _grade(self, one: Trajectory) -> answers.Grade | Record:
         told = {
             "answer": one.task.answer,
+            "meta": one.task.meta,
             "turns": one.turns,
             "finish_reason": "stop" if one.finish == "stop" else "length",
         }

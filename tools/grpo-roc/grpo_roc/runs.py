@@ -19,6 +19,16 @@ from tenfold_shared.jsonl import difference, write_atomic
 Record = dict[str, Any]
 
 
+def recovered(folder: Path) -> None:
+    """What is put in another's place goes there by two renames; a kill between them leaves the older one aside, which is taken back."""
+    for name in ("checkpoint", "best"):
+        old = folder / f".{name}.old"
+        if old.exists() and (folder / name).exists():
+            shutil.rmtree(old)
+        elif old.exists():
+            old.rename(folder / name)
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """The run's folder, by one process at a time. Raises Busy and BadInput."""
@@ -51,7 +61,8 @@ def settle(folder: Path, identity: Record, overwrite: bool) -> str:
         if not found and not overwrite:
             if (folder / "manifest.json").exists():
                 return "finished"
-            return "resume" if (folder / "checkpoint" / "state.json").exists() else "new"
+            recovered(folder)
+            return "resume" if (folder / "checkpoint").exists() else "new"
         for path in others:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     elif others:

@@ -130,6 +130,12 @@ def run(
         if with_template(tokenizer, lm):
             tell("the tokenizer has no chat template: it is given ChatML's")
         dialogue = Dialogue(tokenizer, how.tools)
+        rows = len(lm.get_input_embeddings().weight)
+        if dialogue.highest >= rows:
+            lm.resize_token_embeddings(len(tokenizer))
+            tell(
+                f"the model has {rows} rows in its embedding, and the tokenizer {len(tokenizer)} tokens: it is made larger"
+            )
         skipped = 0
         if how.make_data:
             with Environment(EnvironmentSettings(level=level, workers=workers)) as env:
@@ -140,7 +146,7 @@ def run(
             given = list(records)
             skipped = records.bad if isinstance(records, Source) else 0
             if skipped:
-                print(f"grpo-roc: {skipped} records are no transcripts and are left out", file=sys.stderr)
+                tell(f"{skipped} records are no transcripts and are left out")
         every = [examples(record, where, dialogue, how.shown) for where, record in given]
         fit = [one for one in every if len(one.prompt) + len(one.response) <= how.max_tokens]
         if len(fit) < len(every):
@@ -191,6 +197,7 @@ def run(
         counts = {
             "transcripts": len(fit),
             "left_out": len(every) - len(fit),
+            "skipped": skipped,
             "updates": len(steps),
             "held_out_loss": last,
         }

@@ -47,7 +47,7 @@ from grpo_roc.ranks import Ranks
 from grpo_roc.rollout import Rollouts, Task, Trajectory, stream
 from grpo_roc.rollout import Settings as RolloutSettings
 from grpo_roc.runs import held, read_lines, settle
-from tenfold_shared import BadInput
+from tenfold_shared import BadInput, Missing
 from tenfold_shared.jsonl import write_atomic
 from tenfold_shared.progress import Progress
 
@@ -193,6 +193,11 @@ class Watch:
 # ---------------------------------------------------------------- the run
 
 
+def number(value: float) -> float | None:
+    """As a line of JSON has it, which knows no NaN."""
+    return round(value, 9) if math.isfinite(value) else None
+
+
 class Counts(msgspec.Struct):
     step: int = 0
     empty: int = 0
@@ -241,7 +246,8 @@ class Run:
         return Rollouts(self.engines, self.dialogue, self.env.submit, settings, self.tell, self.env.end, self.lengths)
 
     def sample(self, stage: Stage, tasks: Sequence[Task], size: int, name: str) -> list[Trajectory]:
-        """In order of task and rollout, whatever order they ended in; each rank samples its part, and has all."""
+        """In order of task and rollout, whatever order they ended in; each rank samples its part, and has all. Raises Missing where the environment failed more than half of their calls: with what is done
+        saved."""
         self.policy.model.eval()
         self.push()
         place = {task.id: k for k, task in enumerate(tasks)}
@@ -254,7 +260,20 @@ class Run:
             engine.sleep()
         found = [one for part in self.ranks.all(own) for one in part]
         self.lengths = [len(one.response) for one in found]
+        self._working(found)
         return sorted(found, key=lambda one: (place[one.group], one.rollout))
+
+    def _working(self, sampled: Sequence[Trajectory]) -> None:
+        """A call that the environment failed says nothing of the model. Raises Missing."""
+        calls = [call for one in sampled for turn in one.turns for call in turn["calls"]]
+        failed = [call for call in calls if call["status"] == "infra"]
+        if not failed:
+            return
+        said = f"step {self.counts.step + 1}: the environment failed {len(failed)} of {len(calls)} calls ({failed[-1].get('problem') or 'no reason given'})"
+        if 2 * len(failed) > len(calls):
+            self.save()
+            raise Missing(f"{said}: nothing is learnt from them; see `grpo-roc doctor`; the same command goes on")
+        self.tell(said)
 
     def learn(
         self, stage: Stage, step: Sequence[Trajectory], kept: Sequence[selection.Kept], name: str
@@ -297,15 +316,15 @@ class Run:
             updates = self.learn(stage, sampled, kept, name)
             tokens = sum(one.stats.tokens for one in updates)
             metrics |= {
-                "update/loss": round(statistics.fmean(one.loss for one in updates), 9),
-                "update/grad_norm": round(statistics.fmean(one.grad_norm for one in updates), 9),
-                "update/clip_low": round(sum(one.stats.clipped_low for one in updates) / tokens, 9),
-                "update/clip_high": round(sum(one.stats.clipped_high for one in updates) / tokens, 9),
-                "update/kl": round(sum(one.stats.kl for one in updates) / tokens, 9),
+                "update/loss": number(statistics.fmean(one.loss for one in updates)),
+                "update/grad_norm": number(statistics.fmean(one.grad_norm for one in updates)),
+                "update/clip_low": number(sum(one.stats.clipped_low for one in updates) / tokens),
+                "update/clip_high": number(sum(one.stats.clipped_high for one in updates) / tokens),
+                "update/kl": number(sum(one.stats.kl for one in updates) / tokens),
                 "update/skipped": sum(one.skipped for one in updates),
-                "entropy": round(statistics.fmean(one.entropy for one in updates), 9),
-                "logprob_gap/mean": round(updates[0].gap_mean, 9),
-                "logprob_gap/max": round(max(one.gap_most for one in updates[:1]), 9),
+                "entropy": number(statistics.fmean(one.entropy for one in updates)),
+                "logprob_gap/mean": number(updates[0].gap_mean),
+                "logprob_gap/max": number(max(one.gap_most for one in updates[:1])),
             }
             self.counts.bad = self.counts.bad + 1 if any(one.skipped for one in updates) else 0
         self.counts.empty = 0 if kept else self.counts.empty + 1
@@ -373,8 +392,11 @@ class Run:
         if signs:
             metrics["alarms"] = signs
         for path, line in (("metrics.jsonl", metrics), ("timings.jsonl", seconds)) if self.ranks.first else ():
-            with open(self.folder / path, "ab") as out:
-                out.write(json.dumps(line).encode() + b"\n")
+            try:
+                with open(self.folder / path, "ab") as out:
+                    out.write(json.dumps(line).encode() + b"\n")
+            except OSError as problem:  # which does not say where there was no room
+                raise OSError(problem.errno, problem.strerror, str(self.folder / path)) from None
         for sign in signs:
             self.tell(f"step {counts.step}: {sign}")
         if self.progress is not None:
@@ -487,6 +509,8 @@ def run(
             tell(f"{folder}: complete already; nothing to do")
             return 0
         if state == "new" and ranks.first:
+            if (folder / "metrics.jsonl").exists():
+                tell(f"{folder}: there is no checkpoint to go on from: the run begins again")
             for path in ("metrics.jsonl", "timings.jsonl"):
                 (folder / path).unlink(missing_ok=True)
         torch.manual_seed(plan.seed)
@@ -494,6 +518,7 @@ def run(
         place = ranks.device(device)
         lm, tokenizer, compute = for_training(source, dtype, place, trust_remote_code, ranks)
         dialogue = Dialogue(tokenizer, plan.tools)
+        dialogue.fits(len(lm.get_input_embeddings().weight))
         sampler = None
         if not engines:
             home = lm.device if ranks.size == 1 or not place.startswith("cuda") else torch.device(place)

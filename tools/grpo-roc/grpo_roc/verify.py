@@ -33,6 +33,9 @@ _NUMBER = re.compile(r"-?[0-9]+(?:/[0-9]+)?")
 _WORK = re.compile(r"[-+*/^×·÷!]|\\(?:times|cdot|div|frac|sqrt|sum|prod|binom|[bp]?mod)\b|\bmod\b")
 KEY = " place"  # a field of ours while a record is under way
 OPEN, CLOSE = "<answer>", "</answer>"
+QUOTES = (("``", "''"), ('"', '"'), ("'", "'"), ("`", "`"), ("`", "'"), ("\u201c", "\u201d"), ("\u2018", "\u2019"))
+_LETTERS = re.compile(r"\\(?:text|texttt|textbf|textit|textrm|textsf|mathrm|mathbf|mathtt|mathsf|mbox)\s*\{([^{}]*)\}")
+_ESCAPED = re.compile(r"\\([ _%&#$,;])")
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -114,9 +117,11 @@ def settled(record: Record, scope: Scope, form: Form = "any") -> Record | answer
             return grade("wrong", "truncated at the token limit")
         texts = said_by(record)
         meta = record.get("meta")
-        match = meta.get("match", "any") if isinstance(meta, dict) else "any"
+        match, compare = (meta.get("match", "any"), meta.get("compare")) if isinstance(meta, dict) else ("any", None)
         if match not in ("any", "all"):
             raise RecordProblem(f'meta.match: expected "any" or "all", got {match!r}')
+        if compare not in (None, "text") or (compare and match == "all"):
+            raise RecordProblem(f'meta.compare: expected "text", with any gold answer enough, got {compare!r}')
     except RecordProblem as problem:
         return {**grade("ungradable", str(problem)), "error": str(problem)}
     if texts is None:
@@ -124,9 +129,38 @@ def settled(record: Record, scope: Scope, form: Form = "any") -> Record | answer
     text = "\n".join(texts) if scope == "response" else last_block(texts)
     if text is None:
         return grade("wrong", "no answer block")
+    if compare:
+        return as_text(gold, text)
     if form == "number" and unworked(gold, text):
         return grade("wrong", "an expression that is not worked out, where the answer is a number")
     return answers.Comparison(gold, text, match)
+
+
+def as_text(gold: Any, text: str) -> Record:
+    """The grade of an answer that is a text and no mathematics, to which "cat" would be "act" and 2024-03-15 the number 2006: equal but for case, spaces, quotes around it and LaTeX's letters."""
+    found = answers.extract(text)
+    if found is None:
+        return grade("wrong", "no final answer in a box")
+    golds = {plain_text(str(one)) for one in (gold if isinstance(gold, list) else [gold])}
+    return grade("correct", "equal text") if plain_text(found) in golds else grade("wrong", "different text")
+
+
+def plain_text(answer: str) -> str:
+    """Case-folded, in one line, without a full stop at its end, a space after each comma. Commands that only set letters, escapes, dollars and quotes around all of it go."""
+    if len(answer) > answers.MAX_ANSWER:
+        return answer  # no answer of a problem is, and what is nested in it would take long
+    text = _ESCAPED.sub(r"\1", answer)
+    while (inner := _LETTERS.sub(r"\1", text)) != text:
+        text = inner
+    text = re.sub(r" ?, ?", ", ", " ".join(text.split()))
+    while True:
+        before = text
+        text = text.strip(" $").removesuffix(".").strip()
+        for left, right in QUOTES:
+            if len(text) > 1 and text.startswith(left) and text.endswith(right):
+                text = text.removeprefix(left).removesuffix(right).strip()
+        if text == before:
+            return text.casefold()
 
 
 def grade(grade: str, reason: str) -> Record:

@@ -269,7 +269,7 @@ def test_problems_come_once_each_before_any_again():
         str(n) for n in range(7)
     ]
     done = grpo("rollout", "x", "--model", "replay:y")
-    assert done.exit_code == 2 and "held in this process" in done.output
+    assert done.exit_code == 2 and "trajectories are sampled anew" in done.output
 
 
 def test_transcripts_are_programs_that_were_run(tmp_path):

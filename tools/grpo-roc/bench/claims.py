@@ -6,7 +6,7 @@ text      `grpo-roc toy`: a transformer of 0.1 million parameters that writes Py
 tabular   `grpo-roc toy --task tabular`: a policy of three numbers; five arms, ten seeds, beside the figures that another run of it had
 smollm2   SmolLM2-135M-Instruct: `sft` on transcripts that it makes, then `train` on sums and products; `eval` on held-out ones before and after. Its minutes are counted: with nothing else on two cores it is to take
           25 at most
-keychain  problems of `keychain-synth mix` through the same loop, with the model that smollm2 ended with
+keychain  a mix of `keychain-synth mix` through the same loop, from smollm2's cold start
 
 Every arm of the toys begins with the same weights, and has the same prompts, objective and advantages: they differ in what is kept of the trajectories. Parts leave PART.json in out/claims/grpo-roc, and one whose file is
 there is not run again; a part that was cut short goes on. --quick has a folder of its own and writes no claims.json.
@@ -36,10 +36,11 @@ ELSEWHERE = {
     "doubled": (0.029, 0.02),
     "tokens": (36.0, 1.0),
 }  # tabular, at the end, with Resample-on-Correct: value, and how near is near
-HELD, TRAINED, SAMPLES, STEPS = 64, 400, 2, 16  # of smollm2: problems, samples of each, steps
-COLD = ["--make-data", "80", "--kinds", "shop,sums,multiples", "--epochs", "1", "--transcripts", "8", "--lr", "1e-4", "--pass-tokens", "2048", "--held-out", "0.1"]  # fmt: skip
-TRAIN = ["--prompts", "4", "--group-size", "4", "--lr", "2e-5", "--warmup", "2", "--pass-tokens", "2048", "--slots", "32", "--save-every", "8"]  # fmt: skip
+HELD, TRAINED, SAMPLES, STEPS, COLD = 64, 400, 2, 16, 89  # of smollm2: problems, samples of each, steps, transcripts
+TUNED = ["--epochs", "1", "--transcripts", "8", "--lr", "1e-4", "--pass-tokens", "2048", "--held-out", "0.1"]
+TRAIN = ["--prompts", "4", "--group-size", "4", "--lr", "8e-5", "--warmup", "2", "--pass-tokens", "2048", "--slots", "32", "--save-every", "8"]  # fmt: skip
 SPOKEN = ["--max-tokens", "160", "--max-turns", "4", "--max-prompt", "512"]
+EXAMPLES = BENCH.parents[1] / "keychain-synth" / "examples"
 Record = dict[str, Any]
 
 
@@ -71,12 +72,13 @@ class Claims:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         held, steps, samples = (8, 1, 1) if self.quick else (HELD, STEPS, SAMPLES)
-        made = folder / "made.jsonl"
+        data, made = folder / "cold.jsonl", folder / "made.jsonl"
+        grpo("sft", "--make-data", COLD, "--kinds", "arithmetic,shop,sums", "--write-data", data, "-q")
         grpo("sft", "--make-data", held + TRAINED, "--kinds", "arithmetic", "--seed", "1", "--write-data", made, "-q")
-        every = [json.loads(line) for line in made.read_text().splitlines()]
-        for name, some in (("held", every[:held]), ("train", every[held:])):
-            tasks = [{"id": one["id"], "prompt": one["prompt"], "answer": one["answer"]} for one in some]
-            (folder / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in tasks))
+        known = {one["prompt"] for one in lines(data)}
+        tasks = [{name: one[name] for name in ("id", "prompt", "answer")} for one in lines(made) if one["prompt"] not in known]  # fmt: skip
+        wrote(folder / "held.jsonl", tasks[:held])
+        wrote(folder / "train.jsonl", tasks[held:])
         began = time.monotonic()
         spent = {}
 
@@ -87,11 +89,11 @@ class Claims:
             return found
 
         def evaluated(part: str, model: Path) -> tuple[Record, list[Record]]:
-            lines = folder / f"{part}.jsonl"
-            told = timed(part, "eval", folder / "held.jsonl", "--model", model, "--dtype", "bfloat16", "--samples", samples, "--slots", "64", *SPOKEN, "-o", lines, "--json", "-q")  # fmt: skip
-            return told, [json.loads(line) for line in lines.read_text().splitlines()]
+            said = folder / f"{part}.jsonl"
+            told = timed(part, "eval", folder / "held.jsonl", "--model", model, "--dtype", "bfloat16", "--samples", samples, "--slots", "64", *SPOKEN, "-o", said, "--json", "-q")  # fmt: skip
+            return told, lines(said)
 
-        timed("sft", "sft", "--model", "smollm2", *COLD, "-o", folder / "cold", "-q")
+        timed("sft", "sft", "--data", data, "--model", "smollm2", *TUNED, "-o", folder / "cold", "-q")
         before, first = evaluated("before", folder / "cold")
         timed(
             "train",
@@ -109,23 +111,52 @@ class Claims:
         )
         after, last = evaluated("after", folder / "run" / "checkpoint")
         minutes = (time.monotonic() - began) / 60
-        curve = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+        curve = lines(folder / "run" / "metrics.jsonl")
         return {
-            "task": "smollm2", "held_out": held, "samples": samples, "steps": steps, "minutes": minutes, "seconds": spent, "before": before, "after": after,
-            "reward": paired(first, last, lambda one: one["reward"]), "valid": paired(first, last, valid), "rewards": [one["reward/mean"] for one in curve],
+            "task": "smollm2", "problems": len(tasks) - held, "held_out": held, "samples": samples, "steps": steps, "minutes": minutes, "seconds": spent, "before": before, "after": after,
+            "reward": paired(first, last, lambda one: one["reward"]), "valid": paired(first, last, valid), "rewards": [one["reward/mean"] for one in curve], "errors": [one["errors/all"] for one in curve],
             "log": json.loads((folder / "cold" / "manifest.json").read_text())["counts"],
         }  # fmt: skip
 
     def keychain(self) -> Record:
-        """Two steps on long-context problems of the synthesiser."""
-        folder = self.folder / "keychain"
+        """Steps on a mix of questions whose text must be searched along chains of keys, plain ones, and sums, from smollm2's cold start."""
+        folder, before = self.folder / "keychain", self.folder / "smollm2"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        return {}
+        if not (before / "cold" / "manifest.json").exists():
+            raise SystemExit("keychain: begins with smollm2's cold start: run that part first")
+        sized = ["--tokenizer", "smollm2", "--length", "768", "--reserve", "128", "--max-drop-rate", "1", "-q"]
+        source = EXAMPLES / "musique.jsonl"
+        keychain("synth", source, *sized, "--chains", "2", "--hops", "2", "-o", folder / "chains.jsonl")
+        keychain("synth", source, *sized, "--plain", "-o", folder / "plain.jsonl")
+        keychain("mix", "--scale", "0.004", "--part", f"keychain-musique={folder / 'chains.jsonl'}", "--part", f"qa-musique={folder / 'plain.jsonl'}", "--part", f"math={before / 'train.jsonl'}", "--allow-short", "-q", "-o", folder / "mixed.jsonl")  # fmt: skip
+        steps = 1 if self.quick else 4
+        grpo("train", folder / "mixed.jsonl", "--model", before / "cold", "--steps", steps, "--prompts", "6", "--group-size", "4", "--max-tokens", "160", "--max-turns", "3", "--max-prompt", "1024", "--lr", "5e-5", "--warmup", "1", "--pass-tokens", "4096", "--slots", "24", "--keep-rollouts", "1", "-o", folder / "run", "-q")  # fmt: skip
+        curve = lines(folder / "run" / "metrics.jsonl")
+        asked = [one for step in range(1, steps + 1) for one in lines(folder / "run" / "rollouts" / f"{step}.jsonl")]
+        parts: dict[str, list[float]] = {}
+        for one in asked:
+            parts.setdefault(one["meta"]["part"], []).append(one["reward"])
+        return {
+            "task": "keychain", "rows": len(lines(folder / "mixed.jsonl")), "steps": len(curve), "prompt_tokens": {"mean": sum(one["usage"]["prompt_tokens"] for one in asked) / len(asked), "most": max(one["usage"]["prompt_tokens"] for one in asked)},
+            "rewards": {part: {"trajectories": len(each), "mean": sum(each) / len(each)} for part, each in parts.items()}, "groups": [one["groups/kept"] for one in curve], "loss": [one.get("update/loss") for one in curve],
+        }  # fmt: skip
 
     def claims(self, results: dict[str, Record]) -> list[Record]:
         toys = [row for name in self.options for row in rows_of(name, results[name])]
-        return [*toys, *trained(results["smollm2"])]
+        return [*toys, *trained(results["smollm2"]), mixed(results["keychain"])]
+
+
+def lines(path: Path) -> list[Record]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def wrote(path: Path, records: list[Record]) -> None:
+    path.write_text("".join(json.dumps(one) + "\n" for one in records))
+
+
+def keychain(*words: object) -> None:
+    subprocess.run(["keychain-synth", *map(str, words)], check=True)
 
 
 def grpo(*words: object) -> Record:
@@ -173,6 +204,13 @@ def trained(told: Record) -> list[Record]:
         "supported": "yes" if told["minutes"] <= 25 else "no", "command": COMMAND, "machine": machine(),
     })  # fmt: skip
     return rows
+
+
+def mixed(told: Record) -> Record:
+    return {
+        "claim": "problems of keychain-synth mix go through the same loop: steps that were made (with groups to learn from)", "source": "ours", "value": told["steps"], "low": None, "high": None, "control": told, "seeds": [0],
+        "supported": "yes" if any(told["groups"]) else "not_shown", "command": COMMAND, "machine": machine(),
+    }  # fmt: skip
 
 
 def rows_of(task: str, told: Record) -> list[Record]:

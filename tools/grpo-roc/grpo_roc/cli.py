@@ -256,6 +256,16 @@ def _model(given: dict[str, Any]) -> str:
     return str(uri)
 
 
+def _sampled(given: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """(model, further servers of it) of a verb that samples."""
+    found = given.pop("model") or ("smollm2",)
+    if any(uri.startswith("replay:") for uri in found):
+        raise BadInput("--model replay: trajectories are sampled anew; expected a model, vllm:MODEL, or http(s)://HOST:PORT/v1#NAME")  # fmt: skip
+    if len(found) > 1 and not all(uri.startswith(("http://", "https://")) for uri in found):
+        raise BadInput("--model: only servers (http://..., https://...) can be given more than once")
+    return str(found[0]), tuple(found[1:])
+
+
 def _group(found: list[Any]) -> Any:
     def decorate(function: Any) -> Any:
         for option in reversed(found):
@@ -279,20 +289,27 @@ _SPOKEN = _group([
     click.option("--slots", type=click.IntRange(min=1), default=32, show_default=True, help="Trajectories at a time; each holds keys and values of a prompt and a response."),
     click.option("--level", type=click.Choice(LEVELS), default="strict", show_default=True, help="Layers around a program (see exec)."),
 ])  # fmt: skip
+_AWAY = _group([
+    click.option("--tokenizer", metavar="URI", default="", help="Folder or hub id whose tokenizer a server's model has.  [#NAME]"),
+])  # fmt: skip
+_ADMISSION = _group([
+    click.option("--admission", type=click.Choice(["auto", "static", "least", "kv", "kv-quantile", "kv-mean"]), default="auto", show_default=True, help="Which engine a trajectory goes to, and when (see simulate); auto is kv-mean for vLLM and servers, else kv."),
+])  # fmt: skip
 
 
-def _spoken(given: dict[str, Any], uri: str) -> Any:
-    """(model, settings) of a verb that samples."""
+def _spoken(given: dict[str, Any], exact: bool) -> Any:
+    """(model, settings) of a verb that samples. exact: whether log-probabilities are wanted."""
     from grpo_roc.evaluate import Model
     from grpo_roc.rollout import Settings
 
+    uri, others = _sampled(given)
     model = Model(
         uri, given.pop("dtype"), given.pop("device"), given.pop("trust_remote_code"), given.pop("temperature"), given.pop("slots"), given.pop("max_prompt"), given.pop("tools"), given.pop("level"),
-        given.pop("workers"),
+        given.pop("workers"), given.pop("tokenizer"), exact, given.pop("api_key_env"), others,
     )  # fmt: skip
     settings = Settings(
         turns=given.pop("max_turns"), max_tokens=given.pop("max_tokens"), shown=given.pop("shown"), call_timeout=given.pop("call_timeout"), lockstep=given.pop("lockstep"),
-        noise_timeout=given.pop("noise_timeout"), noise_error=given.pop("noise_error"), scope=given.pop("grader_scope"), form=given.pop("answer_form"), seed=given.pop("seed"),
+        noise_timeout=given.pop("noise_timeout"), noise_error=given.pop("noise_error"), scope=given.pop("grader_scope"), form=given.pop("answer_form"), admission=given.pop("admission"), seed=given.pop("seed"),
     )  # fmt: skip
     return model, settings
 
@@ -301,7 +318,9 @@ def _spoken(given: dict[str, Any], uri: str) -> Any:
 @files_argument(metavar="[TASKS]...")
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Trajectories of a problem.")
 @click.option("--token-ids", is_flag=True, help="Write tokens, loss mask and log-probabilities too.")
-@options("model", "dtype", "device", "trust_remote_code")
+@options("model", "dtype", "device", "trust_remote_code", "api_key_env")
+@_AWAY
+@_ADMISSION
 @_SPOKEN
 @options("temperature", "max_tokens", temperature=1.0, max_tokens=8192)
 @options("workers", "seed", "output", "records", "max_time", "common")
@@ -311,18 +330,21 @@ def rollout(files: tuple[str, ...], samples: int, token_ids: bool, output: str |
     \b
     Example:
       grpo-roc rollout problems.jsonl --model smollm2 --samples 8 --max-tokens 512 -o rollouts.jsonl
+      grpo-roc rollout problems.jsonl --model http://gpu1:8000/v1#policy --model http://gpu2:8000/v1#policy --tokenizer run/best --samples 16 -o rollouts.jsonl
     """
     needs.models()
     from grpo_roc import evaluate as work
 
-    model, settings = _spoken(given, _model(given))
+    model, settings = _spoken(given, token_ids)
     return work.rollout(files, take(Selection, given), model, settings, samples=samples, tokens=token_ids, output=output, overwrite=overwrite, max_time=max_time, quiet=quiet)  # fmt: skip
 
 
 @main.command("eval", short_help="How well a model does with the tool: pass@1, lengths, calls.")
 @files_argument(metavar="[TASKS]...")
 @click.option("--samples", type=click.IntRange(min=1), default=16, show_default=True, help="Trajectories of a problem, over which its pass@1 is a mean.")  # fmt: skip
-@options("model", "dtype", "device", "trust_remote_code")
+@options("model", "dtype", "device", "trust_remote_code", "api_key_env")
+@_AWAY
+@_ADMISSION
 @_SPOKEN
 @options("temperature", "max_tokens", temperature=1.0, max_tokens=8192)
 @options("workers", "seed", "output", "records", "max_time", "json", "common")
@@ -336,7 +358,7 @@ def eval_(files: tuple[str, ...], samples: int, output: str | None, overwrite: b
     needs.models()
     from grpo_roc import evaluate as work
 
-    model, settings = _spoken(given, _model(given))
+    model, settings = _spoken(given, False)
     return work.evaluate(files, take(Selection, given), model, settings, samples=samples, output=output, overwrite=overwrite, max_time=max_time, as_json=as_json, quiet=quiet)  # fmt: skip
 
 
@@ -478,9 +500,11 @@ def _sft(data: tuple[str, ...], form: str, make_data: int | None, write_data: st
 @click.option("--gradient-checkpointing", "checkpointing", is_flag=True, help="Less memory, more time.")
 @click.option("--step-deadline", type=Duration(), help="Time for a step's trajectories; what still runs then is cut off and has reward 0.")  # fmt: skip
 @click.option("--engine", "engines", multiple=True, metavar="URI", help="What samples: vllm: (vLLM in this process), or a vLLM server, http(s)://HOST:PORT/v1#NAME (repeatable). Without it, transformers.")  # fmt: skip
+@_ADMISSION
+@click.option("--engine-memory", type=Share(min=0, max=1, min_open=True), default=0.3, show_default=True, help="Share of a GPU for vLLM in this process, which the trainer has beside it.")  # fmt: skip
 @click.option("--save-every", type=click.IntRange(min=1), default=5, show_default=True, help="Steps between checkpoints.")  # fmt: skip
 @click.option("--keep-rollouts", type=click.IntRange(min=0), default=0, show_default=True, help="Write the trajectories of every Nth step; 0 writes none.")  # fmt: skip
-@options("model", "dtype", "device", "trust_remote_code")
+@options("model", "dtype", "device", "trust_remote_code", "api_key_env")
 @_SPOKEN
 @options("temperature", "max_tokens", temperature=1.0, max_tokens=8192)
 @options("workers", "seed", "output", "max_time", "skip_bad", "common")

@@ -34,7 +34,7 @@ def train(
         found = training.stages_of(stages, common)
     plan = Plan(
         found, algo=given.pop("algo"), epsilon=given.pop("epsilon"), ddof=int(given.pop("ddof")), clip_low=given.pop("clip_low"), clip_high=given.pop("clip_high"),
-        temperature=given.pop("temperature"), tools=given.pop("tools"), call_timeout=given.pop("call_timeout"), shown=given.pop("shown"), scope=given.pop("grader_scope"), form=given.pop("answer_form"),
+        temperature=given.pop("temperature"), tools=given.pop("tools"), call_timeout=given.pop("call_timeout"), shown=given.pop("shown"), scope=given.pop("grader_scope"), form=given.pop("answer_form"), admission=given.pop("admission"),
         deadline=given.pop("step_deadline") or 0.0, lockstep=given.pop("lockstep"), noise_timeout=given.pop("noise_timeout"), noise_error=given.pop("noise_error"), slots=given.pop("slots"),
         most=given.pop("pass_tokens"), checkpointing=given.pop("checkpointing"), norm=given.pop("max_norm"), seed=given.pop("seed"),
     )  # fmt: skip
@@ -66,5 +66,14 @@ def train(
         "inputs": [one for source in inputs.values() for one in source.identity()],
     }
     return training.run(
-        model, plan, tasks_of, identity, output, overwrite=overwrite, max_time=max_time, quiet=quiet, **given
+        model,
+        plan,
+        tasks_of,
+        identity,
+        output,
+        memory=given.pop("engine_memory"),
+        overwrite=overwrite,
+        max_time=max_time,
+        quiet=quiet,
+        **given,
     )

@@ -35,7 +35,7 @@ from typing import Any
 import msgspec
 
 import grpo_roc
-from grpo_roc import selection, verify
+from grpo_roc import engine_fleet, selection, verify
 from grpo_roc.dialogue import Dialogue
 from grpo_roc.engine_open import open_engines, push
 from grpo_roc.engine_protocol import Engine
@@ -92,6 +92,7 @@ class Plan(msgspec.Struct, frozen=True):
     shown: int = 4096
     scope: verify.Scope = "answer"
     form: verify.Form = "number"
+    admission: engine_fleet.Policy = "auto"
     deadline: float = 0.0
     lockstep: bool = False
     noise_timeout: float = 0.0
@@ -233,7 +234,8 @@ class Run:
         if self.stale:
             # every rank has a part in gathering them, and to the end
             weights = self.policy.weights() if self.ranks.size == 1 else list(self.policy.weights())
-            push(self.engines, weights, self.tell)
+            push(self.engines, weights, self.tell, first=self.ranks.first)
+            self.ranks.same(None)  # nobody samples before servers have them
             self.stale = False
         self.pushed = time.monotonic() - began
 
@@ -241,7 +243,7 @@ class Run:
         plan = self.plan
         settings = RolloutSettings(
             turns=stage.turns, max_tokens=stage.max_tokens, shown=plan.shown, call_timeout=plan.call_timeout, deadline=plan.deadline, lockstep=plan.lockstep,
-            noise_timeout=plan.noise_timeout, noise_error=plan.noise_error, scope=plan.scope, form=plan.form, seed=plan.seed,
+            noise_timeout=plan.noise_timeout, noise_error=plan.noise_error, scope=plan.scope, form=plan.form, admission=plan.admission, seed=plan.seed,
         )  # fmt: skip
         return Rollouts(self.engines, self.dialogue, self.env.submit, settings, self.tell, self.env.end, self.lengths)
 
@@ -489,7 +491,7 @@ class Run:
 
 
 def run(
-    model: str, plan: Plan, tasks_of: Callable[[Stage], list[Task]], identity: Record, output: str, *, engines: Sequence[str], level: Any, workers: int, dtype: str, device: str, save_every: int,
+    model: str, plan: Plan, tasks_of: Callable[[Stage], list[Task]], identity: Record, output: str, *, engines: Sequence[str], memory: float, api_key_env: str, level: Any, workers: int, dtype: str, device: str, save_every: int,
     keep_rollouts: int, overwrite: bool, max_time: float | None, trust_remote_code: bool, quiet: bool,
 ) -> int:  # fmt: skip
     """The verb; returns the exit code: 1 where it stopped early, with what is there saved. Raises BadInput, Missing and Busy."""
@@ -532,7 +534,7 @@ def run(
         total = sum(one.steps for one in plan.stages)
         opened = open_engines(
             engines, dialogue=dialogue, slots=plan.slots, capacity=max(one.max_prompt + one.max_tokens + 1 for one in plan.stages), temperature=plan.temperature, model=sampler, source=source,
-            dtype=compute, trust_remote_code=trust_remote_code, folder=str(folder), share=ranks.size, seed=plan.seed,
+            dtype=compute, trust_remote_code=trust_remote_code, folder=str(folder), share=ranks.size, memory=memory, api_key_env=api_key_env, seed=plan.seed,
         )  # fmt: skip
         with (
             ExitStack() as closing,

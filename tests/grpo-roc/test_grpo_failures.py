@@ -32,7 +32,7 @@ from grpo_roc.ranks import Ranks
 from grpo_roc.train import Counts, Plan, Run, Stage, Watch
 
 LEVEL = next(level for level in isolation.LEVELS if level not in isolation.probe())
-COMMON = ["--level", LEVEL, "--workers", 1, "--dtype", "float32", "--device", "cpu", "--lockstep"]
+COMMON = ["--level", LEVEL, "--workers", 1, "--dtype", "float32", "--device", "cpu", "--deterministic"]
 SIZES = ["--max-tokens", 200, "--max-prompt", 3000, "--slots", 8]
 NAME = "execute_python_code_with_standard_io"
 

@@ -22,7 +22,7 @@ LEVEL = next(level for level in isolation.LEVELS if level not in isolation.probe
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "tools" / "grpo-roc" / "examples"
 STRINGS = EXAMPLES / "strings.jsonl"
-COMMON = ["--level", LEVEL, "--workers", 1, "--dtype", "float32", "--device", "cpu", "--lockstep"]
+COMMON = ["--level", LEVEL, "--workers", 1, "--dtype", "float32", "--device", "cpu", "--deterministic"]
 
 
 def grpo(*words):

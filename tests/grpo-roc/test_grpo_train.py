@@ -73,7 +73,7 @@ def test_the_cold_start_learns_the_models_own_words(place):
     assert other.exit_code == 2 and "was made with --batch 8" in other.output
 
 
-SPOKEN = ["--max-tokens", 80, "--max-prompt", 2000, "--slots", 8, "--lockstep"]
+SPOKEN = ["--max-tokens", 80, "--max-prompt", 2000, "--slots", 8, "--deterministic"]
 
 
 def test_rollouts_and_what_they_say_of_a_model(place, tmp_path):

@@ -285,7 +285,7 @@ _SPOKEN = _group([
     click.option("--answer-form", type=click.Choice(["any", "number"]), default="number", show_default=True, help="number: where the gold answer is a whole number, 59 * 73 is no answer, though equal to it; it would be earned by copying the problem."),
     click.option("--noise-timeout", type=Share(min=0, max=1), default=0.0, show_default=True, help="Share of calls that are made to time out, for experiments."),
     click.option("--noise-error", type=Share(min=0, max=1), default=0.0, show_default=True, help="Share of calls that are made to fail."),
-    click.option("--lockstep", is_flag=True, help="The same bytes in every run on one kind of machine: turns begin together, which is slower."),
+    click.option("--deterministic", "lockstep", is_flag=True, help="The same bytes in every run on one kind of machine: turns begin together, which is slower."),
     click.option("--slots", type=click.IntRange(min=1), default=32, show_default=True, help="Trajectories at a time; each holds keys and values of a prompt and a response."),
     click.option("--level", type=click.Choice(LEVELS), default="strict", show_default=True, help="Layers around a program (see exec)."),
 ])  # fmt: skip
@@ -513,7 +513,7 @@ def train(files: tuple[str, ...], stages: str | None, output: str | None, overwr
 
     \b
     Example:
-      grpo-roc train problems.jsonl --model cold --steps 20 --prompts 4 --group-size 4 --max-tokens 256 --lr 2e-5 -o run
+      grpo-roc train problems.jsonl --model cold --steps 20 --prompts 4 --group-size 4 --max-tokens 256 --lr 5e-5 -o run
       grpo-roc train --stages stages.toml --model cold --algo grpo -o run
       torchrun --nproc-per-node 8 -m grpo_roc.cli train problems.jsonl --model cold --engine vllm: -o run
     """

@@ -13,6 +13,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 from grpo_models import ambiguous, small
+from grpo_server import Peer
+from transformers import AutoModelForCausalLM
 
 from grpo_roc import train as training
 from grpo_roc.cli import main
@@ -312,3 +314,20 @@ def test_two_processes_are_one_run_and_go_on_where_one_stopped(place, tmp_path):
     assert json.loads((tmp_path / "two" / "manifest.json").read_text())["counts"]["steps"] == 3
     again = ran(start, "two")
     assert again.returncode == 0 and again.stderr.count("complete already") == 1
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_server_samples_with_the_policy_as_it_is_at_each_step(place, tmp_path, ranks):
+    """It begins with other weights: were it not given the policy's, or not after an update, its log-probabilities would not be the trainer's."""
+    other = AutoModelForCausalLM.from_pretrained(place / "model", dtype=torch.float32).eval()
+    start = [BIN] if ranks == 1 else [BIN.parent / "torchrun", "--standalone", "--nproc-per-node", 2, "-m", "grpo_roc.cli"]  # fmt: skip
+    with Peer(other, weights=True, blocks=4000) as server:
+        words = ["train", place / "tasks.jsonl", "--model", place / "cold", "--engine", server.uri, "--steps", 3, "--prompts", 4, "--group-size", 4, "--lr", 0.02, "--warmup", 0, "--max-tokens", 40, "--max-prompt", 2000, "-q", "-o", tmp_path / "run", *COMMON]  # fmt: skip
+        done = subprocess.run(
+            list(map(str, [*start, *words])), capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = lines(tmp_path / "run" / "metrics.jsonl")
+    gaps = [one["logprob_gap/max"] for one in told if "logprob_gap/max" in one]
+    assert len(told) == 3 and len(gaps) >= 2 and max(gaps) < 1e-3
+    assert server.resets == 2 * 3  # once a step and once more, as it refuses every other; whatever the number of ranks

@@ -232,9 +232,10 @@ class Run:
         for engine in self.engines:
             engine.wake()
         if self.stale:
-            # every rank has a part in gathering them, and to the end
-            weights = self.policy.weights() if self.ranks.size == 1 else list(self.policy.weights())
+            weights = self.policy.weights()
             push(self.engines, weights, self.tell, first=self.ranks.first)
+            for _ in weights:
+                pass  # every rank has a part in gathering them, to the end, though its engine was lost on the way
             self.ranks.same(None)  # nobody samples before servers have them
             self.stale = False
         self.pushed = time.monotonic() - began

@@ -36,10 +36,10 @@ ELSEWHERE = {
     "doubled": (0.029, 0.02),
     "tokens": (36.0, 1.0),
 }  # tabular, at the end, with Resample-on-Correct: value, and how near is near
-HELD, TRAINED, SAMPLES, STEPS, COLD = 64, 400, 2, 16, 89  # of smollm2: problems, samples of each, steps, transcripts
+HELD, TRAINED, SAMPLES, STEPS, COLD = 64, 400, 2, 20, 107  # of smollm2: problems, samples of each, steps, transcripts
 TUNED = ["--epochs", "1", "--transcripts", "8", "--lr", "1e-4", "--pass-tokens", "2048", "--held-out", "0.1"]
-TRAIN = ["--prompts", "4", "--group-size", "4", "--lr", "8e-5", "--warmup", "2", "--pass-tokens", "2048", "--slots", "32", "--save-every", "8"]  # fmt: skip
-SPOKEN = ["--max-tokens", "160", "--max-turns", "4", "--max-prompt", "512"]
+TRAIN = ["--prompts", "6", "--group-size", "4", "--lr", "4e-5", "--warmup", "2", "--pass-tokens", "2048", "--slots", "48", "--save-every", "8"]  # fmt: skip
+SPOKEN = ["--max-tokens", "136", "--max-turns", "4", "--max-prompt", "512"]
 EXAMPLES = BENCH.parents[1] / "keychain-synth" / "examples"
 Record = dict[str, Any]
 
@@ -109,7 +109,7 @@ class Claims:
             folder / "run",
             "-q",
         )
-        after, last = evaluated("after", folder / "run" / "checkpoint")
+        after, last = evaluated("after", folder / "run" / "best")
         minutes = (time.monotonic() - began) / 60
         curve = lines(folder / "run" / "metrics.jsonl")
         return {

@@ -457,7 +457,7 @@ def _open_vllm(uri: str, dtype: str, trust_remote_code: bool, seed: int, engine_
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-    with _stdout_to_stderr():
+    with stdout_to_stderr():
         _import("vllm", VLLM_FIX)
         from vllm.config import LoRAConfig
         from vllm.engine.arg_utils import EngineArgs
@@ -587,7 +587,7 @@ def _rank(adapter: str) -> int:
 
 
 @contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
+def stdout_to_stderr() -> Iterator[None]:
     """File descriptor 1 is stderr meanwhile, and stays so in processes started meanwhile: stdout is data only."""
     sys.stdout.flush()
     kept = os.dup(1)

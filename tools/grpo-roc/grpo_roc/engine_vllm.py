@@ -13,7 +13,6 @@ import importlib.util
 import multiprocessing
 import multiprocessing.connection
 import os
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +25,7 @@ from grpo_roc.engine_protocol import Lost, Turn, silent
 from grpo_roc.engine_weights import with_head, written
 from tenfold_shared import BadInput, Missing
 from tenfold_shared.generate import one_line
-from tenfold_shared.models import ENGINE_OWNER, VLLM_FIX, resolve
+from tenfold_shared.models import ENGINE_OWNER, VLLM_FIX, resolve, stdout_to_stderr
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +76,7 @@ class VllmEngine:
         for_now = {"VLLM_ENABLE_V1_MULTIPROCESSING": str(int(self.apart)), ENGINE_OWNER: str(os.getpid())}
         if self.apart and "LOCAL_RANK" in os.environ:
             for_now["CUDA_VISIBLE_DEVICES"] = _own_gpu(int(os.environ["LOCAL_RANK"]))
-        with _stdout_to_stderr(), _environment(for_now):
+        with stdout_to_stderr(), _environment(for_now):
             import torch
             from vllm.engine.arg_utils import EngineArgs
             from vllm.platforms import current_platform
@@ -219,20 +218,6 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """What vLLM says while it starts goes to stderr, its processes' words too: stdout is data only."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def _report_death(client: Any, processes: set[Any]) -> None:

@@ -247,6 +247,34 @@ def test_sampled_log_probabilities_are_those_of_a_teacher_forced_pass():
         assert turn.ended == (turn.ids[-1] == 0) and (turn.ended or len(turn.ids) == 5)
 
 
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(1, 9)), min_size=12, max_size=30), st.integers(0, 99))
+def test_rows_that_rest_between_others_keep_what_they_hold(asked, seed):
+    """Turns of all lengths begin whenever the one before has ended: slots rest, are free, and run in every order, up to the last token that there is room for."""
+    model = small(torch.float32)
+    engine = LocalEngine(model, frozenset(), slots=8, capacity=24)
+    held, under_way = {}, set()
+    line = list(asked)
+    while line or under_way:
+        for who, most in line[:3]:
+            key = f"{who}"
+            if key in under_way:
+                continue
+            more = [3 + who, 40] if key not in held else [50 + who]
+            if len(held.get(key, [])) + len(more) + most > 24:
+                engine.release(key)
+                del held[key]
+                more = [3 + who, 40]
+            held[key] = held.get(key, []) + more
+            engine.start(key, more, most, np.random.default_rng([seed, who]))
+            under_way.add(key)
+        line = line[3:]
+        for turn in engine.poll():
+            assert turn.logp == pytest.approx(forced(model, held[turn.key], turn.ids), abs=1e-4)
+            held[turn.key] += turn.ids
+            under_way.remove(turn.key)
+
+
 def test_what_a_trajectory_draws_does_not_hang_on_who_else_runs():
     model = small(torch.float32)
     found = []

@@ -194,8 +194,18 @@ class LocalEngine:
         running = sorted((slot for slot in self.slots.values() if slot.running), key=lambda slot: slot.number)
         if not running:
             return []
-        hidden = self._forward(running, [[slot.next] for slot in running])
-        return self._sample(running, hidden)
+        numbers = [slot.number for slot in running]
+        top = numbers[-1] + 1
+        if top <= 2 * len(running):
+            # rows with gaps between them would be copied, which takes longer than a token for those that rest
+            numbers = list(range(top))
+        held = {slot.number: slot for slot in self.slots.values()}
+        rows = [(n, held[n].length if n in held else 0) for n in numbers]
+        hidden = self._forward(rows, [[held[n].next] if n in held and held[n].running else [0] for n in numbers])
+        for slot in running:
+            slot.length += 1
+        at = {n: row for row, n in enumerate(numbers)}
+        return self._sample(running, hidden[[at[slot.number] for slot in running]])
 
     def _read(self, new: list[tuple[_Slot, list[int]]]) -> list[Turn]:
         """Prompts and tool responses; of equal beginnings of empty slots, one is read and copied to the others."""
@@ -211,7 +221,9 @@ class LocalEngine:
                 first[tuple(ids)] = slot
             reading.append((slot, ids))
         reading.sort(key=lambda one: one[0].number)
-        hidden = self._forward([slot for slot, _ in reading], [ids for _, ids in reading])
+        hidden = self._forward([(slot.number, slot.length) for slot, _ in reading], [ids for _, ids in reading])
+        for slot, ids in reading:
+            slot.length += len(ids)
         at = {slot.number: row for row, (slot, _) in enumerate(reading)}
         for source, target in copies:
             for layer in self.layers:
@@ -223,17 +235,17 @@ class LocalEngine:
             slot.running = True
         return self._sample(slots, hidden[[at[slot.number] for slot in slots]])
 
-    def _forward(self, slots: list[_Slot], ids: list[list[int]]) -> Tensor:
-        """Final states [B, d] of each row's last token. Padded tokens write beyond a row's end, where the row's next ones will."""
+    def _forward(self, slots: list[tuple[int, int]], ids: list[list[int]]) -> Tensor:
+        """Final states [B, d] of each row's last token. slots: (number, tokens that are held). Padded tokens, and one for a row that rests, are written beyond a row's end, where its next ones will be."""
         device = self.model.device
         width = max(map(len, ids))
         tokens = torch.zeros(len(ids), width, dtype=torch.long)
         for row, one in enumerate(ids):
             tokens[row, : len(one)] = torch.tensor(one)
-        lengths = torch.tensor([slot.length for slot in slots])
+        lengths = torch.tensor([length for _, length in slots])
         positions = (lengths[:, None] + torch.arange(width)).clamp(max=self.capacity - 1)
         reach = min(int(lengths.max()) + width, self.capacity)
-        rows = torch.tensor([slot.number for slot in slots])
+        rows = torch.tensor([number for number, _ in slots])
         where = _Where(rows.to(device), positions.to(device), reach, bool((rows == torch.arange(len(rows))).all()))
         for layer in self.layers:
             layer.where = where
@@ -249,8 +261,6 @@ class LocalEngine:
             use_cache=True,
         ).last_hidden_state
         last = torch.tensor([len(one) - 1 for one in ids], device=device)
-        for slot, one in zip(slots, ids, strict=True):
-            slot.length += len(one)
         found: Tensor = states[torch.arange(len(ids), device=device), last]
         return found
 

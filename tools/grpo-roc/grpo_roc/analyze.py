@@ -220,6 +220,8 @@ def _with_model(model: str, records: Sequence[tuple[str, Record]], dtype: str, d
 
     each = [turns_ids(record, where) for where, record in records]
     lm, tokenizer = load_causal_lm(model, dtype, device, trust_remote_code)
+    if hasattr(lm, "get_base_model"):  # an adapter's layers are within the model that it is laid over
+        lm = lm.get_base_model()
     lm.eval()
     lm.requires_grad_(False)
     policy = Policy(lm, Optimisation(temperature=temperature), training=False)

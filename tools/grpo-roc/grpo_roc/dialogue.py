@@ -214,9 +214,16 @@ class Dialogue:
     # ------------------------------------------------------------ the template
 
     def _render(self, messages: Sequence[Record], generation: bool) -> str:
-        found: str = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=generation
-        )
+        from jinja2 import TemplateError
+
+        try:
+            found: str = self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=generation
+            )
+        except TemplateError as problem:  # some have no system text, or want their own roles
+            raise BadInput(
+                f"the chat template refuses a system text, a user's and assistant's turns: {str(problem)[:160]}; use another (`grpo-roc sft` gives one to a tokenizer without)"
+            ) from None
         return found
 
     def _between(self) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from grpo_roc import attention
 from grpo_roc.engine_protocol import Engine, Turn, silent
-from grpo_roc.packing import full_attention
+from grpo_roc.packing import full_attention, plain_head
 from grpo_roc.scheduler import blocks_of
 from tenfold_shared import BadInput
 
@@ -113,6 +113,7 @@ class LocalEngine:
         """Raises BadInput for a model whose layers do not all keep full keys and values."""
         config = model.config.get_text_config()
         full_attention(model, "only full attention is sampled here")
+        plain_head(model)
         model.set_attn_implementation(attention.NAME)
         limit = getattr(config, "max_position_embeddings", None)
         if limit is not None and capacity > limit:

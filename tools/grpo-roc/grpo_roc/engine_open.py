@@ -139,5 +139,20 @@ def push(
         lost += [(engine.name, why) for engine, why in load_servers(served, held)]
     for name, why in lost:
         tell(f"{name}: {why}; it has no part in what follows")
-    if all(engine.lost for engine in engines):
+    # what another process gives weights to may be lost here and there again: `follow` tells
+    if all(engine.lost for engine in engines) and (first or len(inside) == len(engines)):
         raise Missing("; ".join(f"{name}: {why}" for name, why in lost) + "; no engine is left")
+
+
+def follow(engines: Sequence[Engine], lost: Sequence[str], *, first: bool) -> None:
+    """After `push`, in a process whose servers get their weights from another. lost: why each engine of that one is gone, "" while it is not. A server without these weights has no part here either; one that has them
+    takes part again, if it can be reached. Raises Missing where none is left."""
+    from grpo_roc.engine_server import ServerEngine
+
+    if first:
+        return
+    for engine, why in zip(engines, lost, strict=True):
+        if isinstance(engine, ServerEngine):
+            engine.follow(why)
+    if all(engine.lost for engine in engines):
+        raise Missing("; ".join(f"{engine.name}: {engine.lost}" for engine in engines) + "; no engine is left")

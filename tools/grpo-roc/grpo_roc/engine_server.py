@@ -191,7 +191,24 @@ class ServerEngine:
             except Missing:
                 raise Lost(self.lost) from None
         self._do(self._reloaded(folder))
+        self._back()
+
+    def follow(self, lost: str) -> None:
+        """Lost or not as the process says that gives this server its weights: "" where it has them."""
+        if lost:
+            self._gone(self.lost or lost)
+        elif self.lost:
+            try:
+                self._do(self._open())
+            except Missing:
+                return
+            self._back()
+
+    def _back(self) -> None:
+        """It takes part, and is watched as before."""
         self.lost = ""
+        if self._watch.done():
+            self._watch = self._submit(self._watched())
 
     async def _reloaded(self, folder: str) -> None:
         body = {"method": "reload_weights", "kwargs": {"weights_path": folder}}

@@ -104,6 +104,8 @@ class Sampler:
             tokenizer = tokenizer_of(model)
         else:
             lm, tokenizer = load_causal_lm(model.uri, model.dtype, model.device, model.trust_remote_code)
+            if hasattr(lm, "get_base_model"):  # an adapter's layers are within the model that it is laid over
+                lm = lm.get_base_model()
             lm.eval()
         self.dialogue = Dialogue(tokenizer, model.tools)
         if lm is not None:

@@ -48,6 +48,7 @@ def train(
         """In the files' order. Raises BadInput."""
         tasks: dict[str, Task] = {}
         for name in stage.tasks:
+            inputs[name].bad = 0  # of this reading
             for where, record in inputs[name]:
                 task = task_of(where, record)
                 if task.id in tasks:

@@ -29,6 +29,22 @@ def full_attention(model: Any, what: str) -> None:
         raise BadInput(f"{model.config.model_type}: layers of kind {', '.join(sorted(kinds))}: {what}")
 
 
+@torch.no_grad()
+def plain_head(model: Any) -> None:
+    """Raises BadInput for a transformers model whose logits are more than its output matrix times its last states (scaled as Granite's, capped, with a bias): what is sampled and trained here would be another policy."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(4, device=model.device)[None] % rows
+    training = model.training
+    model.eval()
+    states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    logits = model(input_ids=ids, use_cache=False).logits.float()
+    model.train(training)
+    plain = (states @ model.get_output_embeddings().weight.T).float()
+    near = 1e-3 if states.dtype in (torch.float32, torch.float64) else 2e-2
+    if float((logits - plain).abs().max()) > near * float(plain.abs().max()):
+        raise BadInput(f"{model.config.model_type}: its logits are scaled, capped or moved, which is not done here")
+
+
 class Piece(msgspec.Struct):
     """A trajectory to be packed. mask: of the response's tokens, those that are trained on; index: whose results these are."""
 

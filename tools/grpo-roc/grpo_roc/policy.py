@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from grpo_roc import attention, objective
-from grpo_roc.packing import Pack, Piece, full_attention, pack
-from grpo_roc.ranks import Ranks, like, whole
+from grpo_roc.packing import Pack, Piece, full_attention, pack, plain_head
+from grpo_roc.ranks import Ranks, like, reshard, whole
 from tenfold_shared import BadInput, Missing
 
 Tensor = torch.Tensor
@@ -94,11 +94,27 @@ def for_training(source: str, dtype: str, device: str, trust_remote_code: bool, 
     place = "cpu" if ranks.size > 1 else device
     model, tokenizer = load_causal_lm(source, "auto", place, trust_remote_code)
     found = str(model.dtype).removeprefix("torch.") if dtype == "auto" else dtype
+    if hasattr(model, "merge_and_unload"):  # an adapter: what is trained, and saved, is the whole
+        model = model.float().merge_and_unload()
     state = Path(source) / "state.json"
     if dtype == "auto" and state.exists():  # a checkpoint of ours: its weights are float32 whatever it computes in
         found = state_of(Path(source))["compute"]
     model = model.float().requires_grad_(True)
+    _writable(model)
     return model, tokenizer, "bfloat16" if found == "float16" else found
+
+
+def _writable(model: Any) -> None:
+    """Many checkpoints have a temperature beside greedy decoding, which transformers reads and refuses to write: nothing here decodes by it, so only its tokens are kept."""
+    from transformers import GenerationConfig
+
+    config = model.generation_config
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        model.generation_config = GenerationConfig(
+            bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
+        )
 
 
 def state_of(folder: Path) -> dict[str, Any]:
@@ -158,6 +174,10 @@ class Policy:
         """training: False for log-probabilities alone, without an optimizer."""
         self.model, self.how, self.ranks = model, how, ranks or Ranks()
         full_attention(model, "only full attention can be trained here")
+        plain_head(model)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):  # a ratio is that of two policies, not of two masks
+                module.p = 0.0
         if how.checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.forward = Forward(model, how)
@@ -194,7 +214,8 @@ class Policy:
         return found
 
     def packs(self, examples: Sequence[Example]) -> Iterator[Pack]:
-        pieces = [Piece(k, one.prompt, one.response, one.mask) for k, one in enumerate(examples)]
+        # one that a deadline cut off before its first turn ended has nothing to be read for
+        pieces = [Piece(k, one.prompt, one.response, one.mask) for k, one in enumerate(examples) if any(one.mask)]
         for one in pack(pieces, self.how.most):
             yield one.to(self.device)
 
@@ -322,6 +343,7 @@ class Policy:
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Name and whole value of each parameter, one at a time; every rank must ask, and to the end."""
+        reshard(self.forward)
         for name, value in self.model.named_parameters():
             yield name, whole(value.detach())
 

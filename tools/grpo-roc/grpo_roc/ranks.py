@@ -91,6 +91,14 @@ class Ranks:
         fully_shard(whole, mesh=mesh, mp_policy=how)
 
 
+def reshard(module: torch.nn.Module) -> None:
+    """After a pass without a way back FSDP leaves the outermost module's parameters gathered, in the type that is computed in; this lets go of them, so that parameters are the float32 parts again."""
+    from torch.distributed.fsdp import FSDPModule
+
+    if isinstance(module, FSDPModule):
+        module.reshard()
+
+
 def whole(value: Tensor) -> Tensor:
     """A parameter that may lie in shards, gathered: every rank must ask."""
     from torch.distributed.tensor import DTensor

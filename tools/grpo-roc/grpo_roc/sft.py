@@ -107,7 +107,10 @@ def run(
     import torch
 
     final = Path(output)
-    if final.exists() and not (final / "manifest.json").exists() and any(final.iterdir()):
+    work = final.with_name(f"{final.name}.work")
+    # a kill after the model was written and before its manifest leaves both, and the same command goes on
+    own = (work / "run.json").exists() and (final / "config.json").exists()
+    if final.exists() and not own and not (final / "manifest.json").exists() and any(final.iterdir()):
         raise BadInput(f"{final}: holds things that this verb did not write; choose another folder")
     if (final / "manifest.json").exists() and not overwrite:
         found = difference(json.loads((final / "manifest.json").read_bytes()), json.loads(json.dumps(identity)))
@@ -115,7 +118,6 @@ def run(
             print(f"grpo-roc: {final}: complete already; nothing to do", file=sys.stderr)
             return 0
         raise BadInput(f"{final}: was made with {found}; choose another folder, or --overwrite")
-    work = final.with_name(f"{final.name}.work")
     until = None if max_time is None else time.monotonic() + max_time
     with Ranks().joined(device) as ranks, held(work) if ranks.first else nullcontext():
         state = ranks.same(settle(work, identity, overwrite) if ranks.first else "")

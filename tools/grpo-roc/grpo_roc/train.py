@@ -37,7 +37,7 @@ import msgspec
 import grpo_roc
 from grpo_roc import engine_fleet, selection, verify
 from grpo_roc.dialogue import Dialogue
-from grpo_roc.engine_open import open_engines, push
+from grpo_roc.engine_open import follow, open_engines, push
 from grpo_roc.engine_protocol import Engine
 from grpo_roc.env.environment import Environment
 from grpo_roc.env.environment import Settings as EnvironmentSettings
@@ -139,6 +139,10 @@ def checked(plan: Plan) -> None:
         for name in ("steps", "prompts", "turns", "max_tokens", "updates", "filter_rollouts", "oversample"):
             if getattr(stage, name) < 1:
                 raise BadInput(f"{where}{name}: expected 1 or more, got {getattr(stage, name)}")
+        if not (math.isfinite(stage.lr) and stage.lr > 0):
+            raise BadInput(f"{where}lr: expected a number above 0, got {stage.lr}")
+        if stage.warmup < 0:
+            raise BadInput(f"{where}warmup: expected 0 or more, got {stage.warmup}")
         if plan.algo in ("roc", "roc-top", "random-2g") and stage.oversample < 2:
             raise BadInput(
                 f"{where}oversample {stage.oversample}: {plan.algo} keeps some of more than G; give 2 or more"
@@ -236,25 +240,28 @@ class Run:
             push(self.engines, weights, self.tell, first=self.ranks.first)
             for _ in weights:
                 pass  # every rank has a part in gathering them, to the end, though its engine was lost on the way
-            self.ranks.same(None)  # nobody samples before servers have them
+            # nobody samples before servers have them, nor with one that rank 0 could not give them to
+            follow(self.engines, self.ranks.same([engine.lost for engine in self.engines]), first=self.ranks.first)
             self.stale = False
         self.pushed = time.monotonic() - began
 
-    def rollouts(self, stage: Stage) -> Rollouts:
+    def rollouts(self, stage: Stage, deadline: float) -> Rollouts:
         plan = self.plan
         settings = RolloutSettings(
-            turns=stage.turns, max_tokens=stage.max_tokens, shown=plan.shown, call_timeout=plan.call_timeout, deadline=plan.deadline, lockstep=plan.lockstep,
+            turns=stage.turns, max_tokens=stage.max_tokens, shown=plan.shown, call_timeout=plan.call_timeout, deadline=deadline, lockstep=plan.lockstep,
             noise_timeout=plan.noise_timeout, noise_error=plan.noise_error, scope=plan.scope, form=plan.form, admission=plan.admission, seed=plan.seed,
         )  # fmt: skip
         return Rollouts(self.engines, self.dialogue, self.env.submit, settings, self.tell, self.env.end, self.lengths)
 
-    def sample(self, stage: Stage, tasks: Sequence[Task], size: int, name: str) -> list[Trajectory]:
+    def sample(
+        self, stage: Stage, tasks: Sequence[Task], size: int, name: str, deadline: float = 0.0
+    ) -> list[Trajectory]:
         """In order of task and rollout, whatever order they ended in; each rank samples its part, and has all. Raises Missing where the environment failed more than half of their calls: with what is done
         saved."""
         self.policy.model.eval()
         self.push()
         place = {task.id: k for k, task in enumerate(tasks)}
-        rollouts = self.rollouts(stage)
+        rollouts = self.rollouts(stage, deadline)
         if self.ranks.size == 1:
             own = list(rollouts.run(tasks, size, name))
         else:
@@ -311,7 +318,7 @@ class Run:
         """(metrics, seconds) of one step."""
         began = time.monotonic()
         size = selection.samples(self.plan.algo, stage.group_size, stage.oversample)
-        sampled = self.sample(stage, tasks, size, name)
+        sampled = self.sample(stage, tasks, size, name, self.plan.deadline)
         generated = time.monotonic()
         kept = selection.select(sampled, self.plan.algo, stage.group_size, seed=self.plan.seed, name=name, epsilon=self.plan.epsilon, ddof=self.plan.ddof)  # fmt: skip
         metrics: Record = {"step": self.counts.step + 1, "name": name, **selection.described(sampled, kept)}
@@ -370,6 +377,9 @@ class Run:
                 if self.counts.step == first and first and stage.reset_optimizer:
                     self.policy.reset_optimizer()
                 self.policy.how = msgspec.structs.replace(self.policy.how, lr=stage.lr, warmup=stage.warmup)
+                if self.counts.step == first:
+                    # rewards of other problems, or of other lengths, are not compared with these
+                    self.watch, self.counts.rewards, self.counts.best = Watch(), [], -1.0
                 order = self._order(tasks, number)
                 for _ in range(self.counts.step - first):
                     next(order)
@@ -404,7 +414,7 @@ class Run:
             self.tell(f"step {counts.step}: {sign}")
         if self.progress is not None:
             self.progress.update()
-        if len(counts.rewards) == min(WINDOW, sum(stage.steps for stage in self.plan.stages)) and mean > counts.best:
+        if len(counts.rewards) == min(WINDOW, stage.steps) and mean > counts.best:
             counts.best, counts.best_step = mean, counts.step
             self.policy.save(self.folder / "best", self.tokenizer, {}, optimizer=False, dtype=self.policy.how.compute)
         stop = self._stop(signs)
@@ -485,10 +495,20 @@ class Run:
             if self.ranks.first:
                 write_atomic(self.folder / path, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
         for line in kept:
+            if line["name"].endswith("/1"):  # a stage's first
+                self.watch = Watch()
             self.watch.see(line)
 
 
 # ---------------------------------------------------------------- the verb
+
+
+def copied(model: Any, place: Any, dtype: Any) -> Any:
+    """A copy on a device with weights of a type. What is no weight keeps its own, as where a checkpoint is opened in that type: frequencies of positions, rounded to bfloat16, put late tokens elsewhere."""
+    found = copy.deepcopy(model)
+    for one in found.parameters():
+        one.data = one.data.to(place, dtype)
+    return found.to(place)
 
 
 def run(
@@ -527,7 +547,7 @@ def run(
             home = lm.device if ranks.size == 1 or not place.startswith("cuda") else torch.device(place)
             # the very model where it can be, else a copy, whole and in the type that is computed in
             own = ranks.size == 1 and compute == "float32"
-            sampler = lm if own else copy.deepcopy(lm).to(home, getattr(torch, compute))
+            sampler = lm if own else copied(lm, home, getattr(torch, compute))
         stage = plan.stages[0]
         policy = Policy(
             lm, Optimisation(lr=stage.lr, warmup=stage.warmup, norm=plan.norm, most=plan.most, temperature=plan.temperature, checkpointing=plan.checkpointing, compute=compute), ranks=ranks

@@ -1,6 +1,5 @@
 """TRL's own GRPOTrainer with our trajectories, rewards and tools: what it trains on is what was sampled and kept, and its update is ours."""
 
-import copy
 import json
 import os
 import threading
@@ -98,7 +97,9 @@ def test_two_steps_of_trls_trainer_are_two_of_ours(env, parts, tmp_path):
             gradients.append({name: one.grad.clone() for name, one in model.named_parameters()})
 
     def seen(name, sampled, kept):
-        batches.append((name, sampled, kept, copy.deepcopy(model)))
+        before = type(model)(model.config)  # no deep copy: accelerate's wrapper of `forward` would be the first model's
+        before.load_state_dict(model.state_dict())
+        batches.append((name, sampled, kept, before.eval()))
 
     groups = Groups(TASKS, tokenizer, env, settings=Settings(turns=4, max_tokens=600, seed=3), max_prompt=2048, slots=8, seen=seen)  # fmt: skip
 

@@ -515,7 +515,7 @@ def train(files: tuple[str, ...], stages: str | None, output: str | None, overwr
     Example:
       grpo-roc train problems.jsonl --model cold --steps 20 --prompts 4 --group-size 4 --max-tokens 256 --lr 5e-5 -o run
       grpo-roc train --stages stages.toml --model cold --algo grpo -o run
-      torchrun --nproc-per-node 8 -m grpo_roc.cli train problems.jsonl --model cold --engine vllm: -o run
+      grpo-roc train problems.jsonl --model cold --engine http://gpu1:8000/v1#policy --engine http://gpu2:8000/v1#policy -o run
     """
     needs.models()
     from grpo_roc import launch as work

@@ -130,7 +130,7 @@ class Claims:
         keychain("synth", source, *sized, "--chains", "2", "--hops", "2", "-o", folder / "chains.jsonl")
         keychain("synth", source, *sized, "--plain", "-o", folder / "plain.jsonl")
         keychain("mix", "--scale", "0.004", "--part", f"keychain-musique={folder / 'chains.jsonl'}", "--part", f"qa-musique={folder / 'plain.jsonl'}", "--part", f"math={before / 'train.jsonl'}", "--allow-short", "-q", "-o", folder / "mixed.jsonl")  # fmt: skip
-        steps = 1 if self.quick else 4
+        steps = 1 if self.quick else 2
         grpo("train", folder / "mixed.jsonl", "--model", before / "cold", "--steps", steps, "--prompts", "6", "--group-size", "4", "--max-tokens", "160", "--max-turns", "3", "--max-prompt", "1024", "--lr", "5e-5", "--warmup", "1", "--pass-tokens", "4096", "--slots", "24", "--keep-rollouts", "1", "-o", folder / "run", "-q")  # fmt: skip
         curve = lines(folder / "run" / "metrics.jsonl")
         asked = [one for step in range(1, steps + 1) for one in lines(folder / "run" / "rollouts" / f"{step}.jsonl")]

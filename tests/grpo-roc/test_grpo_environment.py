@@ -318,7 +318,8 @@ def test_no_program_keeps_its_supervisor_busy(env, session):
 
 def test_streams_that_a_program_sent_away_are_not_waited_for(env, monkeypatch):
     monkeypatch.setattr(worker, "LINGER", 30.0)
-    code = "import array\nchannel.send(bytes(5000))\nchannel.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [1, 2]))])\nprint(1)"
+    # on a busy machine the other end may have closed by the second message
+    code = "import array\ntry:\n    channel.send(bytes(5000))\n    channel.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [1, 2]))])\nexcept OSError:\n    pass\nprint(1)"
     began = time.monotonic()
     result = run(env, CHANNEL + code)
     assert (result.status, result.stdout) == ("ok", "1\n") and time.monotonic() - began < 15

@@ -11,7 +11,8 @@ from grpo_models import ambiguous, small
 
 from grpo_roc import penalty
 from grpo_roc.dialogue import Dialogue
-from grpo_roc.engine import LocalEngine, Turn
+from grpo_roc.engine import LocalEngine
+from grpo_roc.engine_protocol import Turn
 from grpo_roc.env import isolation
 from grpo_roc.env.environment import Environment, Result
 from grpo_roc.rollout import Rollouts, Settings, Task, stream

@@ -215,14 +215,13 @@ def run(
 
 
 def _with_model(model: str, records: Sequence[tuple[str, Record]], dtype: str, device: str, trust_remote_code: bool, temperature: float, first: int) -> Record:  # fmt: skip
+    from grpo_roc.packing import beneath
     from grpo_roc.policy import Optimisation, Policy
     from tenfold_shared.models import load_causal_lm
 
     each = [turns_ids(record, where) for where, record in records]
     lm, tokenizer = load_causal_lm(model, dtype, device, trust_remote_code)
-    if hasattr(lm, "get_base_model"):  # an adapter's layers are within the model that it is laid over
-        lm = lm.get_base_model()
-    lm.eval()
+    lm = beneath(lm).eval()
     lm.requires_grad_(False)
     policy = Policy(lm, Optimisation(temperature=temperature), training=False)
 

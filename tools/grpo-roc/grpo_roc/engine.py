@@ -18,12 +18,10 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from grpo_roc import attention
-from grpo_roc.engine_protocol import Engine, Turn, silent
+from grpo_roc.engine_protocol import Turn, silent
 from grpo_roc.packing import full_attention, plain_head
 from grpo_roc.scheduler import blocks_of
 from tenfold_shared import BadInput
-
-__all__ = ["Engine", "LocalEngine", "SlotLayer", "Turn"]
 
 Tensor = torch.Tensor
 

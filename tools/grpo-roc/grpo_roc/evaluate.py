@@ -96,6 +96,7 @@ class Sampler:
         self.model, self.settings = model, settings
 
     def __enter__(self) -> Sampler:
+        from grpo_roc.packing import beneath
         from tenfold_shared.models import load_causal_lm
 
         model = self.model
@@ -104,9 +105,7 @@ class Sampler:
             tokenizer = tokenizer_of(model)
         else:
             lm, tokenizer = load_causal_lm(model.uri, model.dtype, model.device, model.trust_remote_code)
-            if hasattr(lm, "get_base_model"):  # an adapter's layers are within the model that it is laid over
-                lm = lm.get_base_model()
-            lm.eval()
+            lm = beneath(lm).eval()
         self.dialogue = Dialogue(tokenizer, model.tools)
         if lm is not None:
             self.dialogue.fits(len(lm.get_input_embeddings().weight))

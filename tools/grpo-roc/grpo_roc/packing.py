@@ -29,6 +29,11 @@ def full_attention(model: Any, what: str) -> None:
         raise BadInput(f"{model.config.model_type}: layers of kind {', '.join(sorted(kinds))}: {what}")
 
 
+def beneath(model: Any) -> Any:
+    """The model itself, or that which a PEFT adapter is laid over: its adapter's layers are within."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 @torch.no_grad()
 def plain_head(model: Any) -> None:
     """Raises BadInput for a transformers model whose logits are more than its output matrix times its last states (scaled as Granite's, capped, with a bias): what is sampled and trained here would be another policy."""

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from grpo_roc import engine_fleet, verify
-from grpo_roc.dialogue import CELLS, SHOWN, Dialogue, calls_in, response, wrapped
+from grpo_roc.dialogue import CELLS, SHOWN, Call, Dialogue, calls_in, response, wrapped
 from grpo_roc.engine_protocol import Engine, Turn
 from grpo_roc.env.environment import Program, Result
 from tenfold_shared import answers
@@ -290,11 +290,7 @@ class Rollouts:
             if noise:
                 made.append(({**told, "status": noise, "noise": True}, None))
                 continue
-            notebook = call.name == CELLS
-            program = Program(
-                call.code, call.input, one.key if notebook else None, self.settings.call_timeout, owner=one.key
-            )
-            future = self.submit(program)
+            future = self.submit(program_of(call, one.key, self.settings))
             future.add_done_callback(self._ring)
             made.append((told, future))
         self.calls[one.key] = made
@@ -369,6 +365,12 @@ class Rollouts:
             (found.grade, found.reason) if isinstance(found, answers.Grade) else (found["grade"], found["grade_reason"])
         )
         one.reward = float(one.grade == "correct")
+
+
+def program_of(call: Call, key: str, settings: Settings) -> Program:
+    """A sound call of the trajectory `key`: a cell goes to its notebook."""
+    session = key if call.name == CELLS else None
+    return Program(call.code, call.input, session, settings.call_timeout, owner=key)
 
 
 def outcome(result: Result) -> Record:

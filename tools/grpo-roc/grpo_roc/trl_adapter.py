@@ -209,14 +209,13 @@ class Groups:
 
     def _engines(self, trainer: Any) -> Sequence[Engine]:
         from grpo_roc.engine import LocalEngine
+        from grpo_roc.packing import beneath
 
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             raise BadInput("engines: a model in shards cannot be sampled from here; give engines that hold it whole")
         if (trainer.top_p, trainer.top_k, trainer.min_p or 0.0) != (1.0, 0, 0.0) or trainer.repetition_penalty != 1.0:
             raise BadInput("top_p, top_k, min_p, repetition_penalty: leave them out; log-probabilities of a cut distribution are not the policy's")  # fmt: skip
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        if hasattr(model, "get_base_model"):  # an adapter's layers are within the model that it is laid over
-            model = model.get_base_model()
+        model = beneath(trainer.accelerator.unwrap_model(trainer.model))
         capacity = self.max_prompt + self.settings.max_tokens + 1
         return [LocalEngine(model, self.dialogue.ends, slots=self.slots, capacity=capacity, temperature=trainer.temperature)]  # fmt: skip
 

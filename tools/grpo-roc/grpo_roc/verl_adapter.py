@@ -23,9 +23,9 @@ import msgspec
 import numpy as np
 
 from grpo_roc import penalty, readers, selection, verify
-from grpo_roc.dialogue import CELLS, Dialogue, calls_in, response
+from grpo_roc.dialogue import Dialogue, calls_in, response
 from grpo_roc.env.environment import Program, Result
-from grpo_roc.rollout import Rollouts, Settings, Task, Trajectory, outcome
+from grpo_roc.rollout import Rollouts, Settings, Task, Trajectory, outcome, program_of
 from tenfold_shared import BadInput, answers
 
 Record = dict[str, Any]
@@ -209,6 +209,4 @@ async def _made(call: Any, key: str, submit: Callable[[Program], Future[Result]]
     told: Record = {"name": call.name, "arguments": call.arguments}
     if call.problem:
         return {**told, "status": "invalid_call", "problem": call.problem}
-    session = key if call.name == CELLS else None
-    program = Program(call.code, call.input, session, settings.call_timeout, owner=key)
-    return {**told, **outcome(await asyncio.wrap_future(submit(program)))}
+    return {**told, **outcome(await asyncio.wrap_future(submit(program_of(call, key, settings))))}

@@ -499,7 +499,7 @@ def _open_vllm(uri: str, dtype: str, trust_remote_code: bool, seed: int, engine_
                     tokenizer = _import_hf()[1].AutoTokenizer.from_pretrained(folder)
             before = set(multiprocessing.active_children())
             engine = LLMEngine.from_engine_args(EngineArgs(**(own | engine_args)))
-            _report_death(engine.engine_core, set(multiprocessing.active_children()) - before)
+            report_death(engine.engine_core, set(multiprocessing.active_children()) - before)
         except Exception as error:
             if "trust_remote_code" in str(error):
                 raise BadInput(f"{uri}: holds Python code of its own; --trust-remote-code runs it") from None
@@ -521,7 +521,7 @@ def _refused(error: Exception) -> str:
     return one_line("; ".join(map(": ".join, said)))
 
 
-def _report_death(client: Any, processes: set[Any]) -> None:
+def report_death(client: Any, processes: set[Any]) -> None:
     """Make a killed engine an error for CLIENT, which would wait for its next output for ever."""
     outputs = getattr(client, "outputs_queue", None)
     if outputs is None or not processes:

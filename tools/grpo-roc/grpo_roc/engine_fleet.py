@@ -30,7 +30,7 @@ def chosen(asked: Policy, engines: Sequence[Engine], lockstep: bool) -> Name:
 
 
 class _Asked(msgspec.Struct):
-    """A turn that is wanted or under way: the whole context, its first token that the engine lacks aside."""
+    """A turn that is wanted or under way. ids: the whole context."""
 
     ids: Sequence[int]
     most: int

@@ -11,10 +11,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import multiprocessing
-import multiprocessing.connection
 import os
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +23,7 @@ from grpo_roc.engine_protocol import Lost, Turn, silent
 from grpo_roc.engine_weights import with_head, written
 from tenfold_shared import BadInput, Missing
 from tenfold_shared.generate import one_line
-from tenfold_shared.models import ENGINE_OWNER, VLLM_FIX, resolve, stdout_to_stderr
+from tenfold_shared.models import ENGINE_OWNER, VLLM_FIX, report_death, resolve, stdout_to_stderr
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +100,7 @@ class VllmEngine:
                 raise BadInput(f"{self.name}: vLLM refuses it: {one_line(error)}") from None
             except Exception as error:  # whatever its platforms, drivers and kernels raise
                 raise Missing(f"{self.name}: vLLM cannot start it: {one_line(error)}") from None
-        _report_death(engine.engine_core, set(multiprocessing.active_children()) - before)
+        report_death(engine.engine_core, set(multiprocessing.active_children()) - before)
         return engine
 
     # ------------------------------------------------------------ the protocol
@@ -218,16 +216,3 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def _report_death(client: Any, processes: set[Any]) -> None:
-    """A killed engine is an error for its client, which would wait for its next output for ever."""
-    outputs = getattr(client, "outputs_queue", None)
-    if outputs is None or not processes:
-        return
-
-    def watch() -> None:
-        multiprocessing.connection.wait([one.sentinel for one in processes])
-        outputs.put(RuntimeError("the engine's process ended"))
-
-    threading.Thread(target=watch, name="grpo-roc-vllm", daemon=True).start()

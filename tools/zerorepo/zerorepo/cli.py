@@ -54,7 +54,7 @@ def encode(folder: str, **given: Any) -> int:
 @_unparsed
 @_lifting
 @click.option("--drift", type=Share(min=0, max=1), default=0.5, show_default=True, help="With --model: a file whose features moved farther than this (cosine distance) is placed anew.")  # fmt: skip
-@options("backend", "sampling", "seed", "output", "overwrite", "json", "common", temperature=0.0, max_tokens=4096)
+@options("backend", "sampling", "seed", "output", "json", "common", temperature=0.0, max_tokens=4096)
 def update(graph: str, **given: Any) -> int:
     """Give the graph that a fresh encode would give, byte for byte, reading only what changed.
 
@@ -112,7 +112,7 @@ def show(what: str, graph: str, **given: Any) -> int:
 @click.argument("graph", metavar="[RPG]", default="rpg.json")
 @click.option("--to", "form", type=click.Choice(["ref", "dot", "graphml", "html", "mermaid"]), required=True, help="ref is the JSON of the paper's own code.")  # fmt: skip
 @click.option("--level", type=click.Choice(["folders", "files", "units"]), help="What becomes a node; default: units for ref and graphml, files for html, folders for dot and mermaid.")  # fmt: skip
-@options("output", "overwrite", "common")
+@options("output", "common")
 def export(graph: str, **given: Any) -> int:
     """Write the graph for other tools: the reference's JSON, Graphviz, GraphML, one HTML page, Mermaid.
 
@@ -127,7 +127,7 @@ def export(graph: str, **given: Any) -> int:
 
 @main.command("import", short_help="A graph of the paper's own code to ours.")
 @click.argument("file", metavar="REF.json")
-@options("output", "overwrite", "common")
+@options("output", "common")
 def import_(file: str, **given: Any) -> int:
     """Read the JSON that the paper's own code saves, and write it as a graph.
 
@@ -144,7 +144,7 @@ def import_(file: str, **given: Any) -> int:
 @click.argument("old", metavar="A")
 @click.argument("new", metavar="B")
 @click.option("--exit-code", is_flag=True, help="Exit 1 where they differ.")
-@options("output", "overwrite", "json", "common")
+@options("output", "json", "common")
 def diff(old: str, new: str, **given: Any) -> int:
     """Say what differs between two graphs; with --json, as a delta that takes A to B.
 
@@ -162,7 +162,7 @@ def diff(old: str, new: str, **given: Any) -> int:
 @click.argument("ours", metavar="A")
 @click.argument("theirs", metavar="B")
 @click.option("--driver", is_flag=True, help="As git's merge driver: the result replaces A.")
-@options("output", "overwrite", "common")
+@options("output", "common")
 def merge(base: str, ours: str, theirs: str, **given: Any) -> int:
     """Merge two graphs that come from one; exit 1 and A's version where they conflict, each named.
 
@@ -244,7 +244,7 @@ def explore(ids: tuple[str, ...], **given: Any) -> int:
 @_root
 @_embeddings
 @_top
-@options("output", "overwrite", "limit", "json", "common")
+@options("output", "limit", "json", "common")
 def localize(issue: str, **given: Any) -> int:
     """Rank the functions and classes an issue is about; no model is used.
 
@@ -265,7 +265,7 @@ def localize(issue: str, **given: Any) -> int:
 @click.option("--tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Budget, in tokens.")
 @click.option("--focus", metavar="FILE", help="A text (an issue, a chat) whose subject comes first; `-` is stdin.")
 @click.option("--tokenizer", metavar="URI", help="Count with the tokenizer of this model folder; default: an estimate from characters and words.")  # fmt: skip
-@options("output", "overwrite", "common")
+@options("output", "common")
 def map(graph: str, **given: Any) -> int:
     """Print the signatures that matter most, most central first, in the order of the tree.
 

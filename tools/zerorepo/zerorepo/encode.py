@@ -198,10 +198,10 @@ def _interface(nodes: Iterable[Node]) -> dict[tuple[str, str], _Entry]:
         marks = tuple(mark for mark in node.decorators if mark.rpartition(".")[2] in _TELLING)
         found[node.id, node.name] = _Entry((node.kind, node.returns, marks), _parts(node.returns))
     for node in classes:
-        held = tuple(node.names.items())
+        attributes = tuple(node.names.items())
         mentions = frozenset().union(*map(_parts, node.bases), *map(_parts, node.names.values()))
         also = frozenset((*members.get(node.id, ()), *node.names))
-        found[node.id, node.name] = _Entry((tuple(node.bases), held), mentions, also)
+        found[node.id, node.name] = _Entry((tuple(node.bases), attributes), mentions, also)
     return found
 
 

@@ -7,6 +7,10 @@ is given, lift.py puts its phrases in the place of these.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zerorepo.graph import Node
 
 WORDS = 8  # the longest phrase; P2 asks for three to eight words
 _SPLIT = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
@@ -32,3 +36,11 @@ def phrases(name: str, doc: str) -> tuple[list[str], str]:
         if words and (text := " ".join(words)) != told:
             return [*found, text], "doc"
     return found, "name" if found else ""
+
+
+def own_phrases(node: Node) -> tuple[list[str], str]:
+    """What `phrases` gives for a node: a package's `__init__.py` goes by the name of its folder."""
+    if node.kind != "file":
+        return phrases(node.name, node.doc)
+    folder = node.path.rpartition("/")[0].rpartition("/")[2]
+    return phrases(folder if node.name == "__init__.py" else node.name.removesuffix(".py"), node.doc)

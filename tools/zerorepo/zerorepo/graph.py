@@ -62,11 +62,12 @@ class Node(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, kw_on
     language: str = ""  # of a file that is not Python
     name: str = ""
     names: dict[str, str] = {}  # variables of a module, attributes of a class: the expression they hold, or ""
-    path: str = ""  # of its file or folder; of an area: where its files lie
+    path: str = ""  # of its file or folder
     provenance: str = ""  # what the features rest on: name, doc, or the model and its request key
     qualname: str = ""
     reason: str = ""  # why a file is unparsed
     returns: str = ""  # expression of the value a function gives, where it is known
+    scopes: list[str] = []  # of an area, category or group: the folders its files lie in
     sha256: str = ""  # of a unit's normalised source; of a file's bytes
     signature: str = ""
     span: list[int] = []  # first and last line, 1-based, decorators included

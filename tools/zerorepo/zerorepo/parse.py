@@ -21,7 +21,7 @@ import tokenize
 import warnings
 from typing import Any
 
-from zerorepo.features import phrases
+from zerorepo.features import own_phrases
 from zerorepo.graph import Import, Node
 from zerorepo.sources import MOST_BYTES
 
@@ -113,10 +113,7 @@ class _Walk:
         scope = _Scope(node, None, None)
         node.doc = _doc(tree)
         node.span = [1, max(1, len(self.lines) - (not self.lines[-1]))]
-        node.features, node.provenance = phrases(
-            self.path.rpartition("/")[0].rpartition("/")[2] if node.name == "__init__.py" else node.name.removesuffix(".py"),
-            node.doc,
-        )  # fmt: skip
+        node.features, node.provenance = own_phrases(node)
         self.body(tree.body, scope, "")
         # Calls of built-ins are dropped, unless the module has a name of its own for one.
         own = {n.name for n in self.nodes[1:] if "." not in n.qualname} | set(node.names)
@@ -168,7 +165,7 @@ class _Walk:
             signature=self.signature(definition),
             span=[first, definition.end_lineno],
         )
-        node.features, node.provenance = phrases(name, node.doc)
+        node.features, node.provenance = own_phrases(node)
         if kind == "class":
             node.bases = [text for text in map(_chain, definition.bases) if text]
         elif definition.returns is not None:

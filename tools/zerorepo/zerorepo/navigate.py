@@ -1,0 +1,441 @@
+"""The three tools an agent walks a repository with: search, fetch, explore.
+
+They follow SearchNode, FetchNode and ExploreRPG (arXiv 2602.02084 §2; arXiv 2509.16198 app. C.1): find
+candidates by meaning or by text, verify one by reading it, expand along dependencies. Each is a Python
+function over a `Graph`, and a verb that prints what it gives.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import sys
+from collections import deque
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tenfold_shared import BadInput
+from zerorepo.graph import ROOT, UNITS, Edge, Graph, Node
+
+SNIPPET_LINES = 2  # around a line that matches
+ENOUGH = 0.35  # cosine from which a feature answers the query; below it, `auto` asks the text as well
+
+
+class Hit(NamedTuple):
+    node: Node
+    score: float
+    mode: str  # features or snippets
+    evidence: str  # the phrase, or `line: text`
+
+
+class Step(NamedTuple):
+    node: Node
+    depth: int
+    edge: Edge | None  # that led here; None for a start
+
+
+class Texts:
+    """Source of a graph's files, read once, from the repository at `root`; None where there is none."""
+
+    def __init__(self, graph: Graph, root: Path | None) -> None:
+        self.graph, self.root = graph, root
+        self._lines: dict[str, list[str]] = {}
+
+    def lines(self, path: str) -> list[str]:
+        """The lines of a file; empty where it cannot be read."""
+        if path not in self._lines:
+            data = b""
+            if self.root is not None and is_inside(self.root, path):
+                try:
+                    data = (self.root / path).read_bytes()
+                except OSError:
+                    data = b""
+            text = data.decode("utf-8-sig", "replace").replace("\r\n", "\n").replace("\r", "\n")
+            self._lines[path] = text.split("\n") if text else []
+        return self._lines[path]
+
+    def of(self, node: Node) -> list[str]:
+        lines = self.lines(node.path)
+        return lines[node.span[0] - 1 : node.span[1]] if node.span else lines
+
+
+def is_inside(root: Path, path: str) -> bool:
+    """Whether a path from a graph, which may come from anywhere, stays below the repository, links followed."""
+    try:
+        return (root / path).resolve().is_relative_to(root.resolve())
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def find(graph: Graph, name: str) -> Node:
+    """The node of an id, or of the end of one. Raises BadInput where none or several answer."""
+    if name in graph.by_id:
+        return graph.by_id[name]
+    tail = [node for node in graph.nodes if node.id.endswith(("/" + name, ":" + name, "." + name))]
+    if len(tail) == 1:
+        return tail[0]
+    if tail:
+        some = ", ".join(sorted(node.id for node in tail)[:4])
+        raise BadInput(f"{name}: {len(tail)} nodes end so: {some}{', …' if len(tail) > 4 else ''}; give more of the id")
+    import difflib
+
+    near = difflib.get_close_matches(name, [node.id for node in graph.nodes], 1, 0.4) or difflib.get_close_matches(
+        name, [node.qualname or node.id for node in graph.nodes], 1, 0.4
+    )
+    raise BadInput(f"{name}: no such node" + (f"; the nearest is {near[0]}" if near else ""))
+
+
+# ------------------------------------------------------------ search
+
+
+def search(
+    graph: Graph,
+    text: str,
+    *,
+    mode: str = "auto",
+    scopes: Sequence[str] = (),
+    globs: Sequence[str] = (),
+    lines: tuple[int, int] | None = None,
+    kinds: Sequence[str] = (),
+    top: int = 5,
+    encoder: Any = None,
+    texts: Texts | None = None,
+    cache: Path | None = None,
+) -> list[Hit]:
+    """The nodes that answer to `text`, best first; ties by id.
+
+    mode: `features` compares the text with every node's features by `encoder`; `snippets` looks for its words
+    in names and source (`texts`); `auto` gives features and, where fewer than `top` reach ENOUGH, snippets for
+    the rest. scopes: ids of nodes below which to look. kinds: default every kind that has features.
+    """
+    among = list(_within(graph, scopes, globs, lines, kinds))
+    found: list[Hit] = []
+    if mode in ("auto", "features"):
+        found = _by_features(among, text, top, encoder, cache)
+    if mode == "snippets":
+        return _by_text(among, text, top, texts)
+    if mode == "auto":
+        sure = [hit for hit in found if hit.score >= ENOUGH]
+        if len(sure) < top:
+            seen = {hit.node.id for hit in sure}
+            sure += [hit for hit in _by_text(among, text, top, texts) if hit.node.id not in seen]
+            seen |= {hit.node.id for hit in sure}
+            sure += [hit for hit in found if hit.node.id not in seen]
+        found = sure[:top]
+    return found
+
+
+def _within(
+    graph: Graph, scopes: Sequence[str], globs: Sequence[str], lines: tuple[int, int] | None, kinds: Sequence[str]
+) -> Iterable[Node]:
+    inside: set[str] | None = None
+    if scopes:
+        inside = set()
+        for scope in scopes:
+            queue = [find(graph, scope).id]
+            while queue:
+                at = queue.pop()
+                if at not in inside:
+                    inside.add(at)
+                    queue += [edge.dst for edge in graph.outgoing.get(at, ()) if edge.type == "contains"]
+                    node = graph.by_id[at]
+                    if node.kind == "feature":  # the unit that realises it
+                        queue.append(f"{node.path}:{node.qualname}" if node.qualname else node.path)
+                queue = [one for one in queue if one in graph.by_id]
+    for node in graph.nodes:
+        if inside is not None and node.id not in inside:
+            continue
+        if kinds and node.kind not in kinds:
+            continue
+        if not kinds and node.kind in ("repo", "folder"):
+            continue
+        if globs and not any(fnmatch.fnmatchcase(node.path, pattern) for pattern in globs):
+            continue
+        if lines is not None and not (node.span and lines[0] <= node.span[0] and node.span[1] <= lines[1]):
+            continue
+        yield node
+
+
+def _by_features(among: list[Node], text: str, top: int, encoder: Any, cache: Path | None) -> list[Hit]:
+    from zerorepo.embeddings import index_of
+
+    phrases = [(node, phrase) for node in among for phrase in node.features]
+    if not phrases:
+        return []
+    scores, rows = index_of([phrase for _, phrase in phrases], encoder, cache).top_k([text], min(len(phrases), top * 8))
+    best: dict[str, Hit] = {}
+    for score, row in zip(scores[0], rows[0], strict=True):
+        node, phrase = phrases[int(row)]
+        if node.id not in best and score > 0:
+            best[node.id] = Hit(node, float(score), "features", phrase)
+    return sorted(best.values(), key=lambda hit: (-hit.score, hit.node.id))[:top]
+
+
+def _by_text(among: list[Node], text: str, top: int, texts: Texts | None) -> list[Hit]:
+    """Nodes whose name or source holds the words: the share of words found, names counting twice."""
+    words = [word.lower() for word in re.findall(r"\w+", text)]
+    if not words:
+        return []
+    whole = text.strip().lower()
+    found: list[Hit] = []
+    for node in among:
+        if node.kind not in (*UNITS, "file"):
+            continue
+        source = texts.of(node) if texts is not None else []
+        low = "\n".join(source).lower()
+        name = f"{node.path} {node.qualname}".lower()
+        if whole not in low and not any(word in low or word in name for word in words):
+            continue
+        score = sum((word in low) + (word in name) for word in words) / (2 * len(words)) + (whole in low)
+        # of a file and the unit in it, the unit: it says more
+        score -= 0.25 * (node.kind == "file") + 0.1 * (node.kind == "class")
+        found.append(Hit(node, score, "snippets", _line_with(node, source, whole, words)))
+    return sorted(found, key=lambda hit: (-hit.score, hit.node.id))[:top]
+
+
+def _line_with(node: Node, source: list[str], whole: str, words: list[str]) -> str:
+    def share(line: str) -> tuple[bool, int]:
+        low = line.lower()
+        return whole in low, sum(word in low for word in words)
+
+    if not source:
+        return node.signature or node.name
+    at = max(range(len(source)), key=lambda place: (*share(source[place]), -place))
+    return f"{(node.span[0] if node.span else 1) + at}: {source[at].strip()}"
+
+
+# ------------------------------------------------------------ fetch
+
+
+def fetch(graph: Graph, name: str, texts: Texts | None = None) -> dict[str, Any]:
+    """Everything about one node: its fields, what contains it and what it contains, its dependencies, its source."""
+    node = find(graph, name)
+    above = graph.parent(node.id)
+    told: dict[str, Any] = {"id": node.id, "kind": node.kind}
+    for field in ("path", "qualname", "signature", "features", "provenance", "doc", "scopes", "status", "reason"):
+        if value := getattr(node, field):
+            told[field] = value
+    if node.span:
+        told["start"], told["end"] = node.span
+    told["parent"] = above.id if above is not None else None
+    told["contains"] = [child.id for child in graph.children(node.id)]
+    for title, edges, end in (("uses", graph.outgoing, "dst"), ("used_by", graph.incoming, "src")):
+        rows = [
+            {"type": edge.type, "id": getattr(edge, end), "confidence": edge.confidence}
+            for edge in edges.get(node.id, ())
+            if edge.type != "contains"
+        ]
+        unique = {(row["type"], row["id"]): row for row in rows}
+        told[title] = [unique[key] for key in sorted(unique)]
+    if texts is not None and node.kind in (*UNITS, "file"):
+        told["source"] = "\n".join(texts.of(node))
+    return told
+
+
+# ------------------------------------------------------------ explore
+
+
+def explore(
+    graph: Graph,
+    names: Sequence[str],
+    *,
+    direction: str = "both",
+    depth: int = 2,
+    kinds: Sequence[str] = (),
+    edges: Sequence[str] = (),
+) -> list[Step]:
+    """Breadth first from the start nodes: each node once, at its least depth, with the edge that led to it.
+
+    direction: down follows edges from src to dst, up from dst to src. depth -1 has no end. edges: types to follow;
+    kinds: what is given back (a node of another kind is still walked through). A feature leads down to its unit,
+    and a unit up to its feature.
+    """
+    starts = [find(graph, name) for name in names]
+    realised: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        if node.kind == "feature":
+            realised.setdefault(f"{node.path}:{node.qualname}" if node.qualname else node.path, []).append(node.id)
+    seen = {node.id for node in starts}
+    queue = deque(Step(node, 0, None) for node in starts)
+    found: list[Step] = []
+    while queue:
+        step = queue.popleft()
+        if not kinds or step.node.kind in kinds or step.edge is None:
+            found.append(step)
+        if step.depth == depth:
+            continue
+        onward: list[tuple[str, Edge]] = []
+        if direction != "up":
+            onward += [(edge.dst, edge) for edge in graph.outgoing.get(step.node.id, ())]
+            if step.node.kind == "feature":
+                unit = f"{step.node.path}:{step.node.qualname}" if step.node.qualname else step.node.path
+                onward.append((unit, Edge(src=step.node.id, dst=unit, type="contains")))
+        if direction != "down":
+            onward += [(edge.src, edge) for edge in graph.incoming.get(step.node.id, ())]
+            onward += [
+                (one, Edge(src=one, dst=step.node.id, type="contains")) for one in realised.get(step.node.id, ())
+            ]
+        for target, edge in sorted(onward, key=lambda pair: (_ORDER[pair[1].confidence], pair[1].type, pair[0])):
+            if target in seen or target not in graph.by_id or (edges and edge.type not in edges):
+                continue
+            seen.add(target)
+            queue.append(Step(graph.by_id[target], step.depth + 1, edge))
+    return found
+
+
+_ORDER = {"exact": 0, "inferred": 1, "name_only": 2}
+
+
+# ------------------------------------------------------------ the verbs
+
+
+def run_search(
+    query: str,
+    *,
+    graph: str,
+    root: str | None,
+    mode: str,
+    scope: Sequence[str],
+    glob: Sequence[str],
+    lines: str | None,
+    kind: Sequence[str],
+    embeddings: str,
+    top: int,
+    as_json: bool,
+    **_: Any,
+) -> int:
+    """The verb `search`. Exit 1 where nothing is found."""
+    if not query.strip():
+        raise BadInput("TEXT: empty; say what to look for")
+    whole = Graph.load(graph)
+    texts = None if mode == "features" else _texts(whole, graph, root)
+    chosen = None
+    if mode != "snippets":
+        from zerorepo.embeddings import encoder
+
+        chosen = encoder(embeddings)
+    hits = search(
+        whole, query, mode=mode, scopes=scope, globs=glob, lines=_range(lines), kinds=kind, top=top, encoder=chosen,
+        texts=texts, cache=_cache(graph),
+    )  # fmt: skip
+    name = chosen.name if chosen is not None else None
+    if as_json:
+        rows = [
+            {"rank": rank, "id": hit.node.id, "kind": hit.node.kind, "score": round(hit.score, 6), "mode": hit.mode,
+             "evidence": hit.evidence, **_place(hit.node)}
+            for rank, hit in enumerate(hits, 1)
+        ]  # fmt: skip
+        _print({"query": query, "embeddings": name, "hits": rows})
+    else:
+        for hit in hits:
+            print(f"{hit.score:.3f}  {_shown(hit.node)}  {hit.mode}: {hit.evidence}")
+        print(f"zerorepo: {len(hits)} found" + (f"; features compared by {name}" if name else ""), file=sys.stderr)
+    return 0 if hits else 1
+
+
+def run_fetch(ids: Sequence[str], *, graph: str, root: str | None, as_json: bool, **_: Any) -> int:
+    """The verb `fetch`."""
+    whole = Graph.load(graph)
+    texts = _texts(whole, graph, root)
+    for place, name in enumerate(ids):
+        told = fetch(whole, name, texts)
+        if as_json:
+            _print(told)
+            continue
+        if place:
+            print()
+        for key, value in told.items():
+            if key == "source":
+                print(f"\n{value}")
+            elif key in ("uses", "used_by"):
+                for row in value:
+                    print(f"{key}: {row['type']} {row['id']}" + (f" ({row['confidence']})" if row["confidence"] != "exact" else ""))  # fmt: skip
+            elif isinstance(value, list):
+                for one in value:
+                    print(f"{key}: {one}")
+            elif value is not None:
+                print(f"{key}: {value}")
+    return 0
+
+
+def run_explore(
+    ids: Sequence[str],
+    *,
+    graph: str,
+    direction: str,
+    depth: int,
+    kind: Sequence[str],
+    edge: Sequence[str],
+    limit: int | None,
+    as_json: bool,
+    **_: Any,
+) -> int:
+    """The verb `explore`."""
+    steps = explore(Graph.load(graph), ids, direction=direction, depth=depth, kinds=kind, edges=edge)
+    shown = steps if limit is None else steps[:limit]
+    if as_json:
+        for step in shown:
+            row: dict[str, Any] = {"id": step.node.id, "kind": step.node.kind, "depth": step.depth, **_place(step.node)}
+            if step.edge is not None:
+                row["edge"] = {"type": step.edge.type, "src": step.edge.src, "dst": step.edge.dst, "confidence": step.edge.confidence}  # fmt: skip
+            row["features"] = step.node.features
+            _print(row)
+        return 0
+    for step in shown:
+        via = ""
+        if step.edge is not None:
+            down = step.edge.dst == step.node.id
+            other = step.edge.src if down else step.edge.dst
+            mark = "" if step.edge.confidence == "exact" else f", {step.edge.confidence}"
+            via = f"  {'<-' if down else '->'} {step.edge.type}{mark} {other}"
+        print(f"{'  ' * step.depth}{_shown(step.node)}{via}")
+    if len(shown) < len(steps):
+        print(f"zerorepo: {len(steps) - len(shown)} more; raise --limit", file=sys.stderr)
+    return 0
+
+
+def _place(node: Node) -> dict[str, Any]:
+    told: dict[str, Any] = {"file": node.path, "qualname": node.qualname}
+    if node.span:
+        told["start"], told["end"] = node.span
+    return told
+
+
+def _shown(node: Node) -> str:
+    return f"{node.id}:{node.span[0]}-{node.span[1]}" if node.span else node.id
+
+
+def _range(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,9})-(\d{1,9})", text)
+    if not found or int(found[1]) > int(found[2]) or found[1] == "0":
+        raise BadInput(f"--lines {text}: expected A-B with 1 <= A <= B, such as 10-80")
+    return int(found[1]), int(found[2])
+
+
+def _texts(whole: Graph, graph: str, root: str | None) -> Texts:
+    from zerorepo.build import root_of
+
+    place = root_of(graph, root)
+    texts = Texts(whole, place)
+    files = [node.path for node in whole.nodes if node.kind == "file"]
+    if files and not any((place / path).exists() for path in files[:50]):
+        raise BadInput(f"{place}: holds none of the graph's files; --root names the repository {graph} is of")
+    return texts
+
+
+def _cache(graph: str) -> Path | None:
+    """Where vectors of this graph's features are kept, beside it."""
+    path = Path(graph)
+    return None if graph == "-" else path.with_name(f".{path.name}.vectors")
+
+
+def _print(row: dict[str, Any]) -> None:
+    print(msgspec.json.encode(row).decode())
+
+
+__all__ = ["ROOT", "Hit", "Step", "Texts", "explore", "fetch", "find", "search"]

@@ -310,6 +310,7 @@ def run_search(
     """The verb `search`. Exit 1 where nothing is found."""
     if not query.strip():
         raise BadInput("TEXT: empty; say what to look for")
+    between = _range(lines)
     whole = Graph.load(graph)
     texts = None if mode == "features" else _texts(whole, graph, root)
     chosen = None
@@ -318,7 +319,7 @@ def run_search(
 
         chosen = encoder(embeddings)
     hits = search(
-        whole, query, mode=mode, scopes=scope, globs=glob, lines=_range(lines), kinds=kind, top=top, encoder=chosen,
+        whole, query, mode=mode, scopes=scope, globs=glob, lines=between, kinds=kind, top=top, encoder=chosen,
         texts=texts, cache=_cache(graph),
     )  # fmt: skip
     name = chosen.name if chosen is not None else None

@@ -97,18 +97,13 @@ def update(graph: Graph, source: Source, prefix: str = "", only: Sequence[str] |
 def file_nodes(path: str, data: bytes | str) -> list[Node]:
     """The nodes of one file; none where it turns out to hold no code."""
     if is_python(path):
-        return parse_file(_printable(path), data)
+        return parse_file(path, data)
     language = language_of(path)
     if language:
-        return [foreign_file(_printable(path), language, data)]
+        return [foreign_file(path, language, data)]
     if isinstance(data, str) or not is_script(data):
         return []
-    return parse_file(_printable(path), data)
-
-
-def _printable(path: str) -> str:
-    """A path that is not UTF-8 has no JSON form: its bytes are written as escapes."""
-    return path if path.isascii() else path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return parse_file(path, data)
 
 
 def _assembled(nodes: list[Node], edges: list[Edge], prefix: str) -> Graph:

@@ -83,8 +83,8 @@ def structural(graph: Graph) -> Graph:
             node = msgspec.structs.replace(node)
             node.features, node.provenance = own_phrases(node)
         nodes.append(node)
-    edges = [edge for edge in graph.edges if not (edge.src.startswith(MARK) or edge.dst.startswith(MARK))]
-    return Graph(nodes, edges)
+    kept = {node.id for node in nodes}
+    return Graph(nodes, [edge for edge in graph.edges if edge.src in kept and edge.dst in kept])
 
 
 def overlay_of(graph: Graph) -> Overlay:

@@ -72,6 +72,20 @@ def is_script(data: bytes) -> bool:
     return first.startswith(b"#!") and b"python" in first
 
 
+def _wanted(path: str, notes: list[str]) -> bool:
+    """Whether a file may hold code; one whose name an id cannot hold is left out, with a note."""
+    if not (is_python(path) or language_of(path) or may_be_script(path)):
+        return False
+    shown = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if shown != path:
+        notes.append(f"{shown}: a name that is not UTF-8, left out")
+    elif ":" in path or "\n" in path:
+        notes.append(f"{shown!r}: a colon or a line break in its name, which ids cannot hold; left out")
+    else:
+        return True
+    return False
+
+
 class WorkTree:
     """A folder as it stands on disk. Links are not followed: what they name is elsewhere or here already."""
 
@@ -116,7 +130,7 @@ class WorkTree:
 
     def _regular(self, paths: Iterable[str]) -> Iterator[str]:
         for path in paths:
-            if not (is_python(path) or language_of(path) or may_be_script(path)):
+            if not _wanted(path, self.notes):
                 continue
             try:
                 mode = os.lstat(self.root / path).st_mode
@@ -162,7 +176,7 @@ class Commit:
                 continue
             head, _, name = entry.partition(b"\t")
             path = os.fsdecode(name)
-            if not (is_python(path) or language_of(path) or may_be_script(path)):
+            if not _wanted(path, self.notes):
                 continue
             mode = head[:6]
             if mode == b"160000":
@@ -178,9 +192,7 @@ class Commit:
         from concurrent.futures import ThreadPoolExecutor
 
         wanted = list(paths)
-        asked = b"".join(
-            os.fsencode(f"{self.name}:{self._prefix}{path}") + b"\n" for path in wanted if "\n" not in path
-        )
+        asked = b"".join(os.fsencode(f"{self.name}:{self._prefix}{path}") + b"\n" for path in wanted)
         process = subprocess.Popen(
             ["git", *_HARMLESS, "-C", str(self.root), "cat-file", "--batch"],
             stdin=subprocess.PIPE,
@@ -196,9 +208,6 @@ class Commit:
         with process, ThreadPoolExecutor(1) as pool:
             writing = pool.submit(ask)
             for path in wanted:
-                if "\n" in path:
-                    yield path, "cannot be read: a line break in its name"
-                    continue
                 head = stdout.readline().rsplit(b" ", 1)
                 if len(head) != 2 or not head[1].strip().isdigit():
                     yield path, "cannot be read: git has no such object"

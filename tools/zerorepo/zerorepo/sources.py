@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -189,33 +190,21 @@ class Commit:
         return sorted(found)
 
     def read(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes | str]]:
-        from concurrent.futures import ThreadPoolExecutor
-
         wanted = list(paths)
-        asked = b"".join(os.fsencode(f"{self.name}:{self._prefix}{path}") + b"\n" for path in wanted)
-        process = subprocess.Popen(
-            ["git", *_HARMLESS, "-C", str(self.root), "cat-file", "--batch"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert process.stdin is not None and process.stdout is not None
-        stdin, stdout = process.stdin, process.stdout
-
-        def ask() -> None:  # in a thread: git answers while it is still being asked
-            with stdin:
-                stdin.write(asked)
-
-        with process, ThreadPoolExecutor(1) as pool:
-            writing = pool.submit(ask)
-            for path in wanted:
-                head = stdout.readline().rsplit(b" ", 1)
-                if len(head) != 2 or not head[1].strip().isdigit():
-                    yield path, "cannot be read: git has no such object"
-                    continue
-                data = stdout.read(int(head[1]))
-                stdout.read(1)
-                yield path, data
-            writing.result()
+        with tempfile.TemporaryFile() as asked:  # a file, not a pipe: git answers before it has been asked everything
+            asked.writelines(os.fsencode(f"{self.name}:{self._prefix}{path}") + b"\n" for path in wanted)
+            asked.seek(0)
+            command = ["git", *_HARMLESS, "-C", str(self.root), "cat-file", "--batch"]
+            with subprocess.Popen(command, stdin=asked, stdout=subprocess.PIPE) as process:
+                assert process.stdout is not None
+                for path in wanted:
+                    head = process.stdout.readline().rsplit(b" ", 1)
+                    if len(head) != 2 or not head[1].strip().isdigit():
+                        yield path, "cannot be read: git has no such object"
+                        continue
+                    data = process.stdout.read(int(head[1]))
+                    process.stdout.read(1)
+                    yield path, data
 
 
 def resolve_commit(root: Path, revision: str) -> str:

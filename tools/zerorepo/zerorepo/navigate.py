@@ -8,6 +8,7 @@ function over a `Graph`, and a verb that prints what it gives.
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import re
 import sys
 from collections import deque
@@ -18,7 +19,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tenfold_shared import BadInput
-from zerorepo.graph import ROOT, UNITS, Edge, Graph, Node
+from zerorepo.graph import UNITS, Edge, Graph, Node
+from zerorepo.sources import Commit, Source, WorkTree
 
 SNIPPET_LINES = 2  # around a line that matches
 ENOUGH = 0.35  # cosine from which a feature answers the query; below it, `auto` asks the text as well
@@ -38,36 +40,71 @@ class Step(NamedTuple):
 
 
 class Texts:
-    """Source of a graph's files, read once, from the repository at `root`; None where there is none."""
+    """Source of a graph's files, read once, from `source`; nothing where there is none.
 
-    def __init__(self, graph: Graph, root: Path | None) -> None:
-        self.graph, self.root = graph, root
+    `stale` collects the files that are no longer what the graph was made from: their lines may have moved.
+    """
+
+    def __init__(self, graph: Graph, source: Source | Path | None) -> None:
+        self.graph = graph
+        self.source: Source | None = WorkTree(source) if isinstance(source, Path) else source
+        self.stale: set[str] = set()
         self._lines: dict[str, list[str]] = {}
 
-    def lines(self, path: str) -> list[str]:
-        """The lines of a file; empty where it cannot be read."""
-        if path not in self._lines:
-            data = b""
-            if self.root is not None and is_inside(self.root, path):
-                try:
-                    data = (self.root / path).read_bytes()
-                except OSError:
-                    data = b""
+    def load(self, paths: Iterable[str]) -> None:
+        """Read files that are not read yet. Paths of a graph may come from anywhere: those that lead out of the
+        repository, links followed, are not read."""
+        wanted = [path for path in dict.fromkeys(paths) if path not in self._lines]
+        self._lines.update((path, []) for path in wanted)
+        if self.source is None:
+            return
+        for path, data in self.source.read([path for path in wanted if is_inside(self.source.root, path)]):
+            if isinstance(data, str):
+                self.stale.add(path)
+                continue
+            node = self.graph.by_id.get(path)
+            if node is None or node.sha256 != hashlib.sha256(data).hexdigest():
+                self.stale.add(path)
             text = data.decode("utf-8-sig", "replace").replace("\r\n", "\n").replace("\r", "\n")
             self._lines[path] = text.split("\n") if text else []
+
+    def lines(self, path: str) -> list[str]:
+        """The lines of a file; none where it cannot be read."""
+        self.load([path])
         return self._lines[path]
 
     def of(self, node: Node) -> list[str]:
         lines = self.lines(node.path)
         return lines[node.span[0] - 1 : node.span[1]] if node.span else lines
 
+    def tell_stale(self) -> None:
+        """One line on stderr where files are not as the graph has them."""
+        if self.stale:
+            some = ", ".join(sorted(self.stale)[:3])
+            print(f"zerorepo: {len(self.stale)} files differ from the graph ({some}): lines may have moved; `zerorepo update` mends it", file=sys.stderr)  # fmt: skip
+
 
 def is_inside(root: Path, path: str) -> bool:
-    """Whether a path from a graph, which may come from anywhere, stays below the repository, links followed."""
+    """Whether a path stays below the repository, links followed."""
     try:
         return (root / path).resolve().is_relative_to(root.resolve())
     except (OSError, ValueError, RuntimeError):
         return False
+
+
+def texts_of(whole: Graph, graph: str, root: str | None, rev: str | None = None) -> Texts:
+    """The source a graph is of: the files at its root (build.root_of), or those of a commit.
+
+    Raises BadInput where none of the graph's files is there.
+    """
+    from zerorepo.build import root_of
+
+    place = root_of(graph, root)
+    files = [node.path for node in whole.nodes if node.kind == "file"]
+    source: Source = Commit(place, rev) if rev else WorkTree(place)
+    if files and not rev and not any((place / path).exists() for path in files[:200]):
+        raise BadInput(f"{place}: holds none of the graph's files; --root names the repository {graph} is of")
+    return Texts(whole, source)
 
 
 def find(graph: Graph, name: str) -> Node:
@@ -181,9 +218,10 @@ def _by_text(among: list[Node], text: str, top: int, texts: Texts | None) -> lis
         return []
     whole = text.strip().lower()
     found: list[Hit] = []
+    among = [node for node in among if node.kind in (*UNITS, "file")]
+    if texts is not None:
+        texts.load(node.path for node in among)
     for node in among:
-        if node.kind not in (*UNITS, "file"):
-            continue
         source = texts.of(node) if texts is not None else []
         low = "\n".join(source).lower()
         name = f"{node.path} {node.qualname}".lower()
@@ -297,6 +335,7 @@ def run_search(
     *,
     graph: str,
     root: str | None,
+    rev: str | None,
     mode: str,
     scope: Sequence[str],
     glob: Sequence[str],
@@ -312,7 +351,7 @@ def run_search(
         raise BadInput("TEXT: empty; say what to look for")
     between = _range(lines)
     whole = Graph.load(graph)
-    texts = None if mode == "features" else _texts(whole, graph, root)
+    texts = None if mode == "features" else texts_of(whole, graph, root, rev)
     chosen = None
     if mode != "snippets":
         from zerorepo.embeddings import encoder
@@ -334,13 +373,15 @@ def run_search(
         for hit in hits:
             print(f"{hit.score:.3f}  {_shown(hit.node)}  {hit.mode}: {hit.evidence}")
         print(f"zerorepo: {len(hits)} found" + (f"; features compared by {name}" if name else ""), file=sys.stderr)
+    if texts is not None:
+        texts.tell_stale()
     return 0 if hits else 1
 
 
-def run_fetch(ids: Sequence[str], *, graph: str, root: str | None, as_json: bool, **_: Any) -> int:
+def run_fetch(ids: Sequence[str], *, graph: str, root: str | None, rev: str | None, as_json: bool, **_: Any) -> int:
     """The verb `fetch`."""
     whole = Graph.load(graph)
-    texts = _texts(whole, graph, root)
+    texts = texts_of(whole, graph, root, rev)
     for place, name in enumerate(ids):
         told = fetch(whole, name, texts)
         if as_json:
@@ -359,6 +400,7 @@ def run_fetch(ids: Sequence[str], *, graph: str, root: str | None, as_json: bool
                     print(f"{key}: {one}")
             elif value is not None:
                 print(f"{key}: {value}")
+    texts.tell_stale()
     return 0
 
 
@@ -418,17 +460,6 @@ def _range(text: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2])
 
 
-def _texts(whole: Graph, graph: str, root: str | None) -> Texts:
-    from zerorepo.build import root_of
-
-    place = root_of(graph, root)
-    texts = Texts(whole, place)
-    files = [node.path for node in whole.nodes if node.kind == "file"]
-    if files and not any((place / path).exists() for path in files[:50]):
-        raise BadInput(f"{place}: holds none of the graph's files; --root names the repository {graph} is of")
-    return texts
-
-
 def _cache(graph: str) -> Path | None:
     """Where vectors of this graph's features are kept, beside it."""
     path = Path(graph)
@@ -437,6 +468,3 @@ def _cache(graph: str) -> Path | None:
 
 def _print(row: dict[str, Any]) -> None:
     print(msgspec.json.encode(row).decode())
-
-
-__all__ = ["ROOT", "Hit", "Step", "Texts", "explore", "fetch", "find", "search"]

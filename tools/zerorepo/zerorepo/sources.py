@@ -42,6 +42,7 @@ MOST_BYTES = 20_000_000  # a Python file beyond this is kept unparsed: its synta
 class Source(Protocol):
     """A tree of files under one root."""
 
+    root: Path
     notes: list[str]  # what was left out and why, for stderr
 
     def paths(self) -> list[str]:

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# This repository and an installed package as graphs, kept in step along real commits; real issues of this repository localised in
+# the graph of the commit before their fix, and compared with what the fix changed. Leaves its outputs in out/demo/zerorepo.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+out=out/demo/zerorepo
+rm -rf "$out"
+mkdir -p "$out"
+started=$SECONDS
+: > "$out/commands.txt"
+say() { printf '%s\n' "$*" | tee -a "$out/commands.txt" >&2; "$@"; }
+
+say zerorepo encode . -o "$out/tenfold.json" --allow-unparsed -q
+say zerorepo validate "$out/tenfold.json"
+networkx=$(python -c 'import networkx; print(networkx.__path__[0])')
+printf 'zerorepo encode networkx -o %s/networkx.json\n' "$out" >> "$out/commands.txt"
+zerorepo encode "$networkx" -o "$out/networkx.json" --allow-unparsed -q
+say zerorepo export "$out/tenfold.json" --to html -o "$out/tenfold.html" -q
+say zerorepo export "$out/networkx.json" --to html -o "$out/networkx.html" -q
+{
+  for name in tenfold networkx; do
+    echo "$name"
+    zerorepo show stats "$out/$name.json"
+  done
+} > "$out/figure.txt"
+say zerorepo search "shortest path between two nodes" --graph "$out/networkx.json" --kind function --glob 'algorithms/shortest_paths/*' --top 3 >> "$out/figure.txt"
+
+# A graph of each commit before a fix, by updates from one to the next.
+issues=tools/zerorepo/examples/issues.jsonl
+if git cat-file -e "$(python -c "import json; print(json.loads(open('$issues').readline())['base_commit'])")" 2> /dev/null; then
+  python tools/zerorepo/examples/fixed.py "$issues" "$out" | tee -a "$out/figure.txt"
+else
+  echo "issues: this copy has no history; localised in today's files" >> "$out/figure.txt"
+  say zerorepo localize "$issues" --graph "$out/tenfold.json" --top 5 --json > "$out/rankings.jsonl"
+fi
+cat "$out/figure.txt"
+echo $((SECONDS - started)) > "$out/seconds.txt"
+echo "zerorepo demo: $(cat "$out/seconds.txt") s; outputs in $out" >&2

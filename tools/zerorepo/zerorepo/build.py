@@ -47,7 +47,7 @@ def run_encode(
         graph = encode(source, _prefix(folder), progress.update)
     if not any(node.kind == "file" and not node.language for node in graph.nodes):
         raise BadInput(f"{folder}: no Python file in it; expected a repository of Python code")
-    options = {"root": _beside(folder, output), "rev": rev, "model": list(backend.model)}
+    options = {"root": _beside(folder, output), "rev": rev, **_asked(backend, sampling, seed, batch_tokens)}
     _refuse_other(output, overwrite, options)
     with _writer(output, "encode", options) as out:
         if backend.model:
@@ -91,7 +91,7 @@ def run_update(
     place = root_of(graph, root)
     if output and os.path.exists(output) and not overwrite and not os.path.samefile(output, graph):
         raise BadInput(f"{output}: exists; --overwrite replaces it")
-    options = {"root": _beside(str(place), target), "range": commits, "model": list(backend.model)}
+    options = {"root": _beside(str(place), target), "range": commits, **_asked(backend, sampling, seed, batch_tokens)}
     if check:
         old, graph_now, source, change = _updated(graph, place, commits)
         return _checked(graph, old, graph_now, change, as_json)
@@ -216,6 +216,13 @@ def _writer(output: str | None, verb: str, options: dict[str, Any]) -> Output:
     from zerorepo import __version__
 
     return Output(output, tool="zerorepo", version=__version__, verb=verb, options=options, overwrite=True)
+
+
+def _asked(backend: Backend, sampling: Sampling, seed: int, batch_tokens: int) -> dict[str, Any]:
+    """What decides a model's answers; nothing where no model is asked."""
+    if not backend.model:
+        return {}
+    return {"model": list(backend.model), **msgspec.to_builtins(sampling), "seed": seed, "batch_tokens": batch_tokens}
 
 
 def _counts(graph: Graph) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-TOOLS = ("antkv", "seer-decode", "longexp-peft")  # their cases stand in modules with _ for -
+TOOLS = ("antkv", "seer-decode", "longexp-peft", "zerorepo")  # their cases stand in modules with _ for -
 
 
 @dataclass(frozen=True)

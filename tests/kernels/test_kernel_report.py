@@ -9,7 +9,8 @@ from tenfold_kernels import report
 from tenfold_kernels.registry import kernels
 
 KERNELS = kernels()
-WITHOUT_TENSOR_CORES = ("merge_parts", "vq_decode_tables", "combine", "list_blocks", "gate_select")
+WITHOUT_TENSOR_CORES = ("merge_parts", "vq_decode_tables", "combine", "list_blocks", "gate_select", "split_queries")
+WITHOUT_TENSOR_CORES += ("top_groups", "merge_keys", "score_groups", "write_top")
 
 
 def compared(kernel, case, architectures):

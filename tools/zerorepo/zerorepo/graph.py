@@ -128,7 +128,7 @@ class Graph:
     def children(self, node_id: str) -> list[Node]:
         """Contained nodes, in order of place: files by path, units by line."""
         inside = [self.by_id[edge.dst] for edge in self.outgoing.get(node_id, ()) if edge.type == "contains"]
-        return sorted(inside, key=lambda node: (node.span, node.id))
+        return sorted(inside, key=lambda node: (node.span if node.kind in UNITS else [], node.id))
 
     def parent(self, node_id: str) -> Node | None:
         return next((self.by_id[e.src] for e in self.incoming.get(node_id, ()) if e.type == "contains"), None)

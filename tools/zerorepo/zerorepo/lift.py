@@ -133,10 +133,9 @@ def attach(graph: Graph, overlay: Overlay) -> Graph:
             files.setdefault(mine, set()).add(path)
             above = mine
         for node in (lifted.by_id[path], *units.get(path, ())):
-            if node.features:
-                name = node.features[0]
-                add(Node(id=f"{above}/{node.id}", kind="feature", name=name, features=node.features, path=path, qualname=node.qualname,
-                         provenance=node.provenance), above)  # fmt: skip
+            name = node.features[0] if node.features else node.name
+            add(Node(id=f"{above}/{node.id}", kind="feature", name=name, features=node.features, path=path, qualname=node.qualname,
+                     provenance=node.provenance), above)  # fmt: skip
     for mine, paths in files.items():
         semantic[mine].scopes = grounded({path.rpartition("/")[0] for path in paths})
     return Graph([*lifted.nodes, *semantic.values()], [*lifted.edges, *edges])

@@ -13,14 +13,17 @@ method's name is the only evidence.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from zerorepo.graph import IMPORTS, ROOT, Edge, Import, Node
 from zerorepo.modules import Modules, is_test, module_name
 
-_DEPTH = 40  # lookups inside lookups, far beyond what code has; cycles end here or at the guard below
+_DEPTH = 100  # lookups inside lookups, far beyond what code has
 MOST_NAMESAKES = 4  # more methods of one name than this, and the name tells nothing
+
+
+_Key = tuple[str, str, str]
 
 
 class Symbol(NamedTuple):
@@ -69,12 +72,43 @@ class Program:
                 if node.kind == "method" and not node.name.startswith("__") and not is_test(path):
                     self.methods[node.name].append(node.id)
         self.modules = Modules(paths, prefix)
-        self._members: dict[tuple[str, str], Symbol | None] = {}
-        self._attributes: dict[tuple[str, str], Symbol | None] = {}
-        self._orders: dict[str, list[str]] = {}
         self._stars: dict[str, list[tuple[str, set[str] | None]]] = {}
-        self._values: dict[tuple[str, str], Symbol | None] = {}
-        self._looking: set[tuple[str, str]] = set()
+        self._known: dict[_Key, Any] = {}  # answers that rest on no cut: the same whoever asks
+        self._asked: dict[_Key, Any] = {}  # answers to questions from outside that do
+        self._partial: dict[_Key, Any] = {}  # answers within the question at hand that do
+        self._looking: set[_Key] = set()
+        self._cuts = 0
+
+    def _answer(self, key: _Key, find: Callable[[], Any], cut: Any = None) -> Any:
+        """`find()`, remembered. Definitions may lead in a circle (modules that import each other's stars, a class
+        that names itself): a question that is already being asked is answered by `cut`. What rests on a cut
+        depends on who asked first, so it is remembered for that question alone: the edges of a file are then the
+        same whichever files were looked at before, which update.py relies on."""
+        if key in self._known:
+            return self._known[key]
+        if not self._looking and key in self._asked:
+            return self._asked[key]
+        if key in self._partial:
+            self._cuts += 1
+            return self._partial[key]
+        if key in self._looking or len(self._looking) > _DEPTH:
+            self._cuts += 1
+            return cut
+        before = self._cuts
+        self._looking.add(key)
+        try:
+            found = find()
+        finally:
+            self._looking.discard(key)
+        if self._cuts == before:
+            self._known[key] = found
+        elif self._looking:
+            self._partial[key] = found
+        else:
+            self._asked[key] = found
+        if not self._looking:
+            self._partial.clear()
+        return found
 
     # ------------------------------------------------------------ modules
 
@@ -105,19 +139,7 @@ class Program:
 
     def member(self, module: str, name: str) -> Symbol | None:
         """A name of a module (a file or a folder): its own, one it imports, one of a star, a submodule."""
-        key = (module, name)
-        if key in self._members:
-            return self._members[key]
-        if key in self._looking or len(self._looking) > _DEPTH:
-            return None
-        self._looking.add(key)
-        try:
-            found = self._member(module, name)
-        finally:
-            self._looking.discard(key)
-        if not self._looking:  # inside a cycle an answer may be partial
-            self._members[key] = found
-        return found
+        return self._answer(("member", module, name), lambda: self._member(module, name))
 
     def _member(self, module: str, name: str) -> Symbol | None:
         path = self.modules.file(module)
@@ -160,50 +182,38 @@ class Program:
 
     def order(self, class_id: str) -> list[str]:
         """The class and its bases in the repository, nearest first, each once."""
-        if class_id not in self._orders:
-            self._orders[class_id] = [class_id]  # a class that inherits from itself ends here
-            found = [class_id]
-            for base in self.nodes[class_id].bases:
-                symbol = self.evaluate(base, class_id.partition(":")[0], class_id)
-                if symbol is not None and symbol.kind == "class" and symbol.id != class_id:
-                    found += self.order(symbol.id)
-            # of a base reached twice the last place counts, as in Python's own order
-            self._orders[class_id] = list(dict.fromkeys(reversed(found)))[::-1]
-        return self._orders[class_id]
+        return self._answer(("order", class_id, ""), lambda: self._order(class_id), [class_id])
+
+    def _order(self, class_id: str) -> list[str]:
+        found = [class_id]
+        for base in self.nodes[class_id].bases:
+            symbol = self.evaluate(base, class_id.partition(":")[0], class_id)
+            if symbol is not None and symbol.kind == "class" and symbol.id != class_id:
+                found += self.order(symbol.id)
+        # of a base reached twice the last place counts, as in Python's own order
+        return list(dict.fromkeys(reversed(found)))[::-1]
 
     def attribute(self, class_id: str, name: str, *, after: bool = False) -> Symbol | None:
         """A class attribute along the bases; `after` begins behind the class itself, as super() does."""
-        key = (class_id + ">" if after else class_id, name)
-        if key not in self._attributes:
-            self._attributes[key] = None
-            for owner in self.order(class_id)[after:]:
-                if unit := self.scopes.get(owner, {}).get(name):
-                    self._attributes[key] = self._unit(unit)
-                    break
-                if name in self.nodes[owner].names:
-                    held = self.nodes[owner].names[name]
-                    found = self.evaluate(held, owner.partition(":")[0], owner) if held and held != name else None
-                    self._attributes[key] = found and found._replace(confidence="inferred")
-                    break
-        return self._attributes[key]
+        return self._answer(
+            ("after" if after else "attribute", class_id, name), lambda: self._attribute(class_id, name, after)
+        )
+
+    def _attribute(self, class_id: str, name: str, after: bool) -> Symbol | None:
+        for owner in self.order(class_id)[after:]:
+            if unit := self.scopes.get(owner, {}).get(name):
+                return self._unit(unit)
+            if name in self.nodes[owner].names:
+                held = self.nodes[owner].names[name]
+                found = self.evaluate(held, owner.partition(":")[0], owner) if held and held != name else None
+                return found and found._replace(confidence="inferred")
+        return None
 
     # ------------------------------------------------------------ expressions
 
     def evaluate(self, text: str, path: str, unit: str = "") -> Symbol | None:
         """What an expression stands for, seen from a unit (its id) or from the module level of a file."""
-        key = (unit or path, text)
-        if key in self._values:
-            return self._values[key]
-        if key in self._looking or len(self._looking) > _DEPTH:
-            return None
-        self._looking.add(key)
-        try:
-            found = self._evaluate(text, path, unit)
-        finally:
-            self._looking.discard(key)
-        if not self._looking:
-            self._values[key] = found
-        return found
+        return self._answer(("value", unit or path, text), lambda: self._evaluate(text, path, unit))
 
     def _evaluate(self, text: str, path: str, unit: str) -> Symbol | None:
         at: Symbol | None = None

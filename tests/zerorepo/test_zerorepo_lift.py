@@ -20,7 +20,7 @@ from zerorepo.lift import attach, extract, grounded, overlay_of, phrases_checked
 
 COMMAND = Path(sys.executable).parent / "zerorepo"
 FILES = {
-    "__init__.py": "",  # whose name says nothing: it has a place all the same
+    "tools/_.py": "",  # whose name says nothing: it has a place all the same
     "shop/__init__.py": "",
     "shop/cart.py": 'class Cart:\n    """Holds items."""\n\n    def add(self, item):\n        self.items.append(item)\n\n'
     "    def total(self):\n        return sum(price(item) for item in self.items)\n\n\ndef price(item):\n    return item.cost\n",

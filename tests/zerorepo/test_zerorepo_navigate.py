@@ -103,8 +103,8 @@ def test_features_are_found_by_meaning_and_filters_hold(place):
     def hits(*words):
         return json.loads(run("search", *words, "--json", "--embeddings", "tfidf", cwd=place).stdout)
 
-    told = hits("replace a file atomically", "--mode", "features", "--top", "3")
-    assert "write_atomic" in [hit["qualname"] for hit in told["hits"]] and "tfidf" in told["embeddings"]
+    told = hits("write data beside a path, fsync, rename", "--mode", "features", "--top", "3")
+    assert told["hits"][0]["qualname"] == "write_atomic" and "tfidf" in told["embeddings"]
     for hit in hits("read lines", "--glob", "*/jsonl.py", "--kind", "function", "--top", "20")["hits"]:
         assert hit["file"].endswith("/jsonl.py") and hit["kind"] == "function"
     inside = hits("read", "--scope", "tenfold_shared/jsonl.py:Source", "--top", "30")["hits"]

@@ -136,7 +136,7 @@ CASES = {
         {"u.py": "import a\na.B.y()\na.A.run()\na.A.x()"},
     ),
     "a chain longer than is followed": (
-        {**{f"m{i}.py": f"from m{i + 1} import f\nf()" for i in range(90)}, "m90.py": TWO}, {"m20.py": "from m21 import f\nf()\n"},
+        {**{f"m{i}.py": f"from m{i + 1} import f\nf()" for i in range(150)}, "m150.py": TWO}, {"m20.py": "from m21 import f\nf()\n"},
     ),
 }  # fmt: skip
 # Cases after which no file but the edited one may have other edges: what could go wrong is the update itself.

@@ -129,7 +129,7 @@ class Author:
 
     def statement(self) -> str:
         rng = self.rng
-        kind = rng.choice(("from", "from", "star", "import", "all", "def", "def", "class", "class", "assign", "call", "typing", "try"))  # fmt: skip
+        kind = rng.choice(("from", "from", "star", "star", "import", "all", "def", "def", "class", "class", "assign", "call", "typing", "try"))  # fmt: skip
         if kind == "from":
             return self._from()
         if kind == "star":

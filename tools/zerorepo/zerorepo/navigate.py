@@ -12,7 +12,7 @@ import hashlib
 import re
 import sys
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,8 @@ import msgspec
 
 from tenfold_shared import BadInput
 from zerorepo.graph import UNITS, Edge, Graph, Node
+from zerorepo.lexical import Bm25, query_of, tokens
+from zerorepo.modules import module_name
 from zerorepo.sources import Commit, Source, WorkTree
 
 SNIPPET_LINES = 2  # around a line that matches
@@ -199,7 +201,12 @@ def _within(
 def _by_features(among: list[Node], text: str, top: int, encoder: Any, cache: Path | None) -> list[Hit]:
     from zerorepo.embeddings import index_of
 
-    phrases = [(node, phrase) for node in among for phrase in node.features]
+    # The words of a name and of its docstring say one thing together; a model's phrases each say one.
+    phrases = [
+        (node, phrase)
+        for node in among
+        for phrase in (["; ".join(node.features)] if node.provenance in ("name", "doc") else node.features)
+    ]
     if not phrases:
         return []
     scores, rows = index_of([phrase for _, phrase in phrases], encoder, cache).top_k([text], min(len(phrases), top * 8))
@@ -212,36 +219,43 @@ def _by_features(among: list[Node], text: str, top: int, encoder: Any, cache: Pa
 
 
 def _by_text(among: list[Node], text: str, top: int, texts: Texts | None) -> list[Hit]:
-    """Nodes whose name or source holds the words: the share of words found, names counting twice."""
-    words = [word.lower() for word in re.findall(r"\w+", text)]
-    if not words:
-        return []
-    whole = text.strip().lower()
-    found: list[Hit] = []
-    among = [node for node in among if node.kind in (*UNITS, "file")]
+    """BM25 over names and source; a node that holds the text as it stands comes before those that hold its words.
+
+    Of a file and a unit in it that score alike, the unit: it says more. Scores are parts of the best.
+    """
+    units = [node for node in among if node.kind in (*UNITS, "file")]
     if texts is not None:
-        texts.load(node.path for node in among)
-    for node in among:
-        source = texts.of(node) if texts is not None else []
-        low = "\n".join(source).lower()
-        name = f"{node.path} {node.qualname}".lower()
-        if whole not in low and not any(word in low or word in name for word in words):
-            continue
-        score = sum((word in low) + (word in name) for word in words) / (2 * len(words)) + (whole in low)
-        # of a file and the unit in it, the unit: it says more
-        score -= 0.25 * (node.kind == "file") + 0.1 * (node.kind == "class")
-        found.append(Hit(node, score, "snippets", _line_with(node, source, whole, words)))
-    return sorted(found, key=lambda hit: (-hit.score, hit.node.id))[:top]
+        texts.load(node.path for node in units)
+    sources = [texts.of(node) if texts is not None else [] for node in units]
+    words = query_of(text)
+    fields = {
+        "name": [tokens(node.qualname or module_name(node.path)) for node in units],
+        "source": [tokens("\n".join(source)) for source in sources],
+    }
+    scores = Bm25(len(units), fields).scores(words, {"name": 2.0, "source": 1.0})
+    whole = " ".join(text.split()).lower()
+    found: list[Hit] = []
+    for node, source, score in zip(units, sources, scores.tolist(), strict=True):
+        literal = whole in " ".join("\n".join(source).split()).lower()
+        if score > 0 or literal:
+            found.append(
+                Hit(
+                    node,
+                    score + literal * (1 + sum(words.values())),
+                    "snippets",
+                    _line_with(node, source, whole, words),
+                )
+            )
+    found.sort(key=lambda hit: (-hit.score, hit.node.kind == "file", hit.node.id))
+    best = found[0].score if found else 1.0
+    return [hit._replace(score=hit.score / best) for hit in found[:top]]
 
 
-def _line_with(node: Node, source: list[str], whole: str, words: list[str]) -> str:
-    def share(line: str) -> tuple[bool, int]:
-        low = line.lower()
-        return whole in low, sum(word in low for word in words)
-
+def _line_with(node: Node, source: list[str], whole: str, words: Mapping[str, float]) -> str:
+    """The line that answers best: the text itself, else most of its words."""
     if not source:
         return node.signature or node.name
-    at = max(range(len(source)), key=lambda place: (*share(source[place]), -place))
+    at = max(range(len(source)), key=lambda place: (whole in source[place].lower(), len(words.keys() & set(tokens(source[place]))), -place))  # fmt: skip
     return f"{(node.span[0] if node.span else 1) + at}: {source[at].strip()}"
 
 

@@ -26,7 +26,9 @@ def scored(tmp_path_factory) -> Score:
     package = copied("networkx", folder)
     trace, elsewhere = folder / "trace.json", folder / "run"
     elsewhere.mkdir()  # where the copy, which has no tests, is not found in place of the installed package
-    done = subprocess.run([sys.executable, "-c", TRACER, str(trace), *NAMES], capture_output=True, text=True, cwd=elsewhere)
+    done = subprocess.run(
+        [sys.executable, "-c", TRACER, str(trace), *NAMES], capture_output=True, text=True, cwd=elsewhere
+    )
     assert trace.exists(), done.stdout[-2000:] + done.stderr[-2000:]
     return score(encode(WorkTree(package), "networkx"), package, json.loads(trace.read_text()))
 
@@ -49,7 +51,9 @@ def called(text: str, **files: str) -> set[str]:
     return {dst for src, dst in edges_of(graph, "invokes") if src == "u.py:use"}
 
 
-SHAPE = "class Shape:\n    def __init__(self): pass\n    def area(self): pass\n    @property\n    def size(self): pass\n"
+SHAPE = (
+    "class Shape:\n    def __init__(self): pass\n    def area(self): pass\n    @property\n    def size(self): pass\n"
+)
 ROUND = SHAPE + "class Round(Shape):\n    def area(self): pass\n    def both(self): pass\n"
 CALLS = {
     "a function": ("def f(): pass\ndef use(): f()", {"u.py:f"}),
@@ -93,7 +97,12 @@ def test_calls_at_the_margin():
     """Module level, class bodies, decorators and defaults belong to the file or class in which they run."""
     text = "from a import f, Deco\ndef g(): pass\nf()\ng()\nclass C:\n    x = f()\n    def m(self, y=g()): pass\n@f\ndef h(): pass\nclass D(C): pass\n"
     graph = graph_of({"u.py": text, "a.py": "def f(): pass\nclass Deco: pass\n"})
-    assert edges_of(graph, "invokes") == {("u.py", "a.py:f"), ("u.py", "u.py:g"), ("u.py:C", "a.py:f"), ("u.py:C", "u.py:g")}
+    assert edges_of(graph, "invokes") == {
+        ("u.py", "a.py:f"),
+        ("u.py", "u.py:g"),
+        ("u.py:C", "a.py:f"),
+        ("u.py:C", "u.py:g"),
+    }
     assert edges_of(graph, "inherits") == {("u.py:D", "u.py:C")}
 
 
@@ -116,7 +125,13 @@ class D(B, C):
     def free(self): self.m()
 """
     found = edges_of(graph_of({"u.py": text}), "invokes")
-    assert {(a.partition(":")[2], b.partition(":")[2]) for a, b in found} >= {("B.m", "A.m"), ("C.m", "A.m"), ("D.m", "B.m"), ("D.m", "A.only"), ("D.make", "D")}
+    assert {(a.partition(":")[2], b.partition(":")[2]) for a, b in found} >= {
+        ("B.m", "A.m"),
+        ("C.m", "A.m"),
+        ("D.m", "B.m"),
+        ("D.m", "A.only"),
+        ("D.make", "D"),
+    }
 
 
 def test_method_order_is_pythons():
@@ -133,7 +148,9 @@ for info in pkgutil.walk_packages(networkx.__path__, "networkx."):
         if isinstance(value, type) and value.__module__ == info.name and value.__qualname__ == name and not hasattr(value, "_fields"):
             found[info.name + ":" + name] = [c.__module__ + ":" + c.__qualname__ for c in value.__mro__ if c.__module__.startswith("networkx")]
 print(json.dumps(found))"""
-    wanted = json.loads(subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True).stdout)
+    wanted = json.loads(
+        subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True).stdout
+    )
     from zerorepo.resolve import Program
 
     program = Program(encode(WorkTree(package), "networkx").nodes, "networkx")
@@ -142,6 +159,10 @@ print(json.dumps(found))"""
         path, _, name = node_id.partition(":")
         return f"networkx.{path.removesuffix('.py').replace('/', '.').removesuffix('.__init__')}:{name}"
 
-    ours = {dotted(node.id): [dotted(base) for base in program.order(node.id)] for node in program.nodes.values() if node.kind == "class"}
+    ours = {
+        dotted(node.id): [dotted(base) for base in program.order(node.id)]
+        for node in program.nodes.values()
+        if node.kind == "class"
+    }
     assert len(wanted) > 100
     assert {name: ours[name] for name in wanted} == wanted

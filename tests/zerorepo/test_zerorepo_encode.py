@@ -129,7 +129,11 @@ def test_docs_are_those_of_ast(package, graph):
         tree = ast.parse(file.read_bytes())
         at = {(node.span[0], node.name): node for node in graph.nodes if node.path == path and node.qualname}
         for one in [tree, *(node for _, node in definitions(tree))]:
-            node = graph.by_id[path] if one is tree else at[min([d.lineno for d in one.decorator_list] + [one.lineno]), one.name]
+            node = (
+                graph.by_id[path]
+                if one is tree
+                else at[min([d.lineno for d in one.decorator_list] + [one.lineno]), one.name]
+            )
             paragraph = (ast.get_docstring(one) or "").strip().partition("\n\n")[0]
             assert node.doc == " ".join(paragraph.split()), node.id
 
@@ -174,7 +178,12 @@ def test_nothing_depends_on_the_hash_seed_or_the_place(package, graph, tmp_path)
     package.rename(elsewhere)
     try:
         for seed in ("1", "2"):
-            done = subprocess.run([sys.executable, "-c", code, str(elsewhere)], capture_output=True, check=True, env={**os.environ, "PYTHONHASHSEED": seed})
+            done = subprocess.run(
+                [sys.executable, "-c", code, str(elsewhere)],
+                capture_output=True,
+                check=True,
+                env={**os.environ, "PYTHONHASHSEED": seed},
+            )
             assert done.stdout == graph.dumps()
     finally:
         elsewhere.rename(package)
@@ -281,7 +290,10 @@ def test_chains_deeper_than_the_reference_keeps():
 def test_lists_of_bases_and_decorators_are_as_written():
     text = '@one\n@two.three(1, x="y")\nclass C(A, b.B, metaclass=M, key=1): pass\n@property\nasync def f(a, /, b: int = 1, *c, d, **e) -> "C | None":\n    pass\n'
     nodes = {node.qualname: node for node in graph_of({"a.py": text}).nodes}
-    assert nodes["C"].bases == ["A", "b.B"] and [text.partition("(")[0] for text in nodes["C"].decorators] == ["one", "two.three"]
+    assert nodes["C"].bases == ["A", "b.B"] and [text.partition("(")[0] for text in nodes["C"].decorators] == [
+        "one",
+        "two.three",
+    ]
     assert nodes["C"].signature == "class C(A, b.B, metaclass=M, key=1)"
     assert nodes["f"].signature == 'async def f(a, /, b: int = 1, *c, d, **e) -> "C | None"'
     assert nodes["C"].span == [1, 3] and nodes["f"].span == [4, 6]
@@ -326,7 +338,7 @@ def test_a_digest_is_of_the_unit_alone():
     assert digests("def g():\n" + textwrap.indent(FUNCTION, "\t"))["f"] == base, "indented with a tab"
     tabs = "class C:\n\tdef f(a):\n\t\tif a:\n\t\t\tprint()\n\t\t\tprint(1)\n"
     assert digests(tabs)["f"] != digests(tabs.replace("\t\t\tprint(1)", "\t\tprint(1)"))["f"], "a line out of its block"
-    text = "class C:\n    def f(a):\n        return (\n  1, \"\"\"\n  x\"\"\")\n"
+    text = 'class C:\n    def f(a):\n        return (\n  1, """\n  x""")\n'
     assert digests(text)["f"] != digests(text.replace("\n  x", "\n x"))["f"], "blanks inside a string"
 
 
@@ -395,7 +407,15 @@ def test_a_clean_checkout_and_its_commit_are_one_graph(tmp_path):
 
 
 def test_without_git_the_same_files(tmp_path):
-    files = {"pkg/__init__.py": "", "pkg/a.py": "x = 1", "venv/pyvenv.cfg": "", "venv/lib/x.py": "", "node_modules/m.js": "", "p.egg-info/x.py": "", "__pycache__/a.py": ""}
+    files = {
+        "pkg/__init__.py": "",
+        "pkg/a.py": "x = 1",
+        "venv/pyvenv.cfg": "",
+        "venv/lib/x.py": "",
+        "node_modules/m.js": "",
+        "p.egg-info/x.py": "",
+        "__pycache__/a.py": "",
+    }
     write(tmp_path, files)
     assert WorkTree(tmp_path).paths() == ["pkg/__init__.py", "pkg/a.py"]
 
@@ -437,14 +457,21 @@ def test_the_command_from_end_to_end(tmp_path):
 
 
 def test_the_command_names_what_it_could_not_read(tmp_path):
-    write(tmp_path / "r", {"good.py": "x = 1\n", "bad.py": "def f(:\n", "old.py": "print 'x'\n", "latin.py": b"# \xe9\n"})
+    write(
+        tmp_path / "r", {"good.py": "x = 1\n", "bad.py": "def f(:\n", "old.py": "print 'x'\n", "latin.py": b"# \xe9\n"}
+    )
     done = zerorepo("encode", "r", "-o", "rpg.json", cwd=tmp_path)
     assert done.returncode == 1
     for path in ("bad.py", "old.py", "latin.py"):
         assert path in done.stderr, done.stderr
         assert Graph.load(tmp_path / "rpg.json").by_id[path].status == "unparsed"
     assert zerorepo("encode", "r", "-o", "two.json", "--allow-unparsed", cwd=tmp_path).returncode == 0
-    for wrong, text in ((("nowhere",), "nowhere"), (("r/good.py",), "folder"), (("r", "--rev", "HEAD~99"), "HEAD~99"), (("r", "--rev", "--output=x"), "")):
+    for wrong, text in (
+        (("nowhere",), "nowhere"),
+        (("r/good.py",), "folder"),
+        (("r", "--rev", "HEAD~99"), "HEAD~99"),
+        (("r", "--rev", "--output=x"), ""),
+    ):
         done = zerorepo("encode", *wrong, "-o", "three.json", cwd=tmp_path)
         assert done.returncode == 2 and text in done.stderr and len(done.stderr.strip().splitlines()) <= 4, done.stderr
         assert not (tmp_path / "three.json").exists()

@@ -119,8 +119,11 @@ def test_deep_and_wide(name):
 
 def test_fifty_thousand_lines():
     """A generated file costs in proportion to its length."""
+
     def lines(count: int) -> bytes:
-        return b"import a\n" + b"".join(b"def f%d(x):\n    y = a.g%d(x)\n    return f%d(y)\n" % (i, i, i // 2) for i in range(count // 3))
+        return b"import a\n" + b"".join(
+            b"def f%d(x):\n    y = a.g%d(x)\n    return f%d(y)\n" % (i, i, i // 2) for i in range(count // 3)
+        )
 
     def seconds(count: int) -> float:
         data = lines(count).decode()
@@ -139,7 +142,16 @@ def test_a_file_too_large_is_named(monkeypatch):
 
 
 def test_python_two():
-    texts = ["print 'x'\n", "exec 'x'\n", "raise E, 'x'\n", "try:\n    pass\nexcept E, e:\n    pass\n", "x = 0777\n", "x = ur'x'\n", "x <> y\n", "x = `y`\n"]
+    texts = [
+        "print 'x'\n",
+        "exec 'x'\n",
+        "raise E, 'x'\n",
+        "try:\n    pass\nexcept E, e:\n    pass\n",
+        "x = 0777\n",
+        "x = ur'x'\n",
+        "x <> y\n",
+        "x = `y`\n",
+    ]
     graph = graph_of({f"a{number}.py": text for number, text in enumerate(texts)})
     assert all(node.reason.startswith("line ") for node in graph.nodes if node.kind == "file")
     assert {node.status for node in graph.nodes if node.kind == "file"} == {"unparsed"}
@@ -150,7 +162,17 @@ def test_python_two():
 
 def real_files() -> list[bytes]:
     folder = Path(ast.__file__).parent
-    names = ["ast.py", "argparse.py", "enum.py", "functools.py", "dataclasses.py", "typing.py", "asyncio/tasks.py", "json/decoder.py", "contextlib.py"]
+    names = [
+        "ast.py",
+        "argparse.py",
+        "enum.py",
+        "functools.py",
+        "dataclasses.py",
+        "typing.py",
+        "asyncio/tasks.py",
+        "json/decoder.py",
+        "contextlib.py",
+    ]
     return [(folder / name).read_bytes() for name in names]
 
 
@@ -168,7 +190,28 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
         elif kind == 3:
             found[place:place] = bytes(rng.randrange(256) for _ in range(rng.choice((1, 4))))
         elif kind == 4:
-            found[place:place] = rng.choice((b"\n", b"    ", b"\t", b"(", b")", b'"""', b"#", b"\\\n", b"\r", b"\f", b" async ", b" await ", b" yield ", b" := ", b"\0", b"@", b"*", b": "))
+            found[place:place] = rng.choice(
+                (
+                    b"\n",
+                    b"    ",
+                    b"\t",
+                    b"(",
+                    b")",
+                    b'"""',
+                    b"#",
+                    b"\\\n",
+                    b"\r",
+                    b"\f",
+                    b" async ",
+                    b" await ",
+                    b" yield ",
+                    b" := ",
+                    b"\0",
+                    b"@",
+                    b"*",
+                    b": ",
+                )
+            )
         else:
             other = rng.randrange(len(found))
             found[place : place + 40] = found[other : other + rng.choice((10, 40, 200))]
@@ -179,7 +222,12 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 def test_mutated_real_files_never_fail_and_are_never_silently_empty():
     rng = random.Random(0)
-    parts = [ast.get_source_segment(data.decode(), node) for data in real_files()[:4] for node in ast.parse(data).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    parts = [
+        ast.get_source_segment(data.decode(), node)
+        for data in real_files()[:4]
+        for node in ast.parse(data).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    ]
     small = [part.encode() for part in parts if part and 300 < len(part) < 6000]
     read = 0
     for _ in range(1500):
@@ -256,13 +304,18 @@ for path, data in WorkTree(".").read(["a.py", "locked.py"]):
 
 
 def test_names_that_no_id_can_hold(tmp_path):
-    root = write(tmp_path / "r", {"a.py": "x = 1\n", "two words.py": "", "quote'\"s.py": "", "é.py": "", "-dash.py": "", "back\\slash.py": ""})
+    root = write(
+        tmp_path / "r",
+        {"a.py": "x = 1\n", "two words.py": "", "quote'\"s.py": "", "é.py": "", "-dash.py": "", "back\\slash.py": ""},
+    )
     for name in (b"caf\xe9.py", b"new\nline.py", b"co:lon.py"):
         (Path(os.fsdecode(os.path.join(os.fsencode(root), name)))).write_bytes(b"y = 1\n")
     source = WorkTree(root)
     plain = encode(source)
     assert files_of(plain) == {"a.py", "two words.py", "quote'\"s.py", "é.py", "-dash.py", "back\\slash.py"}
-    assert len(source.notes) == 3 and all("left out" in note and "\n" not in note for note in source.notes), source.notes
+    assert len(source.notes) == 3 and all("left out" in note and "\n" not in note for note in source.notes), (
+        source.notes
+    )
     git(root, "init", "-q")
     git(root, "add", "-A")
     git(root, "commit", "-q", "-m", "names")
@@ -280,7 +333,10 @@ def test_repositories_inside(tmp_path, committed):
     git(inner, "init", "-q")
     git(inner, "add", "-A")
     git(inner, "commit", "-q", "-m", "inner")
-    root = write(tmp_path / "root", {"a.py": "", ".gitignore": "ignored/\n*.gen.py\n", "ignored/i.py": "", "b.gen.py": "", "kept/k.py": ""})
+    root = write(
+        tmp_path / "root",
+        {"a.py": "", ".gitignore": "ignored/\n*.gen.py\n", "ignored/i.py": "", "b.gen.py": "", "kept/k.py": ""},
+    )
     if committed:
         git(root, "init", "-q")
         git(root, "submodule", "add", "-q", str(inner), "mod")
@@ -297,7 +353,14 @@ def test_repositories_inside(tmp_path, committed):
 
 def test_nothing_that_a_repository_configures_is_run(tmp_path):
     """core.fsmonitor, hooks, filters, text conversions, pagers, aliases and a file:// of submodules: none starts."""
-    root = write(tmp_path / "root", {"a.py": "def f(): pass\n", "b.py": "import a\na.f()\n", ".gitattributes": "*.py filter=evil diff=evil merge=evil\n"})
+    root = write(
+        tmp_path / "root",
+        {
+            "a.py": "def f(): pass\n",
+            "b.py": "import a\na.f()\n",
+            ".gitattributes": "*.py filter=evil diff=evil merge=evil\n",
+        },
+    )
     git(root, "init", "-q")
     git(root, "add", "-A")
     git(root, "commit", "-q", "-m", "one")
@@ -306,9 +369,16 @@ def test_nothing_that_a_repository_configures_is_run(tmp_path):
     git(root, "commit", "-q", "-a", "-m", "two")
     ran = tmp_path / "ran"
     script = tmp_path / "evil.sh"
-    script.write_text(f"#!/bin/sh\necho \"$0 $*\" >> {ran}\ncat\n")
+    script.write_text(f'#!/bin/sh\necho "$0 $*" >> {ran}\ncat\n')
     script.chmod(0o755)
-    for hook in ("post-checkout", "pre-commit", "post-index-change", "fsmonitor-watchman", "reference-transaction", "post-rewrite"):
+    for hook in (
+        "post-checkout",
+        "pre-commit",
+        "post-index-change",
+        "fsmonitor-watchman",
+        "reference-transaction",
+        "post-rewrite",
+    ):
         (root / ".git" / "hooks").mkdir(exist_ok=True)
         (root / ".git" / "hooks" / hook).write_bytes(script.read_bytes())
         (root / ".git" / "hooks" / hook).chmod(0o755)
@@ -330,7 +400,9 @@ def test_nothing_that_a_repository_configures_is_run(tmp_path):
     found, _ = update(old, Commit(root, "HEAD"), only=changed_between(root, first, "HEAD"))
     assert found.dumps() == new.dumps() and files_of(tree) == {"a.py", "b.py", "c.py"}
     binary = Path(sys.executable).parent / "zerorepo"
-    done = subprocess.run([str(binary), "encode", str(root), "-o", str(tmp_path / "g.json")], capture_output=True, text=True)
+    done = subprocess.run(
+        [str(binary), "encode", str(root), "-o", str(tmp_path / "g.json")], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     done = subprocess.run([str(binary), "update", str(tmp_path / "g.json")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -371,10 +443,22 @@ def test_stars_between_all_and_bases_of_all():
     """Resolution is not exponential where everything leads to everything."""
     count = 40
     start = time.perf_counter()
-    files = {f"s{i}.py": "".join(f"from s{j} import *\n" for j in range(count) if j != i) + "def go():\n    missing()\n" for i in range(count)}
-    files |= {f"r{i}.py": "".join(f"from r{j} import n{j}\n" for j in range(count)) + f"n{i}()\nn{i}.x.y()\n" for i in range(count)}
-    files["c.py"] = "".join(f"class C{i}({', '.join(f'C{j}' for j in range(i))}):\n    a = C{(i * 7) % 60}.b\n    def m(self): self.q(self.a)\n" for i in range(60))
-    files["d.py"] = "".join(f"class D{i}({', '.join(f'D{(i + j) % 12}' for j in range(1, 12))}):\n    def m(self): super().q()\n" for i in range(12))
+    files = {
+        f"s{i}.py": "".join(f"from s{j} import *\n" for j in range(count) if j != i) + "def go():\n    missing()\n"
+        for i in range(count)
+    }
+    files |= {
+        f"r{i}.py": "".join(f"from r{j} import n{j}\n" for j in range(count)) + f"n{i}()\nn{i}.x.y()\n"
+        for i in range(count)
+    }
+    files["c.py"] = "".join(
+        f"class C{i}({', '.join(f'C{j}' for j in range(i))}):\n    a = C{(i * 7) % 60}.b\n    def m(self): self.q(self.a)\n"
+        for i in range(60)
+    )
+    files["d.py"] = "".join(
+        f"class D{i}({', '.join(f'D{(i + j) % 12}' for j in range(1, 12))}):\n    def m(self): super().q()\n"
+        for i in range(12)
+    )
     files["e.py"] = "".join(f"def f{i}():\n    return f{(i + 1) % 50}()\n" for i in range(50)) + "f0().x().y()\n"
     graph = graph_of(files)
     assert time.perf_counter() - start < 20

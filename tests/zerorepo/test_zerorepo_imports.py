@@ -56,7 +56,14 @@ print(json.dumps(told))
 def python(code: str, *words: str, where: Path, stdin: str = "", quick: bool = False) -> str:
     """A fresh interpreter that finds packages in `where` before any installed ones; `quick` has no installed ones."""
     environment = {**os.environ, "PYTHONPATH": str(where), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, *(["-S"] if quick else []), "-c", code, *words], input=stdin, capture_output=True, text=True, cwd="/", env=environment)
+    done = subprocess.run(
+        [sys.executable, *(["-S"] if quick else []), "-c", code, *words],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -74,7 +81,11 @@ def pairs_of(graph: Graph, package: str, below: str = "") -> tuple[set[str], set
         inside = path.removeprefix(below).removesuffix(".py").replace("/", ".")
         return ".".join(filter(None, (package, inside.removesuffix("__init__").rstrip("."))))
 
-    files = {node.path for node in graph.nodes if node.kind == "file" and node.path.endswith(".py") and node.path.startswith(below)}
+    files = {
+        node.path
+        for node in graph.nodes
+        if node.kind == "file" and node.path.endswith(".py") and node.path.startswith(below)
+    }
     return set(map(dotted, files)), {(dotted(a), dotted(b)) for a, b in edges_of(graph, *IMPORTS) if {a, b} <= files}
 
 
@@ -83,7 +94,9 @@ def networkx(tmp_path_factory) -> Path:
     return copied("networkx", tmp_path_factory.mktemp("imports"))
 
 
-@pytest.mark.parametrize(("name", "known"), [("networkx", {"networkx 3.6.1": (288, 800)}), ("requests", {"requests 2.32.5": (18, 55)})])
+@pytest.mark.parametrize(
+    ("name", "known"), [("networkx", {"networkx 3.6.1": (288, 800)}), ("requests", {"requests 2.32.5": (18, 55)})]
+)
 def test_pairs_equal_grimps(tmp_path, name, known):
     """Section 5 counts 288 modules and 800 pairs in networkx 3.6.1, 18 and 55 in requests 2.32.5; any release equals grimp's."""
     package = copied(name, tmp_path)
@@ -113,7 +126,9 @@ def resolved_by_both(root: Path, graph: Graph, package: str) -> Counter:
                 folder = node.path.rpartition("/")[0].replace("/", ".")
                 asked.append([".".join(filter(None, (package, folder))), one.module, one.name])
                 ours.append((node.path, found[0].payload["resolved"]))
-    told = json.loads(python(INTERPRETER, where=root.parent if package else root, stdin=json.dumps(asked), quick=not package))
+    told = json.loads(
+        python(INTERPRETER, where=root.parent if package else root, stdin=json.dumps(asked), quick=not package)
+    )
     lines = {node.id: node.span[0] for node in graph.nodes if node.qualname}
     score: Counter = Counter()
     for (path, resolved), question, answer in zip(ours, asked, told, strict=True):
@@ -124,7 +139,10 @@ def resolved_by_both(root: Path, graph: Graph, package: str) -> Counter:
         if answer[0] == "module":
             alike = resolved == file
         else:
-            alike = str(resolved).replace("#2", "") == f"{file}:{answer[2]}" and answer[3] in (None, lines.get(resolved))
+            alike = str(resolved).replace("#2", "") == f"{file}:{answer[2]}" and answer[3] in (
+                None,
+                lines.get(resolved),
+            )
         score["agree" if alike else f"{path}: {question[1]}.{question[2]}: {resolved} is {answer[1:]}"] += 1
     return score
 
@@ -217,7 +235,9 @@ def test_target_and_definition_are_kept_apart():
 
 def test_a_module_and_a_function_of_one_name():
     """`from .f import f` in `__init__` hides the module f behind the function f, as the interpreter has it."""
-    found = imports({"pkg/__init__.py": "from .f import f\n", "pkg/f.py": TWO, "u.py": "from pkg import f\nimport pkg.f\n"})
+    found = imports(
+        {"pkg/__init__.py": "from .f import f\n", "pkg/f.py": TWO, "u.py": "from pkg import f\nimport pkg.f\n"}
+    )
     assert found["u.py", "f"][0][1] == "pkg/f.py:f" and found["u.py", "pkg.f"] == [("pkg/f.py", "pkg/f.py")]
 
 
@@ -279,7 +299,9 @@ def test_layouts(name):
 
 def test_every_module_is_found_whatever_imports_it_twice():
     """`import a.b, a.c` binds a once but names two files."""
-    graph = graph_of({"a/__init__.py": "", "a/b.py": TWO, "a/c.py": TWO, "u.py": "import a.b, a.c as d\nimport a\na.b.f()\nd.g()\n"})
+    graph = graph_of(
+        {"a/__init__.py": "", "a/b.py": TWO, "a/c.py": TWO, "u.py": "import a.b, a.c as d\nimport a\na.b.f()\nd.g()\n"}
+    )
     assert edges_of(graph, "imports") == {("u.py", "a/b.py"), ("u.py", "a/c.py"), ("u.py", "a/__init__.py")}
     assert edges_of(graph, "invokes") == {("u.py", "a/b.py:f"), ("u.py", "a/c.py:g")}
 
@@ -291,10 +313,24 @@ def test_every_module_is_found_whatever_imports_it_twice():
 def packages(draw: st.DrawFn) -> dict[str, str]:
     """A package whose modules import only from ones written before them, so that every import succeeds. No two
     modules have one name: which of them `pkg.a` is would depend on which was imported last."""
-    places = ["pkg/a.py", "pkg/b.py", "pkg/sub/__init__.py", "pkg/sub/c.py", "pkg/sub/d.py", "pkg/__init__.py", "pkg/sub/low/__init__.py", "pkg/sub/low/e.py"]
+    places = [
+        "pkg/a.py",
+        "pkg/b.py",
+        "pkg/sub/__init__.py",
+        "pkg/sub/c.py",
+        "pkg/sub/d.py",
+        "pkg/__init__.py",
+        "pkg/sub/low/__init__.py",
+        "pkg/sub/low/e.py",
+    ]
     order = draw(st.permutations(places))
     order = order[: draw(st.integers(3, len(order)))]
-    needed = [f"{folder}/__init__.py" for path in order for folder in ("pkg", "pkg/sub", "pkg/sub/low") if path.startswith(folder + "/")]
+    needed = [
+        f"{folder}/__init__.py"
+        for path in order
+        for folder in ("pkg", "pkg/sub", "pkg/sub/low")
+        if path.startswith(folder + "/")
+    ]
     files = {path: "" for path in dict.fromkeys(needed) if path not in order}
     for place, path in enumerate(order):
         earlier = order[:place]
@@ -340,7 +376,9 @@ def test_random_packages(tmp_path_factory, files):
         theirs = build_graph(name, cache_dir=None)
     finally:
         sys.path.remove(str(root))
-    pairs = {(module, imported) for module in theirs.modules for imported in theirs.find_modules_directly_imported_by(module)}
+    pairs = {
+        (module, imported) for module in theirs.modules for imported in theirs.find_modules_directly_imported_by(module)
+    }
     assert pairs_of(graph, name, name + "/") == (theirs.modules, pairs)
     score = resolved_by_both(root, graph, "")
     assert [key for key in score if key not in ("agree", "value", "no answer")] == []

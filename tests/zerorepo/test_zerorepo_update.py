@@ -152,7 +152,8 @@ def test_an_edit_that_others_feel(name):
     after = {**files, **edit}
     new = check(files, after)
     was, now = (
-        {(e.src, e.dst, e.type, e.confidence) for e in graph.edges if e.type != "contains"} for graph in (graph_of(files), new)
+        {(e.src, e.dst, e.type, e.confidence) for e in graph.edges if e.type != "contains"}
+        for graph in (graph_of(files), new)
     )
     elsewhere = {src.partition(":")[0] for src, *_ in was ^ now} - edit.keys()
     assert bool(elsewhere) != (name in ALIKE), "a case is one only where another file's edges come or go"
@@ -170,7 +171,11 @@ def test_prefix_of_a_root_that_is_a_package_itself():
 
 def test_what_an_edit_inside_a_body_costs():
     """A body that names nothing new leaves every other file alone; a central name reaches those that mention it."""
-    files = {"a.py": BASE, **{f"u{i}.py": f"from a import Base\ndef use{i}(b: Base):\n    b.run()" for i in range(9)}, "o.py": TWO}
+    files = {
+        "a.py": BASE,
+        **{f"u{i}.py": f"from a import Base\ndef use{i}(b: Base):\n    b.run()" for i in range(9)},
+        "o.py": TWO,
+    }
     old = graph_of(files)
     after = {**files, "a.py": BASE.replace("def stop(self): pass", "def stop(self):\n        return 1 + 1")}
     new, change = update(old, Tree(after))
@@ -233,7 +238,9 @@ def test_a_history_of_commits_and_the_work_tree(tmp_path):
     author, files = Author(random.Random(7)), {}
     commits = []
     for _ in range(12):
-        files = {path: data for path, data in (author.edited(files) if files else author.tree()).items() if data is not None}
+        files = {
+            path: data for path, data in (author.edited(files) if files else author.tree()).items() if data is not None
+        }
         git(tmp_path, "rm", "-rq", "--cached", "--ignore-unmatch", ".")
         for old in [p for p in tmp_path.rglob("*") if p.is_file() and ".git" not in p.parts]:
             old.unlink()
@@ -244,7 +251,9 @@ def test_a_history_of_commits_and_the_work_tree(tmp_path):
         git(tmp_path, "commit", "-q", "--allow-empty", "-m", "edit")
         commits.append(git(tmp_path, "rev-parse", "HEAD").strip())
     graphs = [encode(Commit(tmp_path, commit)) for commit in commits]
-    for (a, old), (b, new) in zip(zip(commits, graphs, strict=True), list(zip(commits, graphs, strict=True))[1:], strict=False):
+    for (a, old), (b, new) in zip(
+        zip(commits, graphs, strict=True), list(zip(commits, graphs, strict=True))[1:], strict=False
+    ):
         found, _ = update(old, Commit(tmp_path, b), only=changed_between(tmp_path, a, b))
         assert found.dumps() == new.dumps()
         back, _ = update(new, Commit(tmp_path, a), only=changed_between(tmp_path, b, a))
@@ -261,7 +270,9 @@ def test_a_history_of_commits_and_the_work_tree(tmp_path):
 def own_history() -> list[str]:
     """Commits of this repository that touch Python, newest first; few in a shallow clone, none outside one."""
     done = subprocess.run(
-        ["git", "-C", str(HERE), "log", "--first-parent", "--format=%H", "-n", "400", "--", "*.py"], capture_output=True, text=True
+        ["git", "-C", str(HERE), "log", "--first-parent", "--format=%H", "-n", "400", "--", "*.py"],
+        capture_output=True,
+        text=True,
     )
     return done.stdout.split() if done.returncode == 0 else []
 
@@ -269,7 +280,9 @@ def own_history() -> list[str]:
 def test_own_history():
     commits = own_history()
     pairs = list(zip(commits[1:], commits, strict=False))
-    for a, b in random.Random(0).sample(pairs, min(2, len(pairs))):  # bench/claims.py goes through the releases of a package
+    for a, b in random.Random(0).sample(
+        pairs, min(2, len(pairs))
+    ):  # bench/claims.py goes through the releases of a package
         old, new = encode(Commit(HERE, a)), encode(Commit(HERE, b))
         found, change = update(old, Commit(HERE, b), only=changed_between(HERE, a, b))
         assert found.dumps() == new.dumps(), f"{a[:10]}..{b[:10]}"

@@ -74,7 +74,9 @@ def names_called(package: Path, path: str) -> dict[tuple[int, str], set[str]]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             inside = [call.func for part in node.body for call in ast.walk(part) if isinstance(call, ast.Call)]
-            names = {f.id if isinstance(f, ast.Name) else f.attr for f in inside if isinstance(f, ast.Name | ast.Attribute)}
+            names = {
+                f.id if isinstance(f, ast.Name) else f.attr for f in inside if isinstance(f, ast.Name | ast.Attribute)
+            }
             found[first, node.name] = names
     return found
 
@@ -94,5 +96,7 @@ def score(graph: Graph, package: Path, trace: list[tuple[Place, Place]]) -> Scor
                 visible.add((src.id, dst.id))
     ran = {unit for pair in happened for unit in pair}
     units = {node.id for node in functions}
-    edges = {(e.src, e.dst): e.confidence for e in graph.edges if e.type == "invokes" and e.src in ran and e.dst in units}
+    edges = {
+        (e.src, e.dst): e.confidence for e in graph.edges if e.type == "invokes" and e.src in ran and e.dst in units
+    }
     return Score(happened, visible, edges)

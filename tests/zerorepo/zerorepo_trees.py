@@ -204,7 +204,9 @@ class Author:
                     "call": lambda: f"{self.expression()}()",
                     "hold": lambda: f"v = {self.expression()}",
                     "on": lambda: f"v.{rng.choice(METHODS)}()",
-                    "return": lambda: f"return {rng.choice((self.expression(), self.expression() + '()', 'self', 'v'))}",
+                    "return": lambda: (
+                        f"return {rng.choice((self.expression(), self.expression() + '()', 'self', 'v'))}"
+                    ),
                     "self": lambda: f"self.{rng.choice(NAMES)} = {self.expression()}()",
                     "selfcall": lambda: f"self.{rng.choice((*NAMES, *METHODS))}.{rng.choice(METHODS)}()",
                     "super": lambda: f"super().{rng.choice(METHODS)}()",

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import gc
 import json
 import os
 import platform
@@ -51,7 +52,9 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def row(case: str, ours: float, peer: float | None, peer_name: str | None, floor: float | None, n: int, **more: Any) -> None:
+def row(
+    case: str, ours: float, peer: float | None, peer_name: str | None, floor: float | None, n: int, **more: Any
+) -> None:
     found: dict[str, Any] = {
         "tool": "zerorepo", "case": case, "ours": ours, "peer": peer, "peer_name": peer_name, "unit": "s",
         "ratio": None if peer is None else peer / ours, "floor": floor, "floor_ratio": None if floor is None else ours / floor, "n": n, **more,
@@ -63,12 +66,15 @@ def row(case: str, ours: float, peer: float | None, peer_name: str | None, floor
 def medians(works: dict[str, Callable[[], object]], times: int) -> dict[str, float]:
     """Median seconds of each, run in turn so that a slower minute falls on all alike; one run of each before."""
     taken: dict[str, list[float]] = {name: [] for name in works}
+    gc.collect()
+    gc.freeze()  # what is kept from before is not to be walked by the collector in any of the timed runs
     for turn in range(times + 1):
         for name, work in works.items():
             start = time.perf_counter()
             work()
             if turn:
                 taken[name].append(time.perf_counter() - start)
+    gc.unfreeze()
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
@@ -83,7 +89,9 @@ def package(name: str, folder: Path) -> Path:
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         raise SystemExit(f"{name}: not installed; run make")
-    return shutil.copytree(Path(spec.origin).parent, folder / name, ignore=shutil.ignore_patterns("__pycache__", "tests"))
+    return shutil.copytree(
+        Path(spec.origin).parent, folder / name, ignore=shutil.ignore_patterns("__pycache__", "tests")
+    )
 
 
 def bench_encode(root: Path, times: int) -> float:
@@ -98,7 +106,14 @@ def bench_encode(root: Path, times: int) -> float:
     }
     found = medians(works, times)
     sys.path.remove(str(root.parent))
-    row(f"encode {root.name} {version(root.name)}", found["ours"], found["peer"], "grimp.build_graph, imports only", found["floor"], len(texts))
+    row(
+        f"encode {root.name} {version(root.name)}",
+        found["ours"],
+        found["peer"],
+        "grimp.build_graph, imports only",
+        found["floor"],
+        len(texts),
+    )
     return found["ours"]
 
 
@@ -139,7 +154,15 @@ def bench_update(root: Path, times: int) -> None:
         if switch.last.dumps() != switch.graphs[switch.at].dumps():
             raise SystemExit(f"update, {name}: differs from a fresh encode")
         (root / path).write_text(text)
-        row(f"update: {name}", found["ours"], found["full"], "our own full encode", found["full"], 1, files_resolved=switch.resolved)
+        row(
+            f"update: {name}",
+            found["ours"],
+            found["full"],
+            "our own full encode",
+            found["full"],
+            1,
+            files_resolved=switch.resolved,
+        )
 
 
 def bench_files(sizes: list[int], times: int) -> None:
@@ -159,17 +182,37 @@ def bench_files(sizes: list[int], times: int) -> None:
                 for path in sorted(here.rglob("*.py"))[: size - files]:
                     inside = target / path.relative_to(here)
                     inside.parent.mkdir(parents=True, exist_ok=True)
-                    text = path.read_text(encoding="utf-8", errors="surrogateescape").replace(f"{name}.", f"{name}_{copies}.")
+                    text = path.read_text(encoding="utf-8", errors="surrogateescape").replace(
+                        f"{name}.", f"{name}_{copies}."
+                    )
                     inside.write_text(text, encoding="utf-8", errors="surrogateescape")
                     files += 1
             texts = [path.read_bytes() for path in root.rglob("*.py")]
             found = medians({"ours": lambda: encode(WorkTree(root)), "floor": partial(parsed, texts)}, times)
             points.append((sum(map(len, texts)), len(texts), found["ours"], found["floor"]))
-            row(f"files {len(texts)}", found["ours"], None, None, found["floor"], len(texts), megabytes=points[-1][0] / 1e6)
+            row(
+                f"files {len(texts)}",
+                found["ours"],
+                None,
+                None,
+                found["floor"],
+                len(texts),
+                megabytes=points[-1][0] / 1e6,
+            )
     slope, at_zero = statistics.linear_regression([p[1] for p in points], [p[2] for p in points])
     fit = statistics.correlation([p[1] for p in points], [p[2] for p in points]) ** 2
     per_byte = statistics.correlation([p[0] for p in points], [p[2] for p in points]) ** 2
-    row("files: seconds a file, fitted", slope, None, None, None, len(points), r_squared=fit, r_squared_bytes=per_byte, at_zero=at_zero)
+    row(
+        "files: seconds a file, fitted",
+        slope,
+        None,
+        None,
+        None,
+        len(points),
+        r_squared=fit,
+        r_squared_bytes=per_byte,
+        at_zero=at_zero,
+    )
 
 
 def bench_command(root: Path, times: int) -> None:
@@ -200,7 +243,15 @@ def bench_command(root: Path, times: int) -> None:
     touched.write_text(text)
     files = sum(1 for _ in root.rglob("*.py"))
     row("command: encode", found["ours"], None, None, found["floor"], files, start_s=found["start"])
-    row("command: update of one file", found["update"], found["ours"], "the command's own full encode", found["ours"], 1, start_s=found["start"])
+    row(
+        "command: update of one file",
+        found["update"],
+        found["ours"],
+        "the command's own full encode",
+        found["ours"],
+        1,
+        start_s=found["start"],
+    )
 
 
 def main() -> None:

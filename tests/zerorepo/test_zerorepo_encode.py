@@ -88,7 +88,7 @@ def test_spans_and_parameters_are_those_of_inspect(package, graph):
             continue
         module = "networkx." + node.path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         try:
-            value = getattr(import_module(module), node.name, None)
+            value = getattr(import_module(module), node.name, len)
         except ImportError:
             continue  # of a library that is not installed
         value = inspect.unwrap(getattr(value, "orig_func", value))
@@ -386,7 +386,7 @@ def test_scripts_see_their_own_names_and_imports():
 def test_a_clean_checkout_and_its_commit_are_one_graph(tmp_path):
     """Also below the top of the repository, and at an earlier commit."""
     git(tmp_path, "init", "-q")
-    files = {
+    files: dict[str, str | bytes] = {
         "pkg/__init__.py": "from .a import f", "pkg/a.py": b"\xef\xbb\xbfdef f(): pass\r\n", "bad.py": "def", "tool": "#!/usr/bin/python\nimport pkg\n",
         "sub/deep/x.py": "import y", "sub/deep/y.py": "", "sub/x.c": "", "é/ü.py": "x = 1", "ignored/z.py": "", ".gitignore": "ignored/\n", ".hidden/h.py": "h = 1",
     }  # fmt: skip

@@ -20,7 +20,7 @@ from zerorepo_calls import copied, release
 from zerorepo_trees import edges_of, graph_of, write
 
 from zerorepo.encode import encode
-from zerorepo.graph import IMPORTS, Graph
+from zerorepo.graph import IMPORTS, Edge, Graph
 from zerorepo.modules import dotted_prefix
 from zerorepo.sources import WorkTree
 
@@ -114,7 +114,7 @@ def test_pairs_equal_grimps(tmp_path, name, known):
 def resolved_by_both(root: Path, graph: Graph, package: str) -> Counter:
     """For every `from x import name` of a graph: agreement with the interpreter; disagreements under their own key."""
     asked, ours = [], []
-    edges = {}
+    edges: dict[tuple[str, str], list[Edge]] = {}
     for edge in graph.edges:
         if edge.type in IMPORTS:
             edges.setdefault((edge.src, edge.payload["name"]), []).append(edge)
@@ -264,7 +264,7 @@ def test_relative_imports():
 
 
 # files, prefix, {(importer, name): target or None}
-LAYOUTS = {
+LAYOUTS: dict[str, tuple[dict[str, str], dict[tuple[str, str], str | None]]] = {
     "src": ({"src/pkg/__init__.py": "", "src/pkg/a.py": TWO, "tests/test_a.py": "import pkg.a\nfrom pkg import a"}, {("tests/test_a.py", "pkg.a"): "src/pkg/a.py", ("tests/test_a.py", "a"): "src/pkg/a.py"}),
     "flat": ({"pkg/__init__.py": "", "pkg/a.py": TWO, "setup.py": "import pkg.a"}, {("setup.py", "pkg.a"): "pkg/a.py"}),
     "scripts beside each other": ({"bin/one.py": "import two", "bin/two.py": TWO}, {("bin/one.py", "two"): "bin/two.py"}),

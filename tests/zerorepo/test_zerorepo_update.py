@@ -6,6 +6,7 @@ other file naming the edited definition: each was, or would be, an edge left sta
 
 import random
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def check(before: dict, after: dict, prefix: str = "") -> Graph:
 
 
 # name -> (files, what changes: path to new text, None for removed; an edge between files or units that must differ)
-CASES = {
+Files = dict[str, str | bytes | None]
+CASES: dict[str, tuple[Files, Files]] = {
     "a function renamed": ({"a.py": TWO, "u.py": "from a import f\nf()"}, {"a.py": TWO.replace("f()", "h()")}),
     "a function moved": ({"a.py": TWO, "u.py": "import a\na.f()"}, {"a.py": "from b import f", "b.py": TWO}),
     "a name through a chain of packages": (
@@ -235,7 +237,8 @@ def test_every_file_in_any_order_gives_the_same_graph():
 
 def test_a_history_of_commits_and_the_work_tree(tmp_path):
     git(tmp_path, "init", "-q")
-    author, files = Author(random.Random(7)), {}
+    author = Author(random.Random(7))
+    files: dict[str, str | bytes | None] = {}
     commits = []
     for _ in range(12):
         files = {
@@ -251,9 +254,7 @@ def test_a_history_of_commits_and_the_work_tree(tmp_path):
         git(tmp_path, "commit", "-q", "--allow-empty", "-m", "edit")
         commits.append(git(tmp_path, "rev-parse", "HEAD").strip())
     graphs = [encode(Commit(tmp_path, commit)) for commit in commits]
-    for (a, old), (b, new) in zip(
-        zip(commits, graphs, strict=True), list(zip(commits, graphs, strict=True))[1:], strict=False
-    ):
+    for (a, old), (b, new) in pairwise(zip(commits, graphs, strict=True)):
         found, _ = update(old, Commit(tmp_path, b), only=changed_between(tmp_path, a, b))
         assert found.dumps() == new.dumps()
         back, _ = update(new, Commit(tmp_path, a), only=changed_between(tmp_path, b, a))

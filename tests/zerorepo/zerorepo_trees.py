@@ -7,7 +7,7 @@ or orphans something.
 
 import random
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from zerorepo.encode import encode
@@ -17,7 +17,7 @@ from zerorepo.graph import Graph
 class Tree:
     """A Source over a mapping of paths to text or bytes; a None says that the file cannot be read."""
 
-    def __init__(self, files: dict[str, str | bytes | None]) -> None:
+    def __init__(self, files: Mapping[str, str | bytes | None]) -> None:
         self.root = Path()
         self.files = files
         self.notes: list[str] = []
@@ -34,7 +34,7 @@ class Tree:
                 yield path, data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
 
 
-def graph_of(files: dict[str, str | bytes | None], prefix: str = "") -> Graph:
+def graph_of(files: Mapping[str, str | bytes | None], prefix: str = "") -> Graph:
     return encode(Tree(files), prefix)
 
 
@@ -42,8 +42,10 @@ def edges_of(graph: Graph, *types: str) -> set[tuple[str, str]]:
     return {(edge.src, edge.dst) for edge in graph.edges if edge.type in types}
 
 
-def write(root: Path, files: dict[str, str | bytes]) -> Path:
+def write(root: Path, files: Mapping[str, str | bytes | None]) -> Path:
     for path, data in files.items():
+        if data is None:
+            continue
         target = root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data.encode() if isinstance(data, str) else data)

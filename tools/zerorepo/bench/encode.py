@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -63,7 +63,7 @@ def row(
     print(json.dumps({**rounded, "machine": machine(), "command": COMMAND}), flush=True)
 
 
-def medians(works: dict[str, Callable[[], object]], times: int) -> dict[str, float]:
+def medians(works: Mapping[str, Callable[[], object]], times: int) -> dict[str, float]:
     """Median seconds of each, run in turn so that a slower minute falls on all alike; one run of each before."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     gc.collect()

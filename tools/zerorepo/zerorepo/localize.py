@@ -3,8 +3,8 @@
 Three kinds of evidence make a first score of every unit (the paper's §2.3 finds candidates by a model that calls
 search, fetch and explore; this is the part of it that needs none):
 
-- words: BM25 over name, place, features, docstring, source and the names of neighbours, and again over the class and
-  the file as a whole;
+- words: BM25 over name, place, features, docstring, source and the names of neighbours, and again over the file as a
+  whole;
 - names: identifiers, dotted names, paths and traceback frames that the issue spells out;
 - meaning: the cosine between the issue's sentences and the unit's features (embeddings.py).
 
@@ -36,6 +36,9 @@ from zerorepo.modules import is_test, module_name
 STEPS = 3
 _CONFIDENCE = {"exact": 1.0, "inferred": 0.8, "name_only": 0.3}
 MOST_CLOSE = 2000  # phrases that are compared with a sentence of an issue, the closest
+# What names count, one that prose does not have (`read_all`) being 1: a word of prose that is also a unit's name, a
+# dotted name, and at most, as a traceback's frame does.
+PLAIN, DOTTED, MOST_NAMED = 0.1, 2.0, 3.0
 MOST_SENTENCES = 16  # of an issue that are compared by meaning
 MOST_TEXT = 200_000  # characters of an issue that are read: logs pasted whole say nothing new after that
 
@@ -44,32 +47,30 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True):
     """What each kind of evidence counts. The values were found on the packages that bench/claims.py names for tuning."""
 
     # fields of a unit's words
-    name: float = 2.0
-    place: float = 0.5
-    features: float = 1.0
-    doc: float = 1.0
-    body: float = 1.0
-    around: float = 0.3
-    talk: float = 0.3  # of words that any issue has
-    k1: float = 1.2
+    name: float = 0.2
+    place: float = 0.9
+    features: float = 0.3
+    doc: float = 0.1
+    body: float = 0.95
+    around: float = 0.5
+    talk: float = 0.05  # of words that any issue has
+    k1: float = 0.8
     b: float = 0.5
-    # kinds of evidence, each scaled to a greatest value of 1
+    # kinds of evidence; all but names are scaled to a greatest value of 1
     words: float = 1.0
-    in_class: float = 0.3
-    in_file: float = 0.3
-    mentions: float = 0.5
-    named_class: float = 0.3
-    constructor: float = 0.1
-    meaning: float = 0.3
-    size: float = 0.1
+    in_file: float = 0.6
+    mentions: float = 0.2
+    named_class: float = 0.1
+    meaning: float = 0.27
+    size: float = 0.05
     # the walk: the score that an edge carries, from the end named first
-    alpha: float = 0.4
-    caller_to_callee: float = 1.0
-    callee_to_caller: float = 1.0
-    inherits: float = 0.5
-    imports: float = 0.1
-    tests: float = 1.0
-    contains: float = 0.5
+    alpha: float = 0.15
+    caller_to_callee: float = 0.2
+    callee_to_caller: float = 0.8
+    inherits: float = 0.2
+    imports: float = 1.0
+    tests: float = 0.5
+    contains: float = 1.0
     # what the final score of a unit of a test file, and of a class as a whole, is multiplied by: rarely it has to change
     test: float = 0.3
     whole_class: float = 0.7
@@ -141,7 +142,8 @@ class Localizer:
                 self.lines[self.place[node.id]] = max(1, last - first + 1)
                 if not lines:
                     docs[node.id] = tokens(node.doc)
-                    bodies[node.id] = tokens(" ".join([node.signature, *node.uses, *node.bases, *node.names]))
+                    # What the graph has in the place of source; the docstring's beginning is the larger part of it.
+                    bodies[node.id] = tokens(" ".join([node.signature, node.doc, *node.uses, *node.bases, *node.names]))
                     continue
                 begin, end = spans.get((first, last), (0, -1))
                 docs[node.id] = tokens("\n".join(lines[begin - 1 : end])) if begin else []
@@ -158,15 +160,10 @@ class Localizer:
         own = {"name": names, "place": places, "features": told, "doc": doc, "body": body}
         fields = {**own, "around": self._around(names)}
         self.words = Bm25(len(self.units), fields)
-        # The class a unit is of (itself, for a class) and its file, each as one text.
-        classes = [_class_of(node, self.graph) for node in self.units]
-        self._class_place = np.array([self.place[one] for one in classes], int)
-        self.class_of, in_class = _grouped(classes)
+        self._class_place = np.array([self.place[_class_of(node, self.graph)] for node in self.units], int)
         self.file_of, in_file = _grouped([node.path for node in self.units])
-        self.in_class, self.in_file = (
-            Bm25(len(groups), {"all": [[w for at in group for f in own.values() for w in f[at]] for group in groups]})
-            for groups in (in_class, in_file)
-        )
+        texts = [[word for at in group for field in own.values() for word in field[at]] for group in in_file]
+        self.in_file = Bm25(len(texts), {"all": texts})
 
     def _around(self, names: Sequence[Sequence[str]]) -> list[list[str]]:
         """Of each unit the words in the names of those it calls, inherits from or is called by, each unit once."""
@@ -214,7 +211,6 @@ class Localizer:
         query = query_of(issue, w.talk)
         found = {
             "words": self.words.scores(query, w.fields(), w.k1, w.b),
-            "in_class": self.in_class.scores(query, {"all": 1.0}, w.k1, w.b)[self.class_of],
             "in_file": self.in_file.scores(query, {"all": 1.0}, w.k1, w.b)[self.file_of],
             "size": np.log(self.lines),
         }
@@ -223,9 +219,9 @@ class Localizer:
             share = mention.weight / len(mention.ids)
             for one in mention.ids:
                 found["mentions"][self.place[one]] += share
-        # A class that is named: each of its methods, and more so the one that its parameters are those of.
+        # Of a class that is named, each method is meant a little.
+        found["mentions"] = np.minimum(found["mentions"], MOST_NAMED)
         found["named_class"] = found["mentions"][self._class_place]
-        found["constructor"] = np.where([node.name == "__init__" for node in self.units], found["named_class"], 0.0)
         if self.encoder is not None:
             found["meaning"] = np.zeros(len(self.units))
             asked = sentences(issue)
@@ -243,7 +239,7 @@ class Localizer:
         for frame in _FRAME.finditer(issue):
             ids = self._in_frame(frame["path"], int(frame["line"]), frame["name"])
             if ids:
-                found[frame[0]] = _Mention(frame[0].strip(), ids, 2.0)
+                found[frame[0]] = _Mention(frame[0].strip(), ids, MOST_NAMED)
         for place in _PATH.finditer(issue):
             path = place["path"].replace("\\", "/")
             units = [node.id for node in self.units if _same_file(node.path, path)]
@@ -253,15 +249,15 @@ class Localizer:
             parts = word.strip("._").split(".")
             if not parts[0]:
                 continue
-            ids = tuple(self._named(parts))
+            ids, whole = self._named(parts)
             if ids:
                 # A dotted name, or one that prose does not have, is meant; a plain word may be meant.
                 sure = len(parts) > 1 or "_" in word or any(letter.isupper() for letter in word[1:])
-                found[word] = _Mention(word, ids, 1.0 if sure else 0.4)
+                found[word] = _Mention(word, ids, DOTTED if whole > 1 else 1.0 if sure else PLAIN)
         return [found[word] for word in sorted(found)]
 
-    def _named(self, parts: list[str]) -> list[str]:
-        """Units whose dotted name ends in these parts, or else in the longest tail or head of them that any has."""
+    def _named(self, parts: list[str]) -> tuple[tuple[str, ...], int]:
+        """(units, n): those whose dotted name ends in these parts, or else in the n last of them, or in the first."""
         wanted = [part.lower() for part in parts]
         for length in range(len(wanted), 0, -1):
             tails = [wanted[-length:]] if length > 1 or len(wanted) == 1 else [wanted[-1:], wanted[:1]]
@@ -271,8 +267,8 @@ class Localizer:
                 ids = [one for one in self._names.get(tail[-1], ()) if _dotted(self.graph.by_id[one])[-length:] == tail]
                 units = [one for one in ids if one in self.place]
                 if units:
-                    return units
-        return []
+                    return tuple(units), length
+        return (), 0
 
     def _in_frame(self, path: str, line: int, name: str | None) -> tuple[str, ...]:
         path = path.replace("\\", "/")
@@ -340,7 +336,7 @@ class Localizer:
         return self._matrix()
 
     def first(self, evidence: Mapping[str, np.ndarray]) -> np.ndarray:
-        """x₀: the weighted sum of the evidence, each kind scaled to a greatest value of 1; nothing where no word,
+        """x₀: the weighted sum of the evidence, all but names scaled to a greatest value of 1; nothing where no word,
         name or meaning speaks for a unit."""
         total = np.zeros(len(self.units))
         for kind in EVIDENCE:
@@ -348,7 +344,7 @@ class Localizer:
             weight = getattr(self.weights, kind)
             if values is None or not len(values) or not weight:
                 continue
-            top = values.max()
+            top = 1.0 if kind in ("mentions", "named_class") else values.max()
             if top > 0:
                 total += weight * np.maximum(values, 0) / top
         spoken = sum((np.maximum(values, 0) for kind, values in evidence.items() if kind != "size"), np.zeros(len(self.units)))  # fmt: skip
@@ -439,7 +435,7 @@ class Localizer:
 
 
 FIELDS = ("name", "place", "features", "doc", "body", "around")
-EVIDENCE = ("words", "in_class", "in_file", "mentions", "named_class", "constructor", "meaning", "size")
+EVIDENCE = ("words", "in_file", "mentions", "named_class", "meaning", "size")
 WAYS = ("caller_to_callee", "callee_to_caller", "inherits", "imports", "tests", "contains")
 _TYPES = {
     "caller_to_callee": ("invokes", ("forward",)),

@@ -139,10 +139,9 @@ class VectorIndex:
         pool = _Pool(count, k, bound, lambda query, among: self._exact(queries[query], among))
         if count == 0:
             return scores, rows
-        step = max(1024, SCORES // count)
-        due = step
-        for start in range(0, self.rows, step):
-            stop = min(start + step, self.rows)
+        stop, due, most = 0, 1024, max(1024, SCORES // count)
+        while stop < self.rows:  # blocks grow: of the first ones every row is a candidate
+            start, stop = stop, min(stop + min(max(stop, 1024), most), self.rows)
             pool.add(scan(start, stop), start)
             if stop >= min(due, self.rows) or pool.waiting > POOL:
                 pool.tidy()

@@ -106,7 +106,8 @@ class Study:
         for package in (*self.reported, *self.tuned):
             found[f"mine-{package.name}"] = (partial(self.mine, package), ())
         for package in self.reported:
-            found[f"localise-{package.name}"] = (partial(self.localise, package), ("aider", f"mine-{package.name}"))
+            found[f"localise-{package.name}"] = (partial(self.localise, package), (f"mine-{package.name}",))
+            found[f"aider-{package.name}"] = (partial(self.aider_on, package), ("aider", f"mine-{package.name}"))
             found[f"calls-{package.name}"] = (partial(self.calls, package), (f"mine-{package.name}",))
         return found
 
@@ -201,17 +202,25 @@ class Study:
                 "no embeddings": repository.localizer(None),
             }
             indices = {name: repository.bm25(whole=name == "bm25 whole") for name in BM25}
-            texts = {issue["id"]: issue["text"] for issue in issues}
-            maps = aider_rankings(self.aider_python, repository.tree, texts, repository.candidates)
             for issue in issues:
                 text = issue["text"]
                 rankings = {name: repository.ours(localizer, text) for name, localizer in ours.items()}
                 rankings |= {name: repository.by_bm25(indices[name], text, *BM25[name]) for name in BM25}
-                rankings["aider"] = repository.by_lines([(file, line) for file, line, _ in maps[issue["id"]]])
                 scored = {name: measures(ranking, issue["answer"]) for name, ranking in rankings.items()}
                 rows.append({"id": issue["id"], "candidates": len(repository.candidates), "embeddings": encoder.name, **scored})  # fmt: skip
         encoder.save()
         write(self.folder / f"localised-{package.name}.jsonl", rows)
+
+    def aider_on(self, package: Package) -> None:
+        found = list(self.repositories(package))
+        jobs = [(repository, {issue["id"]: issue["text"] for issue in issues}) for repository, issues in found]
+        places = aider_rankings(self.aider_python, jobs)
+        rows = [
+            {"id": issue["id"], "aider": measures(repository.by_lines(places[issue["id"]]), issue["answer"])}
+            for repository, issues in found
+            for issue in issues
+        ]
+        write(self.folder / f"aider-{package.name}.jsonl", rows)
 
     # ---- calls
 
@@ -231,7 +240,11 @@ class Study:
     def rows(self) -> Iterator[Row]:
         for package in self.histories:
             yield self.history_row(package, list(read(self.folder / f"history-{package.name}.jsonl")))
-        localised = {p.name: list(read(self.folder / f"localised-{p.name}.jsonl")) for p in self.reported}
+        localised = {}
+        for package in self.reported:
+            files = (self.folder / f"{what}-{package.name}.jsonl" for what in ("localised", "aider"))
+            ours, theirs = (list(read(file)) for file in files)
+            localised[package.name] = [{**one, **two} for one, two in zip(ours, theirs, strict=True)]
         yield from self.localise_rows(localised)
         called = {p.name: list(read(self.folder / f"called-{p.name}.jsonl")) for p in self.reported}
         yield from self.calls_rows([row for rows in called.values() for row in rows])

@@ -23,8 +23,8 @@ from zerorepo.navigate import Texts, explore, search
 
 MOST_CALLS = 20  # the paper's budget of localisation attempts (P1 §4.3)
 PAGE = 5
-FETCHES = 2
-EXPANDED = 3
+FETCHES = {"explore": 3, "search": 2, "text": 3}  # a round; of 1 to 3, the best for each arm on the packages for tuning
+EXPANDED = 5
 ARMS = ("explore", "search", "text")
 
 
@@ -77,7 +77,7 @@ class Agent:
             trace.append(f"search {mode} {top}")
             hits = search(self.graph, text, mode=mode, kinds=UNITS, top=top, encoder=self.encoder, texts=self.texts)
             show(hit.node for hit in hits)
-            if fetch(FETCHES):
+            if fetch(FETCHES[arm]):
                 return Outcome(len(trace), trace)
             around = best(expanded, EXPANDED)
             if arm != "explore" or not around or len(trace) == MOST_CALLS:
@@ -86,7 +86,7 @@ class Agent:
             expanded.update(around)
             steps = explore(self.graph, around, direction="both", depth=1, kinds=UNITS)
             show(step.node for step in steps if step.edge is None or step.edge.confidence != "name_only")
-            if fetch(FETCHES):
+            if fetch(FETCHES[arm]):
                 return Outcome(len(trace), trace)
         return Outcome(MOST_CALLS + 1, trace)
 

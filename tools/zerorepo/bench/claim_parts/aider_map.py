@@ -1,17 +1,18 @@
-"""aider's repository map on one folder, for a number of texts. Runs in an environment of its own, that of aider-chat.
+"""aider's repository map on some folders, for a number of texts each. Runs in an environment of its own, that of aider-chat.
 
-In: {root, files, issues: {id: text}} on stdin. Out: {id: [[file, line, name], …]}, the ranked definitions of
+In: a list of {root, files, issues: {id: text}} on stdin. Out: {id: [[file, line], …]}, the ranked definitions of
 RepoMap.get_ranked_tags, given the identifiers and files that aider itself finds in the text (base_coder.py:
 get_ident_mentions, get_file_mentions); lines 1-based. A text with no mention gives the unpersonalised ranking.
 """
 
+import hashlib
 import json
 import os
 import re
 import sys
 from pathlib import Path
 
-from aider.repomap import RepoMap
+from aider.repomap import RepoMap, Tag
 
 
 class Quiet:
@@ -35,9 +36,18 @@ class Quiet:
     tool_error = tool_warning
 
 
+KNOWN = {}  # tags of a file by its bytes: releases have most files alike
+
+
 class Map(RepoMap):
     def load_tags_cache(self):
         self.TAGS_CACHE = {}  # in memory: nothing is left in the folder
+
+    def get_tags(self, fname, rel_fname):
+        key = hashlib.sha256(Path(fname).read_bytes()).digest()
+        if key not in KNOWN:
+            KNOWN[key] = list(self.get_tags_raw(fname, rel_fname))
+        return [Tag(rel_fname, fname, tag.line, tag.name, tag.kind) for tag in KNOWN[key]]
 
 
 def mentioned_files(text, files):
@@ -54,17 +64,17 @@ def mentioned_files(text, files):
 
 
 def main():
-    asked = json.load(sys.stdin)
+    jobs = json.load(sys.stdin)
     answers, sys.stdout = sys.stdout, sys.stderr  # what aider prints is no answer
-    root, files = asked["root"], asked["files"]
     io = Quiet()
-    maps = Map(map_tokens=1024, root=root, main_model=None, io=io)
-    whole = [os.path.join(root, file) for file in files]
     found = {}
-    for name, text in asked["issues"].items():
-        idents = set(re.split(r"\W+", text))
-        tags = maps.get_ranked_tags([], whole, mentioned_files(text, files), idents)
-        found[name] = [[tag.rel_fname, tag.line + 1, tag.name] for tag in tags if hasattr(tag, "line")]
+    for job in jobs:
+        maps = Map(map_tokens=1024, root=job["root"], main_model=None, io=io)
+        whole = [os.path.join(job["root"], file) for file in job["files"]]
+        for name, text in job["issues"].items():
+            idents = set(re.split(r"\W+", text))
+            tags = maps.get_ranked_tags([], whole, mentioned_files(text, job["files"]), idents)
+            found[name] = [[tag.rel_fname, tag.line + 1] for tag in tags if isinstance(tag, Tag)]
     if io.errors:
         raise SystemExit(io.errors[0])
     json.dump(found, answers)

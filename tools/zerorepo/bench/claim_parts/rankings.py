@@ -131,18 +131,22 @@ class Repository:
         return self.ranking(at[place] for place in places if place in at)
 
 
-def aider_rankings(python: Path, tree: Path, issues: Mapping[str, str], candidates: Sequence[str]) -> dict[str, Any]:
-    """What aider's own repository map says, per issue: [[file, line, name], …], best first (aider_map.py)."""
-    files = sorted({name.partition(":")[0] for name in candidates})
-    asked = {"root": str(tree), "files": files, "issues": dict(issues)}
+def aider_rankings(
+    python: Path, jobs: Sequence[tuple[Repository, Mapping[str, str]]]
+) -> dict[str, list[tuple[str, int]]]:
+    """What aider's own repository map says, per issue: (file, line) of the definitions, best first (aider_map.py).
+    jobs: a repository, and the texts of its issues by id."""
+    asked = [
+        {"root": str(repository.tree), "files": sorted({name.partition(":")[0] for name in repository.candidates}), "issues": dict(issues)}
+        for repository, issues in jobs
+    ]  # fmt: skip
     script = Path(__file__).with_name("aider_map.py")
     done = subprocess.run(
         [str(python), str(script)], input=json.dumps(asked), capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise RuntimeError(f"aider_map.py: {done.stderr.strip().splitlines()[-1]}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return {name: [(file, line) for file, line in places] for name, places in json.loads(done.stdout).items()}
 
 
 # ------------------------------------------------------------ measures

@@ -303,13 +303,17 @@ def test_a_callee_rises_with_edges_and_not_without(shop):
     issue = "Cart.total is off by a cent"
     scores = {}
     for edges in (True, False):
-        localizer = Localizer(graph, texts, edges=edges, weights=Weights(contains=0, alpha=0.6, caller_to_callee=1.0, around=0, in_file=0))
+        localizer = Localizer(
+            graph, texts, edges=edges, weights=Weights(contains=0, alpha=0.6, caller_to_callee=1.0, around=0, in_file=0)
+        )
         found = dict(zip((node.id for node in localizer.units), localizer.scores(issue), strict=True))
         scores[edges] = found["shop/money.py:rounded"] / found["shop/cart.py:Cart.total"]
     assert scores[True] > 2 * scores[False]
     path = next(
         one.path
-        for one in Localizer(graph, None, weights=Weights(contains=0, alpha=0.6, size=0, in_file=0, around=0)).rank(issue, 20)
+        for one in Localizer(graph, None, weights=Weights(contains=0, alpha=0.6, size=0, in_file=0, around=0)).rank(
+            issue, 20
+        )
         if one.node.id == "shop/money.py:rounded"
     )
     assert [step["id"] for step in path] == ["shop/cart.py:Cart.total", "shop/money.py:rounded"]

@@ -151,6 +151,15 @@ def _some(rng):
     return files
 
 
+@pytest.mark.parametrize("budget", [200, 500, 2000])
+def test_a_tokenizer_to_which_the_whole_is_more_than_its_lines(own, budget):
+    def count(text):
+        return estimate(text) + text.count("\n") ** 2 // 8
+
+    text = outline(own, budget, count)
+    assert text and count(text) <= budget
+
+
 @pytest.mark.parametrize("budget", [60, 300, 1000, 3000])
 def test_the_budget_is_used(own, budget):
     """What is left is less than the next unit takes; that is at most a signature and the lines that place it."""
@@ -188,6 +197,8 @@ def test_the_estimate_is_from_above(own, tokenizer):
     text = outline(own, 6000)
     real = tokenizers.Tokenizer.from_file(str(Path(resolve("smollm2").path) / "tokenizer.json"))
     assert len(real.encode(text).ids) <= estimate(text) <= len(text.encode())
+    for line in text.splitlines(keepends=True):
+        assert len(real.encode(line).ids) <= estimate(line), line
     assert estimate("naïve_Größe = 1") >= len(real.encode("naïve_Größe = 1").ids)
 
 

@@ -9,12 +9,14 @@ diff) re-parses affected files alone; this is its counterpart without a model.
 
 from __future__ import annotations
 
+import gc
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import NamedTuple
 
-from zerorepo.graph import ROOT, Edge, Graph, Node, file_of
+from zerorepo.graph import ROOT, Edge, Graph, Import, Node, file_of
 from zerorepo.modules import module_name
 from zerorepo.parse import foreign_file, parse_file
 from zerorepo.resolve import Program, contains
@@ -34,12 +36,13 @@ def encode(source: Source, prefix: str = "", step: Callable[[], object] = lambda
     """The graph of a repository. prefix: dotted name of the root where it is a package itself
     (modules.dotted_prefix); step is called once a file."""
     nodes: list[Node] = []
-    for path, data in source.read(source.paths()):
-        nodes += file_nodes(path, data)
-        step()
-    program = Program(nodes, prefix)
-    edges = [edge for path in program.units for edge in program.edges_of(path)]
-    return _assembled(nodes, edges, prefix)
+    with _uncollected():
+        for path, data in source.read(source.paths()):
+            nodes += file_nodes(path, data)
+            step()
+        program = Program(nodes, prefix)
+        edges = [edge for path in program.units for edge in program.edges_of(path)]
+        return _assembled(nodes, edges, prefix)
 
 
 def update(graph: Graph, source: Source, prefix: str = "", only: Sequence[str] | None = None) -> tuple[Graph, Change]:
@@ -78,10 +81,13 @@ def update(graph: Graph, source: Source, prefix: str = "", only: Sequence[str] |
     if old_prefix != prefix:
         stale = set(program.units)
     else:
-        names = _changed_names(graph, kept, changed, gone, before)
+        moved = [*gone, *(path for path, found in changed.items() if found and path not in before)]
+        names = _changed_names(graph, kept, changed, gone, moved)
         stale = {path for path, found in changed.items() if found}
-        if names:
-            stale |= _mentioning(kept, names)
+        if names is None:
+            stale = set(program.units)
+        elif names:
+            stale |= _mentioning(kept, names) | _below(kept, moved)
     edges = [
         edge
         for edge in graph.edges
@@ -92,6 +98,18 @@ def update(graph: Graph, source: Source, prefix: str = "", only: Sequence[str] |
     added = [path for path, found in changed.items() if found and path not in before]
     modified = [path for path, found in changed.items() if found and path in before]
     return _assembled(nodes, edges, prefix), Change(added, modified, sorted(gone), resolved)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for reference cycles meanwhile: syntax trees and nodes have none, and each search walks all of them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def file_nodes(path: str, data: bytes | str) -> list[Node]:
@@ -123,9 +141,11 @@ def _assembled(nodes: list[Node], edges: list[Edge], prefix: str) -> Graph:
 
 
 def _changed_names(
-    graph: Graph, kept: list[Node], changed: dict[str, list[Node]], gone: set[str], before: dict[str, Node]
-) -> set[str]:
-    """Every name whose meaning may differ after the change, wherever it is mentioned.
+    graph: Graph, kept: list[Node], changed: dict[str, list[Node]], gone: set[str], moved: list[str]
+) -> set[str] | None:
+    """Every name whose meaning may differ after the change, wherever it is mentioned; None where it may be any.
+
+    moved: files added or removed.
 
     A name is touched where what a file says of it (`_interface`) differs; and so is, in turn, a name that
     another definition binds to a touched one: an import under a new name, a subclass and its members, a
@@ -135,11 +155,38 @@ def _changed_names(
     old_nodes = [node for node in graph.nodes if node.path in changed or node.path in gone]
     old, new = _interface(old_nodes), _interface(chain.from_iterable(changed.values()))
     for key in old.keys() | new.keys():
-        if old.get(key) != new.get(key):
+        was, now = old.get(key), new.get(key)
+        if was is None or now is None or was.facts != now.facts:
             touched.add(key[1])
-            touched |= old.get(key, _NOTHING).also | new.get(key, _NOTHING).also
-    for path in [*gone, *(path for path, found in changed.items() if found and path not in before)]:
-        touched |= {*path.removesuffix(".py").split("/"), module_name(path)}
+            touched |= (was or _NOTHING).also | (now or _NOTHING).also
+            if key[1] in _UNNAMED:
+                touched.add(_owner(key[0]))
+    paths = {part for path in moved for part in (*path.removesuffix(".py").split("/"), module_name(path))}
+    touched |= paths
+    for folder in _packages(moved):  # it is, or is no longer, where absolute names of what lies in it begin
+        inside = folder + "/" if folder else ""
+        for node in chain(kept, old_nodes, *changed.values()):
+            if node.kind == "file" and node.path.startswith(inside):
+                paths.add(node.path[len(inside) :].partition("/")[0].removesuffix(".py"))
+        touched |= paths
+    # A star names nothing that passes through it. What it lets through is what its target exports.
+    files = {node.id: node for node in old_nodes if node.kind == "file"}
+    for path, found in changed.items():
+        if not found or path not in files:
+            continue  # moved: whoever reaches it mentions its path, or has it behind a star, which the next lines see
+        before, after = files[path], found[0]
+        if _stars(before) != _stars(after):
+            return None
+        if before.exports != after.exports:
+            if before.exports is None or after.exports is None:
+                return None
+            touched |= set(before.exports) ^ set(after.exports)
+    below = _below(kept, moved)
+    for node in kept:
+        if node.kind == "file" and any(
+            node.path in below or not paths.isdisjoint(star.module.split(".")) for star in _stars(node)
+        ):
+            return None
     # An unparsed file that now parses, or the reverse, is a module either way; its names are in the interfaces.
     if not touched:
         return touched
@@ -157,8 +204,25 @@ def _changed_names(
         touched |= more
 
 
+def _stars(file: Node) -> list[Import]:
+    return [one for one in file.imports if one.name == "*"]
+
+
+def _packages(moved: Iterable[str]) -> list[str]:
+    """The folders that became a package or ceased to be one."""
+    return [path.rpartition("/")[0] for path in moved if path.rpartition("/")[2] == "__init__.py"]
+
+
+def _below(nodes: Iterable[Node], moved: Iterable[str]) -> set[str]:
+    """The files whose own import roots, or the targets of whose dots, changed: those inside such folders."""
+    folders = [folder + "/" if folder else "" for folder in _packages(moved)]
+    if not folders:
+        return set()
+    return {node.path for node in nodes if node.kind == "file" and node.path.startswith(tuple(folders))}
+
+
 class _Entry(NamedTuple):
-    """What a file says of one name. `mentions`: names it rests on; `also`: names that go with it."""
+    """What a file says of one name. `mentions`: names it rests on; `also`: names that go with it, of a class its members."""
 
     facts: tuple[object, ...]
     mentions: frozenset[str]
@@ -179,7 +243,7 @@ def _interface(nodes: Iterable[Node]) -> dict[tuple[str, str], _Entry]:
             for place, one in enumerate(node.imports):
                 name = one.alias or one.name or one.module.partition(".")[0]
                 parts = frozenset((*one.module.split("."), one.name)) - {"", "*"}
-                key = (f"{node.id}:{one.scope}", name if name != "*" else f"*{place}")
+                key = (f"{node.id}>{one.scope}", name if name != "*" else f"*{place}")
                 earlier = found.get(key, _NOTHING)
                 found[key] = _Entry((*earlier.facts, one), earlier.mentions | parts)
             for name, held in node.names.items():
@@ -193,14 +257,23 @@ def _interface(nodes: Iterable[Node]) -> dict[tuple[str, str], _Entry]:
         marks = tuple(mark for mark in node.decorators if mark.rpartition(".")[2] in _TELLING)
         found[node.id, node.name] = _Entry((node.kind, node.returns, marks), _parts(node.returns))
     for node in classes:
-        attributes = tuple(node.names.items())
-        mentions = frozenset().union(*map(_parts, node.bases), *map(_parts, node.names.values()))
         also = frozenset((*members.get(node.id, ()), *node.names))
-        found[node.id, node.name] = _Entry((tuple(node.bases), attributes), mentions, also)
+        found[node.id, node.name] = _Entry((tuple(node.bases),), frozenset().union(*map(_parts, node.bases)), also)
+        for name, held in node.names.items():
+            found[node.id + "=", name] = _Entry((held,), _parts(held))
     return found
 
 
+# Members that run when a class or an instance is called: who calls it mentions the class alone.
+_UNNAMED = {"__init__", "__new__", "__post_init__", "__call__"}
 _TELLING = {"property", "cached_property", "abstractproperty", "getter", "setter", "deleter", "overload", "register"}
+
+
+def _owner(scope: str) -> str:
+    """Name of the class whose member has this scope in `_interface`: a method's id, or its class's with `=`."""
+    qualname = scope.rpartition(":")[2]
+    inside = qualname[:-1] if qualname.endswith("=") else qualname.rpartition(".")[0]
+    return inside.rpartition(".")[2].partition("#")[0]
 
 
 def _parts(text: str) -> frozenset[str]:

@@ -376,29 +376,28 @@ class _Walk:
                 text = "\n".join(self.lines[first - 1 : last - 1])
             text = text.strip()
             if text.endswith(":") and "#" not in text:
-                text = (
-                    text[:-1]
-                    if "\n" not in text
-                    else _SPACES.sub(" ", text[:-1]).replace("( ", "(").replace(", )", ")")
-                )
-                return _clean(text)
+                if "\n" not in text:
+                    return _clean(text[:-1])
+                if _QUOTES.isdisjoint(text):  # blanks inside a string count
+                    return _clean(_SPACES.sub(" ", text[:-1]).replace("( ", "(").replace(", )", ")"))
         body, docless = definition.body, [ast.Pass()]
         decorators, definition.decorator_list = definition.decorator_list, []
         definition.body = docless
-        text = ast.unparse(definition).partition(":\n")[0]
+        text = ast.unparse(definition).rpartition(":\n")[0]
         definition.body, definition.decorator_list = body, decorators
-        return _clean(" ".join(text.split()))
+        return _clean(text if "\n" not in text else " ".join(text.split()))
 
     def digest(self, first: int, last: int, column: int) -> str:
         """sha256 of the unit's source without its indentation and trailing blanks: moving it leaves it alike."""
         lines = self.lines[first - 1 : last]
         if column:
-            blank = " " * column
-            lines = [line[column:] if line.startswith(blank) else line.lstrip() for line in lines]
+            blank = lines[0][:column]  # a line that does not begin with it lies inside a string or brackets
+            lines = [line[column:] if line.startswith(blank) else line for line in lines]
         return hashlib.sha256("\n".join([line.rstrip() for line in lines]).encode("utf-8", "replace")).hexdigest()
 
 
 _SPACES = re.compile(r"\s+")
+_QUOTES = frozenset("'\"\\")
 
 
 def _chain(node: Any) -> str | None:

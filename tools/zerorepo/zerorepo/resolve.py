@@ -73,41 +73,54 @@ class Program:
                     self.methods[node.name].append(node.id)
         self.modules = Modules(paths, prefix)
         self._stars: dict[str, list[tuple[str, set[str] | None]]] = {}
-        self._known: dict[_Key, Any] = {}  # answers that rest on no cut: the same whoever asks
+        self._known: dict[_Key, tuple[Any, int]] = {}  # answers that rest on no cut, and the lookups inside them
         self._asked: dict[_Key, Any] = {}  # answers to questions from outside that do
         self._partial: dict[_Key, Any] = {}  # answers within the question at hand that do
         self._looking: set[_Key] = set()
-        self._cuts = 0
+        self._cuts = self._deepest = 0
 
     def _answer(self, key: _Key, find: Callable[[], Any], cut: Any = None) -> Any:
         """`find()`, remembered. Definitions may lead in a circle (modules that import each other's stars, a class
         that names itself): a question that is already being asked is answered by `cut`. What rests on a cut
-        depends on who asked first, so it is remembered for that question alone: the edges of a file are then the
-        same whichever files were looked at before, which update.py relies on."""
-        if key in self._known:
-            return self._known[key]
-        if not self._looking and key in self._asked:
+        depends on where one began, so such a question is asked again with an empty memory, and its answer is
+        remembered for it alone: the edges of a file are then the same whichever files were looked at before,
+        which update.py relies on."""
+        depth = len(self._looking)
+        known = self._known.get(key)
+        if known is not None and depth + known[1] <= _DEPTH:
+            self._deepest = max(self._deepest, depth + known[1])
+            return known[0]
+        if depth:
+            return self._find(key, find, cut)
+        if key in self._asked:
             return self._asked[key]
+        self._cuts = self._deepest = 0
+        found = self._find(key, find, cut)
+        self._partial.clear()
+        if self._cuts:
+            remembered, self._known = self._known, {}
+            found = self._asked[key] = self._find(key, find, cut)
+            self._partial.clear()
+            self._known = remembered
+        return found
+
+    def _find(self, key: _Key, find: Callable[[], Any], cut: Any) -> Any:
         if key in self._partial:
             self._cuts += 1
             return self._partial[key]
-        if key in self._looking or len(self._looking) > _DEPTH:
+        if key in self._looking or len(self._looking) >= _DEPTH:
             self._cuts += 1
             return cut
-        before = self._cuts
+        cuts, deepest = self._cuts, self._deepest
         self._looking.add(key)
-        try:
-            found = find()
-        finally:
-            self._looking.discard(key)
-        if self._cuts == before:
-            self._known[key] = found
-        elif self._looking:
-            self._partial[key] = found
+        self._deepest = len(self._looking)
+        found = find()
+        self._looking.discard(key)
+        if self._cuts == cuts:
+            self._known[key] = found, self._deepest - len(self._looking)
         else:
-            self._asked[key] = found
-        if not self._looking:
-            self._partial.clear()
+            self._partial[key] = found
+        self._deepest = max(deepest, self._deepest)
         return found
 
     # ------------------------------------------------------------ modules
@@ -142,7 +155,7 @@ class Program:
         return self._answer(("member", module, name), lambda: self._member(module, name))
 
     def _member(self, module: str, name: str) -> Symbol | None:
-        path = self.modules.file(module)
+        path = module if module in self.units else self.modules.file(module)
         if path is not None:
             if unit := self.scopes.get(path, {}).get(name):
                 return self._unit(unit)
@@ -157,11 +170,17 @@ class Program:
             for target, exports in self._starred(path):
                 offered = name in exports if exports is not None else not name.startswith("_")
                 if offered and (found := self.member(target, name)):
-                    return found
-        if path is None or path.rpartition("/")[2] == "__init__.py":
-            folder = module if path is None else path.rpartition("/")[0]
-            return self._module(self.modules.at(folder, name))
-        return None
+                    own = self._submodule(module, name) if found.kind == "file" else None
+                    return own or found  # a submodule, once imported, takes its name from what a star brought
+        return self._submodule(module, name)
+
+    def _submodule(self, module: str, name: str) -> Symbol | None:
+        """A module inside a package: a folder, or the `__init__.py` it is known by."""
+        if module in self.units:
+            module, _, last = module.rpartition("/")
+            if last != "__init__.py":
+                return None
+        return self._module(self.modules.at(module, name))
 
     def _starred(self, path: str) -> list[tuple[str, set[str] | None]]:
         """The modules a file imports with a star, the last first, and what each exports (None: all public names)."""

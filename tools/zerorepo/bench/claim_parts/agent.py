@@ -40,6 +40,7 @@ class Agent:
         self.graph, self.texts, self.encoder = graph, texts, encoder
         self.units = [node for node in graph.nodes if node.kind in UNITS]
         self._cards = {node.id: frozenset(_card(node)) for node in self.units}
+        self._asked: dict[tuple[str, str, int], list[Node]] = {}
         held: dict[str, int] = {}
         for card in self._cards.values():
             for word in card:
@@ -75,8 +76,7 @@ class Agent:
             if len(trace) == MOST_CALLS:
                 break
             trace.append(f"search {mode} {top}")
-            hits = search(self.graph, text, mode=mode, kinds=UNITS, top=top, encoder=self.encoder, texts=self.texts)
-            show(hit.node for hit in hits)
+            show(self._search(mode, text, top))
             if fetch(FETCHES[arm]):
                 return Outcome(len(trace), trace)
             around = best(expanded, EXPANDED)
@@ -89,6 +89,14 @@ class Agent:
             if fetch(FETCHES[arm]):
                 return Outcome(len(trace), trace)
         return Outcome(MOST_CALLS + 1, trace)
+
+    def _search(self, mode: str, text: str, top: int) -> list[Node]:
+        """What `search` gives; arms that ask the same are given the same, so it is asked once."""
+        key = (mode, text, top)
+        if key not in self._asked:
+            hits = search(self.graph, text, mode=mode, kinds=UNITS, top=top, encoder=self.encoder, texts=self.texts)
+            self._asked[key] = [hit.node for hit in hits]
+        return self._asked[key]
 
     def _promise(self, issue: str) -> Callable[[Node], float]:
         query = query_of(issue, 0.3)

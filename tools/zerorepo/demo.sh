@@ -17,13 +17,9 @@ printf 'zerorepo encode networkx -o %s/networkx.json\n' "$out" >> "$out/commands
 zerorepo encode "$networkx" -o "$out/networkx.json" --allow-unparsed -q
 say zerorepo export "$out/tenfold.json" --to html -o "$out/tenfold.html" -q
 say zerorepo export "$out/networkx.json" --to html -o "$out/networkx.html" -q
-{
-  for name in tenfold networkx; do
-    echo "$name"
-    zerorepo show stats "$out/$name.json"
-  done
-} > "$out/figure.txt"
-say zerorepo search "shortest path between two nodes" --graph "$out/networkx.json" --kind function --glob 'algorithms/shortest_paths/*' --top 3 >> "$out/figure.txt"
+: > "$out/figure.txt"
+echo "\"shortest path between two nodes\", looked for in networkx" >> "$out/figure.txt"
+say zerorepo search "shortest path between two nodes" --graph "$out/networkx.json" --kind function --embeddings tfidf --glob 'algorithms/shortest_paths/*' --top 3 >> "$out/figure.txt"
 
 # A graph of each commit before a fix, by updates from one to the next.
 issues=tools/zerorepo/examples/issues.jsonl
@@ -31,8 +27,10 @@ if git cat-file -e "$(python -c "import json; print(json.loads(open('$issues').r
   python tools/zerorepo/examples/fixed.py "$issues" "$out" | tee -a "$out/figure.txt"
 else
   echo "issues: this copy has no history; localised in today's files" >> "$out/figure.txt"
-  say zerorepo localize "$issues" --graph "$out/tenfold.json" --top 5 --json > "$out/rankings.jsonl"
+  say zerorepo localize "$issues" --graph "$out/tenfold.json" --top 5 --embeddings tfidf --json > "$out/rankings.jsonl"
 fi
+echo "networkx" >> "$out/figure.txt"
+say zerorepo show stats "$out/networkx.json" >> "$out/figure.txt"
 cat "$out/figure.txt"
 echo $((SECONDS - started)) > "$out/seconds.txt"
 echo "zerorepo demo: $(cat "$out/seconds.txt") s; outputs in $out" >&2

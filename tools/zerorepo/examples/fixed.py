@@ -7,17 +7,17 @@ brought up to date by a commit range. What a fix changed is `zerorepo diff` of t
 """
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 
-def run(*words: object) -> str:
-    line = " ".join(map(str, words))
+def run(line: str) -> str:
     with open(OUT / "commands.txt", "a") as commands:
         commands.write(line + "\n")
     print(line, file=sys.stderr)
-    return subprocess.run(list(map(str, words)), check=True, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run(shlex.split(line), check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def changed(old: Path, new: Path) -> set[str]:
@@ -40,40 +40,15 @@ for line in Path(sys.argv[1]).read_text().splitlines():
     issue = json.loads(line)
     base, fix = issue["base_commit"], issue["fix_commit"]
     if at is None:
-        run("zerorepo", "encode", ".", "--rev", base, "-o", GRAPH, "--allow-unparsed", "-q")
+        run(f"zerorepo encode . --rev {base} -o {GRAPH} --allow-unparsed -q")
     else:
-        run("zerorepo", "update", GRAPH, "--root", ".", "--range", f"{at}..{base}", "--allow-unparsed", "-q")
+        run(f"zerorepo update {GRAPH} --root . --range {at}..{base} --allow-unparsed -q")
     at = base
-    run(
-        "zerorepo",
-        "update",
-        GRAPH,
-        "--root",
-        ".",
-        "--range",
-        f"{base}..{fix}",
-        "-o",
-        AFTER,
-        "--overwrite",
-        "--allow-unparsed",
-        "-q",
-    )
+    run(f"zerorepo update {GRAPH} --root . --range {base}..{fix} -o {AFTER} --overwrite --allow-unparsed -q")
     (OUT / "issue.jsonl").write_text(line + "\n")
+    # TF-IDF: MiniLM takes some seconds to load, five times over.
     told = json.loads(
-        run(
-            "zerorepo",
-            "localize",
-            OUT / "issue.jsonl",
-            "--graph",
-            GRAPH,
-            "--root",
-            ".",
-            "--rev",
-            base,
-            "--top",
-            "5",
-            "--json",
-        )
+        run(f"zerorepo localize {OUT}/issue.jsonl --graph {GRAPH} --root . --rev {base} --embeddings tfidf --json")
     )
     truth = changed(GRAPH, AFTER)
     print(f"\n{issue['instance_id']}: {issue['problem_statement'][:100]}...")

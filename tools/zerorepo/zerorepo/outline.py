@@ -21,6 +21,8 @@ from zerorepo.modules import is_test
 
 LONGEST = 160  # characters of a signature that are shown
 DAMPING = 0.85
+FOCUSED = 0.5  # with a focus the walk stays nearer to where it begins
+SHARP = 4  # power of the focus: what a text speaks for faintly is most of a repository
 ROUNDS = 60  # the error left is below DAMPING ** ROUNDS, 6e-5 of the whole
 _CONFIDENCE = {"exact": 1.0, "inferred": 0.8, "name_only": 0.1}
 _WEIGHT = {"invokes": 1.0, "inherits": 1.0, "imports": 0.3, "imports_lazy": 0.3, "imports_typing": 0.1, "tests": 0.1}
@@ -90,10 +92,11 @@ def central(graph: Graph, focus: dict[str, float] | None = None) -> list[Node]:
         links[source, target] = max(weight, links.get((source, target), 0.0))
     ends = np.array(sorted(links), int).reshape(-1, 2)
     weights = np.array([links[a, b] for a, b in ends.tolist()])
-    start = np.array([_standing(node) for node in nodes])
+    start, damping = np.array([_standing(node) for node in nodes]), DAMPING
     if focus:
         told = np.array([focus.get(node.id, 0.0) for node in nodes])
-        start = start * told / told.max() + 1e-3 * start if told.max() > 0 else start
+        if told.max() > 0:
+            start, damping = start * ((told / told.max()) ** SHARP + 1e-6), FOCUSED
     if not len(nodes) or not start.sum():
         return []
     start = start / start.sum()
@@ -102,7 +105,7 @@ def central(graph: Graph, focus: dict[str, float] | None = None) -> list[Node]:
     rank = start
     for _ in range(ROUNDS):
         # What stands on nodes that depend on nothing would begin anew at `start`: that scales all ranks alike, and is left out.
-        rank = DAMPING * np.bincount(ends[:, 1], share * rank[ends[:, 0]], len(nodes)) + (1 - DAMPING) * start
+        rank = damping * np.bincount(ends[:, 1], share * rank[ends[:, 0]], len(nodes)) + (1 - damping) * start
     # What is private or a test is used as often, and tells less of what the repository offers.
     rank = np.round(rank * np.array([_standing(node) for node in nodes]), 12)
     order = sorted(range(len(nodes)), key=lambda at: (-rank[at], nodes[at].id))

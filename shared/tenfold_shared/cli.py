@@ -556,10 +556,15 @@ def _version(module: str) -> str:
 
 
 def diagnose(
-    tool_name: str, extras: list[str], kernels: bool, sandbox: bool, own: Callable[[], Checks] | None = None
+    tool_name: str,
+    extras: list[str],
+    kernels: bool,
+    sandbox: bool,
+    own: Callable[[], Checks] | None = None,
+    more: Callable[[], Checks] | None = None,
 ) -> Checks:
     """`{device, backends, extras, kernels, sandbox}`, each `{ok, detail, fix}`; three with `items`. own: a tool's back ends,
-    where they are no models."""
+    where they are no models; more: what it has beside them."""
     gpu = os.path.exists("/proc/driver/nvidia/version")
     devices = {
         "cpu": check(True, f"{os.cpu_count()} cores, {platform.machine()}"),
@@ -574,6 +579,7 @@ def diagnose(
         detail = f"missing: {', '.join(missing)}" if missing else found
         packs[extra] = check(not missing, detail, f"pip install '{tool_name}[{extra}]'")
     backends = own() if own is not None else _model_backends(packs["hf"])
+    backends |= more() if more is not None else {}
     unused = check(True, f"{tool_name} uses none")
     device_code = check(bool(_version("tenfold_kernels")), "tenfold-kernels", f"pip install '{tool_name}[gpu]'")
     bubblewrap = check(
@@ -618,9 +624,11 @@ def add_doctor(
     kernels: bool = False,
     sandbox: bool = False,
     own: Callable[[], Checks] | None = None,
+    more: Callable[[], Checks] | None = None,
     example: str | None = None,
 ) -> None:
-    """Give GROUP its `doctor` verb. own: its back ends, where they are no models; example: what its help requires."""
+    """Give GROUP its `doctor` verb. own: its back ends, where they are no models; more: what it has beside them;
+    example: what its help requires."""
     name = str(group.name)
 
     @group.command("doctor", short_help="What this machine offers, and how to mend what is missing.")
@@ -634,7 +642,7 @@ def add_doctor(
         if clear_cache:
             _clear_cache()
             return
-        report = diagnose(name, extras, kernels, sandbox, own)
+        report = diagnose(name, extras, kernels, sandbox, own, more)
         known = {key: item for part in report.values() for key, item in part.get("items", {}).items()} | report
         for wanted in require:
             if wanted not in known:

@@ -562,7 +562,9 @@ def test_every_form_goes_to_stdout_or_to_a_file(tmp_path, form):
     assert (tmp_path / "out").read_text() == first and first.endswith("\n")
     assert json.loads((tmp_path / "out.manifest.json").read_text())["verb"] == "export"
     for level in ("folders", "files", "units"):
-        run("export", "rpg.json", "--to", form, "--level", level, "-o", "out", cwd=tmp_path)
+        run("export", "rpg.json", "--to", form, "--level", level, "-o", f"out-{level}", cwd=tmp_path)
+    run("export", "--to", form, "-o", "out", cwd=tmp_path)  # what the same command made is made again
+    assert "--overwrite" in run("map", "--tokens", "100", "--root", ".", "-o", "out", cwd=tmp_path, code=2).stderr
 
 
 def test_import_writes_a_graph_and_names_what_it_left_out(tmp_path):

@@ -196,11 +196,12 @@ class Study:
         encoder = Remembered(self.folder / f"vectors-{package.name}.npz")
         rows = []
         for repository, issues in self.repositories(package):
+            whole = repository.localizer(encoder)
             ours = {
-                "ours": repository.localizer(encoder),
-                "no edges": repository.localizer(encoder, edges=False),
-                "no features": repository.localizer(encoder, features=False),
-                "no embeddings": repository.localizer(None),
+                "ours": whole,
+                "no edges": repository.localizer(encoder, edges=False, like=whole),
+                "no features": repository.localizer(encoder, features=False, like=whole),
+                "no embeddings": repository.localizer(None, like=whole),
             }
             indices = {name: repository.bm25(whole=name == "bm25 whole") for name in BM25}
             for issue in issues:

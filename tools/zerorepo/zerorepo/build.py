@@ -5,6 +5,7 @@ The work is in encode.py and, where a model is given, lift.py.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterable
@@ -21,8 +22,18 @@ from tenfold_shared.progress import Progress
 from zerorepo.encode import Change, encode, update
 from zerorepo.graph import Graph, Node, read_bytes
 from zerorepo.modules import dotted_prefix
-from zerorepo.sources import Commit, Source, WorkTree, changed_between, resolve_commit
+from zerorepo.sources import (
+    Commit,
+    Source,
+    WorkTree,
+    changed_between,
+    is_python,
+    is_script,
+    language_of,
+    resolve_commit,
+)
 
+_EMPTY = hashlib.sha256(b"").hexdigest()
 MOST_NAMED = 5  # files of another language named in one line
 
 
@@ -43,13 +54,13 @@ def run_encode(
 ) -> int:
     """The verb `encode`. Exit 1 where a Python file could not be read, unless allowed."""
     source: Source = Commit(folder, rev) if rev else WorkTree(folder)
-    with Progress("encode", unit="files", quiet=quiet) as progress:
-        graph = encode(source, _prefix(folder), progress.update)
-    if not any(node.kind == "file" and not node.language for node in graph.nodes):
-        raise BadInput(f"{folder}: no Python file in it; expected a repository of Python code")
     options = {"root": _beside(folder, output), "rev": rev, **_asked(backend, sampling, seed, batch_tokens)}
     _refuse_other(output, overwrite, options)
     with _writer(output, "encode", options) as out:
+        with Progress("encode", unit="files", quiet=quiet) as progress:
+            graph = encode(source, _prefix(folder), progress.update)
+        if not any(node.kind == "file" and not node.language for node in graph.nodes):
+            raise BadInput(f"{folder}: no Python file in it; expected a repository of Python code")
         if backend.model:
             from zerorepo.lift import lifted
 
@@ -120,12 +131,13 @@ def run_update(
 def root_of(graph: str, root: str | None = None) -> Path:
     """The repository a graph is of: `root`, else what the manifest beside it says, else its own folder.
 
-    Raises BadInput where that is no folder.
+    A graph that is a link lies where the link leads, as its manifest does. Raises BadInput where that is no folder.
     """
-    place = Path(graph).parent
+    real = os.path.realpath(graph) if os.path.islink(graph) else graph
+    place = Path(real).parent
     if root is None:
         try:
-            manifest = msgspec.json.decode(Path(graph + ".manifest.json").read_bytes())
+            manifest = msgspec.json.decode(Path(real + ".manifest.json").read_bytes())
             told = manifest["options"]["root"]
             place = place / told if isinstance(told, str) else place
         except (OSError, msgspec.DecodeError, KeyError, TypeError):
@@ -147,15 +159,19 @@ def _updated(graph: str, root: Path, commits: str | None) -> tuple[Graph, Graph,
     prefix = _prefix(str(root))
     if commits is None:
         source: Source = WorkTree(root)
-        return old_graph, *_with(source, update(before, source, prefix))
+        result = update(before, source, prefix)
+        _expect_same(before, result[0], root, graph)
+        return old_graph, *_with(source, result)
     start, dots, end = commits.partition("..")
     if not dots or not start or not end or end.startswith("."):
         raise BadInput(f"--range {commits}: expected A..B, two commits")
     start, end = resolve_commit(root, start), resolve_commit(root, end)
     paths = changed_between(root, start, end)
-    _expect_at(before, Commit(root, start), paths, graph, commits)
+    _expect_at(before, Commit(root, start), graph, commits)
     source = Commit(root, end)
-    return old_graph, *_with(source, update(before, source, prefix, only=paths))
+    result = update(before, source, prefix, only=paths)
+    _expect_same(before, result[0], root, graph)
+    return old_graph, *_with(source, result)
 
 
 def _with(source: Source, result: tuple[Graph, Change]) -> tuple[Graph, Source, Change]:
@@ -168,21 +184,34 @@ def _expect_encoded(graph: Graph, name: str) -> None:
         raise BadInput(f"{name}: {planned.id}: status {planned.status}: a plan, not a graph of existing code; update needs what encode wrote")  # fmt: skip
 
 
-def _expect_at(graph: Graph, old: Commit, paths: list[str], name: str, commits: str) -> None:
-    """The graph must be of the range's first commit where the two differ, or the result would be of neither."""
-    import hashlib
+def _expect_same(old: Graph, new: Graph, root: Path, name: str) -> None:
+    """An update to a folder that is not the graph's repository would empty the graph: it is refused."""
+    before, after = ([node for node in one.nodes if node.kind == "file"] for one in (old, new))
+    if not any(not node.language for node in after):
+        raise BadInput(f"{root}: no Python file in it; --root names the repository that {name} is of")
+    known = {node.path for node in before}
+    if os.path.exists(
+        os.path.realpath(name) + ".manifest.json"
+    ):  # the root is told, not guessed: all files may have moved
+        known |= {node.sha256 for node in before} - {_EMPTY}
+    if before and not any(node.path in known or node.sha256 in known for node in after):
+        raise BadInput(f"{root}: holds none of the graph's files; --root names the repository that {name} is of, `zerorepo encode` maps another")  # fmt: skip
 
+
+def _expect_at(graph: Graph, old: Commit, name: str, commits: str) -> None:
+    """The graph must be of the range's first commit, in files that do not differ as well: else the result would be of
+    neither."""
+    start = commits.partition("..")[0]
     known = {node.path: node for node in graph.nodes if node.kind == "file"}
-    there = set(old.paths())
-    for path, data in old.read([path for path in paths if path in there]):
+    there = old.paths()
+    for path, data in old.read(there):
         node = known.get(path)
-        if node is None and not path.endswith(".py"):
+        if node is None and not is_python(path) and not language_of(path) and (isinstance(data, str) or not is_script(data)):  # fmt: skip
             continue  # a file without suffix that is no script
         if node is None or isinstance(data, str) or node.sha256 != hashlib.sha256(data).hexdigest():
-            raise BadInput(f"{name}: {path}: not as in {commits.partition('..')[0]}; the graph is of another commit than --range begins at")  # fmt: skip
-    for path in paths:
-        if path in known and path not in there:
-            raise BadInput(f"{name}: {path}: is not in {commits.partition('..')[0]}; the graph is of another commit than --range begins at")  # fmt: skip
+            raise BadInput(f"{name}: {path}: not as in {start}; the graph is of another commit than --range begins at")
+    for path in known.keys() - set(there):
+        raise BadInput(f"{name}: {path}: is not in {start}; the graph is of another commit than --range begins at")
 
 
 def _checked(name: str, old: Graph, new: Graph, change: Change, as_json: bool) -> int:

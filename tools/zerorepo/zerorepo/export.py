@@ -31,19 +31,28 @@ _CONFIDENCE = ("exact", "inferred", "name_only")
 MERMAID_EDGES, MERMAID_CHARACTERS = 500, 50_000  # what its renderers take by default
 
 
-def publish(verb: str, data: bytes, output: str | None, *, inputs: Iterable[bytes], options: dict[str, Any]) -> None:
-    """Write to -o, atomically and with a manifest beside it, or to stdout. `data` ends in no more than one LF."""
+def publish(
+    verb: str, data: bytes, output: str | None, *, inputs: Iterable[bytes], options: dict[str, Any], overwrite: bool
+) -> None:
+    """Write to -o, atomically and with a manifest beside it, or to stdout. `data` ends in no more than one LF.
+
+    Replaces what the same command made before; raises BadInput where anything else is there and `overwrite` is off.
+    """
     import hashlib
 
     from zerorepo import __version__
 
     decides = {**options, "inputs": [hashlib.sha256(one).hexdigest() for one in inputs]}
-    with Output(output, tool="zerorepo", version=__version__, verb=verb, options=decides, overwrite=True) as out:
-        out.write_line(data.removesuffix(b"\n"))
-        out.finish({"bytes": len(data)})
+    for again in (overwrite, True):
+        with Output(output, tool="zerorepo", version=__version__, verb=verb, options=decides, overwrite=again) as out:
+            if out.finished:
+                continue  # the same command made it; what else it reads, the files, may have changed since
+            out.write_line(data.removesuffix(b"\n"))
+            out.finish({"bytes": len(data)})
+        return
 
 
-def run(graph: str, *, form: str, level: str | None, output: str | None, quiet: bool, **_: Any) -> int:
+def run(graph: str, *, form: str, level: str | None, output: str | None, overwrite: bool, quiet: bool, **_: Any) -> int:
     """The verb `export`."""
     data = read_bytes(graph)
     loaded = Graph.loads(data, graph)
@@ -65,19 +74,19 @@ def run(graph: str, *, form: str, level: str | None, output: str | None, quiet: 
     else:
         drawn, notes = to_mermaid(loaded, level)
         text = drawn.encode()
-    publish("export", text, output, inputs=[data], options={"to": form, "level": level})
+    publish("export", text, output, inputs=[data], options={"to": form, "level": level}, overwrite=overwrite)
     for note in notes:
         print(f"zerorepo: {note}", file=sys.stderr)
     return 0
 
 
-def run_import(file: str, *, output: str | None, quiet: bool, **_: Any) -> int:
+def run_import(file: str, *, output: str | None, overwrite: bool, quiet: bool, **_: Any) -> int:
     """The verb `import`. Exit 1 where something in the file could not be taken over; each is named on stderr."""
     data = read_bytes(file)
     from zerorepo.reference import from_ref
 
     graph, complaints = from_ref(data, file)
-    publish("import", graph.dumps(), output, inputs=[data], options={})
+    publish("import", graph.dumps(), output, inputs=[data], options={}, overwrite=overwrite)
     for one in complaints:
         print(f"zerorepo: {file}: {one}", file=sys.stderr)
     return 1 if complaints else 0

@@ -146,7 +146,8 @@ class Graph:
 
     @classmethod
     def loads(cls, data: bytes, name: str = "graph") -> Graph:
-        """Raises BadInput where the bytes are no `rpg/1` graph; what a graph means is validate's to judge."""
+        """Raises BadInput where the bytes are no `rpg/1` graph, words outside the schema included; what a graph means is
+        validate's to judge."""
         try:
             found = _decoder.decode(data)
         except msgspec.ValidationError as error:
@@ -156,10 +157,16 @@ class Graph:
                     f"{name}: schema: expected {SCHEMA}, got {declared!r}; another version made it"
                 ) from None
             raise BadInput(f"{name}: not an {SCHEMA} graph: {error}") from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadInput(f"{name}: not JSON: {error}") from None
         if found.schema != SCHEMA:
             raise BadInput(f"{name}: schema: expected {SCHEMA}, got {found.schema!r}")
+        for node in found.nodes:
+            if node.kind not in KINDS or node.status not in STATUSES or len(node.span) not in (0, 2) or not node.id:
+                raise BadInput(f"{name}: node {node.id!r}: a kind, status, span or id outside {SCHEMA}; `zerorepo validate` names all that is wrong")  # fmt: skip
+        for edge in found.edges:
+            if edge.type not in EDGES or edge.confidence not in CONFIDENCES:
+                raise BadInput(f"{name}: {edge.src} -{edge.type}-> {edge.dst}: a type or confidence outside {SCHEMA}; `zerorepo validate` names all that is wrong")  # fmt: skip
         return cls(found.nodes, found.edges)
 
     @classmethod
@@ -167,11 +174,18 @@ class Graph:
         return cls.loads(read_bytes(path), str(path))
 
 
+def one_line(text: str) -> str:
+    """Text of a repository as it may go to a terminal: nothing that moves a cursor."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def read_bytes(path: str | Path) -> bytes:
     """A file's bytes, `-` being stdin. Raises BadInput in one line where it cannot be read."""
     import sys
 
     if str(path) == "-":
+        if sys.stdin is None:
+            raise BadInput("-: stdin is closed")
         return sys.stdin.buffer.read()
     try:
         return Path(path).read_bytes()
@@ -184,6 +198,6 @@ def read_bytes(path: str | Path) -> bytes:
 def _declared_schema(data: bytes) -> Any:
     try:
         whole = msgspec.json.decode(data)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
     return whole.get("schema") if isinstance(whole, dict) else None

@@ -102,6 +102,11 @@ class Localizer:
     dependency edge (containment stays), `features` off the features, their embeddings included.
     """
 
+    with_source: bool
+    lines: np.ndarray  # [units] of code
+    _docs: list[list[str]]  # words of each unit's docstring
+    _bodies: list[list[str]]  # and of the rest of its source
+
     def __init__(
         self,
         graph: Graph,
@@ -112,13 +117,24 @@ class Localizer:
         weights: Weights = WEIGHTS,
         edges: bool = True,
         features: bool = True,
+        like: Localizer | None = None,
     ) -> None:
+        """like: one of the same graph and source, whose reading of them is taken over."""
         self.graph, self.weights, self.edges, self.features = graph, weights, edges, features
         self.units = sorted((node for node in graph.nodes if node.kind in UNITS), key=lambda node: node.id)
         self.place = {node.id: at for at, node in enumerate(self.units)}
         self.encoder = encoder if features else None
         self._cache = cache
-        self._read(texts)
+        if like is not None:
+            self.with_source, self.lines, self._docs, self._bodies = (
+                like.with_source,
+                like.lines,
+                like._docs,
+                like._bodies,
+            )
+        else:
+            self._read(texts)
+        self._index()
 
     # ------------------------------------------------------------ what units say
 
@@ -153,11 +169,13 @@ class Localizer:
                         left_out.update(range(child.span[0], child.span[1] + 1))
                     self.lines[self.place[node.id]] = max(1, last - first + 1 - len(left_out))
                 bodies[node.id] = tokens("\n".join(lines[at - 1] for at in range(first, min(last, len(lines)) + 1) if at not in left_out))  # fmt: skip
+        self._docs, self._bodies = [docs[node.id] for node in self.units], [bodies[node.id] for node in self.units]
+
+    def _index(self) -> None:
         names = [tokens(node.name) for node in self.units]
         places = [tokens(f"{node.qualname.rpartition('.')[0]} {module_name(node.path)}") for node in self.units]
         told = [tokens(" ".join(node.features)) if self.features else [] for node in self.units]
-        doc, body = [docs[node.id] for node in self.units], [bodies[node.id] for node in self.units]
-        own = {"name": names, "place": places, "features": told, "doc": doc, "body": body}
+        own = {"name": names, "place": places, "features": told, "doc": self._docs, "body": self._bodies}
         fields = {**own, "around": self._around(names)}
         self.words = Bm25(len(self.units), fields)
         self._class_place = np.array([self.place[_class_of(node, self.graph)] for node in self.units], int)
@@ -259,7 +277,7 @@ class Localizer:
     def _named(self, parts: list[str]) -> tuple[tuple[str, ...], int]:
         """(units, n): those whose dotted name ends in these parts, or else in the n last of them, or in the first."""
         wanted = [part.lower() for part in parts]
-        for length in range(len(wanted), 0, -1):
+        for length in range(min(len(wanted), 20), 0, -1):  # no dotted name of code is longer
             tails = [wanted[-length:]] if length > 1 or len(wanted) == 1 else [wanted[-1:], wanted[:1]]
             if length == 1 and len(wanted) > 1:
                 tails = [tail for tail in tails if len(tail[0]) > 3]
@@ -478,7 +496,9 @@ class _Reasons:
 # ------------------------------------------------------------ reading issues and source
 
 _FRAME = re.compile(r'File "(?P<path>[^"\n]+)", line (?P<line>\d{1,9})(?:, in (?P<name>[\w<>]+))?')
-_PATH = re.compile(r"(?<![\w.])(?P<path>(?:[\w.-]+[/\\])*[\w-]+\.pyw?)\b")
+# Bounded, so that a long rule of dashes or a chain of slashes costs no more than its length.
+_PATH = re.compile(r"(?<![\w.])(?P<path>(?:[\w.-]{1,100}[/\\]){0,20}[\w-]{1,100}\.pyw?)\b")
+_INLINE_DATA = re.compile(r"\bdata:[\w.+/-]{1,80};base64,[\w+/=]+")  # a picture pasted into an issue says nothing
 _NAME = re.compile(r"(?<![\w./\\-])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n\s*\n|\n(?=\s*[-*#])")
 _CODE_BLOCK = re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.M | re.S)
@@ -549,6 +569,7 @@ def run(
     embeddings: str,
     top: int,
     output: str | None,
+    overwrite: bool,
     limit: int | None,
     as_json: bool,
     **_: Any,
@@ -556,7 +577,7 @@ def run(
     """The verb `localize`. Exit 1 where some issue says nothing of the repository."""
     from zerorepo.embeddings import encoder
     from zerorepo.export import publish
-    from zerorepo.navigate import _cache
+    from zerorepo.navigate import vectors_beside
 
     if issue == "-" and graph == "-":
         raise BadInput("-: stdin can be read once; name the graph or the issue as a file")
@@ -567,20 +588,29 @@ def run(
     records, issues = read_issues(issue)
     issues = issues if limit is None else issues[:limit]
     chosen = encoder(embeddings)
-    localizer = Localizer(whole, source_of(whole, graph, root, rev), chosen, _cache(graph))
+    localizer = Localizer(whole, source_of(whole, graph, root, rev), chosen, vectors_beside(graph))
     source = "repository" if localizer.with_source else "graph only"
     if not localizer.with_source:
         print("zerorepo: no source at hand: ranked by the graph alone; --root names the repository", file=sys.stderr)
     told = []
     for name, text in issues:
         row: dict[str, Any] = {"embeddings": chosen.name, "source": source, "ranking": _rows(localizer.rank(text, top))}
-        told.append({"instance_id": name, **row} if records else row)
+        told.append({"instance_id": name, **row})
     empty = sum(not row["ranking"] for row in told)
     if records or as_json or output not in (None, "-"):
-        lines = b"".join(msgspec.json.encode(row) + b"\n" for row in told)
+        # of records a line each, of one issue a line a unit
+        rows = told if records else [{**one, "embeddings": chosen.name, "source": source} for one in told[0]["ranking"]]
+        lines = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
         if lines or output not in (None, "-"):
             asked = msgspec.json.encode(issues)
-            publish("localize", lines, output, inputs=[data, asked], options={"top": top, "embeddings": chosen.name})
+            publish(
+                "localize",
+                lines,
+                output,
+                inputs=[data, asked],
+                options={"top": top, "embeddings": chosen.name},
+                overwrite=overwrite,
+            )
     else:
         for row in told:
             _print(row["ranking"], chosen.name, source)
@@ -606,7 +636,8 @@ def read_issues(name: str) -> tuple[bool, list[tuple[str, str]]]:
     suffix = name.removesuffix(".gz").removesuffix(".zst").endswith((".jsonl", ".ndjson"))
     looks = first.startswith("{") and ('"problem_statement"' in first or '"instance_id"' in first)
     if not suffix and not looks:
-        return False, [("", text[:MOST_TEXT])]
+        _expect_text(shown, text)
+        return False, [("", _shortened(text))]
     lines = [(at, line) for at, line in enumerate(text.split("\n"), 1) if line.strip()]
     return True, list(_records(shown, lines))
 
@@ -627,7 +658,24 @@ def _records(shown: str, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[str
         if name in seen:
             raise BadInput(f"{where}: instance_id: {name!r} stands in line {seen[name]} already")
         seen[name] = at
-        yield name, record["problem_statement"][:MOST_TEXT]
+        yield name, _shortened(record["problem_statement"])
+
+
+def _shortened(text: str) -> str:
+    return _INLINE_DATA.sub(" ", text)[:MOST_TEXT]
+
+
+def _expect_text(shown: str, text: str) -> None:
+    """Records in another form than JSON Lines would be ranked as if the whole were one issue: they are refused."""
+    if text.lstrip()[:1] not in ("{", "[") or '"problem_statement"' not in text:
+        return
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return
+    raise BadInput(
+        f"{shown}: one JSON value; expected JSON Lines, a record a line (`jq -c '.[]'` makes it of an array)"
+    )
 
 
 def source_of(whole: Graph, graph: str, root: str | None, rev: str | None) -> Any:

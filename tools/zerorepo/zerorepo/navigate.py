@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tenfold_shared import BadInput
-from zerorepo.graph import UNITS, Edge, Graph, Node
+from zerorepo.graph import UNITS, Edge, Graph, Node, one_line
 from zerorepo.lexical import Bm25, query_of, tokens
 from zerorepo.modules import module_name
 from zerorepo.sources import Commit, Source, WorkTree
@@ -113,6 +113,8 @@ def find(graph: Graph, name: str) -> Node:
     """The node of an id, or of the end of one. Raises BadInput where none or several answer."""
     if name in graph.by_id:
         return graph.by_id[name]
+    if not name:
+        raise BadInput("ID: empty; give a path, or path:qualname")
     tail = [node for node in graph.nodes if node.id.endswith(("/" + name, ":" + name, "." + name))]
     if len(tail) == 1:
         return tail[0]
@@ -373,7 +375,7 @@ def run_search(
         chosen = encoder(embeddings)
     hits = search(
         whole, query, mode=mode, scopes=scope, globs=glob, lines=between, kinds=kind, top=top, encoder=chosen,
-        texts=texts, cache=_cache(graph),
+        texts=texts, cache=vectors_beside(graph),
     )  # fmt: skip
     name = chosen.name if chosen is not None else None
     if as_json:
@@ -385,7 +387,8 @@ def run_search(
         _print({"query": query, "embeddings": name, "hits": rows})
     else:
         for hit in hits:
-            print(f"{hit.score:.3f}  {_shown(hit.node)}  {hit.mode}: {hit.evidence}")
+            score = f"{hit.score:.3f}" if hit.mode == "features" or mode == "snippets" else "     "  # of another kind
+            print(f"{score}  {_shown(hit.node)}  {hit.mode}: {one_line(hit.evidence)}")
         print(f"zerorepo: {len(hits)} found" + (f"; features compared by {name}" if name else ""), file=sys.stderr)
     if texts is not None:
         texts.tell_stale()
@@ -405,15 +408,15 @@ def run_fetch(ids: Sequence[str], *, graph: str, root: str | None, rev: str | No
             print()
         for key, value in told.items():
             if key == "source":
-                print(f"\n{value}")
+                print("\n" + "\n".join("\t".join(map(one_line, line.split("\t"))) for line in value.split("\n")))
             elif key in ("uses", "used_by"):
                 for row in value:
                     print(f"{key}: {row['type']} {row['id']}" + (f" ({row['confidence']})" if row["confidence"] != "exact" else ""))  # fmt: skip
             elif isinstance(value, list):
                 for one in value:
-                    print(f"{key}: {one}")
+                    print(f"{key}: {one_line(str(one))}")
             elif value is not None:
-                print(f"{key}: {value}")
+                print(f"{key}: {one_line(str(value))}")
     texts.tell_stale()
     return 0
 
@@ -447,7 +450,7 @@ def run_explore(
             down = step.edge.dst == step.node.id
             other = step.edge.src if down else step.edge.dst
             mark = "" if step.edge.confidence == "exact" else f", {step.edge.confidence}"
-            via = f"  {'<-' if down else '->'} {step.edge.type}{mark} {other}"
+            via = f"  {'<-' if down else '->'} {step.edge.type}{mark} {one_line(other)}"
         print(f"{'  ' * step.depth}{_shown(step.node)}{via}")
     if len(shown) < len(steps):
         print(f"zerorepo: {len(steps) - len(shown)} more; raise --limit", file=sys.stderr)
@@ -462,7 +465,8 @@ def _place(node: Node) -> dict[str, Any]:
 
 
 def _shown(node: Node) -> str:
-    return f"{node.id}:{node.span[0]}-{node.span[1]}" if node.span else node.id
+    name = one_line(node.id)
+    return f"{name}:{node.span[0]}-{node.span[1]}" if node.span else name
 
 
 def _range(text: str | None) -> tuple[int, int] | None:
@@ -474,7 +478,7 @@ def _range(text: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2])
 
 
-def _cache(graph: str) -> Path | None:
+def vectors_beside(graph: str) -> Path | None:
     """Where vectors of this graph's features are kept, beside it."""
     path = Path(graph)
     return None if graph == "-" else path.with_name(f".{path.name}.vectors")

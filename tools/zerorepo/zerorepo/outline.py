@@ -176,6 +176,7 @@ def run(
     focus: str | None,
     tokenizer: str | None,
     output: str | None,
+    overwrite: bool,
     quiet: bool,
     **_: Any,
 ) -> int:
@@ -202,7 +203,12 @@ def run(
             raise BadInput(f"{graph}: holds no class or function; was it made by `zerorepo encode`?")
         raise BadInput(f"--tokens {tokens}: too small for one line of the map, which takes {needed} (by {by})")
     publish(
-        "map", text.encode(), output, inputs=[data, told.encode()], options={"tokens": tokens, "tokenizer": tokenizer}
+        "map",
+        text.encode(),
+        output,
+        inputs=[data, told.encode()],
+        options={"tokens": tokens, "tokenizer": tokenizer},
+        overwrite=overwrite,
     )
     if not quiet:
         units = sum(node.kind in UNITS for node in whole.nodes)

@@ -27,7 +27,7 @@ from zerorepo.sources import MOST_BYTES
 
 _BUILTINS = frozenset(dir(builtins))
 # Methods of the built-in containers, strings and files: on something unknown they name nothing of the repository.
-_COMMON = frozenset(
+COMMON = frozenset(
     name
     for kind in (str, bytes, list, dict, set, tuple, int, float, io.BytesIO, io.StringIO, frozenset, bytearray)
     for name in dir(kind)
@@ -71,13 +71,15 @@ def parse_file(path: str, data: bytes | str) -> list[Node]:
         lines = data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n").split("\n")
     except SyntaxError as error:
         reason = f"line {error.lineno or 1}: not Python {_version()}: {error.msg}"
-    except (ValueError, RecursionError, MemoryError) as error:
-        reason = f"not Python: {error}" if str(error) else f"not Python: {type(error).__name__}"
+    except (RecursionError, MemoryError):
+        reason = "nested too deep to read"
+    except ValueError as error:
+        reason = f"not Python: {error}"
     else:
         try:
             return _Walk(path, name, digest, lines).file(tree)
         except RecursionError:
-            reason = "nested too deeply"
+            reason = "nested too deep to read"
     return [Node(id=path, kind="file", name=name, path=path, sha256=digest, status="unparsed", reason=_clean(reason))]
 
 
@@ -212,7 +214,7 @@ class _Walk:
                 text = _chain(function_called)
                 if text is None:
                     if type(function_called) is ast.Attribute:
-                        if function_called.attr not in _COMMON:
+                        if function_called.attr not in COMMON:
                             calls.add("?." + function_called.attr)
                         stack.append(function_called.value)
                     else:
@@ -460,7 +462,7 @@ def _substituted(text: str, scope: _Scope) -> str:
             return mark + text
         if held == _UNKNOWN:
             last = rest.rpartition(".")[2] if dot else ""
-            if not last or mark or last in _COMMON or last.endswith(")"):
+            if not last or mark or last in COMMON or last.endswith(")"):
                 return ""
             return "?." + last
         text = held + calls + dot + rest

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from zerorepo.graph import IMPORTS, ROOT, Edge, Import, Node
 from zerorepo.modules import Modules, is_test, module_name
+from zerorepo.parse import COMMON
 
 _DEPTH = 100  # lookups inside lookups, far beyond what code has
 MOST_NAMESAKES = 4  # more methods of one name than this, and the name tells nothing
@@ -441,6 +442,8 @@ class Program:
 
     def _namesakes(self, name: str, path: str) -> list[tuple[str, str]]:
         """Methods of this name, where there are few and they belong to one family of classes."""
+        if name in COMMON:
+            return []  # what is unknown is rather a list, a dict or a file than the one class with such a method
         found = self.methods.get(name, ())
         if not found or len(found) > MOST_NAMESAKES:
             return []

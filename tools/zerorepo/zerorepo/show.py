@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from zerorepo.export import expect_tree, family, preorder
-from zerorepo.graph import CONFIDENCES, EDGES, KINDS, ROOT, SEMANTIC, UNITS, Graph, Node
+from zerorepo.graph import CONFIDENCES, EDGES, KINDS, ROOT, SEMANTIC, UNITS, Graph, Node, one_line
 from zerorepo.validate import components
 
 LARGEST = 10
@@ -80,16 +80,12 @@ def label(node: Node, by: str) -> str:
         place = f"  ({node.path}{':' + node.qualname if node.qualname else ''})" if node.path else ""
         told = "; ".join(node.features) or node.name
         text = told if node.kind == "feature" or node.kind not in SEMANTIC else node.name
-        return _one_line(text + place) + status + unparsed
+        return one_line(text + place) + status + unparsed
     if node.kind == "folder":
-        return f"{_one_line(node.name)}/"
+        return f"{one_line(node.name)}/"
     if node.kind in UNITS:
-        return _one_line(node.signature or f"{node.kind} {node.name}") + status
-    return f"{_one_line(node.name)}{status}{unparsed}"
-
-
-def _one_line(text: str) -> str:
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+        return one_line(node.signature or f"{node.kind} {node.name}") + status
+    return f"{one_line(node.name)}{status}{unparsed}"
 
 
 def _print_tree(graph: Graph, by: str, depth: int | None) -> None:
@@ -185,7 +181,7 @@ def _print_stats(found: dict[str, Any]) -> None:
         for column in columns:
             table.add_column(column, justify="right" if column in _NUMBERS else "left")
         for line in lines:
-            table.add_row(*(f"{cell:,}" if isinstance(cell, int) else escape(_one_line(str(cell))) for cell in line))
+            table.add_row(*(f"{cell:,}" if isinstance(cell, int) else escape(one_line(str(cell))) for cell in line))
         print_table(table)
 
     documented, types = found["with_doc"], found["types"]

@@ -36,6 +36,8 @@ _LEFT_OUT = {".git", ".hg", ".svn", "__pycache__", "node_modules", ".tox", ".nox
              ".ruff_cache", ".eggs"}  # fmt: skip
 # A repository's own configuration may name commands that git runs: a folder from elsewhere must not start any.
 _HARMLESS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+# In a hook git names the repository it works for here; ours is the one of the root we were given.
+_OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR")
 MOST_BYTES = 20_000_000  # a Python file beyond this is kept unparsed: its syntax tree would take gigabytes
 
 
@@ -107,7 +109,11 @@ class WorkTree:
         """The files git knows of or would add; None outside a work tree, or in a folder that git ignores."""
         try:
             listed = _git(self.root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", check=False)
-            if listed is None or _git(self.root, "check-ignore", "-q", ".", check=False) is not None:
+            if listed is None:
+                if why := _refusal(self.root):
+                    self.notes.append(f"{self.root}: {why}; read without git, so files that it ignores are read too")
+                return None
+            if _git(self.root, "check-ignore", "-q", ".", check=False) is not None:
                 return None
         except Missing:
             return None
@@ -133,6 +139,8 @@ class WorkTree:
     def _regular(self, paths: Iterable[str]) -> Iterator[str]:
         for path in paths:
             if not _wanted(path, self.notes):
+                if os.path.isdir(os.path.join(self.root, path)) and not os.path.islink(os.path.join(self.root, path)):
+                    self.notes.append(f"{path}: a repository of its own, left out")
                 continue
             try:
                 mode = os.lstat(self.root / path).st_mode
@@ -149,10 +157,16 @@ class WorkTree:
     def read(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes | str]]:
         for path in paths:
             try:
+                # paths of a graph may come from anywhere: a pipe or a device would keep us waiting
+                if not stat.S_ISREG(os.stat(os.path.join(self.root, path)).st_mode):
+                    yield path, "cannot be read: not a regular file"
+                    continue
                 with open(os.path.join(self.root, path), "rb") as stream:
-                    yield path, stream.read()
-            except OSError as error:
-                yield path, f"cannot be read: {error.strerror}"
+                    data = stream.read()
+            except (OSError, ValueError) as error:
+                yield path, f"cannot be read: {getattr(error, 'strerror', None) or error}"
+                continue
+            yield path, data
 
 
 class Commit:
@@ -178,11 +192,11 @@ class Commit:
                 continue
             head, _, name = entry.partition(b"\t")
             path = os.fsdecode(name)
-            if not _wanted(path, self.notes):
-                continue
             mode = head[:6]
             if mode == b"160000":
                 self.notes.append(f"{path}: a repository of its own, left out")
+            elif not _wanted(path, self.notes):
+                continue
             elif mode == b"120000":
                 if is_python(path):
                     self.notes.append(f"{path}: a link, left out")
@@ -196,7 +210,7 @@ class Commit:
             asked.writelines(os.fsencode(f"{self.name}:{self._prefix}{path}") + b"\n" for path in wanted)
             asked.seek(0)
             command = ["git", *_HARMLESS, "-C", str(self.root), "cat-file", "--batch"]
-            with subprocess.Popen(command, stdin=asked, stdout=subprocess.PIPE) as process:
+            with subprocess.Popen(command, stdin=asked, stdout=subprocess.PIPE, env=_environment()) as process:
                 assert process.stdout is not None
                 for path in wanted:
                     head = process.stdout.readline().rsplit(b" ", 1)
@@ -216,7 +230,8 @@ def resolve_commit(root: Path, revision: str) -> str:
         else _git(root, "rev-parse", "--verify", "-q", revision + "^{commit}", check=False)
     )
     if not found:
-        raise BadInput(f"{revision}: names no commit in the repository of {root}")
+        why = _refusal(root)
+        raise BadInput(f"{root}: {why}" if why else f"{revision}: names no commit in the repository of {root}")
     return found.decode().strip()
 
 
@@ -226,15 +241,30 @@ def changed_between(root: Path, old: str, new: str) -> list[str]:
     return [os.fsdecode(name) for name in listed.split(b"\0") if name]
 
 
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in _OF_A_HOOK}
+    return {**kept, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+
+
+def _refusal(root: Path) -> str:
+    """What git says where there is a repository and it will not read it (of another owner, broken); '' elsewhere."""
+    if not any((above / ".git").exists() for above in (root.resolve(), *root.resolve().parents)):
+        return ""
+    try:
+        _git(root, "rev-parse", "--show-toplevel")
+    except BadInput as error:
+        return str(error).partition(": ")[2]
+    return ""
+
+
 def _git(root: Path, *words: str, check: bool = True) -> bytes | None:
     """git's stdout; None where it fails and `check` is off. Raises Missing without git, BadInput on failure."""
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
         done = subprocess.run(
             ["git", *_HARMLESS, "-C", str(root), *words],
             capture_output=True,
             stdin=subprocess.DEVNULL,
-            env=environment,
+            env=_environment(),
             check=False,
         )
     except FileNotFoundError:

@@ -84,7 +84,7 @@ class Repository:
         """Units, best first, as candidates, each once."""
         return list(dict.fromkeys(name for one in ids if (name := self.function_of(one)) is not None))
 
-    def localizer(self, encoder: Any, weights: Weights = WEIGHTS, **switches: bool) -> Localizer:
+    def localizer(self, encoder: Any, weights: Weights = WEIGHTS, **switches: Any) -> Localizer:
         return Localizer(self.graph, self.texts, encoder, weights=weights, **switches)
 
     def ours(self, localizer: Localizer, issue: str) -> list[str]:

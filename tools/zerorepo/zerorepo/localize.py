@@ -44,7 +44,8 @@ MOST_TEXT = 200_000  # characters of an issue that are read: logs pasted whole s
 
 
 class Weights(msgspec.Struct, frozen=True, kw_only=True):
-    """What each kind of evidence counts. The values were found on the packages that bench/claims.py names for tuning."""
+    """What each kind of evidence counts. The values rest on the packages that bench/claims.py names for tuning, whose
+    issues are lines of changelogs; bench/claim_parts/tune.py says which of them were set by hand."""
 
     # fields of a unit's words
     name: float = 0.2

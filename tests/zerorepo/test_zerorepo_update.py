@@ -269,22 +269,43 @@ def test_a_history_of_commits_and_the_work_tree(tmp_path):
 
 
 def own_history() -> list[str]:
-    """Commits of this repository that touch Python, newest first; few in a shallow clone, none outside one."""
+    """Commits of this repository that touch Python, oldest first; few in a shallow clone, none outside one."""
     done = subprocess.run(
-        ["git", "-C", str(HERE), "log", "--first-parent", "--format=%H", "-n", "400", "--", "*.py"],
+        ["git", "-C", str(HERE), "log", "--first-parent", "--reverse", "--format=%H", "--", "*.py"],
         capture_output=True,
         text=True,
     )
     return done.stdout.split() if done.returncode == 0 else []
 
 
+def along(commits: list[str]) -> None:
+    """Each graph brought up to date to the next commit, by its range and by every file."""
+    old = encode(Commit(HERE, commits[0])) if commits else Graph()
+    for a, b in pairwise(commits):
+        new = encode(Commit(HERE, b))
+        for only in (changed_between(HERE, a, b), None):
+            found, change = update(old, Commit(HERE, b), only=only)
+            assert found.dumps() == new.dumps(), f"{a[:10]}..{b[:10]}"
+            assert change.added or change.modified or change.removed
+        old = new
+
+
 def test_own_history():
     commits = own_history()
-    pairs = list(zip(commits[1:], commits, strict=False))
-    for a, b in random.Random(0).sample(
-        pairs, min(2, len(pairs))
-    ):  # bench/claims.py goes through the releases of a package
-        old, new = encode(Commit(HERE, a)), encode(Commit(HERE, b))
-        found, change = update(old, Commit(HERE, b), only=changed_between(HERE, a, b))
-        assert found.dumps() == new.dumps(), f"{a[:10]}..{b[:10]}"
-        assert change.added or change.modified or change.removed
+    along(commits[:12])  # when the repository was small
+    along(commits[-4:])
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("part", range(4))
+def test_own_history_at_length(part):
+    commits = own_history()
+    start = part * len(commits) // 4
+    along(commits[start : start + 40])
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("seed", range(8))
+def test_random_edits_at_length(seed):
+    for number in range(2500):
+        steps(Author(random.Random(f"deep {seed} {number}")), 4)

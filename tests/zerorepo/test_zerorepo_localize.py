@@ -18,8 +18,9 @@ from zerorepo_trees import graph_of, write
 from tenfold_shared import BadInput
 from zerorepo.encode import encode
 from zerorepo.graph import UNITS, Edge, Graph, Node
+from zerorepo.issues import read_issues, sentences
 from zerorepo.lexical import Bm25, query_of, stem, tokens
-from zerorepo.localize import STEPS, WAYS, Localizer, Weights, read_issues, sentences
+from zerorepo.localize import STEPS, WAYS, Localizer, Weights
 from zerorepo.navigate import Texts
 from zerorepo.sources import WorkTree
 

@@ -12,6 +12,9 @@ It then spreads over the graph, x ← α·S·x + (1 − α)·x₀ for STEPS step
 with local and global consistency, NIPS 2003): W holds the dependency edges, by type, direction and confidence, and
 containment; the symmetric scaling keeps what everything calls from collecting every score. The greatest single flow
 into a unit, traced back to where it began, is its evidence path.
+
+Longer than most modules: evidence, walk and path are steps of one computation over the same arrays. What an issue is
+stands in issues.py, words and BM25 in lexical.py.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import ast
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +33,7 @@ import numpy as np
 
 from tenfold_shared import BadInput
 from zerorepo.graph import UNITS, Graph, Node, read_bytes
+from zerorepo.issues import FRAME, read_issues, sentences
 from zerorepo.lexical import Bm25, query_of, tokens
 from zerorepo.modules import is_test, module_name
 
@@ -39,8 +43,6 @@ MOST_CLOSE = 2000  # phrases that are compared with a sentence of an issue, the 
 # What names count, one that prose does not have (`read_all`) being 1: a word of prose that is also a unit's name, a
 # dotted name, and at most, as a traceback's frame does.
 PLAIN, DOTTED, MOST_NAMED = 0.1, 2.0, 3.0
-MOST_SENTENCES = 16  # of an issue that are compared by meaning
-MOST_TEXT = 200_000  # characters of an issue that are read: logs pasted whole say nothing new after that
 
 
 class Weights(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,7 +257,7 @@ class Localizer:
     def mentions(self, issue: str) -> list[_Mention]:
         """Names that the issue spells out and the units each may mean; those that may mean the same count once."""
         found: dict[str, _Mention] = {}
-        for frame in _FRAME.finditer(issue):
+        for frame in FRAME.finditer(issue):
             ids = self._in_frame(frame["path"], int(frame["line"]), frame["name"])
             if ids:
                 found[frame[0]] = _Mention(frame[0].strip(), ids, MOST_NAMED)
@@ -494,23 +496,11 @@ class _Reasons:
         return told
 
 
-# ------------------------------------------------------------ reading issues and source
+# ------------------------------------------------------------ names in issues, units in source
 
-_FRAME = re.compile(r'File "(?P<path>[^"\n]+)", line (?P<line>\d{1,9})(?:, in (?P<name>[\w<>]+))?')
 # Bounded, so that a long rule of dashes or a chain of slashes costs no more than its length.
 _PATH = re.compile(r"(?<![\w.])(?P<path>(?:[\w.-]{1,100}[/\\]){0,20}[\w-]{1,100}\.pyw?)\b")
-_INLINE_DATA = re.compile(r"\bdata:[\w.+/-]{1,80};base64,[\w+/=]+")  # a picture pasted into an issue says nothing
 _NAME = re.compile(r"(?<![\w./\\-])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
-_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n\s*\n|\n(?=\s*[-*#])")
-_CODE_BLOCK = re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.M | re.S)
-
-
-def sentences(issue: str) -> list[str]:
-    """The prose of an issue in sentences, code blocks and tracebacks left out; the first MOST_SENTENCES."""
-    prose = _FRAME.sub(" ", _CODE_BLOCK.sub("\n\n", issue))
-    found = [" ".join(part.split()).strip("#*- ") for part in _SENTENCE.split(prose)]
-    kept = [part for part in found if len(part.split()) >= 2]
-    return kept[:MOST_SENTENCES] or ([" ".join(issue.split())[:300]] if issue.strip() else [])
 
 
 def docstrings(source: str) -> dict[tuple[int, int], tuple[int, int]]:
@@ -618,65 +608,6 @@ def run(
     if empty and records:
         print(f"zerorepo: {empty} of {len(told)} issues say nothing of this repository", file=sys.stderr)
     return int(empty > 0)
-
-
-def read_issues(name: str) -> tuple[bool, list[tuple[str, str]]]:
-    """(whether these are records, (instance_id, text) of each) of a file, `-` being stdin.
-
-    JSON Lines of SWE-bench where the first line that is not blank is an object with `problem_statement` or
-    `instance_id`, or the file's name ends in .jsonl; else the whole is one issue. Raises BadInput: an empty text, a
-    malformed line (file:line: what was expected).
-    """
-    from tenfold_shared.jsonl import read_text
-
-    text = read_text(name)
-    shown = "<stdin>" if name == "-" else name
-    if not text.strip():
-        raise BadInput(f"{shown}: empty; expected an issue's text, or SWE-bench JSON Lines")
-    first = next(line for line in text.splitlines() if line.strip()).strip()
-    suffix = name.removesuffix(".gz").removesuffix(".zst").endswith((".jsonl", ".ndjson"))
-    looks = first.startswith("{") and ('"problem_statement"' in first or '"instance_id"' in first)
-    if not suffix and not looks:
-        _expect_text(shown, text)
-        return False, [("", _shortened(text))]
-    lines = [(at, line) for at, line in enumerate(text.split("\n"), 1) if line.strip()]
-    return True, list(_records(shown, lines))
-
-
-def _records(shown: str, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[str, str]]:
-    from tenfold_shared.jsonl import decode_line
-
-    seen: dict[str, int] = {}
-    for at, line in lines:
-        where = f"{shown}:{at}"
-        record = decode_line(where, line.encode())
-        if not isinstance(record, dict):
-            raise BadInput(f"{where}: expected a JSON object with instance_id and problem_statement")
-        for field in ("instance_id", "problem_statement"):
-            if not isinstance(record.get(field), str) or not record[field].strip():
-                raise BadInput(f"{where}: {field}: expected a string that is not empty")
-        name = record["instance_id"]
-        if name in seen:
-            raise BadInput(f"{where}: instance_id: {name!r} stands in line {seen[name]} already")
-        seen[name] = at
-        yield name, _shortened(record["problem_statement"])
-
-
-def _shortened(text: str) -> str:
-    return _INLINE_DATA.sub(" ", text)[:MOST_TEXT]
-
-
-def _expect_text(shown: str, text: str) -> None:
-    """Records in another form than JSON Lines would be ranked as if the whole were one issue: they are refused."""
-    if text.lstrip()[:1] not in ("{", "[") or '"problem_statement"' not in text:
-        return
-    try:
-        msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        return
-    raise BadInput(
-        f"{shown}: one JSON value; expected JSON Lines, a record a line (`jq -c '.[]'` makes it of an array)"
-    )
 
 
 def source_of(whole: Graph, graph: str, root: str | None, rev: str | None) -> Any:

@@ -63,7 +63,10 @@ def counter(uri: str | None) -> tuple[Count, str]:
 
     place = Path(uri).expanduser()
     if not (place / "tokenizer.json").is_file():
-        place = Path(resolve(uri).path)
+        try:
+            place = Path(resolve(uri).path)
+        except BadInput as error:
+            raise BadInput(str(error).replace("--model", "--tokenizer", 1)) from None
     if not (place / "tokenizer.json").is_file():
         raise BadInput(f"--tokenizer {uri}: expected a folder with tokenizer.json")
     text = read_text(str(place / "tokenizer.json"))

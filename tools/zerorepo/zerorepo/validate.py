@@ -7,7 +7,7 @@ other in a circle, or that a file is called `types.py`, is how the code is. Node
 designed, stubbed, tested or failed) are also judged as what is going to be written.
 
 Invariants after the notes on arXiv 2509.16198 §2 (hierarchy, data flow, file order, dependencies must admit a
-topological order); the codes are in CODES.
+topological order); the codes are in CODES. Longer than most modules, as the list of invariants is.
 """
 
 from __future__ import annotations

@@ -17,10 +17,11 @@ from zerorepo_trees import Author, graph_of
 
 from tenfold_shared import BadInput
 from zerorepo import Edge, Graph, Node, WorkTree, encode
-from zerorepo.export import MERMAID_EDGES, condensed, preorder, to_dot, to_graphml, to_html, to_mermaid
+from zerorepo.export import MERMAID_EDGES, condensed, to_dot, to_graphml, to_html, to_mermaid
 from zerorepo.graph import IMPORTS, SEMANTIC
 from zerorepo.lift import Overlay, attach
 from zerorepo.reference import from_ref, to_ref
+from zerorepo.tree import preorder
 from zerorepo.validate import problems
 
 COMMAND = Path(sys.executable).parent / "zerorepo"

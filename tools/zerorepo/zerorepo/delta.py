@@ -20,8 +20,8 @@ import msgspec
 
 from tenfold_shared import BadInput
 from tenfold_shared.jsonl import write_atomic
-from zerorepo.export import publish
 from zerorepo.graph import IMPORTS, ROOT, UNITS, Edge, Graph, Node, file_of, read_bytes
+from zerorepo.publish import publish
 from zerorepo.validate import edge_name
 
 SCHEMA = "rpg-delta/1"

@@ -13,7 +13,7 @@ import html
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,35 +21,15 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tenfold_shared import BadInput
-from tenfold_shared.jsonl import Output
-from zerorepo.graph import IMPORTS, ROOT, SEMANTIC, UNITS, Graph, Node, read_bytes
+from zerorepo.graph import ROOT, SEMANTIC, UNITS, Graph, Node, read_bytes
+from zerorepo.publish import publish
+from zerorepo.tree import above_of, expect_tree, family, preorder
 from zerorepo.validate import edge_name
 
 LEVELS = {"ref": "units", "graphml": "units", "html": "files", "dot": "folders", "mermaid": "folders"}  # defaults
 FAMILIES = ("imports", "invokes", "inherits", "tests", "data_flow", "order")  # the three kinds of import are one
 _CONFIDENCE = ("exact", "inferred", "name_only")
 MERMAID_EDGES, MERMAID_CHARACTERS = 500, 50_000  # what its renderers take by default
-
-
-def publish(
-    verb: str, data: bytes, output: str | None, *, inputs: Iterable[bytes], options: dict[str, Any], overwrite: bool
-) -> None:
-    """Write to -o, atomically and with a manifest beside it, or to stdout. `data` ends in no more than one LF.
-
-    Replaces what the same command made before; raises BadInput where anything else is there and `overwrite` is off.
-    """
-    import hashlib
-
-    from zerorepo import __version__
-
-    decides = {**options, "inputs": [hashlib.sha256(one).hexdigest() for one in inputs]}
-    for again in (overwrite, True):
-        with Output(output, tool="zerorepo", version=__version__, verb=verb, options=decides, overwrite=again) as out:
-            if out.finished:
-                continue  # the same command made it; what else it reads, the files, may have changed since
-            out.write_line(data.removesuffix(b"\n"))
-            out.finish({"bytes": len(data)})
-        return
 
 
 def run(graph: str, *, form: str, level: str | None, output: str | None, overwrite: bool, quiet: bool, **_: Any) -> int:
@@ -107,38 +87,6 @@ def _name(graph: Graph, path: str) -> str:
         return Path(path).resolve().parent.name or "repository"
 
 
-def expect_tree(graph: Graph, name: str) -> None:
-    """Raises BadInput where containment is no tree below the root: what follows walks it."""
-    above: dict[str, str] = {}
-    wrong = "" if ROOT in graph.by_id else "no node `.`"
-    if len(graph.by_id) < len(graph.nodes):
-        wrong = "two nodes have one id"
-    for edge in graph.edges:
-        if edge.src not in graph.by_id or edge.dst not in graph.by_id:
-            wrong = f"{edge.src} -{edge.type}-> {edge.dst}: an end is no node"
-        elif edge.type == "contains" and above.setdefault(edge.dst, edge.src) != edge.src:
-            wrong = f"{edge.dst}: two nodes contain it"
-    if not wrong and len(preorder(graph)) < len(graph.nodes):
-        wrong = "not every node hangs below the root"
-    if wrong:
-        raise BadInput(f"{name}: {wrong}; `zerorepo validate {name}` names everything that is")
-
-
-def preorder(graph: Graph) -> list[Node]:
-    """The nodes below the root and itself, each before what it contains; folders before files, then by place."""
-    found: list[Node] = []
-    stack = [graph.by_id[ROOT]]
-    seen = {ROOT}
-    while stack:
-        node = stack.pop()
-        found.append(node)
-        inside = sorted(graph.children(node.id), key=lambda one: (one.kind != "folder", one.kind in SEMANTIC, one.span if one.kind in UNITS else [], one.id))  # fmt: skip
-        fresh = [one for one in inside if one.id not in seen]
-        seen.update(one.id for one in fresh)
-        stack += reversed(fresh)
-    return found
-
-
 # ------------------------------------------------------------ what lies below, added up
 
 
@@ -174,10 +122,6 @@ def condensed(graph: Graph, level: str) -> Condensed:
     return Condensed(nodes, dict(sorted(edges.items())))
 
 
-def family(kind: str) -> str:
-    return "imports" if kind in IMPORTS else kind
-
-
 def _counted(tally: Counter[str]) -> str:
     words = {"imports": "imports", "invokes": "calls", "inherits": "inherits", "tests": "tests", "data_flow": "data flow", "order": "order"}  # fmt: skip
     return ", ".join(f"{tally[one]} {words[one]}" for one in FAMILIES if tally[one])
@@ -186,14 +130,6 @@ def _counted(tally: Counter[str]) -> str:
 def _bare(found: Condensed) -> bool:
     """Whether the root stands for files of its own in a picture of folders, or for all there is."""
     return len(found.nodes) == 1 or any(ROOT in pair for pair in found.edges)
-
-
-def above_of(node_id: str) -> str:
-    path, colon, qualname = node_id.partition(":")
-    if colon:
-        outer = qualname.rpartition(".")[0]
-        return f"{path}:{outer}" if outer else path
-    return path.rpartition("/")[0] or ROOT
 
 
 # ------------------------------------------------------------ DOT and Mermaid

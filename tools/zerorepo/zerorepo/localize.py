@@ -567,8 +567,8 @@ def run(
 ) -> int:
     """The verb `localize`. Exit 1 where some issue says nothing of the repository."""
     from zerorepo.embeddings import encoder
-    from zerorepo.export import publish
     from zerorepo.navigate import vectors_beside
+    from zerorepo.publish import publish
 
     if issue == "-" and graph == "-":
         raise BadInput("-: stdin can be read once; name the graph or the issue as a file")

@@ -185,7 +185,7 @@ def run(
 ) -> int:
     """The verb `map`. Raises BadInput where the budget is too small for one unit."""
     from tenfold_shared.jsonl import read_text
-    from zerorepo.export import publish
+    from zerorepo.publish import publish
 
     if graph == "-" and focus == "-":
         raise BadInput("-: stdin can be read once; name the graph or --focus as a file")

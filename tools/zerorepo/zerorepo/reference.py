@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from tenfold_shared import BadInput
-from zerorepo.export import above_of, family
 from zerorepo.graph import CONFIDENCES, ROOT, SEMANTIC, UNITS, Edge, Graph, Node
+from zerorepo.tree import above_of, family
 from zerorepo.validate import components, edge_name, judged_path
 
 DEEPEST = 5  # the last of its levels

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from zerorepo.export import expect_tree, family, preorder
 from zerorepo.graph import CONFIDENCES, EDGES, KINDS, ROOT, SEMANTIC, UNITS, Graph, Node, one_line
+from zerorepo.tree import expect_tree, family, preorder
 from zerorepo.validate import components
 
 LARGEST = 10

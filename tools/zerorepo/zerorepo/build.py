@@ -74,6 +74,11 @@ def run_encode(
         print(
             msgspec.json.encode(_counts(graph)).decode(), file=sys.stdout if output not in (None, "-") else sys.stderr
         )
+    elif output not in (None, "-") and not quiet:
+        count = _counts(graph)
+        print(
+            f"{output}: {count['files']:,} files, {count['units']:,} units, {count['edges']:,} edges", file=sys.stderr
+        )
     return _status(graph, allow_unparsed)
 
 

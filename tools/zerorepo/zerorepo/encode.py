@@ -36,7 +36,7 @@ def encode(source: Source, prefix: str = "", step: Callable[[], object] = lambda
     """The graph of a repository. prefix: dotted name of the root where it is a package itself
     (modules.dotted_prefix); step is called once a file."""
     nodes: list[Node] = []
-    with _uncollected():
+    with uncollected():
         for path, data in source.read(source.paths()):
             nodes += file_nodes(path, data)
             step()
@@ -101,7 +101,7 @@ def update(graph: Graph, source: Source, prefix: str = "", only: Sequence[str] |
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """No search for reference cycles meanwhile: syntax trees and nodes have none, and each search walks all of them."""
     enabled = gc.isenabled()
     gc.disable()

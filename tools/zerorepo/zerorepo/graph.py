@@ -135,7 +135,7 @@ class Graph:
 
     def dumps(self) -> bytes:
         """The canonical file: sorted, one node or edge a line, LF, no time in it."""
-        edges = sorted((edge.src, edge.dst, edge.type, _encode(edge)) for edge in self.edges)
+        edges = sorted([(edge.src, edge.dst, edge.type, _encode(edge)) for edge in self.edges])
         nodes = sorted(((node.id, node) for node in self.nodes), key=lambda pair: pair[0])
         lines = [b'{"edges":[', b",\n".join([line for *_, line in edges]), b'],"nodes":[']
         lines += [b",\n".join([_encode(node) for _, node in nodes]), b'],"schema":' + _encode(SCHEMA) + b"}", b""]

@@ -16,17 +16,19 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from tenfold_shared.cli import Backend
-from tenfold_shared.generate import Generator, Request, Sampling
 from tenfold_shared.jsonl import Journal
 from tenfold_shared.progress import Progress
 from zerorepo.features import own_phrases
 from zerorepo.graph import ROOT, SEMANTIC, UNITS, Edge, Graph, Node
 from zerorepo.sources import Source
+
+if TYPE_CHECKING:
+    from tenfold_shared.generate import Generator, Sampling
 
 ROUNDS = 3  # times an item is asked for; P2 gives no number, the reference 3
 CHARACTERS_A_TOKEN = 4  # an estimate, for the size of a batch alone
@@ -172,7 +174,7 @@ def grounded(folders: Iterable[str]) -> list[str]:
 
 
 def lifted(
-    graph: Graph, source: Source, backend: Backend, sampling: Sampling, seed: int, batch_tokens: int,
+    graph: Graph, source: Source, backend: Backend, sampling: Sampling | None, seed: int, batch_tokens: int,
     journal: Journal | None, *, quiet: bool = False,
 ) -> Graph:  # fmt: skip
     """Lift a structural graph with a model. Raises Missing or BadInput where the model cannot be opened."""
@@ -180,7 +182,7 @@ def lifted(
 
 
 def evolved(
-    old: Graph, new: Graph, source: Source, backend: Backend, sampling: Sampling, seed: int, batch_tokens: int,
+    old: Graph, new: Graph, source: Source, backend: Backend, sampling: Sampling | None, seed: int, batch_tokens: int,
     drift: float, journal: Journal | None, *, quiet: bool = False,
 ) -> Graph:  # fmt: skip
     """Carry the overlay of `old` to the structural graph `new`: units whose source is unchanged keep their
@@ -198,6 +200,7 @@ def evolved(
     if not backend.model:
         _say_unlifted(todo, files - places.keys())
         return attach(new, Overlay(features, places))
+    assert sampling is not None
     generator = backend.open(seed)
     try:
         ask = _Asker(generator, sampling, seed, journal, quiet)
@@ -367,6 +370,8 @@ class _Asker:
 
     def _answers(self, prompts: list[str]) -> Iterator[tuple[str, str, str]]:
         """(key, text, finish_reason) in order, from the journal where it has them."""
+        from tenfold_shared.generate import Request
+
         keys = [hashlib.sha256(prompt.encode("utf-8", "replace")).hexdigest()[:16] for prompt in prompts]
         have: dict[str, tuple[str, str]] = {}
         if self.journal is not None:

@@ -475,3 +475,19 @@ def test_the_command_names_what_it_could_not_read(tmp_path):
         done = zerorepo("encode", *wrong, "-o", "three.json", cwd=tmp_path)
         assert done.returncode == 2 and text in done.stderr and len(done.stderr.strip().splitlines()) <= 4, done.stderr
         assert not (tmp_path / "three.json").exists()
+
+
+def test_decorators_are_kept_as_written_and_known_by_their_last_name():
+    text = (
+        "import functools\n\n\n@functools.lru_cache(maxsize=2)\ndef f(): pass\n\n\n@one.two('é', x = 1)\ndef g(): pass\n\n\n"
+        "@long(\n    1,\n    2,\n)\nclass C:\n    @property\n    def p(self): return C()\n\n    @p.setter\n    def p(self, value): pass\n"
+    )
+    graph = graph_of({"a.py": text})
+    marks = {node.qualname: node.decorators for node in graph.nodes if node.decorators}
+    assert marks == {
+        "f": ["functools.lru_cache(maxsize=2)"],
+        "g": ["one.two('é', x = 1)"],
+        "C": ["long(1, 2)"],
+        "C.p": ["property"],
+        "C.p#2": ["p.setter"],
+    }

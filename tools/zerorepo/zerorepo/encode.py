@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import NamedTuple
 
-from zerorepo.graph import ROOT, Edge, Graph, Import, Node, file_of
+from zerorepo.graph import ROOT, Edge, Graph, Import, Node, file_of, mark_of
 from zerorepo.modules import module_name
 from zerorepo.parse import foreign_file, parse_file
 from zerorepo.resolve import Program, contains
@@ -254,7 +254,7 @@ def _interface(nodes: Iterable[Node]) -> dict[tuple[str, str], _Entry]:
         if node.kind == "class":
             classes.append(node)
             continue
-        marks = tuple(mark for mark in node.decorators if mark.rpartition(".")[2] in _TELLING)
+        marks = tuple(mark for mark in node.decorators if mark_of(mark) in _TELLING)
         found[node.id, node.name] = _Entry((node.kind, node.returns, marks), _parts(node.returns))
     for node in classes:
         also = frozenset((*members.get(node.id, ()), *node.names))

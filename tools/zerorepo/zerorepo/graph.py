@@ -100,6 +100,11 @@ def file_of(node_id: str) -> str:
     return node_id.partition(":")[0]
 
 
+def mark_of(decorator: str) -> str:
+    """The last name of a decorator, its arguments left out: `setter` of `x.setter`, `lru_cache` of `functools.lru_cache(1)`."""
+    return decorator.partition("(")[0].rpartition(".")[2].strip()
+
+
 class Graph:
     """Nodes and edges. Treat one as a value: the look-up tables are made once, on first use."""
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,7 @@ from zerorepo.lexical import Bm25, query_of, tokens
 from zerorepo.modules import is_test, module_name
 
 STEPS = 3
+NARROW = 90  # columns of a terminal below which a table of hits cannot be read
 _CONFIDENCE = {"exact": 1.0, "inferred": 0.8, "name_only": 0.3}
 MOST_CLOSE = 2000  # phrases that are compared with a sentence of an issue, the closest
 # What names count, one that prose does not have (`read_all`) being 1: a word of prose that is also a unit's name, a
@@ -642,6 +644,12 @@ def _print(rows: Sequence[Mapping[str, Any]], encoder: str, source: str) -> None
 
     from tenfold_shared.cli import print_table
 
+    count = len(rows)
+    if rows and sys.stdout.isatty() and shutil.get_terminal_size().columns < NARROW:
+        for row in rows:
+            print(f"{row['rank']}. {row['file']}:{row['qualname']}:{row['start']}-{row['end']}  {row['score']:.3f}")
+            print(f"   {_told(row['path'])}")
+        rows = []
     table = Table("rank", "unit", "lines", "score", "evidence")
     for row in rows:
         table.add_row(
@@ -650,7 +658,7 @@ def _print(rows: Sequence[Mapping[str, Any]], encoder: str, source: str) -> None
         )  # fmt: skip
     if rows:
         print_table(table)
-    print(f"zerorepo: {len(rows)} units; meaning by {encoder}; {source}", file=sys.stderr)
+    print(f"zerorepo: {count} units; meaning by {encoder}; {source}", file=sys.stderr)
 
 
 def _told(path: Sequence[Mapping[str, Any]]) -> str:

@@ -156,7 +156,7 @@ class _Walk:
         kind = "class" if is_class else "method" if parent.kind == "class" else "function"
         first = definition.decorator_list[0].lineno if definition.decorator_list else definition.lineno
         node = Node(
-            decorators=[_text(one) for one in definition.decorator_list],
+            decorators=[self.decorator(one) for one in definition.decorator_list],
             doc=_doc(definition),
             id=f"{self.path}:{qualname}",
             kind=kind,
@@ -389,6 +389,15 @@ class _Walk:
         definition.body, definition.decorator_list = body, decorators
         return _clean(text if "\n" not in text else " ".join(text.split()))
 
+    def decorator(self, node: Any) -> str:
+        """As written, where it is on one line; from the syntax tree where it is not."""
+        if type(node) is ast.Name or node.lineno != node.end_lineno:
+            return _clean(node.id if type(node) is ast.Name else ast.unparse(node))
+        line = self.lines[node.lineno - 1]
+        if line.isascii():
+            return line[node.col_offset : node.end_col_offset]
+        return _clean(line.encode("utf-8", "replace")[node.col_offset : node.end_col_offset].decode("utf-8", "replace"))
+
     def digest(self, first: int, last: int, column: int) -> str:
         """sha256 of the unit's source without its indentation and trailing blanks: moving it leaves it alike."""
         lines = self.lines[first - 1 : last]
@@ -470,10 +479,6 @@ def _substituted(text: str, scope: _Scope) -> str:
             return mark + text
         scope = at or scope
     return ""
-
-
-def _text(node: Any) -> str:
-    return _clean(_chain(node) or ast.unparse(node))
 
 
 def _doc(node: Any) -> str:

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from zerorepo.graph import IMPORTS, ROOT, Edge, Import, Node
+from zerorepo.graph import IMPORTS, ROOT, Edge, Import, Node, mark_of
 from zerorepo.modules import Modules, is_test, module_name
 from zerorepo.parse import COMMON
 
@@ -460,14 +460,13 @@ _RANK = {"exact": 0, "inferred": 1, "name_only": 2}
 
 def _is_property(node: Node) -> bool:
     return any(
-        mark.rpartition(".")[2] in ("property", "cached_property", "abstractproperty", "getter")
-        for mark in node.decorators
+        mark_of(mark) in ("property", "cached_property", "abstractproperty", "getter") for mark in node.decorators
     )
 
 
 def _yields(node: Node) -> bool:
     """A second definition that does not take the name from the first: a property's setter, one more overload."""
-    return any(mark.rpartition(".")[2] in ("setter", "deleter", "overload", "register") for mark in node.decorators)
+    return any(mark_of(mark) in ("setter", "deleter", "overload", "register") for mark in node.decorators)
 
 
 def contains(paths: Iterable[str], nodes: Iterable[Node]) -> list[Edge]:

@@ -301,7 +301,7 @@ def test_own_history():
 def test_own_history_at_length(part):
     commits = own_history()
     start = part * len(commits) // 4
-    along(commits[start : start + 40])
+    along(commits[start : start + 20])
 
 
 @pytest.mark.deep

@@ -7,6 +7,8 @@ Parts run as processes of their own, two at a time, and leave their files in out
 is printed and written to claims.json beside this file; --quick (under 3 minutes; few packages and releases, its figures
 mean little) has a folder of its own and writes no claims.json.
 
+- imports: the pairs of importing and imported modules in networkx 3.6.1 without its tests and in requests 2.32.5 are
+  grimp's, which runs in a process that has not imported either.
 - history: the releases of one package as commits of a git repository; for each two neighbours the updated graph must
   be the freshly encoded one, byte for byte, through the work tree (every file compared) and through `update --range`.
 - localise: issues mined from releases (claim_parts/mining.py): a changelog's line, and the functions that changed. Ours
@@ -40,12 +42,21 @@ from claim_parts.mining import Package, fetch, mine, releases
 from claim_parts.rankings import KS, Remembered, Repository, aider_rankings, measures
 
 from zerorepo.encode import encode, update
+from zerorepo.graph import IMPORTS as KINDS
 from zerorepo.sources import Commit, WorkTree, changed_between, resolve_commit
 
 BENCH = Path(__file__).resolve().parent
 COMMAND = "make claims-zerorepo"
 P1, P2 = "ZeroRepo, arXiv 2509.16198", "RPG-Encoder, arXiv 2602.02084"
 
+IMPORTS = (("networkx", "3.6.1", 288, 800), ("requests", "2.32.5", 18, 55))  # with the modules and pairs known
+GRIMP = """
+import json, sys
+import grimp
+graph = grimp.build_graph(sys.argv[1], cache_dir=None)
+pairs = [(one, other) for one in graph.modules for other in graph.find_modules_directly_imported_by(one)]
+print(json.dumps({"modules": len(graph.modules), "pairs": sorted(pairs)}))
+"""
 HISTORIES = (Package("click", "8.5.1", ""),)
 RELEASES = 31  # of each history: 30 pairs
 # Weights and parameters were chosen on these, and on nothing else.
@@ -102,7 +113,8 @@ class Study:
 
     def parts(self) -> dict[str, tuple[Callable[[], None], tuple[str, ...]]]:
         """Each part and those that must be done before it, in an order in which those stand earlier."""
-        found: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {"aider": (self.aider, ())}
+        found: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {"imports": (self.imports, ())}
+        found["aider"] = (self.aider, ())
         for package in self.histories:
             found[f"history-{package.name}"] = (partial(self.history, package), ())
         for package in (*self.reported, *self.tuned):
@@ -112,6 +124,33 @@ class Study:
             found[f"aider-{package.name}"] = (partial(self.aider_on, package), ("aider", f"mine-{package.name}"))
             found[f"calls-{package.name}"] = (partial(self.calls, package), (f"mine-{package.name}",))
         return found
+
+    # ---- imports
+
+    def imports(self) -> None:
+        rows = []
+        for name, version, modules, pairs in IMPORTS:
+            tree = fetch(name, version, self.releases, "wheel")
+            assert tree is not None
+            place = self.folder / f"imports-{name}"
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.copytree(tree / name, place / name, ignore=shutil.ignore_patterns("tests"))
+            words = [sys.executable, "-c", GRIMP, name]
+            told = json.loads(subprocess.run(words, check=True, cwd=place, stdout=subprocess.PIPE, text=True).stdout)
+            graph = encode(WorkTree(place / name), name)
+            ours = {
+                (self.module(name, edge.src), self.module(name, edge.dst)) for edge in graph.edges if edge.type in KINDS
+            }
+            theirs = {tuple(pair) for pair in told["pairs"]}
+            rows.append(
+                {"package": name, "version": version, "modules": sum(node.kind == "file" for node in graph.nodes),
+                 "pairs": len(ours), "grimp_modules": told["modules"], "grimp_pairs": len(theirs), "known": [modules, pairs],
+                 "only_ours": sorted(ours - theirs), "only_grimp": sorted(theirs - ours)}
+            )  # fmt: skip
+        write(self.folder / "imports.jsonl", rows)
+
+    def module(self, package: str, path: str) -> str:
+        return ".".join([package, *path.removesuffix(".py").split("/")]).removesuffix(".__init__")
 
     # ---- history
 
@@ -243,6 +282,15 @@ class Study:
     # ---- the table
 
     def rows(self) -> Iterator[Row]:
+        for row in read(self.folder / "imports.jsonl"):
+            same = not row["only_ours"] and not row["only_grimp"]
+            right = [row["modules"], row["pairs"]] == row["known"]
+            yield claim(
+                f"import pairs of {row['package']} {row['version']} are grimp's, {row['known'][1]} in number",
+                "grimp, by a process that has not imported the package", float(row["pairs"]), None, None,
+                {key: row[key] for key in ("modules", "grimp_modules", "grimp_pairs", "only_ours", "only_grimp")},
+                verdict(same and right, not (same and right)),
+            )  # fmt: skip
         for package in self.histories:
             yield self.history_row(package, list(read(self.folder / f"history-{package.name}.jsonl")))
         localised = {}

@@ -8,6 +8,7 @@ and what it says of classes and files is passed over.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -51,8 +52,10 @@ class Remembered:
 
     def save(self) -> None:
         texts = sorted(self._known)
-        with open(self._path, "wb") as file:
+        beside = self._path.with_suffix(f".{os.getpid()}")  # another part may be reading
+        with open(beside, "wb") as file:
             np.savez(file, name=self.name, texts=np.array(texts, str), vectors=np.array([self._known[text] for text in texts]))  # fmt: skip
+        os.replace(beside, self._path)
 
 
 class Repository:

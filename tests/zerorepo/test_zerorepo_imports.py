@@ -306,6 +306,16 @@ def test_every_module_is_found_whatever_imports_it_twice():
     assert edges_of(graph, "invokes") == {("u.py", "a/b.py:f"), ("u.py", "a/c.py:g")}
 
 
+def test_a_name_that_a_later_import_does_not_find_stays_what_it_was():
+    later = (
+        "try: from pkg.a import f\nexcept ImportError: pass\ntry: from pkg.a import g as f\nexcept ImportError: pass\n"
+    )
+    graph = graph_of(
+        {"pkg/__init__.py": "", "pkg/a.py": "def f(): pass\n", "pkg/d.py": later, "u.py": "from pkg.d import f\nf()\n"}
+    )
+    assert ("u.py", "pkg/a.py:f") in edges_of(graph, "invokes")
+
+
 # ------------------------------------------------------------ random packages
 
 

@@ -13,11 +13,11 @@ method's name is the only evidence.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from zerorepo.graph import IMPORTS, ROOT, Edge, Import, Node, mark_of
-from zerorepo.modules import Modules, is_test, module_name
+from zerorepo.modules import Modules, is_test
 from zerorepo.parse import COMMON
 
 _DEPTH = 100  # lookups inside lookups, far beyond what code has
@@ -42,9 +42,8 @@ class Program:
         self.nodes: dict[str, Node] = {}
         self.units: dict[str, list[Node]] = {}  # file to its units, in order of place
         self.scopes: dict[str, dict[str, str]] = defaultdict(dict)  # id of a file or unit to the units defined in it
-        self.bound: dict[
-            str, dict[str, Import]
-        ] = {}  # file, or file:qualname of a scope, to the names its imports bind
+        # file, or file:qualname of a scope, to the names its imports bind, in order of place
+        self.bound: dict[str, dict[str, list[Import]]] = {}
         self.stars: dict[str, list[Import]] = {}
         self.methods: dict[str, list[str]] = defaultdict(list)  # method name to ids, tests left out
         paths = []
@@ -59,7 +58,7 @@ class Program:
                         continue
                     key = f"{node.path}:{one.scope}" if one.scope else node.path
                     name = one.alias or one.name or one.module.partition(".")[0]
-                    self.bound.setdefault(key, {})[name] = one
+                    self.bound.setdefault(key, {}).setdefault(name, []).append(one)
             elif node.kind in ("class", "function", "method"):
                 self.units.setdefault(node.path, []).append(node)
         for path, units in self.units.items():
@@ -145,6 +144,11 @@ class Program:
         found = self.member(module, one.name)
         return found if found is None or confidence == "exact" else found._replace(confidence=confidence)
 
+    def _bound(self, path: str, imports: Sequence[Import]) -> Symbol | None:
+        """What a name stands for that these imports bind, one after the other: the last that finds something, since a
+        later one may be the other arm of a `try`."""
+        return next((found for one in reversed(imports) if (found := self.imported(path, one))), None)
+
     def _module(self, module: str | None, confidence: str = "exact") -> Symbol | None:
         if module is None:
             return None
@@ -161,12 +165,13 @@ class Program:
             if unit := self.scopes.get(path, {}).get(name):
                 return self._unit(unit)
             file = self.nodes[path]
-            if (one := self.bound.get(path, {}).get(name)) and (found := self.imported(path, one)):
+            imports = self.bound.get(path, {}).get(name, ())
+            if found := self._bound(path, imports):
                 return found
             if name in file.names:
                 held = file.names[name]
                 return (self.evaluate(held, path) if held and held != name else None) or Symbol("value", path)
-            if one is not None and self.module_of(path, one)[0] is None:
+            if imports and all(self.module_of(path, one)[0] is None for one in imports):
                 return None  # imported from outside the repository
             for target, exports in self._starred(path):
                 offered = name in exports if exports is not None else not name.startswith("_")
@@ -269,8 +274,8 @@ class Program:
             if node is not None and (node.kind != "class" or inner):
                 if found := self.scopes.get(scope, {}).get(name):
                     return self._unit(found)
-                if one := self.bound.get(scope, {}).get(name):
-                    return self.imported(path, one)
+                if imports := self.bound.get(scope, {}).get(name):
+                    return self._bound(path, imports)
             inner = False
             qualname = qualname.rpartition(".")[0]
         return self.member(path, name)
@@ -337,8 +342,6 @@ class Program:
                     target = self.modules.file(submodule)
                 symbol = self.member(module, one.name)
                 resolved = symbol.id if symbol is not None and symbol.kind != "folder" else None
-                if symbol is not None and symbol.kind == "value":
-                    resolved = symbol.id
             else:
                 resolved = target
             if target is None or target == path:
@@ -433,9 +436,9 @@ class Program:
             return True
         qualname = unit.partition(":")[2]
         while True:
-            one = self.bound.get(f"{path}:{qualname}" if qualname else path, {}).get(name)
-            if one is not None:
-                return self.imported(path, one) is not None
+            imports = self.bound.get(f"{path}:{qualname}" if qualname else path, {}).get(name)
+            if imports:
+                return self._bound(path, imports) is not None
             if not qualname:
                 return self.member(path, name) is not None
             qualname = qualname.rpartition(".")[0]
@@ -489,6 +492,3 @@ def contains(paths: Iterable[str], nodes: Iterable[Node]) -> list[Edge]:
             above = node.qualname.rpartition(".")[0]
             edges.append(Edge(src=f"{node.path}:{above}" if above else node.path, dst=node.id, type="contains"))
     return edges
-
-
-__all__ = ["Program", "Symbol", "contains", "module_name"]

@@ -426,14 +426,14 @@ class Journal:
             self.path.unlink(missing_ok=True)
 
 
-def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write DATA beside PATH, fsync, rename: readers see the old file or the whole new one. What could not be written leaves
-    nothing, and the OSError names PATH."""
+def write_atomic(path: str | Path, data: bytes | Iterable[bytes | memoryview]) -> None:
+    """Write DATA, whole or in parts, beside PATH, fsync, rename: readers see the old file or the whole new one. What could
+    not be written leaves nothing, and the OSError names PATH."""
     target = Path(path)
     aside = target.with_name(f".{target.name}.tmp")
     try:
         with open(aside, "wb") as stream:
-            stream.write(data)
+            stream.writelines([data] if isinstance(data, bytes) else data)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(aside, target)

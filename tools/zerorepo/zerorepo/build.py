@@ -57,10 +57,10 @@ def run_encode(
     """The verb `encode`. Exit 1 where a Python file could not be read, unless allowed."""
     source: Source = Commit(folder, rev) if rev else WorkTree(folder)
     options = {"root": _beside(folder, output), "rev": rev, **_asked(backend, sampling, seed, batch_tokens)}
-    _refuse_other(output, overwrite, options)
+    _refuse_other(output, overwrite)
     with _writer(output, "encode", options) as out:
         with Progress("encode", unit="files", quiet=quiet) as progress:
-            graph = encode(source, _prefix(folder), progress.update)
+            graph = encode(source, dotted_prefix(folder), progress.update)
         if not any(node.kind == "file" and not node.language for node in graph.nodes):
             raise BadInput(f"{folder}: no Python file in it; expected a repository of Python code")
         if backend.model:
@@ -159,12 +159,12 @@ def _updated(graph: str, root: Path, commits: str | None) -> tuple[Graph, Graph,
     old_graph = Graph.load(graph)
     before = _unlifted(old_graph)
     _expect_encoded(before, graph)
-    prefix = _prefix(str(root))
+    prefix = dotted_prefix(root)
     if commits is None:
         source: Source = WorkTree(root)
-        result = update(before, source, prefix)
-        _expect_same(before, result[0], root, graph)
-        return old_graph, *_with(source, result)
+        new, change = update(before, source, prefix)
+        _expect_same(before, new, root, graph)
+        return old_graph, new, source, change
     start, dots, end = commits.partition("..")
     if not dots or not start or not end or end.startswith("."):
         raise BadInput(f"--range {commits}: expected A..B, two commits")
@@ -172,13 +172,9 @@ def _updated(graph: str, root: Path, commits: str | None) -> tuple[Graph, Graph,
     paths = changed_between(root, start, end)
     _expect_at(before, Commit(root, start), graph, commits)
     source = Commit(root, end)
-    result = update(before, source, prefix, only=paths)
-    _expect_same(before, result[0], root, graph)
-    return old_graph, *_with(source, result)
-
-
-def _with(source: Source, result: tuple[Graph, Change]) -> tuple[Graph, Source, Change]:
-    return result[0], source, result[1]
+    new, change = update(before, source, prefix, only=paths)
+    _expect_same(before, new, root, graph)
+    return old_graph, new, source, change
 
 
 def _expect_encoded(graph: Graph, name: str) -> None:
@@ -235,17 +231,13 @@ def _checked(name: str, old: Graph, new: Graph, change: Change, as_json: bool) -
     return 0 if same else 1
 
 
-def _prefix(folder: str) -> str:
-    return dotted_prefix(folder)
-
-
 def _beside(folder: str, output: str | None) -> str:
     """The repository as seen from the graph's folder, so that both can be moved together."""
     here = Path(output).resolve().parent if output not in (None, "-") else Path.cwd()
     return os.path.relpath(Path(folder).resolve(), here)
 
 
-def _refuse_other(output: str | None, overwrite: bool, options: dict[str, Any]) -> None:
+def _refuse_other(output: str | None, overwrite: bool) -> None:
     if output in (None, "-") or overwrite or not os.path.exists(str(output)):
         return
     raise BadInput(f"{output}: exists; `zerorepo update {output}` brings it in step, --overwrite replaces it")

@@ -132,16 +132,14 @@ class _Walk:
         inner: list[tuple[Any, Node, Node | None]] = []
         self.walk(statements, scope, when, inner)
         node = scope.node
-        known = scope.locals
-        if scope.node.kind in ("function", "method"):
-            node.uses = sorted(filter(None, {_substituted(call, scope) for call in scope.calls}))
+        node.uses = sorted(filter(None, {_substituted(call, scope) for call in scope.calls}))
+        if node.kind in ("function", "method"):
             if not node.returns and len(set(scope.given)) == 1 and scope.given[0]:
                 node.returns = _substituted(scope.given[0], scope)
                 if not node.returns.endswith("()") and node.returns != "self":
                     node.returns = ""
         else:
-            node.uses = sorted(filter(None, {_substituted(call, scope) for call in scope.calls}))
-            node.names.update(known)
+            node.names.update(scope.locals)
         for definition, child, in_class in inner:
             self.enter(definition, child, scope, in_class)
         node.names = dict(sorted(node.names.items()))
@@ -240,8 +238,6 @@ class _Walk:
                     inside = inside.value
                 if type(inside) is not ast.Name:
                     stack.append(inside)
-                elif function and type(node.ctx) is ast.Store:
-                    pass
                 continue
             if kind in _FUNCTIONS or kind is ast.ClassDef:
                 found = self.define(node, scope)

@@ -20,6 +20,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenfold_shared import BadInput, Missing
+from tenfold_shared.jsonl import write_atomic
 
 Scan = Callable[[int, int], "NDArray[np.float32]"]  # approximate scores (rows, B) of the rows from .. to
 SCHEMA = "vectors/1"
@@ -409,23 +411,12 @@ def write_tensors(path: str | Path, arrays: Mapping[str, NDArray[Any]], meta: Ma
         at += array.nbytes
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % 64)  # so that vectors begin where wide loads like it
-    target = Path(path)
-    aside = target.with_name(f".{target.name}.tmp{os.getpid()}")
-    try:
-        with open(aside, "wb") as stream:
-            stream.write(len(text).to_bytes(8, "little") + text)
-            for array in arrays.values():
-                for start in range(0, len(array), 65536):
-                    stream.write(np.ascontiguousarray(array[start : start + 65536]).data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(aside, target)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(target)) from error
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    parts = (
+        np.ascontiguousarray(array[start : start + 65536]).data
+        for array in arrays.values()
+        for start in range(0, len(array), 65536)
+    )
+    write_atomic(path, chain([len(text).to_bytes(8, "little") + text], parts))
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

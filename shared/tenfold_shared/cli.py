@@ -47,6 +47,20 @@ class _PipeClosed(BaseException):
     """The reader of our stdout went away, under a name click does not turn into exit 1."""
 
 
+def _leave_torchrun(code: int) -> None:
+    """End a rank of torchrun here. Threads of gloo that a sharded model's group still owns let go of tensors while the
+    interpreter is taken down, and abort the process (pytorch/pytorch#179291) after all its work is done."""
+    if "torch.distributed" not in sys.modules or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # closed; what could be said was said
+    os._exit(code)
+
+
 def _on_sigterm(signum: int, frame: object) -> None:
     raise Terminated
 
@@ -76,6 +90,7 @@ class Tool(click.Group):
     ) -> Any:
         code = self._guarded(args, prog_name or self.name, complete_var, **extra)
         if standalone_mode:
+            _leave_torchrun(code)
             sys.exit(code)
         return code
 

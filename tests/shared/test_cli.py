@@ -374,3 +374,24 @@ def test_the_core_imports_no_model_library():
         " print(sorted(heavy & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("torchrun", "told"), [(True, b"done"), (False, b"donelate")])
+def test_a_rank_of_torchrun_ends_before_the_interpreter_is_taken_down(torchrun, told):
+    """What native threads still hold is then not let go of under an interpreter that is half gone."""
+    program = """
+import atexit, sys, types
+from tenfold_shared.cli import tool
+sys.modules["torch.distributed"] = types.ModuleType("torch.distributed")
+@tool("demo", "tenfold-shared", "A demo.")
+def demo(): pass
+@demo.command()
+def verb():
+    atexit.register(lambda: print("late", end=""))
+    print("done", end="")
+    return 1
+demo()
+"""
+    environment = {"PATH": "/usr/bin:/bin", **({"TORCHELASTIC_RUN_ID": "none"} if torchrun else {})}
+    done = subprocess.run([sys.executable, "-c", program, "verb"], capture_output=True, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (1, told, b"")

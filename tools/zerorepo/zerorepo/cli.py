@@ -41,7 +41,7 @@ def encode(folder: str, **given: Any) -> int:
       zerorepo encode . -o rpg.json
       zerorepo encode src/requests --rev v2.32.5 -o rpg.json
     """
-    from zerorepo.build import run_encode
+    from zerorepo.encoder import run_encode
 
     backend = take(Backend, given)
     sampling = take_sampling(given) if backend.model else None  # its module takes a while to load
@@ -67,7 +67,7 @@ def update(graph: str, **given: Any) -> int:
       zerorepo update rpg.json
       zerorepo update rpg.json --range main~1..main --check
     """
-    from zerorepo.build import run_update
+    from zerorepo.encoder import run_update
 
     backend = take(Backend, given)
     sampling = take_sampling(given) if backend.model else None

@@ -486,7 +486,7 @@ def _called(node: Node) -> str:
 
 def _root(ours: str, output: str | None) -> str:
     """The repository that A's manifest names, as seen from the output: `update` finds it there."""
-    from zerorepo.build import root_of
+    from zerorepo.encoder import root_of
 
     here = Path(str(output)).resolve().parent
     return os.path.relpath(root_of(ours).resolve() if ours != "-" else here, here)

@@ -79,7 +79,7 @@ def _name(graph: Graph, path: str) -> str:
         return root.name
     if path == "-":
         return "repository"
-    from zerorepo.build import root_of
+    from zerorepo.encoder import root_of
 
     try:
         return root_of(path).resolve().name or "repository"

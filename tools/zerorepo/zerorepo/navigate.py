@@ -99,7 +99,7 @@ def texts_of(whole: Graph, graph: str, root: str | None, rev: str | None = None)
 
     Raises BadInput where none of the graph's files is there.
     """
-    from zerorepo.build import root_of
+    from zerorepo.encoder import root_of
 
     place = root_of(graph, root)
     files = [node.path for node in whole.nodes if node.kind == "file"]

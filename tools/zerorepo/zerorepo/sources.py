@@ -12,7 +12,7 @@ import os
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -167,6 +167,22 @@ class WorkTree:
                 yield path, f"cannot be read: {getattr(error, 'strerror', None) or error}"
                 continue
             yield path, data
+
+
+class Held:
+    """Files that are held in memory: of a repository that is about to be written."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self.root = Path(".")
+        self.notes: list[str] = []
+        self.files = files
+
+    def paths(self) -> list[str]:
+        return sorted(path for path in self.files if _wanted(path, self.notes))
+
+    def read(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes | str]]:
+        for path in paths:
+            yield path, self.files.get(path, "not there")
 
 
 class Commit:

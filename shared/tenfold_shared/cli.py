@@ -443,7 +443,7 @@ class Backend(msgspec.Struct, frozen=True):
         return found
 
 
-Settings = TypeVar("Settings", Selection, Backend)
+Settings = TypeVar("Settings", bound=msgspec.Struct)
 
 
 def take(kind: type[Settings], given: dict[str, Any]) -> Settings:

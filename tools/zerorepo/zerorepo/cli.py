@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tenfold_shared.cli import Backend, Share, add_doctor, options, take, take_sampling, tool
+from tenfold_shared.cli import Backend, Duration, Share, add_doctor, options, take, take_sampling, tool
 from zerorepo.graph import EDGES, KINDS
 
 # Options that mean one thing in several of our verbs.
@@ -284,6 +284,80 @@ def map(graph: str, **given: Any) -> int:
     return run(graph, **given)
 
 
+_testing_options = [
+    click.option("--tries", type=click.IntRange(min=1), default=8, show_default=True, help="Codes written for a leaf before it is given up."),
+    click.option("--test-time", type=Duration(), default="60s", show_default=True, help="Wall clock of one run of tests."),
+    click.option("--test-memory", type=click.IntRange(min=64), metavar="MB", default=2048, show_default=True, help="Memory of one run of tests."),
+    click.option("--python", metavar="PATH", help="Interpreter that runs the tests, and whose packages they see; default: the one that runs zerorepo."),
+    click.option("--ray", metavar="ADDRESS", help="Run tests as tasks of a Ray cluster; `local` starts one here."),
+    click.option("--unsafe-no-sandbox", is_flag=True, help="Run what the model wrote without a sandbox, with your rights."),
+]  # fmt: skip
+
+
+def _testing(function: Any) -> Any:
+    """The options of how tests run, and the local processes that run them."""
+    for option in reversed(_testing_options):
+        function = option(function)
+    return options("workers")(function)
+
+
+@main.command(short_help="In what order the leaves of a skeleton are built.")
+@click.argument("skeleton", metavar="SKELETON")
+@click.option("--to", "form", type=click.Choice(["json", "make", "dot"]), default="json", show_default=True, help="json has tasks, batches and circles; make gives BUILD=command a target for each task.")  # fmt: skip
+@options("output", "common")
+def plan(skeleton: str, **given: Any) -> int:
+    """The topological plan: every leaf once, after the leaves it calls and the areas its data comes from.
+
+    SKELETON is a folder with rpg.json, or the graph alone.
+
+    \b
+    Examples:
+      zerorepo plan skeleton
+      zerorepo plan skeleton --to dot -o plan.dot
+    """
+    from zerorepo.generation.verbs import run_plan
+
+    return run_plan(skeleton, **given)
+
+
+@main.command(short_help="A skeleton to a tested repository.")
+@click.argument("skeleton", metavar="SKELETON")
+@_testing
+@options(
+    "backend", "sampling", "seed", "output", "bounds", "dry_run", "json", "common", temperature=0.6, max_tokens=8192
+)
+def build(skeleton: str, **given: Any) -> int:
+    """Stage C: every leaf test first, in topological order, one commit each in the git repository that -o names.
+
+    Exit 1 where leaves failed; they are named and stay stubs. --model may also be oracle:DIR or fault:DIR?q=0.3,
+    which answer from a hidden repository and are named so in every output.
+
+    \b
+    Examples:
+      zerorepo build skeleton --model http://127.0.0.1:8000/v1#coder -o project
+      zerorepo build skeleton --model oracle:hidden -o project --json
+    """
+    from zerorepo.generation.verbs import Testing, run_build
+
+    backend, testing = take(Backend, given), take(Testing, given)
+    return run_build(skeleton, backend=backend, sampling=take_sampling(given), testing=testing, **given)
+
+
+@main.command(short_help="What of a build is done, failed, pending.")
+@click.argument("folder", metavar="DIR")
+@options("json", "common")
+def status(folder: str, **given: Any) -> int:
+    """Say how far the build of DIR is, running, interrupted or finished; exit 1 unless all leaves are done.
+
+    \b
+    Example:
+      zerorepo status project
+    """
+    from zerorepo.generation.verbs import run_status
+
+    return run_status(folder, **given)
+
+
 def _more() -> dict[str, dict[str, Any]]:
     """What doctor says beside the models."""
     import shutil
@@ -302,4 +376,4 @@ def _more() -> dict[str, dict[str, Any]]:
     }
 
 
-add_doctor(main, extras=["hf", "vllm", "gpu"], kernels=True, more=_more)
+add_doctor(main, extras=["hf", "vllm", "gpu", "sandbox", "ray"], kernels=True, sandbox=True, more=_more)

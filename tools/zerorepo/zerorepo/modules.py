@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from zerorepo.sources import is_python
 
@@ -139,6 +139,21 @@ def module_name(path: str) -> str:
     """Last name of the module a file is: its stem, or its folder for `__init__.py`."""
     folder, _, name = path.rpartition("/")
     return folder.rpartition("/")[2] if name == "__init__.py" else name.removesuffix(".py")
+
+
+def import_root(path: str, files: Container[str]) -> str:
+    """The folder that imports of a module begin at: the one above its topmost package. `` is the root of the tree."""
+    folder = path.rpartition("/")[0]
+    while folder and f"{folder}/__init__.py" in files:
+        folder = folder.rpartition("/")[0]
+    return folder
+
+
+def dotted_name(path: str, files: Container[str]) -> str:
+    """What an import statement calls a module of the tree: `pkg.a` of `src/pkg/a.py`."""
+    root = import_root(path, files)
+    inside = path[len(root) + 1 :] if root else path
+    return inside.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def is_test(path: str) -> bool:

@@ -1,0 +1,253 @@
+"""A model's answer to an edit of one leaf, and the edit to a file's text.
+
+The edit tools of arXiv 2509.16198 app. C.2 as one form: the answer holds the function, or its class with the one
+method in it, and beside it imports, new module-level names and private helpers. Whatever else an answer changes is
+refused with a reason that the model can act on; the header of the leaf, which others rely on, stays.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from zerorepo.generation.skeleton import Unit, units_of, with_units
+
+_FENCE = re.compile(r"^(`{3,}|~{3,})[ \t]*([\w+.-]*)[^\n]*\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class Patch(msgspec.Struct, frozen=True):
+    """unit: the leaf's new source, dedented. imports, names: statements for the head of the file. helpers: name to source,
+    dedented, of private functions (beside a function) or methods (in the class of a method)."""
+
+    unit: str
+    imports: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    helpers: tuple[tuple[str, str], ...] = ()
+
+
+def code_in(text: str) -> str:
+    """The Python of an answer: its fenced blocks, or all of it where it has none. Raises ValueError."""
+    blocks = [body for _, language, body in _FENCE.findall(text) if language.lower() in ("", "python", "py", "python3")]
+    code = "\n\n".join(blocks) if blocks else text
+    if "```" in code:
+        raise ValueError("a code block in it is not closed")
+    try:
+        if not ast.parse(code).body:
+            raise ValueError("no code in it; expected one Python block")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        where = f"line {error.lineno}: " if isinstance(error, SyntaxError) else ""
+        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise ValueError(f"its code does not parse: {where}{reason}" if blocks else "no Python block in it") from None
+    return code
+
+
+def patch_of(answer: str, source: str, qualname: str) -> Patch:
+    """What an answer makes of the leaf `qualname` of a file's text. Raises ValueError saying what is wrong with it."""
+    code = code_in(answer)
+    units = units_of(source)
+    stub = _function(units, qualname)
+    outer = qualname.rpartition(".")[0]
+    taken = _names_of(ast.parse(source).body)
+    there = _names_of(units[outer].definition.body) if outer else set()
+    imports: list[str] = []
+    names: list[str] = []
+    helpers: list[tuple[str, str]] = []
+    unit: str | None = None
+    for statement in ast.parse(code).body:
+        text = _text(code, statement)
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            imports.append(text)
+        elif isinstance(statement, ast.Assign | ast.AnnAssign):
+            clash = _targets(statement) & taken
+            if clash:
+                raise ValueError(f"it assigns {sorted(clash)[0]} anew, which the file has already")
+            names.append(text)
+        elif isinstance(statement, ast.ClassDef) and outer and statement.name == outer.partition(".")[0]:
+            holder = _class(statement, outer.split(".")[1:])
+            if holder is None:
+                raise ValueError(f"its class {statement.name} does not hold {outer}")
+            for member in holder.body:
+                told = _text(code, member)
+                if _is(member, stub):
+                    unit = told
+                elif isinstance(member, _FUNCTIONS) and member.name not in there:
+                    if not member.name.startswith("_"):
+                        raise ValueError(f"it adds the method {member.name}; a helper's name begins with an underscore")
+                    helpers.append((member.name, told))
+                elif not _known(member, there):
+                    raise ValueError(f"its class changes {_say(member)}; only {qualname} may be written")
+        elif not outer and _is(statement, stub):
+            unit = text
+        elif isinstance(statement, (*_FUNCTIONS, ast.ClassDef)) and statement.name not in taken and not outer:
+            if not statement.name.startswith("_"):
+                raise ValueError(f"it adds {statement.name}; a helper's name begins with an underscore")
+            helpers.append((statement.name, text))
+        elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            continue  # a docstring of the module
+        else:
+            raise ValueError(f"it holds {_say(statement)}; expected {qualname}, imports, new names and helpers alone")
+    if unit is None:
+        raise ValueError(f"{qualname} is missing from it")
+    _same_header(stub, unit)
+    if ast.dump(ast.parse(unit).body[0]) == ast.dump(stub):
+        raise ValueError(f"{qualname} is still a stub in it")
+    return Patch(unit, tuple(imports), tuple(names), tuple(helpers))
+
+
+def apply(source: str, qualname: str, patch: Patch) -> str:
+    """A file's text with the patch in it. Imports the file has are not added again."""
+    text = with_units(source, {qualname: patch.unit})
+    outer = qualname.rpartition(".")[0]
+    for _, helper in patch.helpers:
+        text = _beside(text, qualname, helper, inside=bool(outer))
+    present = {ast.dump(one) for one in ast.walk(ast.parse(text)) if isinstance(one, ast.Import | ast.ImportFrom)}
+    fresh = [one for one in dict.fromkeys(patch.imports) if ast.dump(ast.parse(one).body[0]) not in present]
+    return _at_head(text, fresh, list(patch.names))
+
+
+# ------------------------------------------------------------ reading
+
+
+def _text(code: str, statement: ast.stmt) -> str:
+    """A statement's source with its decorators, dedented."""
+    lines = code.splitlines(keepends=True)
+    first = min([statement.lineno, *(one.lineno for one in getattr(statement, "decorator_list", []))])
+    found = lines[first - 1 : statement.end_lineno]
+    margin = len(found[0]) - len(found[0].lstrip(" \t"))
+    return "".join(line[margin:] if not line[:margin].strip() else line for line in found).rstrip() + "\n"
+
+
+def _function(units: Mapping[str, Unit], qualname: str) -> Function:
+    found = units[qualname].definition if qualname in units else None
+    if not isinstance(found, _FUNCTIONS):
+        raise ValueError(f"{qualname} is no function of the file")
+    return found
+
+
+def _class(statement: ast.ClassDef, inner: list[str]) -> ast.ClassDef | None:
+    for part in inner:
+        name = part.partition("#")[0]
+        below = next((one for one in statement.body if isinstance(one, ast.ClassDef) and one.name == name), None)
+        if below is None:
+            return None
+        statement = below
+    return statement
+
+
+def _names_of(body: list[ast.stmt]) -> set[str]:
+    found: set[str] = set()
+    for one in body:
+        if isinstance(one, (*_FUNCTIONS, ast.ClassDef)):
+            found.add(one.name)
+        elif isinstance(one, ast.Assign | ast.AnnAssign):
+            found |= _targets(one)
+        elif isinstance(one, ast.If | ast.Try | ast.With):
+            for field in ("body", "orelse", "finalbody"):
+                found |= _names_of(getattr(one, field, []))
+    return found
+
+
+def _targets(statement: ast.Assign | ast.AnnAssign) -> set[str]:
+    targets: list[Any] = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    return {one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)}
+
+
+def _is(statement: ast.stmt, stub: Function) -> bool:
+    """Whether a definition is the leaf: of its name, and of its decorators where a property and its setter share one."""
+    if not isinstance(statement, _FUNCTIONS) or statement.name != stub.name:
+        return False
+    special = {"setter", "deleter", "getter", "overload"}
+    marks = [
+        {one.attr if isinstance(one, ast.Attribute) else getattr(one, "id", "") for one in each.decorator_list}
+        for each in (statement, stub)
+    ]
+    return marks[0] & special == marks[1] & special
+
+
+def _known(member: ast.stmt, there: set[str]) -> bool:
+    """What of a class may stand in an answer for context: its docstring, and members that it has, as stubs."""
+    if isinstance(member, ast.Expr | ast.Pass):
+        return True
+    if isinstance(member, _FUNCTIONS):
+        return member.name in there and _only_raises(member)
+    return isinstance(member, ast.Assign | ast.AnnAssign) and _targets(member) <= there
+
+
+def _only_raises(definition: ast.stmt) -> bool:
+    """A stub: a docstring, `...`, `pass` or `raise NotImplementedError`, and nothing else."""
+    body = getattr(definition, "body", [])
+    return all(
+        isinstance(one, ast.Pass)
+        or (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))
+        or (isinstance(one, ast.Raise) and one.exc is not None and "NotImplementedError" in ast.dump(one.exc))
+        for one in body
+    )
+
+
+def _same_header(stub: Function, unit: str) -> None:
+    one = ast.parse(unit).body[0]
+    assert isinstance(one, _FUNCTIONS)
+    for what, mine, theirs in (
+        ("decorators", [ast.unparse(x) for x in stub.decorator_list], [ast.unparse(x) for x in one.decorator_list]),
+        ("parameters", ast.unparse(stub.args), ast.unparse(one.args)),
+        ("return annotation", stub.returns and ast.unparse(stub.returns), one.returns and ast.unparse(one.returns)),
+        ("kind", type(stub).__name__, type(one).__name__),
+    ):
+        if mine != theirs:
+            raise ValueError(f"the {what} of {stub.name} must stay {mine!r}; it has {theirs!r}")
+
+
+def _say(statement: ast.stmt) -> str:
+    name = getattr(statement, "name", "")
+    return (
+        f"{name} ({type(statement).__name__})"
+        if name
+        else f"a statement ({ast.unparse(statement).splitlines()[0][:60]!r})"
+    )
+
+
+# ------------------------------------------------------------ writing
+
+
+def _beside(source: str, qualname: str, helper: str, *, inside: bool) -> str:
+    """The helper's text before the leaf's own lines."""
+    at = units_of(source)[qualname].start
+    margin = re.match(r"[ \t]*", source[at:])
+    indent = margin[0] if margin else ""
+    told = "".join(indent + line if line.strip() else line for line in helper.splitlines(keepends=True))
+    return source[:at] + told + ("\n" if inside else "\n\n") + source[at:]
+
+
+def _at_head(source: str, imports: list[str], names: list[str]) -> str:
+    """Imports after those there are, `__future__` first of all; names after the imports."""
+    if not imports and not names:
+        return source
+    lines = source.splitlines(keepends=True)
+    body = ast.parse(source).body
+    at = 0
+    future = 0
+    for one in body:
+        is_doc = isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant) and one is body[0]
+        if not is_doc and not isinstance(one, ast.Import | ast.ImportFrom):
+            break
+        at = one.end_lineno or at
+        if is_doc or (isinstance(one, ast.ImportFrom) and one.module == "__future__"):
+            future = at
+    if at == 0:  # after a first comment, which may name an encoding or an interpreter
+        at = next((n for n, line in enumerate(lines) if not line.startswith("#")), len(lines))
+        future = at
+    early = [one for one in imports if one.startswith("from __future__")]
+    late = [one for one in imports if not one.startswith("from __future__")]
+    head, middle, tail = lines[:future], lines[future:at], lines[at:]
+    if head and not head[-1].endswith("\n"):
+        head[-1] += "\n"
+    if middle and not middle[-1].endswith("\n"):
+        middle[-1] += "\n"
+    spaced = ["\n", *names] if names else []
+    return "".join([*head, *early, *middle, *late, *spaced, *tail])

@@ -1,0 +1,66 @@
+"""A build as a git repository: the skeleton, one commit a verified leaf, one an area's integration, the graph at the end.
+
+Written once all is settled, by one `git fast-import`, in the order of the plan and with times that count up from a fixed
+one: the same results are the same commits. No hook, template or configuration of the user takes part.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from tenfold_shared import Missing
+
+BRANCH = "main"
+AUTHOR = "zerorepo <zerorepo@localhost>"
+START = 946_684_800  # 2000-01-01: commits are told apart by their order, not by when a run happened
+_ALONE = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_TERMINAL_PROMPT": "0"}
+
+
+class Commit(NamedTuple):
+    """files: path to bytes of what differs from the commit before; none removed but where the bytes are None."""
+
+    message: str
+    files: Mapping[str, bytes | None]
+
+
+def write(folder: Path, commits: Iterable[Commit]) -> str:
+    """Make `folder`, which must be empty, the work tree of a new repository with these commits; the id of the last.
+
+    Raises Missing where git is not there or fails.
+    """
+    _git(folder, "init", "-q", "--template=", f"--initial-branch={BRANCH}")
+    (folder / ".git" / "info").mkdir(exist_ok=True)
+    (folder / ".git" / "info" / "exclude").write_text("/manifest.json\n__pycache__/\n")
+    parts = []
+    for number, commit in enumerate(commits):
+        message = commit.message.encode()
+        parts.append(f"commit refs/heads/{BRANCH}\ncommitter {AUTHOR} {START + number} +0000\n".encode())
+        parts.append(b"data %d\n%s\n" % (len(message), message))
+        for path, data in sorted(commit.files.items()):
+            if data is None:
+                parts.append(b"D %s\n" % _quoted(path))
+            else:
+                parts.append(b"M 100644 inline %s\ndata %d\n%s\n" % (_quoted(path), len(data), data))
+    _git(folder, "fast-import", "--quiet", "--done", stdin=b"".join([*parts, b"done\n"]))
+    _git(folder, "reset", "-q", "--hard", BRANCH)
+    return _git(folder, "rev-parse", BRANCH).strip()
+
+
+def _quoted(path: str) -> bytes:
+    return b'"%s"' % path.encode().replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
+
+
+def _git(folder: Path, *words: str, stdin: bytes = b"") -> str:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    call = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.autocrlf=false", "-c", "core.fsmonitor=false", *words]
+    try:
+        done = subprocess.run(call, cwd=folder, input=stdin, capture_output=True, env={**kept, **_ALONE}, check=False)
+    except FileNotFoundError:
+        raise Missing("git is not installed; a build is written as a git repository") from None
+    if done.returncode:
+        raise Missing(f"git {words[0]}: {' '.join(done.stderr.decode(errors='replace').split())[:300]}")
+    return done.stdout.decode()

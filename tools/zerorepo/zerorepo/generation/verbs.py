@@ -1,0 +1,461 @@
+"""The verbs `plan`, `build`, `run` and `status`: what they read and write, and what they say.
+
+The work is in order.py, building.py and, for `run`, the two stages before.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tenfold_shared import BadInput
+from tenfold_shared.cli import Backend
+from tenfold_shared.jsonl import Journal
+from zerorepo.encode import encode
+from zerorepo.generation import history
+from zerorepo.generation.asking import Ask, Asker, label, open_generator
+from zerorepo.generation.building import RPG, Builder, Built, features_of
+from zerorepo.generation.folder import MANIFEST, Folder, manifest_of
+from zerorepo.generation.leaf import Result, make_leaf
+from zerorepo.generation.order import Plan, Task, batches, leaves_of, plan
+from zerorepo.graph import SEMANTIC, Edge, Graph, Node, one_line
+from zerorepo.modules import import_root
+from zerorepo.publish import publish
+from zerorepo.sources import Held, WorkTree
+from zerorepo.validate import problems
+
+if TYPE_CHECKING:
+    from tenfold_shared.generate import Sampling
+    from zerorepo.generation.runner import Where
+
+Record = dict[str, Any]
+PLAN_KEY = "plan"  # journal entry: ids of all tasks, for `status`
+SHOWN = 20
+
+
+class Testing(msgspec.Struct, frozen=True):
+    """The options that say how tests run."""
+
+    tries: int
+    test_time: float
+    test_memory: int
+    python: str | None
+    workers: int
+    ray: str | None
+    unsafe_no_sandbox: bool
+
+    def where(self, files: Mapping[str, bytes]) -> Where:
+        """Raises Missing where no sandbox can be had, before anything is asked."""
+        from tenfold_shared import sandbox
+        from zerorepo.generation.runner import Where
+
+        if not self.unsafe_no_sandbox:
+            sandbox.check()
+        limits = sandbox.Limits(wall_s=self.test_time, memory_mb=self.test_memory)
+        return Where(limits, self.python or sys.executable, roots_of(files), self.unsafe_no_sandbox)
+
+    def identity(self) -> Record:
+        """What of it decides a verdict."""
+        return {
+            "tries": self.tries,
+            "test_time": self.test_time,
+            "test_memory": self.test_memory,
+            "python": self.python,
+            "unsafe_no_sandbox": self.unsafe_no_sandbox,
+        }
+
+
+def roots_of(files: Mapping[str, bytes]) -> tuple[str, ...]:
+    """Folders of a tree that imports begin at, the tree itself first."""
+    found = {import_root(path, files) for path in files if path.endswith(".py") and not path.startswith("tests/")}
+    return tuple(sorted(found | {""}))
+
+
+# ------------------------------------------------------------ plan
+
+
+def run_plan(skeleton: str, *, form: str, output: str | None, overwrite: bool, quiet: bool, **_: Any) -> int:
+    """The verb `plan`."""
+    place = Path(skeleton)
+    name = place / RPG if place.is_dir() else place
+    graph = _sound(name)
+    found = plan(graph)
+    data = {"json": _as_json, "make": _as_make, "dot": _as_dot}[form](found)
+    publish("plan", data.encode(), output, inputs=[name.read_bytes()], options={"to": form}, overwrite=overwrite)
+    if not quiet:
+        leaves = sum(task.is_leaf for task in found.tasks)
+        rounds = batches(found.tasks)
+        print(
+            f"zerorepo: {leaves} leaves, {len(rounds)} batches, the widest of {max(map(len, rounds), default=0)}",
+            file=sys.stderr,
+        )
+    for circle in found.cycles:
+        print(f"zerorepo: call each other in a circle, built by their place in the file: {', '.join(circle[:SHOWN])}", file=sys.stderr)  # fmt: skip
+    if found.relaxed:
+        print(
+            "zerorepo: calls contradict the order of files or the data flow, which were left out of account",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _as_json(found: Plan) -> str:
+    told = {
+        "tasks": [{"id": task.id, "needs": list(task.needs)} for task in found.tasks],
+        "batches": [[task.id for task in batch] for batch in batches(found.tasks)],
+        "cycles": found.cycles,
+        "relaxed": found.relaxed,
+    }
+    return json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+
+
+def _as_make(found: Plan) -> str:
+    """A target for each task; `BUILD` is the command, called with the task's id."""
+    number = {task.id: f"task-{n}" for n, task in enumerate(found.tasks)}
+    lines = ["BUILD ?= echo", f".PHONY: all {' '.join(number.values())}", f"all: {' '.join(number.values())}"]
+    for task in found.tasks:
+        lines.append(f"{number[task.id]}: {' '.join(number[need] for need in task.needs)}".rstrip())
+        quoted = task.id.replace("$", "$$").replace("'", "'\\''")
+        lines.append(f"\t$(BUILD) '{quoted}'")
+    return "\n".join(lines) + "\n"
+
+
+def _as_dot(found: Plan) -> str:
+    lines = ["digraph plan {", "  rankdir=LR;"]
+    lines += [f"  {json.dumps(task.id)};" for task in found.tasks]
+    lines += [f"  {json.dumps(need)} -> {json.dumps(task.id)};" for task in found.tasks for need in task.needs]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+# ------------------------------------------------------------ build
+
+
+def run_build(
+    skeleton: str, *, backend: Backend, sampling: Sampling, testing: Testing, seed: int, output: str | None, overwrite: bool,
+    budget_tokens: int | None, max_time: float | None, dry_run: bool, as_json: bool, quiet: bool, **_: Any,
+) -> int:  # fmt: skip
+    """The verb `build`. Exit 1 where leaves failed or time ran out."""
+    files, graph = read_skeleton(skeleton)
+    if dry_run:
+        return _dry(files, graph, as_json)
+    if not backend.model:
+        raise BadInput("build: expected --model URI, which writes the tests and the code")
+    where = testing.where(files)
+    known = [{"path": skeleton, "sha256": _digest(files)}]
+    options = {**_asked(backend, sampling, seed), **testing.identity()}
+    with Folder(output, verb="build", options=options, inputs=known, overwrite=overwrite) as out:
+        if out.finished is not None:
+            return _again(out.path, out.finished, as_json, quiet)
+        generator = open_generator(backend, seed)
+        try:
+            asker = Asker(generator, sampling, seed, out.journal, budget_tokens)
+            built, counts = build(out, files, graph, asker, where, testing, max_time, backend.concurrency, quiet)
+        finally:
+            generator.close()
+    return _told(out.path, built.status, counts, as_json, quiet)
+
+
+def build(
+    out: Folder, files: Mapping[str, bytes], graph: Graph, asker: Asker, where: Where, testing: Testing,
+    max_time: float | None, concurrency: int, quiet: bool, lost: Mapping[str, str] | None = None,
+) -> tuple[Built, Record]:  # fmt: skip
+    """Stage C on a skeleton, published as a repository. lost: leaves that earlier stages gave up, with why."""
+    from zerorepo.generation.runner import LocalRunner, RayRunner, Runner
+
+    runner: Runner = (
+        LocalRunner(where, testing.workers) if testing.ray is None else RayRunner(where, testing.ray, testing.workers)
+    )
+    try:
+        builder = Builder(files, graph, asker, runner, tries=testing.tries, concurrency=concurrency, max_time=max_time, quiet=quiet)  # fmt: skip
+        if PLAN_KEY not in out.journal:
+            out.journal.put(PLAN_KEY, [task.id for task in builder.plan.tasks])
+        built = builder.run()
+    finally:
+        runner.close()
+    final = finished(files, graph, builder, built)
+    counts = counted(built, asker, lost or {})
+    head = ""
+
+    def render(folder: Path) -> None:
+        nonlocal head
+        head = history.write(folder, commits_of(files, graph, builder, built, final))
+        counts["head"] = head
+
+    counts["commits"] = len(list(commits_of(files, graph, builder, built, final)))
+    out.publish(render, counts, seed=asker.seed, status=built.status, keep_journal=built.status != "done")
+    return built, counts
+
+
+def commits_of(
+    files: Mapping[str, bytes], graph: Graph, builder: Builder, built: Built, final: bytes
+) -> Iterator[history.Commit]:  # fmt: skip
+    """The skeleton, a commit a verified task in the order of the plan, the graph of what was built."""
+    states = builder.states
+    leaves = sum(task.is_leaf for task in built.plan.tasks)
+    yield history.Commit(
+        f"Skeleton: {leaves} leaves to build\n", {path: data for path, data in files.items() if path != MANIFEST}
+    )
+    settled: dict[str, int] = {}
+    areas = 0
+    from zerorepo.generation.states import State
+
+    for task in built.plan.tasks:
+        result = built.results.get(task.id)
+        if task.is_leaf:
+            settled[task.path] = settled.get(task.path, 0) + 1
+        else:
+            areas += 1
+        if result is None or result.status != "done":
+            continue
+        changed: dict[str, bytes | None] = {path: text.encode() for path, text in result.tests.items()}
+        for path in {task.path} if task.is_leaf else {key.partition(":")[0] for key in result.patches}:
+            changed[path] = states.encoded(path, states.text(path, State(settled, areas)))
+        yield history.Commit(_message(graph, task, result), changed)
+    failed = [key for key in built.results if built.results[key].status == "failed"]
+    more = "\n" + "".join(f"failed: {key}\n" for key in failed) if failed else ""
+    yield history.Commit(f"Graph of what was built\n{more}", {RPG: final})
+
+
+def _message(graph: Graph, task: Task, result: Result) -> str:
+    node = graph.by_id.get(task.id)
+    title = task.id if task.is_leaf else f"{task.id.partition('#')[2]}: integration test"
+    told = (node.doc or "").split("\n")[0] if node is not None else ""
+    test = next(iter(result.tests), "")
+    return f"{one_line(title)}{': ' + one_line(told)[:80] if told else ''}\n\nTest: {test}\nTries: {result.tries}\nAnswers: {label(result.models)}\n"
+
+
+def finished(files: Mapping[str, bytes], graph: Graph, builder: Builder, built: Built) -> bytes:
+    """rpg.json of the built tree: what is there, and above it what was planned, with what became of it."""
+    whole, _ = builder.whole()
+    whole.pop(RPG, None)
+    fresh = encode(Held(whole))
+    state = {}
+    for task in built.plan.tasks:
+        result = built.results.get(task.id)
+        state[task.id] = "stubbed" if result is None else result.status
+    nodes = [msgspec.structs.replace(node, status=state[node.id]) if node.id in state else node for node in fresh.nodes]
+    present = {node.id for node in nodes}
+    for node in graph.nodes:
+        if node.kind in SEMANTIC and node.id not in present:
+            nodes.append(_became(node, state))
+    present = {node.id for node in nodes}
+    root = next(node for node in nodes if node.id == ".")
+    old = graph.by_id.get(".")
+    if old is not None:
+        root.doc = old.doc
+    kept = [edge for edge in graph.edges if _planned(edge, graph) and edge.src in present and edge.dst in present]
+    return Graph(nodes, [*fresh.edges, *kept]).dumps()
+
+
+def _planned(edge: Edge, graph: Graph) -> bool:
+    if edge.type == "contains":
+        end = graph.by_id.get(edge.dst)
+        return end is not None and end.kind in SEMANTIC
+    return edge.type in ("data_flow", "order")
+
+
+def _became(node: Node, state: Mapping[str, str]) -> Node:
+    """A feature is what its unit's leaves are: done where all are, failed where one is."""
+    if node.kind != "feature" or not node.qualname:
+        return node
+    unit = f"{node.path}:{node.qualname}"
+    own = {status for key, status in state.items() if key == unit or key.startswith(unit + ".")}
+    status = "failed" if "failed" in own else "stubbed" if "stubbed" in own else "done"
+    return msgspec.structs.replace(node, status=status)
+
+
+def counted(built: Built, asker: Asker, lost: Mapping[str, str]) -> Record:
+    leaves = [task.id for task in built.plan.tasks if task.is_leaf]
+    done = [key for key in leaves if key in built.results and built.results[key].status == "done"]
+    failed = {key: one.why for key, one in built.results.items() if one.status == "failed"} | dict(lost)
+    tried = Counter(built.results[key].tries for key in done)
+    causes: Counter[str] = Counter()
+    for one in built.results.values():
+        causes.update(one.votes)
+    return {
+        "leaves": len(leaves) + len(lost), "done": len(done), "failed": failed,
+        "pending": [task.id for task in built.plan.tasks if task.id not in built.results],
+        "tries": {str(n): count for n, count in sorted(tried.items())}, "causes": dict(sorted(causes.items())),
+        "answered_by": label(asker.models), "spent": {role: msgspec.to_builtins(one) for role, one in sorted(asker.spent.items())},
+    }  # fmt: skip
+
+
+def read_skeleton(folder: str) -> tuple[dict[str, bytes], Graph]:
+    """Files and graph of a skeleton. Raises BadInput where it is none or its graph is not sound."""
+    place = Path(folder)
+    if not place.is_dir():
+        raise BadInput(f"{folder}: expected a folder with {RPG} and stubs, as `zerorepo design` or `rebuild` writes")
+    graph = _sound(place / RPG)
+    if not leaves_of(graph):
+        raise BadInput(f"{place / RPG}: no leaf to build: no function in it has status stubbed")
+    tree = WorkTree(place)
+    files: dict[str, bytes] = {}
+    for path, data in tree.read(tree.paths()):
+        if isinstance(data, str):
+            raise BadInput(f"{place / path}: {data}")
+        if path != MANIFEST:
+            files[path] = data
+    for node in leaves_of(graph):
+        if node.path not in files:
+            raise BadInput(f"{place / node.path}: missing; {RPG} has leaves in it")
+    return files, graph
+
+
+def _sound(path: Path) -> Graph:
+    data = path.read_bytes() if path.is_file() else b""
+    graph = Graph.load(path)
+    found = problems(data, name=str(path))
+    if found:
+        raise BadInput(
+            f"{path}: {found[0].code}: {found[0].message}; `zerorepo validate {path}` names all that is wrong"
+        )
+    return graph
+
+
+# ------------------------------------------------------------ run
+
+
+def run_run(
+    spec: str, *, backend: Backend, sampling: Sampling, testing: Testing, propose: Any, design: Any, seed: int,
+    output: str | None, overwrite: bool, budget_tokens: int | None, max_time: float | None, as_json: bool, quiet: bool, **_: Any,
+) -> int:  # fmt: skip
+    """The verb `run`: the three stages with one journal."""
+    raise NotImplementedError
+
+
+# ------------------------------------------------------------ status
+
+
+def run_status(folder: str, *, as_json: bool, **_: Any) -> int:
+    """The verb `status`: of a build under way from its journal, of a finished one from its manifest. Exit 1 where leaves failed
+    or are to be built."""
+    place = Path(folder)
+    journal = place.with_name(f".{place.name}.journal")
+    manifest = manifest_of(place)
+    if Journal.header(journal) is not None:
+        told = _under_way(journal)
+    elif manifest is not None and "failed" in manifest.get("counts", {}):
+        counts = manifest["counts"]
+        told = {"state": manifest.get("status", "done"), "leaves": counts["leaves"], "done": counts["done"], "failed": counts["failed"], "pending": counts["pending"], "answered_by": counts["answered_by"]}  # fmt: skip
+    else:
+        raise BadInput(f"{folder}: no build: neither {journal.name} beside it nor a {MANIFEST} in it tells of one")
+    if as_json:
+        print(json.dumps(told, ensure_ascii=False))
+    else:
+        print(
+            f"{folder}: {told['state']}: {told['done']} of {told['leaves']} leaves done, {len(told['failed'])} failed, {len(told['pending'])} pending"
+        )
+        print(f"answers: {told['answered_by']}")
+        for key, why in told["failed"].items():
+            print(f"failed  {one_line(key)}  {one_line(why)[:160]}")
+        for key in told["pending"][:SHOWN]:
+            print(f"pending {one_line(key)}")
+        if len(told["pending"]) > SHOWN:
+            print(f"and {len(told['pending']) - SHOWN} more")
+    return 1 if told["failed"] or told["pending"] else 0
+
+
+def _under_way(path: Path) -> Record:
+    """Read beside a run that may be writing: a torn last line is passed over."""
+    ids: list[str] = []
+    results: dict[str, Record] = {}
+    models: set[str] = set()
+    with open(path, "rb") as stream:
+        stream.readline()
+        for line in stream:
+            if not line.endswith(b"\n"):
+                break
+            key, value = msgspec.json.decode(line)
+            if key == PLAN_KEY:
+                ids = value
+            elif key.startswith("result|"):
+                results[key.partition("|")[2]] = value
+                models.update(value.get("models", ()))
+    done = [key for key in ids if results.get(key, {}).get("status") == "done"]
+    return {
+        "state": "under way" if ids else "not planned yet", "leaves": sum(not key.startswith("integration:") for key in ids),
+        "done": sum(not key.startswith("integration:") for key in done),
+        "failed": {key: results[key].get("why", "") for key in ids if results.get(key, {}).get("status") == "failed"},
+        "pending": [key for key in ids if key not in results], "answered_by": label(models),
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------ saying
+
+
+def _told(path: Path, status: str, counts: Record, as_json: bool, quiet: bool) -> int:
+    if as_json:
+        print(json.dumps({"output": str(path), "status": status, **counts}, ensure_ascii=False))
+    for key, why in counts["failed"].items():
+        print(f"zerorepo: failed: {one_line(key)}: {one_line(why)[:200]}", file=sys.stderr)
+    if status == "time":
+        print(
+            f"zerorepo: --max-time is over; {len(counts['pending'])} are left, the same command goes on",
+            file=sys.stderr,
+        )
+    if not quiet:
+        budget = "; the budget is spent, a larger one goes on" if status == "budget" else ""
+        print(
+            f"{path}: {counts['done']} of {counts['leaves']} leaves done, {counts['commits']} commits; answers: {counts['answered_by']}{budget}",
+            file=sys.stderr,
+        )
+    return 1 if counts["failed"] or status == "time" else 0
+
+
+def _again(path: Path, manifest: Record, as_json: bool, quiet: bool) -> int:
+    counts = manifest["counts"]
+    if as_json:
+        print(json.dumps({"output": str(path), "status": manifest["status"], **counts}, ensure_ascii=False))
+    if not quiet:
+        print(f"zerorepo: {path}: complete already; nothing to do", file=sys.stderr)
+    return 1 if counts["failed"] else 0
+
+
+def _dry(files: Mapping[str, bytes], graph: Graph, as_json: bool) -> int:
+    """Calls at least, and the first prompt: every leaf asks for a test and for its code."""
+    from zerorepo.generation import prompts
+    from zerorepo.generation.leaf import Context
+    from zerorepo.generation.states import States
+
+    found = plan(graph)
+    states = States(files, found, {})
+    system = prompts.overview(graph, states.texts)
+    size = 0
+    first = None
+    for task in found.tasks:
+        if task.is_leaf:
+            ask = next(make_leaf(task, Context(graph, system, states.texts, features_of(graph))))
+            assert isinstance(ask, Ask)
+            first = first or ask
+            size += sum(len(message["content"]) for message in ask.messages) // 4
+    leaves = sum(task.is_leaf for task in found.tasks)
+    told = {"leaves": leaves, "areas": len(found.tasks) - leaves, "calls_at_least": leaves + len(found.tasks), "prompt_tokens_at_least": 2 * size, "shared_prefix_tokens": len(system) // 4}  # fmt: skip
+    if as_json:
+        print(json.dumps(told))
+        return 0
+    for name, value in told.items():
+        print(f"{name}: {value}")
+    if first is not None:
+        print("\nthe first prompt:\n")
+        for message in first.messages:
+            print(f"[{message['role']}]\n{message['content']}")
+    return 0
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
+    import hashlib
+
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.encode() + b"\0" + hashlib.sha256(files[path]).digest())
+    return digest.hexdigest()
+
+
+def _asked(backend: Backend, sampling: Sampling, seed: int) -> Record:
+    return {**backend.identity(), **msgspec.to_builtins(sampling), "seed": seed}

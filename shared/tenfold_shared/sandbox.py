@@ -8,7 +8,8 @@ families (vsock leads to a virtual machine's host), keyrings, tracing, new names
 The first process inside is ours (sandbox_inside.py). It runs the command under rlimits, and when the command ends it ends
 all the rest before it reads a file, so nobody changes what it reads. From outside, this process reads the output as it
 comes, and looks every 50 ms at the number of tasks and their resident memory, which rlimits bound only for each process
-(and not at all in number, for root). To kill is to kill the first process: the kernel ends the namespace with it.
+alone. To kill is to kill the first process: the kernel ends the namespace with it. Where we are root, the command has a
+user of its own (65534 outside), so the interpreter's files must be readable by others.
 
 What it does not bound: processor time beyond `wall_s` x `processes`; the kernel's own buffers (some GB at the worst, held by
 many sockets); side channels. A kernel flaw that an unprivileged process can use is a way out, as in any container.
@@ -28,11 +29,11 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -55,12 +56,14 @@ _INODE = 1024  # bytes of kernel memory of a file in a tmpfs, about
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32")
 _INSIDE = Path(__file__).with_name("sandbox_inside.py").read_text(encoding="utf-8")
 _USER, _NOBODY = 1000, 65534  # the command's user inside, and, where we are root, outside
+_PARTS = ("bin", "lib", "lib64", "include", "share", "pyvenv.cfg")  # of a prefix, which may be a project's folder
+_ETC_OF_HOST = ("ld.so.cache", "alternatives", "protocols", "services", "mime.types", "ssl/certs")
 _ETC = {
     "/etc/passwd": b"sandbox:x:1000:1000:sandbox:/tmp:/bin/sh\n",
     "/etc/group": b"sandbox:x:1000:\n",
     "/etc/hosts": b"127.0.0.1 localhost sandbox\n::1 localhost\n",
 }
-
+_PATH = "/usr/local/bin:/usr/bin:/bin"
 _ENV = {"USER": "sandbox", "LANG": "C.UTF-8", "TZ": "UTC", "PYTHONNOUSERSITE": "1", "OMP_NUM_THREADS": "1"}
 
 
@@ -144,16 +147,14 @@ def run(
     with ExitStack() as stack:
         folder, temporary = WORK, "/tmp"
         if unsafe:
-            top = os.path.realpath(stack.enter_context(tempfile.TemporaryDirectory(prefix="tenfold-")))
+            top = os.path.realpath(
+                stack.enter_context(TemporaryDirectory(prefix="tenfold-", ignore_cleanup_errors=True))
+            )
             folder, temporary = f"{top}/work", f"{top}/tmp"
             os.mkdir(folder)
             os.mkdir(temporary)
         job["collect"] = [temporary + name[4:] if name.startswith("/") else name for name in names]
-        base = {
-            "PATH": f"{os.path.dirname(_interpreter(python))}:/usr/local/bin:/usr/bin:/bin",
-            "HOME": temporary,
-            "TMPDIR": temporary,
-        }
+        base = {"HOME": temporary, "TMPDIR": temporary, "PATH": f"{os.path.dirname(_interpreter(python))}:{_PATH}"}
         job["env"] = {_plain(key): _plain(value) for key, value in (base | _ENV | dict(env)).items()}
         box = _Box(stack, python, limits, folder if unsafe else None)
         box.greet()
@@ -215,18 +216,17 @@ class _Box:
         try:
             said, control, _, _ = self.link.recvmsg(64, room)
         except TimeoutError:
-            raise NoSandbox(
-                f"the sandbox did not start within {_START:g} s", "try again on a less busy machine"
-            ) from None
+            raise NoSandbox(f"no sandbox within {_START:g} s", "try again on a less busy machine") from None
         for _, kind, data in control:
             if kind == socket.SCM_RIGHTS:
                 self.folders = list(struct.unpack(f"{len(data) // 4}i", data))
             elif said and not self.unsafe:  # SCM_CREDENTIALS: pid, uid, gid, as they are out here
                 pid = struct.unpack("3i", data)[0]
                 self.first = os.pidfd_open(pid)
-                Path(f"/proc/{pid}/oom_score_adj").write_text(
-                    "1000"
-                )  # out of memory: this before the rest of the machine
+                try:  # where the machine runs out of memory, this goes first
+                    Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
+                except OSError:
+                    pass  # under a setuid bubblewrap it is not ours to say
         if not said:
             assert self.process.stderr
             self.kill()
@@ -280,7 +280,7 @@ class _Box:
                     raise TenfoldError(f"sandbox: killed ({killed}), and not gone {_GRACE:g} s later")
                 break  # a process that left the group holds the output
         self.process.wait()
-        return _outcome(killed, bytes(got[stdout]), bytes(got[stderr]), bytes(got[link]), names, seconds, self.limits)
+        return _outcome(killed, [bytes(got[stream]) for stream in self.streams], names, seconds, self.limits)
 
     def excess(self) -> str:
         """What there is too much of inside: "processes", "memory", or ""."""
@@ -329,10 +329,9 @@ class _Box:
             pipe.close()
 
 
-def _outcome(
-    killed: str, stdout: bytes, stderr: bytes, reply: bytes, names: list[str], seconds: float, limits: Limits
-) -> Outcome:
-    """What happened. A reply that is not there or not whole means that the first process was ended, too."""
+def _outcome(killed: str, got: list[bytes], names: list[str], seconds: float, limits: Limits) -> Outcome:
+    """What happened. got: stdout, stderr, reply; without a whole reply the first process was ended, too."""
+    stdout, stderr, reply = got
     head, per_file = struct.calcsize(HEAD), struct.calcsize(FILE)
     status, count = struct.unpack_from(HEAD, reply) if len(reply) >= head else (-signal.SIGKILL, 0)
     if status == REFUSED:
@@ -395,9 +394,7 @@ def _rlimits(limits: Limits, unsafe: bool) -> dict[int, tuple[int, int]]:
         seconds = max(1, int(limits.cpu_s + 0.999))
         found[resource.RLIMIT_CPU] = (seconds, seconds + 1)  # SIGXCPU, then SIGKILL
     release = re.match(r"(\d+)\.(\d+)", platform.release())
-    if (
-        not unsafe and release and (int(release[1]), int(release[2])) >= (5, 14)
-    ):  # counted within a user namespace since
+    if not unsafe and release and (int(release[1]), int(release[2])) >= (5, 14):  # older ones count all of a user's
         found[resource.RLIMIT_NPROC] = (limits.processes + 2, limits.processes + 2)
     return found
 
@@ -461,16 +458,8 @@ def _python_paths(python: str) -> tuple[str, ...]:
     links = [path]
     while os.path.islink(links[-1]):
         links.append(os.path.normpath(os.path.join(os.path.dirname(links[-1]), os.readlink(links[-1]))))
-    parts = (
-        "bin",
-        "lib",
-        "lib64",
-        "include",
-        "share",
-        "pyvenv.cfg",
-    )  # not the whole: a prefix may be a project's folder
     found: list[str] = []
-    for one in [f"{prefix}/{part}" for prefix in prefixes for part in parts] + links:
+    for one in [f"{prefix}/{part}" for prefix in prefixes for part in _PARTS] + links:
         there = any(PurePosixPath(one).is_relative_to(top) for top in (*_SYSTEM, *found))
         if os.path.exists(one) and not there:
             found.append(one)
@@ -503,9 +492,7 @@ def check() -> str:
     """For doctor: start `true` in a sandbox; what bubblewrap that was. Raises NoSandbox where it does not work."""
     found = run(["true"])
     if found.code != 0:
-        raise NoSandbox(
-            f"bubblewrap: `true` ended with {found.code or found.signal} {found.killed}: {found.stderr}", ALLOW
-        )
+        raise NoSandbox(f"`true` ended with {found.code}, {found.signal} {found.killed} {found.stderr}", ALLOW)
     return f"bubblewrap works ({bubblewrap()})"
 
 
@@ -529,9 +516,7 @@ def _options(python: str, disk_mb: int) -> list[str]:
     found += ["--dev", "/dev", *memory, "/dev/shm", "--remount-ro", "/dev"]
     found += [*memory, "/tmp", *memory, WORK, "--chdir", WORK]
     paths = _python_paths(python)
-    etc = [
-        f"/etc/{name}" for name in ("ld.so.cache", "alternatives", "protocols", "services", "mime.types", "ssl/certs")
-    ]
+    etc = [f"/etc/{name}" for name in _ETC_OF_HOST]
     above = {str(parent) for path in (*paths, *etc, "/var/tmp") for parent in PurePosixPath(path).parents}
     for folder in sorted(above - {"/", "/tmp", WORK}):  # left to itself, bubblewrap lets nobody but the owner into them
         found += ["--perms", "0755", "--dir", folder]

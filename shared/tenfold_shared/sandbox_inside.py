@@ -25,7 +25,6 @@ PR_SET_DUMPABLE = 4
 
 def main() -> None:
     libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     libc.signal(2, None)  # Python's own handler of SIGINT would let it reach process 1
     link = _socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(link.fileno(), False)
@@ -39,6 +38,7 @@ def main() -> None:
         parts.append(part)
     job = marshal.loads(b"".join(parts))
     parts.clear()
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # by now sandbox.py has set what it sets in our /proc
     user = job["user"]
     if user:  # files are made and read as the command's user; uid 0, to which signals from there do not go, stays the real one
         os.setgroups([])

@@ -9,6 +9,19 @@ import click
 from tenfold_shared.cli import Backend, Duration, Share, add_doctor, options, take, take_sampling, tool
 from zerorepo.graph import EDGES, KINDS
 
+
+class _Counts(click.ParamType):
+    """Whole numbers from 1 in their order, `5,8,5,4,5`."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        parts = [str(part).strip() for part in (value if isinstance(value, tuple | list) else str(value).split(","))]
+        if not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts):
+            self.fail(f"{value!r}: expected whole numbers from 1, one a level, such as 5,8,5,4,5", param, ctx)
+        return tuple(map(int, parts))
+
+
 # Options that mean one thing in several of our verbs.
 _graph_option = click.option("--graph", metavar="RPG", default="rpg.json", show_default=True, help="The graph, as `encode` wrote it.")  # fmt: skip
 _root = click.option("--root", metavar="DIR", help="The repository the graph is of; default: the one its manifest names, else the graph's own folder.")  # fmt: skip
@@ -284,6 +297,164 @@ def map(graph: str, **given: Any) -> int:
     return run(graph, **given)
 
 
+_ontology_option = click.option("--ontology", metavar="FILE", default="ontology.jsonl", show_default=True, help="The feature tree, as `ontology import` or `build` wrote it.")  # fmt: skip
+
+
+def _drawing(function: Any) -> Any:
+    """How a part of the feature tree is drawn."""
+    for option in reversed([
+        click.option("--conditions", type=_Counts(), default="5,8,5,4,5", show_default=True, help="Children drawn at each level."),
+        click.option("--smoothing", type=Share(min=0, min_open=True), default=10.0, show_default=True, help="Temperature that flattens the frequencies of siblings: 1 leaves them, from 100 all are alike."),
+        click.option("--overlap", type=Share(min=0, max=1), default=0.0, show_default=True, help="A draw is taken where at most this share of its leaves was seen."),
+        click.option("--draws", "tries", type=click.IntRange(min=1), default=100, show_default=True, help="Draws before the one with the least overlap is taken."),
+    ]):  # fmt: skip
+        function = option(function)
+    return function
+
+
+@main.group(short_help="The feature tree that proposals draw from.")
+def ontology() -> None:
+    """Make a global feature tree, search it, draw from it. Every verb says how many nodes it has, level by level.
+
+    \b
+    Example:
+      zerorepo ontology build networkx requests -o ontology.jsonl
+      zerorepo ontology search "shortest path" --ontology ontology.jsonl
+    """
+
+
+@ontology.command("import", short_help="EpiCoder's meta-features to our form.")
+@click.argument("tree", metavar="TREE.json")
+@click.argument("frequencies", metavar="[FREQ.json]", required=False)
+@options("output", "json", "common")
+def ontology_import(tree: str, **given: Any) -> int:
+    """Read EpiCoder's nested tree and its table of frequencies (keys joined by `---`).
+
+    A node without a frequency counts as 1, and how many those are is said.
+
+    \b
+    Example:
+      zerorepo ontology import tree.json frequencies.json -o ontology.jsonl.zst
+    """
+    from zerorepo.generation.ontology import run_import
+
+    return run_import(tree, **given)
+
+
+@ontology.command("build", short_help="A feature tree of installed packages or folders.")
+@click.argument("packages", metavar="[PACKAGE|DIR]...", nargs=-1)
+@options("output", "json", "common")
+def ontology_build(packages: tuple[str, ...], **given: Any) -> int:
+    """Make a tree of what Python packages do: distribution, package, module, class or functions, phrase.
+
+    Names are the words of identifiers; a phrase is a docstring's first sentence, else the name. Without arguments, of
+    all that is installed beside this command.
+
+    \b
+    Example:
+      zerorepo ontology build networkx ./src/mypackage -o ontology.jsonl
+    """
+    from zerorepo.generation.ontology import run_build
+
+    return run_build(packages, **given)
+
+
+@ontology.command("search", short_help="Find features by what they say.")
+@click.argument("text", metavar="TEXT")
+@_ontology_option
+@_embeddings
+@_top
+@options("json", "common")
+def ontology_search(text: str, **given: Any) -> int:
+    """The leaves whose names are most like TEXT, each with all its paths; an exact search. Exit 1 where none is.
+
+    \b
+    Example:
+      zerorepo ontology search "remove duplicate rows" --ontology ontology.jsonl --top 10
+    """
+    from zerorepo.generation.ontology import run_search
+
+    return run_search(text, **given)
+
+
+@ontology.command("sample", short_help="Draw a part of the tree.")
+@_ontology_option
+@_drawing
+@click.option("--seen", metavar="FILE", help="Leaves seen before: a path a line, or what `sample --json` printed.")
+@options("seed", "output", "json", "common")
+def ontology_sample(**given: Any) -> int:
+    """Print a subtree drawn by RejectSample (arXiv 2509.16198, algorithm 1).
+
+    \b
+    Example:
+      zerorepo ontology sample --ontology ontology.jsonl --conditions 3,3,3 --seed 1
+    """
+    from zerorepo.generation.ontology import run_sample
+
+    return run_sample(**given)
+
+
+@main.command(short_help="A specification to a tree of features.")
+@click.argument("spec", metavar="SPEC")
+@click.option("--ontology", metavar="FILE", help="The feature tree to choose from; without it, the model names all features itself.")  # fmt: skip
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=30, show_default=True, help="Rounds of choosing features."
+)
+@_drawing
+@click.option("--offer", type=click.IntRange(min=1), default=600, show_default=True, help="Paths offered at most by retrieval, and as many by drawing, in a round.")  # fmt: skip
+@_embeddings
+@options("backend", "sampling", "seed", "budget_tokens", "dry_run", "output", "plot", "json", "common", temperature=0.0, max_tokens=4096)  # fmt: skip
+def propose(spec: str, **given: Any) -> int:
+    """Choose what a project should do, and arrange it in modules: the graph's areas, categories, groups and features.
+
+    SPEC is JSON ({"repository_name", "repository_purpose"}, or feature_spec.json) or Markdown (a README, a spec.md).
+    Exit 1 where features stayed without a place, or a question without a usable answer; both are listed.
+
+    \b
+    Example:
+      zerorepo propose spec.md --ontology ontology.jsonl --model http://localhost:8000/v1#NAME -o proposed.json
+    """
+    from zerorepo.generation.proposal import run_propose
+
+    backend = take(Backend, given)
+    return run_propose(spec, backend=backend, sampling=take_sampling(given), **given)
+
+
+@main.command(short_help="A proposal to a skeleton: folders, files, data flow, interfaces.")
+@click.argument("proposed", metavar="PROPOSED.json")
+@click.option("--break-cycles", is_flag=True, help="Where the model's data flow or file order stays a circle, drop the edges that close it and record them, instead of refusing.")  # fmt: skip
+@click.option("--file-steps", type=click.IntRange(min=1), default=20, show_default=True, help="Rounds in which an area's features may be given files.")  # fmt: skip
+@click.option("--interface-steps", type=click.IntRange(min=1), default=30, show_default=True, help="Rounds in which a file's features may be given interfaces.")  # fmt: skip
+@options(
+    "backend",
+    "sampling",
+    "seed",
+    "output",
+    "budget_tokens",
+    "dry_run",
+    "json",
+    "common",
+    temperature=0.0,
+    max_tokens=8192,
+)
+def design(proposed: str, **given: Any) -> int:
+    """Stage B: a proposed graph to a folder of stubs with their rpg.json, ready for `build`.
+
+    Folders, files, data flow between areas, shared base classes, the order of files, interfaces and task batches,
+    each asked of the model and checked. Exit 1 where features stayed without an interface (they are named), or where
+    data flow or file order is a circle.
+
+    \b
+    Examples:
+      zerorepo design proposed.json --model http://localhost:8000/v1#coder -o skeleton
+      zerorepo design proposed.json --dry-run
+    """
+    from zerorepo.generation.implementation import run_design
+
+    backend = take(Backend, given)
+    return run_design(proposed, backend=backend, sampling=take_sampling(given), **given)
+
+
 _testing_options = [
     click.option("--tries", type=click.IntRange(min=1), default=8, show_default=True, help="Codes written for a leaf before it is given up."),
     click.option("--test-time", type=Duration(), default="60s", show_default=True, help="Wall clock of one run of tests."),
@@ -376,4 +547,4 @@ def _more() -> dict[str, dict[str, Any]]:
     }
 
 
-add_doctor(main, extras=["hf", "vllm", "gpu", "sandbox", "ray"], kernels=True, sandbox=True, more=_more)
+add_doctor(main, extras=["hf", "vllm", "gpu", "plot", "ray", "sandbox"], kernels=True, sandbox=True, more=_more)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib.util
+import itertools
 import re
 import sys
 import textwrap
@@ -23,7 +24,8 @@ from zerorepo.generation.layout import MOST_NAMED, _short
 from zerorepo.generation.order import lexicographic
 from zerorepo.generation.scopes import Reads, binds_of, reads_of, root_of
 from zerorepo.generation.skeleton import stubs_of
-from zerorepo.lexical import tokens
+from zerorepo.features import words_of
+from zerorepo.lexical import stem, tokens
 from zerorepo.modules import Modules
 from zerorepo.validate import components
 
@@ -81,19 +83,22 @@ class Source:
 
     @property
     def names(self) -> list[str]:
-        """Its top-level functions and classes, the keys of its task batches."""
-        return [piece.node.name for piece in self.pieces if piece.kind == "unit"]
+        """Its top-level functions and classes, the keys of its task batches, what they need first."""
+        return [self.pieces[at].node.name for at in self._order() if self.pieces[at].kind == "unit"]
 
     def needs(self) -> dict[int, set[int]]:
         """Piece to the pieces that must stand before it: they bind what it reads when the file is imported."""
         return _needs(self.pieces)
 
-    def render(self) -> str:
-        """The file: docstring, imports, then units in the order of the batches, bodies out."""
+    def _order(self) -> list[int]:
         place = {name: at for at, name in enumerate(name for batch in self.batches for name in batch)}
-        order = lexicographic(self.needs(), lambda at: (
+        return lexicographic(self.needs(), lambda at: (
             self.pieces[at].kind == "unit", place.get(self.pieces[at].node.name, at) if self.pieces[at].kind == "unit" else at
         ))  # fmt: skip
+
+    def render(self) -> str:
+        """The file: docstring, imports, then units in the order of the batches, bodies out."""
+        order = self._order()
         parts = [f'"""{_quoted(self.doc)}"""', HEAD]
         if self.imports:
             parts.append(
@@ -202,9 +207,7 @@ def parsed(code: Any, features: list[str]) -> Item:
         code = code.strip().split("\n", 1)[-1].rsplit("```", 1)[0]
     tree = _tree(code)
     lines = code.split("\n")
-    own_lines = len({one.lineno for one in tree.body}) == len(tree.body) and all(
-        one.end_lineno < other.lineno for one, other in zip(tree.body, tree.body[1:], strict=False)
-    )
+    own_lines = all((one.end_lineno or 0) < other.lineno for one, other in itertools.pairwise(tree.body))
     item = Item(features, [], [], [])
     end = 0
     for one in tree.body:
@@ -377,8 +380,9 @@ def _expect_importable(item: Item, things: Mapping[str, Thing]) -> None:
 def bind(item: Item, phrases: Mapping[str, str]) -> dict[str, str]:
     """Each feature of an interface to the qualname of the one unit that answers to it.
 
-    That is the unit whose docstring names the feature; else the one whose name and docstring share most words with
-    it, a function before its class; where none shares any, the first unit. phrases: feature to its words.
+    That is the unit whose docstring names the feature; else the one whose name is most of all in it; else the one that
+    shares most words with it, a function before its class; where none shares any, the first unit. phrases: feature to
+    its words.
     """
     units = [found for piece in item.pieces if piece.kind == "unit" for found in _units(piece.node, "")]
     found = {}
@@ -387,15 +391,15 @@ def bind(item: Item, phrases: Mapping[str, str]) -> dict[str, str]:
         words = set(tokens(phrase))
 
         def rank(at: int, phrase: str = phrase, words: set[str] = words) -> tuple[Any, ...]:
-            name, node = units[at]
+            node = units[at][1]
             doc = (ast.get_docstring(node) or "").partition("\n\n")[0]
             named = (
                 f" {' '.join(_WORDS.findall(phrase.casefold()))} " in f" {' '.join(_WORDS.findall(doc.casefold()))} "
             )
-            shared = len(words & {*tokens(name), *tokens(doc)}) / max(1, len(words))
-            if not named and not shared:
-                return (0, 0, 0, 0, -at)
-            return (1, named, shared, (not isinstance(node, ast.ClassDef)) - 2 * node.name.startswith("_"), -at)
+            name = {stem(word) for word in words_of(node.name)}
+            called = len(words & name) / max(1, len(name))
+            shared = len(words & {*name, *tokens(doc)}) / max(1, len(words))
+            return (named, called, shared, shared > 0 and not isinstance(node, ast.ClassDef), -at)
 
         found[feature] = units[max(range(len(units)), key=rank)][0]
     return found
@@ -463,7 +467,8 @@ def _tree(code: str, compiled: bool = False) -> ast.Module:
 def _expect_documented(node: Any, outer: str) -> None:
     name = f"{outer}{node.name}"
     marks = {ast.unparse(one).rpartition(".")[2] for one in node.decorator_list}
-    if not (ast.get_docstring(node) or "").strip() and "overload" not in marks:
+    plain = not marks & {"overload", "setter", "deleter"} and not (outer and node.name.startswith("__"))
+    if plain and not (ast.get_docstring(node) or "").strip():
         raise ValueError(f"{name}: has no docstring")
     if not isinstance(node, ast.ClassDef):
         return

@@ -68,7 +68,7 @@ def proposal_of(graph: Graph, name: str = "proposal") -> Proposal:
         while stack:
             node = stack.pop()
             order.append(node)
-            stack += reversed(sorted(graph.children(node.id), key=lambda one: one.id))
+            stack += sorted(graph.children(node.id), key=lambda one: one.id, reverse=True)
         held_below: set[str] = set()
         for node in reversed(order):
             below = graph.children(node.id)
@@ -79,7 +79,7 @@ def proposal_of(graph: Graph, name: str = "proposal") -> Proposal:
             above = graph.parent(node.id)
             begin = MARK if node is area or above is None else above.id + "/"
             if not node.id.startswith(begin) or not node.id.isprintable() or len(node.id) == len(begin):
-                raise BadInput(f"{name}: {ascii(node.id)}: expected {begin}NAME in printable characters: the id of a semantic node is its parent's and its own name")  # fmt: skip
+                raise BadInput(f"{name}: {node.id!a}: expected {begin}NAME in printable characters: the id of a semantic node is its parent's and its own name")  # fmt: skip
             if node.id in held_below:
                 kept.append(node)
                 contains.append(
@@ -112,7 +112,7 @@ class Paths:
         if wrong := unwritable(path):
             return wrong
         parts = path.split("/")
-        for at, part in enumerate(parts):
+        for at in range(len(parts)):
             here = "/".join(parts[: at + 1])
             wanted = kind if at == len(parts) - 1 else "folder"
             if wrong := self._module_problem(parts, at, wanted) or self._clash(here, wanted):
@@ -201,6 +201,7 @@ class Folders(NamedTuple):
 def folders_checked(value: Mapping[str, Any], areas: Collection[str]) -> Folders:
     """Every area in exactly one folder, of nested `{"folder": [areas] | {...}, "file": null}`.
 
+    A folder that is an object and an area's own has the area under the name `.`; at the top that is the root.
     Raises ValueError that names what is wrong: areas missing or bound twice, paths that may not be.
     """
     tree = value.get("folders")
@@ -209,14 +210,14 @@ def folders_checked(value: Mapping[str, Any], areas: Collection[str]) -> Folders
     wrong: list[str] = []
     bound: dict[str, list[str]] = defaultdict(list)
     planned: list[str] = []
-    stack: list[tuple[str, Any]] = [(str(name), below) for name, below in reversed(tree.items())]
+    stack: list[tuple[str, Any]] = [("", tree)]
     fabricated: list[str] = []
     while stack:
         path, below = stack.pop()
-        if trouble := unwritable(path):
+        if path and (trouble := unwritable(path)):
             wrong.append(trouble)
         elif isinstance(below, dict):
-            stack += [(f"{path}/{name}", more) for name, more in reversed(below.items())]
+            stack += [(_inside(path, name), more) for name, more in reversed(below.items())]
         elif isinstance(below, list):
             for area in below:
                 if isinstance(area, str) and area in areas:
@@ -235,11 +236,11 @@ def folders_checked(value: Mapping[str, Any], areas: Collection[str]) -> Folders
     paths = Paths()
     for area in sorted(bound):
         for place in bound[area]:
-            if trouble := paths.problem(place, "folder"):
+            if place and (trouble := paths.problem(place, "folder")):
                 wrong.append(trouble)
             elif place == SRC:
                 wrong.append(f"area {area}: {SRC} holds packages and is none; bind the area to a folder inside it")
-            else:
+            elif place:
                 paths.add(place, "folder")
     if wrong:
         unknown = [f"no such area: {', '.join(fabricated[:3])}"] if fabricated else []
@@ -270,7 +271,8 @@ class Files:
         self.homes: dict[str, set[str]] = defaultdict(set)  # folder to the areas bound to it
         for area, folder in bound.items():
             self.homes[folder].add(area)
-            self.paths.add(folder, "folder")
+            if folder:
+                self.paths.add(folder, "folder")
 
     def take(self, area: str, open_: Collection[str], value: Mapping[str, Any]) -> Placed:
         """Take over what is right of `{"files": {"category/group/leaf": "folder/file.py"}}`, the leaf without its area.
@@ -301,10 +303,10 @@ class Files:
         if wrong := self.paths.problem(path):
             return wrong
         folder = self.bound[area]
-        if not path.startswith(folder + "/"):
+        if folder and not path.startswith(folder + "/"):
             return f"{_short(path)}: not below {folder}, the folder of {area}"
         here = path.rpartition("/")[0]
-        while here not in self.homes:
+        while here and here not in self.homes:
             here = here.rpartition("/")[0]
         if area not in self.homes[here]:
             return f"{_short(path)}: lies in {here}, the folder of {', '.join(sorted(self.homes[here]))}"
@@ -321,6 +323,10 @@ class Files:
         for path in self.owner:
             count[path.rpartition("/")[0]] += 1
         return sorted(folder for folder, files in count.items() if files > CROWDED)
+
+
+def _inside(folder: str, name: str) -> str:
+    return folder if name in (".", "") else f"{folder}/{name}" if folder else name
 
 
 def _folded(path: str) -> str:

@@ -4,8 +4,8 @@ Two pure functions of a graph: `plan` gives every leaf its place and what must b
 whose prerequisites are settled. Building (building.py), `zerorepo plan` and any scheduler beyond one machine use
 these and nothing else.
 
-Before a leaf come the leaves it calls or inherits from, then, where the plan says so, all of the areas its data comes
-from and the files before its own (arXiv 2509.16198 §2.3: data flow, file order and dependencies admit one topological
+Before a leaf come the leaves it calls or inherits from, all of the files that its file imports and, where the plan says
+so, of the areas its data comes from and of the files before its own (arXiv 2509.16198 §2.3: data flow, file order and dependencies admit one topological
 order). Leaves of one file follow each other, so that two never edit it at once.
 """
 
@@ -73,10 +73,9 @@ def plan(graph: Graph) -> Plan:
     rank = {path: at for at, path in enumerate(_file_order(graph, by_file))}
     place = {node.id: (rank[node.path], at) for at, node in enumerate(leaves)}
     calls = _calls(graph, {node.id for node in leaves})
-    gates = _gates(graph, by_file)
-    before, cycles, relaxed = _agreeing(calls, gates, by_file)
-    if relaxed:
-        gates = {}
+    planned, imported = _planned_before(graph, by_file), _imported_before(graph, by_file)
+    before, cycles, relaxed = _agreeing(calls, planned, imported, by_file)
+    gates = {path: {other[4:] for other in before[f"begin {path}"]} for path in by_file}
     order = [key for key in lexicographic(before, lambda key: _priority(key, place, rank)) if key in place]
     at = {key: n for n, key in enumerate(order)}
     last: dict[str, str] = {}
@@ -186,7 +185,7 @@ def _outermost(key: str, leaves: set[str]) -> str | None:
     return key
 
 
-def _gates(graph: Graph, by_file: Mapping[str, list[str]]) -> dict[str, set[str]]:
+def _planned_before(graph: Graph, by_file: Mapping[str, list[str]]) -> dict[str, set[str]]:
     """File to the files that the plan puts before it: by order edges, and by data flow between areas."""
     areas: dict[str, set[str]] = defaultdict(set)  # area to its files with leaves
     for path, names in areas_of(graph).items():
@@ -199,6 +198,15 @@ def _gates(graph: Graph, by_file: Mapping[str, list[str]]) -> dict[str, set[str]
         elif edge.type == "data_flow":
             for path in areas.get(edge.dst, ()):
                 found[path] |= areas.get(edge.src, set()) - {path}
+    return found
+
+
+def _imported_before(graph: Graph, by_file: Mapping[str, list[str]]) -> dict[str, set[str]]:
+    """File to the files with leaves that it imports when it is imported."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for edge in graph.edges:
+        if edge.type == "imports" and edge.src in by_file and edge.dst in by_file and edge.src != edge.dst:
+            found[edge.src].add(edge.dst)
     return found
 
 
@@ -216,26 +224,36 @@ def areas_of(graph: Graph) -> dict[str, set[str]]:
 
 
 def _agreeing(
-    calls: Mapping[str, set[str]], gates: Mapping[str, set[str]], by_file: Mapping[str, list[str]]
-) -> tuple[dict[str, set[str]], list[list[str]], bool]:
+    calls: Mapping[str, set[str]], planned: Mapping[str, set[str]], imported: Mapping[str, set[str]],
+    by_file: Mapping[str, list[str]],
+) -> tuple[dict[str, set[str]], list[list[str]], bool]:  # fmt: skip
     """One relation `comes before` over leaves and the begins and ends of files, without circles; the circles of calls that
-    were left out; and whether what the plan says of files had to give way to calls."""
-    circles: list[list[str]] = []
-    for gated in (gates, {}):
-        before: dict[str, set[str]] = {}
-        for path, ids in by_file.items():
-            before[f"begin {path}"] = {f"end {other}" for other in gated.get(path, ())}
-            for key in ids:
-                before[key] = {f"begin {path}", *calls.get(key, ())}
-            before[f"end {path}"] = set(ids)
-        circles = _circles(before)
-        if not any(key.startswith(("begin ", "end ")) for circle in circles for key in circle):
-            break
+    were left out; and whether what the plan says of files had to give way to calls.
+
+    In a circle imports give way first, then the plan's order, then calls.
+    """
+    before: dict[str, set[str]] = {}
+    for path, ids in by_file.items():
+        before[f"begin {path}"] = {f"end {other}" for other in planned.get(path, set()) | imported.get(path, set())}
+        for key in ids:
+            before[key] = {f"begin {path}", *calls.get(key, ())}
+        before[f"end {path}"] = set(ids)
+    relaxed = False
+    for weak in (imported, planned):
+        inside = {key: n for n, circle in enumerate(_circles(before)) for key in circle}
+        for path in by_file:
+            begin = f"begin {path}"
+            for other in weak.get(path, ()):
+                stronger = weak is imported and other in planned.get(path, ())
+                if not stronger and begin in inside and inside[begin] == inside.get(f"end {other}"):
+                    before[begin].discard(f"end {other}")
+                    relaxed |= weak is planned
+    circles = _circles(before)
     inside = {key: n for n, circle in enumerate(circles) for key in circle}
     for key, others in before.items():
         if key in inside:
             before[key] = {other for other in others if inside.get(other) != inside[key]}
-    return before, circles, bool(gates) and not gated
+    return before, circles, relaxed
 
 
 def _circles(before: Mapping[str, set[str]]) -> list[list[str]]:

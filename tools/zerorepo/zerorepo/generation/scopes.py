@@ -79,9 +79,9 @@ class _Walk:
                     self.called(keyword.value, local)
                 self.visit(keyword.value, local)
             inner = local
-            for one in node.body:  # a name read before the class binds it is the module's
-                self.visit(one, inner)
-                inner |= frozenset(binds_of(one))
+            for statement in node.body:  # a name read before the class binds it is the module's
+                self.visit(statement, inner)
+                inner |= frozenset(binds_of(statement))
         elif isinstance(node, _COMPREHENSIONS):
             inner = local
             for generator in node.generators:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import io
+import itertools
 import re
 import tokenize
 import warnings
@@ -90,7 +91,7 @@ def with_units(source: str, units: Mapping[str, str]) -> str:
         unit = known[qualname]
         edits.append((unit.start, unit.end, _fitted(text, qualname, source[unit.start : unit.end])))
     edits.sort()
-    for (_, end, _), (start, _, _) in zip(edits, edits[1:], strict=False):
+    for (_, end, _), (start, _, _) in itertools.pairwise(edits):
         if start < end:
             inner = next(name for name, unit in known.items() if unit.start == start and name in units)
             raise ValueError(f"{inner}: stands inside another unit that is given as well; give one of them")
@@ -141,7 +142,8 @@ class _Text:
             column = len(line.encode()[:column].decode())
         return self.starts[number - 1] + column
 
-    def line_end(self, number: int) -> int:
+    def line_end(self, number: int | None) -> int:
+        assert number is not None
         found = _BREAK.search(self.source, self.starts[number - 1])
         return found.start() if found else len(self.source)
 
@@ -175,7 +177,12 @@ class _Text:
         """Offset of the colon that ends the header: the first after its last expression, comments aside."""
         arguments = definition.args
         parts = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
-        parts += [*arguments.defaults, *arguments.kw_defaults, definition.returns, *getattr(definition, "type_params", ())]
+        parts += [
+            *arguments.defaults,
+            *arguments.kw_defaults,
+            definition.returns,
+            *getattr(definition, "type_params", ()),
+        ]
         ends = [(part.end_lineno, part.end_col_offset) for part in parts if part is not None]
         place = self.at(*max(ends, default=(definition.lineno, definition.col_offset)))
         while (letter := self.source[place]) != ":":

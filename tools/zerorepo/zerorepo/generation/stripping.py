@@ -8,29 +8,35 @@ the exception does not hide it.
 
 from __future__ import annotations
 
+import ast
 import bisect
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from tenfold_shared.sandbox import Limits, Outcome
 from zerorepo.encode import encode
-from zerorepo.generation.skeleton import Unit, decoded, is_empty, stubs_of, units_of
-from zerorepo.graph import ROOT, SEMANTIC, UNITS, Edge, Graph, Node
+from zerorepo.generation.skeleton import STUB, Unit, decoded, is_empty, stubs_of, units_of
+from zerorepo.graph import ROOT, SEMANTIC, Graph, Node
 from zerorepo.modules import dotted_name, import_root, is_test
 from zerorepo.sources import Held, Source
+from zerorepo.validate import edge_name
 
 Run = Callable[..., Outcome]  # tenfold_shared.sandbox.run, or what takes the same
 LIMITS = Limits(wall_s=300, memory_mb=4096, disk_mb=512, output_bytes=4_000_000)
 ROUNDS = 200  # of stubs that report themselves; each but the last finds at least one more body to keep
 # Names of files that make, test or document a package and are not imported from it.
-_AROUND = frozenset("setup.py conf.py noxfile.py fabfile.py tasks.py dodo.py wscript.py versioneer.py __main__.py".split())
+_AROUND = frozenset(
+    "setup.py conf.py noxfile.py fabfile.py tasks.py dodo.py wscript.py versioneer.py __main__.py".split()
+)
 _AROUND_FOLDERS = frozenset("doc docs example examples bench benchmark benchmarks script scripts tool tools ci".split())
 _OURS = "_zerorepo_import"  # folder of what is run, in the sandbox
 _REPORT = "/tmp/report"
+_INSIDE = Path(__file__).with_name("stripping_inside.py").read_bytes()
 _OVERLOADS = ("overload", "typing.overload", "typing_extensions.overload", "t.overload")
 
 
@@ -62,10 +68,11 @@ def strip(
     return _Strip(graph, source, run, python, limits, unsafe, others or {}).skeleton()
 
 
-def is_part(path: str) -> bool:
+def is_part(path: str, files: Container[str]) -> bool:
     """Whether a Python file is of the package itself: no test, and nothing that only makes or documents it."""
     *folders, name = path.split("/")
-    return path.endswith(".py") and not is_test(path) and name not in _AROUND and _AROUND_FOLDERS.isdisjoint(folders[:1])
+    around = folders and folders[0] in _AROUND_FOLDERS and f"{folders[0]}/__init__.py" not in files
+    return path.endswith(".py") and not is_test(path) and name not in _AROUND and not around
 
 
 class _Strip:
@@ -83,7 +90,7 @@ class _Strip:
         self.texts: dict[str, tuple[str, str]] = {}  # of files of the package
         self.leaves: dict[str, dict[str, Unit]] = {}
         for path in sorted(self.files):
-            if is_part(path) or (path.endswith("__main__.py") and not is_test(path)):
+            if is_part(path, self.files) or (path.endswith("__main__.py") and not is_test(path)):
                 self._read(path)
         self.keep: dict[str, str] = {}  # id to reason
         for path, leaves in self.leaves.items():
@@ -101,7 +108,7 @@ class _Strip:
         self.texts[path] = text, encoding
 
     def skeleton(self) -> Skeleton:
-        modules = {path: dotted_name(path, self.files) for path in self.texts if is_part(path)}
+        modules = {path: dotted_name(path, self.files) for path in self.texts if is_part(path, self.files)}
         modules = {path: self._full(name) for path, name in modules.items()}
         first = self._imported(self.files, modules, profiled=True)
         for path, why in first.failed.items():
@@ -146,43 +153,46 @@ class _Strip:
         """All files, with stubs; `ids` is filled with what the numbers in reports mean. None: plain stubs."""
         found = dict(self.files)
 
-        def stub(name: str) -> str:
+        def stub(path: str, name: str) -> str:
             assert ids is not None
-            ids.append(name)
+            ids.append(f"{path}:{name}")
             return f'raise __import__("{_OURS}").hit({len(ids) - 1})'
 
         for path, (text, encoding) in self.texts.items():
             keep = {name for name in self.leaves[path] if f"{path}:{name}" in self.keep}
             if path in self.whole or len(keep) == len(self.leaves[path]):
                 continue
-            if ids is None:
-                stubs = stubs_of(text, keep)
-            else:
-                stubs = stubs_of(text, keep, lambda name, path=path: stub(f"{path}:{name}"))  # type: ignore[misc]
+            stubs = stubs_of(text, keep, STUB if ids is None else partial(stub, path))
             found[path] = stubs.encode(encoding)
         return found
 
     def _imported(self, files: Mapping[str, bytes], modules: Mapping[str, str], *, profiled: bool) -> _Imported:
         """Import all modules, in one process unless one ends it."""
-        found = _Imported({}, {}, set(), set())
+        found = _Imported()
         left = dict(modules)
         top = self.prefix.replace(".", "/") + "/" if self.prefix else ""
         roots = sorted({"" if self.prefix else import_root(path, self.files) for path in self.texts})
         placed = {top + path: data for path, data in files.items()}
         while left:
-            job = {"modules": [[path, top + path, name] for path, name in left.items()], "roots": roots, "top": top}
+            job = {
+                "modules": [[path, top + path, name] for path, name in left.items()],
+                "roots": roots,
+                "top": top,
+                "profiled": profiled,
+            }
             done = self.run(
-                [self.python, "-P", f"{_OURS}/run.py", "profiled" if profiled else "stubs"],
-                files={**placed, f"{_OURS}/run.py": _RUN.encode(), f"{_OURS}/job.json": msgspec.json.encode(job)},
+                [self.python, "-P", f"{_OURS}/run.py"],
+                files={**placed, f"{_OURS}/run.py": _INSIDE, f"{_OURS}/job.json": msgspec.json.encode(job)},
                 collect=[_REPORT], limits=self.limits, python=self.python, unsafe=self.unsafe,
                 env={"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"},
             )  # fmt: skip
-            begun = found.read(done.files.get(_REPORT, b""), set(left))
-            if begun is None and not (done.killed and not done.files):
-                return found
+            if _REPORT not in done.files:
+                why = f"killed ({done.killed})" if done.killed else done.stderr.strip()[-300:] or f"exit {done.code}"
+                raise ValueError(f"importing the package came to no end: {why}")
+            begun = found.read(done.files[_REPORT])
             if begun is None:
-                raise ValueError(f"importing {next(iter(left.values()))}: killed ({done.killed}); {done.stderr[-200:]}")
-            how = done.killed or (f"signal {done.signal}" if done.signal else f"exit {done.code}")
+                return found
+            how = f"signal {done.signal}" if done.signal else f"exit {done.code}"
             found.failed[begun] = f"it ends the interpreter ({how})"
             del left[begun]
         return found
@@ -218,7 +228,9 @@ class _Strip:
         for path, (text, _) in self.texts.items():
             for qualname in units_of(text):
                 parts = qualname.split(".")
-                leaf = next((one for n in range(len(parts)) if (one := ".".join(parts[: n + 1])) in self.leaves[path]), None)
+                leaf = next(
+                    (one for n in range(len(parts)) if (one := ".".join(parts[: n + 1])) in self.leaves[path]), None
+                )
                 if leaf is None:
                     continue
                 if f"{path}:{leaf}" not in self.keep:
@@ -248,7 +260,7 @@ def _joined(old: Graph, new: Graph, stubbed: Collection[str], inner: Mapping[str
             nodes.append(msgspec.structs.replace(node, qualname=leaf.partition(":")[2]) if leaf else node)
     known = {node.id for node in nodes}
     kinds = {node.id: node.kind for node in nodes}
-    edges = {(edge.src, edge.dst, edge.type, _name_of(edge)): edge for edge in new.edges if edge.type == "contains"}
+    edges = {(edge.src, edge.dst, edge.type, edge_name(edge)): edge for edge in new.edges if edge.type == "contains"}
     for edge in old.edges:
         src, dst = (inner.get(end, end) for end in (edge.src, edge.dst))
         if src not in known or dst not in known or (src == dst and src != edge.src):
@@ -256,17 +268,40 @@ def _joined(old: Graph, new: Graph, stubbed: Collection[str], inner: Mapping[str
         if edge.type == "contains" and kinds[dst] not in SEMANTIC:
             continue
         moved = msgspec.structs.replace(edge, src=src, dst=dst)
-        edges.setdefault((src, dst, edge.type, _name_of(edge)), moved)
+        edges.setdefault((src, dst, edge.type, edge_name(edge)), moved)
     return Graph(nodes, edges.values())
 
 
-def _name_of(edge: Edge) -> str:
-    from zerorepo.validate import edge_name
-
-    return str(edge_name(edge))
-
-
 def _marks(unit: Unit) -> list[str]:
-    import ast
-
     return [ast.unparse(mark) for mark in unit.definition.decorator_list]
+
+
+class _Imported:
+    """What importing the modules showed. failed: path to the reason; way: to the files on the way to the failure,
+    outermost first; hits: (path, name, line) of code that ran, of a profile; numbers: of stubs that ran."""
+
+    def __init__(self) -> None:
+        self.failed: dict[str, str] = {}
+        self.way: dict[str, list[str]] = {}
+        self.hits: set[tuple[str, str, int]] = set()
+        self.numbers: set[int] = set()
+
+    def read(self, report: bytes) -> str | None:
+        """Take a report over; the path of the module at which it breaks off, None where it is whole."""
+        begun: str | None = None
+        for line in report.splitlines():
+            try:
+                kind, *words = msgspec.json.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
+                continue  # the package wrote into it, or its end was cut off
+            if kind == "begin":
+                begun = words[0]
+            elif kind == "failed":
+                self.failed[words[0]], self.way[words[0]] = words[1], words[2]
+            elif kind == "ran":
+                self.hits.add((words[0], words[1], words[2]))
+            elif kind == "hit":
+                self.numbers.add(words[0])
+            elif kind == "end":
+                begun = None
+        return begun

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -225,9 +226,10 @@ def commits_of(
 def _message(graph: Graph, task: Task, result: Result) -> str:
     node = graph.by_id.get(task.id)
     title = task.id if task.is_leaf else f"{task.id.partition('#')[2]}: integration test"
-    told = (node.doc or "").split("\n")[0] if node is not None else ""
+    told = one_line(" ".join((node.doc if node is not None else "").split()))
     test = next(iter(result.tests), "")
-    return f"{one_line(title)}{': ' + one_line(told)[:80] if told else ''}\n\nTest: {test}\nTries: {result.tries}\nAnswers: {label(result.models)}\n"
+    about = f"{textwrap.fill(told, 72)}\n\n" if told else ""
+    return f"{one_line(title)}\n\n{about}Test: {test}\nTries: {result.tries}\nAnswers: {label(result.models)}\n"
 
 
 def finished(files: Mapping[str, bytes], graph: Graph, builder: Builder, built: Built) -> bytes:

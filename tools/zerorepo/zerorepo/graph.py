@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import msgspec
@@ -74,6 +75,9 @@ class Node(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, kw_on
     status: str = "done"
     uses: list[str] = []  # what it calls, as written: `nx.Graph`, `self.add`, `?.close`
 
+    def __post_init__(self) -> None:
+        self.status = intern(self.status)  # msgspec leaves a default out where it is the very object
+
 
 class Edge(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
     """A directed edge; `src` depends on, contains or precedes `dst`."""
@@ -83,6 +87,9 @@ class Edge(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, kw_on
     payload: dict[str, Any] = {}
     src: str
     type: str
+
+    def __post_init__(self) -> None:
+        self.confidence = intern(self.confidence)
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):

@@ -50,7 +50,9 @@ def readme(name: str, purpose: str, areas: Mapping[str, tuple[str, Sequence[str]
     lines = [f"# {_line(name) or 'Repository'}", "", _line(purpose), "", "## Areas", ""]
     for area, (folder, files, count) in areas.items():
         place = f"`{folder}/`" if folder else "the root"
-        lines.append(f"- **{_line(area)}** in {place}: {count} features in {', '.join(f'`{path}`' for path in files) or 'no file yet'}")
+        lines.append(
+            f"- **{_line(area)}** in {place}: {count} features in {', '.join(f'`{path}`' for path in files) or 'no file yet'}"
+        )
     if flows:
         lines += ["", "## Data flow", "", *(f"- {_line(one)}" for one in flows)]
     return ("\n".join(lines) + "\n").encode()

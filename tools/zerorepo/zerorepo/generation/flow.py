@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from zerorepo.generation.layout import MOST_NAMED, _short
+from zerorepo.generation.layout import MOST_NAMED, short
 from zerorepo.generation.order import lexicographic
 
 FIELDS = ("source", "target", "data_id", "data_type", "transformation")
@@ -56,7 +56,7 @@ def flow_checked(value: Mapping[str, Any], areas: Collection[str]) -> tuple[list
         edge = Flow(*(one[field].strip() for field in FIELDS))
         unknown = [end for end in (edge.source, edge.target) if end not in areas]
         if unknown:
-            fabricated += [_short(end) for end in unknown]
+            fabricated += [short(end) for end in unknown]
         elif not edge.data_id or not edge.data_type:
             wrong.append(f"edge {at}: data_id and data_type say what flows; neither may be empty")
         elif max(map(len, edge)) > LONGEST:
@@ -64,7 +64,7 @@ def flow_checked(value: Mapping[str, Any], areas: Collection[str]) -> tuple[list
         elif edge.source == edge.target:
             wrong.append(f"edge {at}: from {edge.source} to itself")
         elif (key := (edge.source, edge.target, edge.data_id)) in seen:
-            wrong.append(f"edges {seen[key]} and {at}: the same datum {_short(edge.data_id)} between the same areas")
+            wrong.append(f"edges {seen[key]} and {at}: the same datum {short(edge.data_id)} between the same areas")
         else:
             seen[key] = at
             edges.append(edge)
@@ -160,7 +160,7 @@ def order_checked(value: Mapping[str, Any], files: Collection[str]) -> tuple[lis
     told = value.get("order")
     if not isinstance(told, list) or not all(isinstance(one, str) for one in told):
         raise ValueError('expected {"order": ["folder/file.py", ...]}')
-    fabricated = [_short(one) for one in told if one not in files]
+    fabricated = [short(one) for one in told if one not in files]
     order = [one for one in told if one in files]
     missing = sorted(set(files) - set(order))
     circles = []

@@ -108,7 +108,7 @@ class Paths:
     def problem(self, path: Any, kind: str = "file") -> str:
         """Why a path cannot be of a module (kind file) or package (kind folder) of this design; '' where it can."""
         if not isinstance(path, str):
-            return f"{_short(path)}: expected a path, a string"
+            return f"{short(path)}: expected a path, a string"
         if wrong := unwritable(path):
             return wrong
         parts = path.split("/")
@@ -116,7 +116,7 @@ class Paths:
             here = "/".join(parts[: at + 1])
             wanted = kind if at == len(parts) - 1 else "folder"
             if wrong := self._module_problem(parts, at, wanted) or self._clash(here, wanted):
-                return f"path {_short(path)}: {wrong}"
+                return f"path {short(path)}: {wrong}"
         return ""
 
     def add(self, path: str, kind: str = "file") -> None:
@@ -130,30 +130,30 @@ class Paths:
         part = parts[at]
         if kind == "file":
             if not part.endswith(".py"):
-                return f"{_short(part)}: expected a Python module, NAME.py"
+                return f"{short(part)}: expected a Python module, NAME.py"
             part = part[:-3]
             if part.startswith("test_") or part.endswith("_test") or part == "conftest":
-                return f"{_short(part)}.py: pytest takes it for a test; tests are written later"
+                return f"{short(part)}.py: pytest takes it for a test; tests are written later"
         if keyword.iskeyword(part) or not part.isidentifier() or unicodedata.normalize("NFKC", part) != part:
-            return f"{_short(part)}: no import statement can name it"
+            return f"{short(part)}: no import statement can name it"
         if kind == "folder" and part in _TESTS:
-            return f"{_short(part)}: the folder of tests; they are written later"
+            return f"{short(part)}: the folder of tests; they are written later"
         if at == 0 or parts[:at] == [SRC]:
             if part in sys.stdlib_module_names:
-                return f"{_short(part)}: hides the standard library's module of that name"
+                return f"{short(part)}: hides the standard library's module of that name"
             if part in _TAKEN:
-                return f"{_short(part)}: hides a module that the tests are run with"
+                return f"{short(part)}: hides a module that the tests are run with"
         return ""
 
     def _clash(self, here: str, kind: str) -> str:
         other = self._alike.get(_folded(here))
         if other is not None and other != here:
-            return f"{_short(here)}: differs from {_short(other)} in case alone"
+            return f"{short(here)}: differs from {short(other)} in case alone"
         if self.kinds.get(here, kind) != kind:
-            return f"{_short(here)}: is a {self.kinds[here]} already"
+            return f"{short(here)}: is a {self.kinds[here]} already"
         beside = here[:-3] if kind == "file" else here + ".py"
         taken = self._alike.get(_folded(beside))
-        return f"{_short(here)}: {_short(taken)} is a module of the same name beside it" if taken is not None else ""
+        return f"{short(here)}: {short(taken)} is a module of the same name beside it" if taken is not None else ""
 
 
 def unwritable(path: str) -> str:
@@ -164,9 +164,9 @@ def unwritable(path: str) -> str:
     try:
         size = len(path.encode())
     except UnicodeEncodeError:
-        return f"path {_short(path)}: not UTF-8"
+        return f"path {short(path)}: not UTF-8"
     if size > MOST_BYTES or path.count("/") >= MOST_DEPTH:
-        return f"path {_short(path)}: more than {MOST_BYTES} bytes, or than {MOST_DEPTH} names"
+        return f"path {short(path)}: more than {MOST_BYTES} bytes, or than {MOST_DEPTH} names"
     return ""
 
 
@@ -223,11 +223,11 @@ def folders_checked(value: Mapping[str, Any], areas: Collection[str]) -> Folders
                 if isinstance(area, str) and area in areas:
                     bound[area].append(path)
                 else:
-                    fabricated.append(_short(area))
+                    fabricated.append(short(area))
         elif below is None:
             planned += [path] if path.endswith(".py") else []
         else:
-            wrong.append(f"{_short(path)}: expected an object, a list of areas or null, got {_short(below)}")
+            wrong.append(f"{short(path)}: expected an object, a list of areas or null, got {short(below)}")
     for area, places in bound.items():
         if len(places) > 1:
             wrong.append(f"area {area}: bound to {' and to '.join(places)}; expected one folder")
@@ -283,10 +283,10 @@ class Files:
         if not isinstance(told, dict):
             raise ValueError('expected {"files": {"category/group/leaf": "folder/file.py"}}')
         placed = Placed({}, [], [])
-        for short, path in told.items():
-            leaf = f"{area}/{short}"
+        for name, path in told.items():
+            leaf = f"{area}/{name}"
             if leaf not in open_:
-                placed.fabricated.append(_short(short))
+                placed.fabricated.append(short(name))
             elif wrong := self._problem(area, path):
                 placed.wrong.append(wrong)
             else:
@@ -304,14 +304,14 @@ class Files:
             return wrong
         folder = self.bound[area]
         if folder and not path.startswith(folder + "/"):
-            return f"{_short(path)}: not below {folder}, the folder of {area}"
+            return f"{short(path)}: not below {folder}, the folder of {area}"
         here = path.rpartition("/")[0]
         while here and here not in self.homes:
             here = here.rpartition("/")[0]
         if area not in self.homes[here]:
-            return f"{_short(path)}: lies in {here}, the folder of {', '.join(sorted(self.homes[here]))}"
+            return f"{short(path)}: lies in {here}, the folder of {', '.join(sorted(self.homes[here]))}"
         if self.owner.get(path, area) != area:
-            return f"{_short(path)}: is a file of {self.owner[path]}; a file belongs to one area"
+            return f"{short(path)}: is a file of {self.owner[path]}; a file belongs to one area"
         return ""
 
     def in_area(self, area: str) -> list[str]:
@@ -333,6 +333,6 @@ def _folded(path: str) -> str:
     return unicodedata.normalize("NFC", path).casefold()
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     text = value if isinstance(value, str) else repr(value)
     return ascii(text[:57] + "..." if len(text) > 60 else text)

@@ -90,7 +90,7 @@ def plan(graph: Graph) -> Plan:
             needs.add(last[node.path])
         last[node.path] = key
         tasks.append(Task(key, node.path, node.qualname, tuple(sorted(needs, key=at.__getitem__))))
-    return Plan(tasks + _integrations(graph, by_file), cycles, relaxed)
+    return Plan(tasks + _integrations(graph, by_file, at), cycles, relaxed)
 
 
 def ready(tasks: Sequence[Task], settled: Collection[str], started: Collection[str] = ()) -> list[Task]:
@@ -289,10 +289,15 @@ def _priority(key: str, place: Mapping[str, tuple[int, int]], rank: Mapping[str,
     return place[key]
 
 
-def _integrations(graph: Graph, by_file: Mapping[str, list[str]]) -> list[Task]:
-    """A task for each area, after all of its leaves."""
+def _integrations(graph: Graph, by_file: Mapping[str, list[str]], at: Mapping[str, int]) -> list[Task]:
+    """A task for each area, after all of its leaves; one after the other, as each may write leaves over."""
     members: dict[str, list[str]] = defaultdict(list)
     for path, areas in areas_of(graph).items():
         for area in areas:
             members[area] += by_file.get(path, [])
-    return [Task(INTEGRATION + area, "", "", tuple(sorted(ids))) for area, ids in sorted(members.items()) if ids]
+    found: list[Task] = []
+    for area, ids in sorted(members.items(), key=lambda pair: (max((at[key] for key in pair[1]), default=0), pair[0])):
+        if ids:
+            before = [found[-1].id] if found else []
+            found.append(Task(INTEGRATION + area, "", "", (*sorted(ids, key=at.__getitem__), *before)))
+    return found

@@ -77,14 +77,16 @@ class States:
     def _text(self, path: str, count: int, integrations: int) -> str:
         if integrations:
             text = self.text(path, State({path: count}, integrations - 1))
-            patches = self.results[self.integrations[integrations - 1].id].patches
+            integration = self.results.get(self.integrations[integrations - 1].id)
+            patches = {} if integration is None else integration.patches
             for task in self.chains[path][:count]:
                 if task.id in patches:
                     text = apply(text, task.qualname, patches[task.id])
             return text
         task = self.chains[path][count - 1]
         text = self.text(path, State({path: count - 1}))
-        patch = self.results[task.id].patches.get(task.id)
+        result = self.results.get(task.id)  # None in the last state of a build that ended early
+        patch = None if result is None else result.patches.get(task.id)
         return text if patch is None else apply(text, task.qualname, patch)
 
     def at(self, state: State) -> Mapping[str, str]:

@@ -240,10 +240,10 @@ class _Strip:
         for node in self.graph.nodes:
             if node.kind in ("function", "method") and node.path not in self.texts:
                 kept[node.id] = "outside"
-        return Skeleton(files, _joined(self.graph, new, stubbed, inner), dict(sorted(kept.items())), dict(sorted(self.whole.items())))  # fmt: skip
+        return Skeleton(files, joined(self.graph, new, stubbed, inner), dict(sorted(kept.items())), dict(sorted(self.whole.items())))  # fmt: skip
 
 
-def _joined(old: Graph, new: Graph, stubbed: Collection[str], inner: Mapping[str, str]) -> Graph:
+def joined(old: Graph, new: Graph, stubbed: Collection[str], inner: Mapping[str, str]) -> Graph:
     """The graph of the skeleton: nodes as its files say, with the features, dependencies and meaning of the old one."""
     nodes: list[Node] = []
     for node in new.nodes:

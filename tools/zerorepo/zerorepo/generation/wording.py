@@ -93,12 +93,21 @@ def folders(areas: Sequence[str]) -> str:
     return FOLDERS + offered(areas)
 
 
-def files(area: str, folder: str, leaves: Sequence[str], taken: Sequence[str], planned: Sequence[str], count: int) -> str:
-    """leaves: without their area, those still open; taken: the area's files so far; count: leaves of the whole area."""
-    deeper = f"Where {CROWDED} files or more come to lie in one folder, make folders inside it. " if count >= CROWDED else ""
+def files(
+    area: str, folder: str, leaves: Sequence[str], taken: Sequence[str], planned: Sequence[str], count: int,
+    wrong: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """leaves: without their area, those still open; taken: the area's files so far; count: leaves of the whole area;
+    wrong: why parts of the last answer were not usable."""
+    deeper = (
+        f"Where {CROWDED} files or more come to lie in one folder, make folders inside it. " if count >= CROWDED else ""
+    )
     told = f"Files so far: {', '.join(taken)}\n" if taken else ""
+    told += f"Of the last answer this was not usable: {'; '.join(dict.fromkeys(wrong))[:2000]}\n" if wrong else ""
     told += f"Files that were planned: {', '.join(planned)}\n" if planned else ""
-    text = FILES.format(folder=folder or "of the repository", example=folder or "package", deeper=deeper, area=area, taken=told)
+    text = FILES.format(
+        folder=folder or "of the repository", example=folder or "package", deeper=deeper, area=area, taken=told
+    )
     return text + offered(leaves[:MOST_OFFERED])
 
 
@@ -170,5 +179,7 @@ def module_of(path: str) -> str:
 
 
 def _flow(edges: Sequence[Flow]) -> str:
-    told = [f"{edge.source} gives {edge.target}: {edge.data_id} ({edge.data_type}); {edge.transformation}" for edge in edges]
+    told = [
+        f"{edge.source} gives {edge.target}: {edge.data_id} ({edge.data_type}); {edge.transformation}" for edge in edges
+    ]
     return "# Data flow\n" + "\n".join(told)[:MOST_TREE] + "\n" if told else ""

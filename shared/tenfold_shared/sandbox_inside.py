@@ -14,13 +14,14 @@ import ctypes
 import marshal
 import os
 import resource
+import select
 import struct
 import sys
 
 HEAD, FILE = "<iI", "<IQ"  # status: exit code, or minus a signal's number; REFUSED with a text in place of files
 REFUSED = -1000
 READY_FOLDERS = ("/proc", "/tmp", "/dev/shm", ".")
-PR_SET_DUMPABLE = 4
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 
 
 def main() -> None:
@@ -28,6 +29,8 @@ def main() -> None:
     libc.signal(2, None)  # Python's own handler of SIGINT would let it reach process 1
     link = _socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(link.fileno(), False)
+    os.closerange(3, link.fileno())  # what bubblewrap was given, and did not close
+    os.closerange(link.fileno() + 1, 1 << 12)
     folders = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in READY_FOLDERS] if os.getpid() == 1 else []
     rights = struct.pack(f"{len(folders)}i", *folders)
     link.sendmsg([b"ready"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if folders else [])
@@ -44,6 +47,13 @@ def main() -> None:
         os.setgroups([])
         os.setegid(user)
         os.seteuid(user)
+        # A new uid forgets that we are to end with bubblewrap, as it does with sandbox.py. Had either ended by now, so would
+        # the other end of the socket have.
+        libc.prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0)
+        poller = select.poll()
+        poller.register(link, 0)
+        if poller.poll(0):
+            return
     work = os.getcwd()
     try:
         for name, content in job.pop("files").items():

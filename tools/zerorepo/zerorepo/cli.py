@@ -514,6 +514,60 @@ def build(skeleton: str, **given: Any) -> int:
     return run_build(skeleton, backend=backend, sampling=take_sampling(given), testing=testing, **given)
 
 
+@main.command(short_help="A specification to a tested repository: all three stages.")
+@click.argument("spec", metavar="SPEC")
+@click.option("--ontology", metavar="FILE", help="The feature tree to choose from; without it, the model names all features itself.")  # fmt: skip
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=30, show_default=True, help="Rounds of choosing features."
+)
+@click.option("--break-cycles", is_flag=True, help="Where the model's data flow or file order stays a circle, drop the edges that close it and record them, instead of refusing.")  # fmt: skip
+@_embeddings
+@_testing
+@options(
+    "backend", "sampling", "seed", "output", "bounds", "dry_run", "json", "common", temperature=0.6, max_tokens=8192
+)
+def run(spec: str, **given: Any) -> int:
+    """Propose, design and build: a git repository in the folder that -o names, one commit a verified leaf.
+
+    SPEC is JSON ({"repository_name", "repository_purpose"}) or Markdown. Killed at any point, the same command goes
+    on and comes to the same repository. Exit 1 where features or leaves were lost; they are named.
+
+    \b
+    Examples:
+      zerorepo run spec.md --model http://127.0.0.1:8000/v1#coder -o project
+      zerorepo run repo_data.json --model replay:answers.jsonl --rounds 1 -o project
+    """
+    from zerorepo.generation.verbs import Testing, run_run
+
+    backend, testing = take(Backend, given), take(Testing, given)
+    return run_run(spec, backend=backend, sampling=take_sampling(given), testing=testing, **given)
+
+
+@main.command(short_help="A graph back to stubs or full code.")
+@click.argument("graph", metavar="RPG")
+@click.option("--code", type=click.Choice(["stubs", "full"]), default="stubs", show_default=True, help="stubs: bodies out, a skeleton that `build` fills; full: every unit's own source, checked against the graph.")  # fmt: skip
+@_root
+@_rev
+@click.option("--alone", is_flag=True, help="stubs: from the graph alone, without its repository; bodies, values of variables and unsafe decorators are not in it.")  # fmt: skip
+@click.option("--unsafe-no-sandbox", is_flag=True, help="Import the package without a sandbox, with your rights, to find the bodies that this runs.")  # fmt: skip
+@options("output", "json", "common")
+def rebuild(graph: str, **given: Any) -> int:
+    """Render a graph as a folder of code, with rpg.json.
+
+    With the repository at hand, stubs keep the bodies that importing the package runs; they are found by importing it
+    in the sandbox. A file or unit that is not as in the graph is named, and nothing is written.
+
+    \b
+    Examples:
+      zerorepo rebuild rpg.json -o skeleton
+      zerorepo rebuild rpg.json --code full --rev v1.0 -o copy
+      zerorepo rebuild rpg.json --alone -o skeleton
+    """
+    from zerorepo.generation.rebuild import run_rebuild
+
+    return run_rebuild(graph, **given)
+
+
 @main.command(short_help="What of a build is done, failed, pending.")
 @click.argument("folder", metavar="DIR")
 @options("json", "common")

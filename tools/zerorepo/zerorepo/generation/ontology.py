@@ -73,7 +73,7 @@ class Ontology:
     def __init__(self, rows: Iterable[tuple[Sequence[str], int]], origin: Mapping[str, Any] | None = None) -> None:
         """rows: (path, frequency), sorted by path, parents first. Raises BadInput beginning with `node N:`."""
         self.origin = dict(origin or {})
-        places: dict[str, int] = {"": 0}
+        places: dict[str, int] = {}
         names, parents, frequencies, depths = array("q", [0]), array("q", [0]), array("q", [0]), array("B", [0])
         stack: list[int] = [0]
         last: list[str] = []
@@ -93,7 +93,7 @@ class Ontology:
             if place is None:
                 if not leaf or not leaf.isprintable() or leaf != leaf.strip():
                     raise BadInput(f"node {number}: name {leaf!r}: expected printable text without blanks around it")
-                place = places[leaf] = len(places)
+                place = places[leaf] = len(places) + 1
             del stack[depth:]
             names.append(place)
             parents.append(stack[-1])
@@ -101,7 +101,7 @@ class Ontology:
             depths.append(depth)
             stack.append(number)
             last = list(path)
-        self.names = list(places)
+        self.names = ["", *places]
         self.name = np.array(names, np.int64)
         self.parent = np.array(parents, np.int64)
         self.frequency = np.array(frequencies, np.int64)

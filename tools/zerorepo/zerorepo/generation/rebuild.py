@@ -162,8 +162,9 @@ def _read(graph: Graph, source: Source, name: str) -> dict[str, bytes]:
         if isinstance(data, str):
             wrong.append(f"{path}: {data}")
         elif path not in known:
-            if is_python(path) and path not in (RPG, MANIFEST):
+            if is_python(path):
                 wrong.append(f"{path}: not in the graph")
+            files[path] = data
         elif known[path].sha256 != hashlib.sha256(data).hexdigest():
             wrong += _differing(path, data, units[path]) or [f"{path}: differs outside its classes and functions"]
         else:
@@ -174,8 +175,8 @@ def _read(graph: Graph, source: Source, name: str) -> dict[str, bytes]:
         more = f" and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
         raise BadInput(f"{name}: not as the graph has it: {'; '.join(wrong[:MOST_NAMED])}{more}; `zerorepo update {name}` brings it in step, --rev reads a commit")  # fmt: skip
     for path, data in _others(source, set(paths)):
-        if path in (RPG, MANIFEST) or path == f"{RPG}.{MANIFEST}":
-            continue
+        if path in (RPG, MANIFEST, f"{RPG}.{MANIFEST}"):
+            continue  # a graph that lies in its repository
         trouble = judged_path(path, True)
         if trouble is not None:
             raise BadInput(f"{path}: {trouble[1]}")

@@ -175,7 +175,7 @@ class _Strip:
         placed = {top + path: data for path, data in files.items()}
         while left:
             job = {
-                "modules": [[path, top + path, name] for path, name in left.items()],
+                "modules": list(left.items()),
                 "roots": roots,
                 "top": top,
                 "profiled": profiled,

@@ -48,12 +48,12 @@ def main() -> None:
     if job["profiled"]:
         threading.setprofile(profile)
         sys.setprofile(profile)
-    for path, placed, name in job["modules"]:
+    for path, name in job["modules"]:
         say("begin", path)
         try:
             module = importlib.import_module(name)
             file = getattr(module, "__file__", None)
-            if isinstance(file, str) and os.path.realpath(file) != os.path.realpath(here + placed):
+            if isinstance(file, str) and not os.path.realpath(file).startswith(os.path.realpath(top) + "/"):
                 raise ImportError(f"another module of that name is found first: {file}")
         except BaseException as error:  # of a module that exits, too
             way, at = [], error.__traceback__

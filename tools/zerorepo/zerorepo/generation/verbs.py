@@ -9,18 +9,19 @@ import json
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tenfold_shared import BadInput
-from tenfold_shared.cli import Backend
+from tenfold_shared.cli import Backend, sha256_of
 from tenfold_shared.jsonl import Journal
+from tenfold_shared.progress import Progress
 from zerorepo.encode import encode
 from zerorepo.generation import history
-from zerorepo.generation.asking import Ask, Asker, label, open_generator
+from zerorepo.generation.asking import Ask, Asker, OverBudget, label, open_generator
 from zerorepo.generation.building import RPG, Builder, Built, features_of
 from zerorepo.generation.folder import MANIFEST, Folder, manifest_of
 from zerorepo.generation.leaf import Result, make_leaf
@@ -29,6 +30,7 @@ from zerorepo.graph import SEMANTIC, Edge, Graph, Node, one_line
 from zerorepo.modules import import_root
 from zerorepo.publish import publish
 from zerorepo.sources import Held, WorkTree
+from zerorepo.tree import preorder
 from zerorepo.validate import problems
 
 if TYPE_CHECKING:
@@ -164,9 +166,11 @@ def run_build(
 
 def build(
     out: Folder, files: Mapping[str, bytes], graph: Graph, asker: Asker, where: Where, testing: Testing,
-    max_time: float | None, concurrency: int, quiet: bool, lost: Mapping[str, str] | None = None,
+    max_time: float | None, concurrency: int, quiet: bool,
+    lost: Mapping[str, str] | None = None, told: Mapping[str, Any] | None = None,
 ) -> tuple[Built, Record]:  # fmt: skip
-    """Stage C on a skeleton, published as a repository. lost: leaves that earlier stages gave up, with why."""
+    """Stage C on a skeleton, published as a repository. lost: what earlier stages gave up, with why; told: what else
+    they have to say."""
     from zerorepo.generation.runner import LocalRunner, RayRunner, Runner
 
     runner: Runner = (
@@ -180,7 +184,7 @@ def build(
     finally:
         runner.close()
     final = finished(files, graph, builder, built)
-    counts = counted(built, asker, lost or {})
+    counts = {**(told or {}), **counted(built, asker, lost or {})}
     head = ""
 
     def render(folder: Path) -> None:
@@ -242,10 +246,7 @@ def finished(files: Mapping[str, bytes], graph: Graph, builder: Builder, built: 
         result = built.results.get(task.id)
         state[task.id] = "stubbed" if result is None else result.status
     nodes = [msgspec.structs.replace(node, status=state[node.id]) if node.id in state else node for node in fresh.nodes]
-    present = {node.id for node in nodes}
-    for node in graph.nodes:
-        if node.kind in SEMANTIC and node.id not in present:
-            nodes.append(_became(node, state))
+    nodes += _became(graph, state)
     present = {node.id for node in nodes}
     root = next(node for node in nodes if node.id == ".")
     old = graph.by_id.get(".")
@@ -262,14 +263,25 @@ def _planned(edge: Edge, graph: Graph) -> bool:
     return edge.type in ("data_flow", "order")
 
 
-def _became(node: Node, state: Mapping[str, str]) -> Node:
-    """A feature is what its unit's leaves are: done where all are, failed where one is."""
-    if node.kind != "feature" or not node.qualname:
-        return node
-    unit = f"{node.path}:{node.qualname}"
-    own = {status for key, status in state.items() if key == unit or key.startswith(unit + ".")}
-    status = "failed" if "failed" in own else "stubbed" if "stubbed" in own else "done"
-    return msgspec.structs.replace(node, status=status)
+def _became(graph: Graph, state: Mapping[str, str]) -> list[Node]:
+    """The planned areas down to features. A feature is what its unit's leaves are, what holds it what its features are:
+    failed where one is, else stubbed where one is, else done."""
+    status: dict[str, str] = {}
+
+    def worst(found: Collection[str]) -> str:
+        return next((one for one in ("failed", "stubbed") if one in found), "done")
+
+    semantic = [node for node in preorder(graph) if node.kind in SEMANTIC]
+    for node in reversed(semantic):
+        unit = f"{node.path}:{node.qualname}"
+        own = (
+            {one for key, one in state.items() if key == unit or key.startswith(unit + ".")} if node.qualname else set()
+        )
+        lost = {node.status} & {"failed"}  # a feature that no interface was found for
+        status[node.id] = worst(
+            own | lost | {status[below.id] for below in graph.children(node.id) if below.id in status}
+        )
+    return [msgspec.structs.replace(node, status=status[node.id]) for node in semantic]
 
 
 def counted(built: Built, asker: Asker, lost: Mapping[str, str]) -> Record:
@@ -324,11 +336,90 @@ def _sound(path: Path) -> Graph:
 
 
 def run_run(
-    spec: str, *, backend: Backend, sampling: Sampling, testing: Testing, propose: Any, design: Any, seed: int,
-    output: str | None, overwrite: bool, budget_tokens: int | None, max_time: float | None, as_json: bool, quiet: bool, **_: Any,
+    spec: str, *, backend: Backend, sampling: Sampling, testing: Testing, ontology: str | None, rounds: int, embeddings: str,
+    break_cycles: bool, seed: int, output: str | None, overwrite: bool, budget_tokens: int | None, max_time: float | None,
+    dry_run: bool, as_json: bool, quiet: bool, **_: Any,
 ) -> int:  # fmt: skip
-    """The verb `run`: the three stages with one journal."""
-    raise NotImplementedError
+    """The verb `run`: the three stages with one journal. Exit 1 where features or leaves were lost on the way."""
+    if dry_run:
+        from zerorepo.generation import proposal
+        from zerorepo.generation import sampling as drawing
+
+        code = proposal.run_propose(
+            spec, ontology=ontology, rounds=rounds, conditions=drawing.CONDITIONS, smoothing=drawing.TEMPERATURE,
+            overlap=drawing.OVERLAP, tries=drawing.TRIES, offer=proposal.OFFER, embeddings=embeddings, backend=backend,
+            sampling=sampling, seed=seed, budget_tokens=None, dry_run=True, output=None, overwrite=False, plot=None,
+            as_json=as_json, quiet=quiet,
+        )  # fmt: skip
+        print(
+            "zerorepo: this is stage A alone; what `design` and `build` ask hangs on its answers, their --dry-run tells",
+            file=sys.stderr,
+        )
+        return code
+    if not backend.model:
+        raise BadInput("run: expected --model URI: a model, replay:FILE or oracle:DIR answers all three stages")
+    testing.where({})
+    inputs = [{"path": path, "sha256": sha256_of(path)} for path in (spec, ontology) if path is not None]
+    options = {**_asked(backend, sampling, seed), **testing.identity(), "rounds": rounds, "embeddings": embeddings if ontology else None, "break_cycles": break_cycles}  # fmt: skip
+    with Folder(output, verb="run", options=options, inputs=inputs, overwrite=overwrite) as out:
+        if out.finished is not None:
+            return _again(out.path, out.finished, as_json, quiet)
+        generator = open_generator(backend, seed)
+        try:
+            asker = Asker(generator, sampling, seed, out.journal, budget_tokens)
+            try:
+                stages = _before_code(spec, ontology, rounds, embeddings, break_cycles, seed, asker, quiet)
+            except OverBudget as error:
+                print(f"zerorepo: {error}; a larger one goes on: {out.path} is not begun yet", file=sys.stderr)
+                if as_json:
+                    print(json.dumps({"output": str(out.path), "status": "budget", "answered_by": label(asker.models)}))
+                return 0
+            files, graph, lost, told_before = stages
+            built, counts = build(
+                out,
+                files,
+                graph,
+                asker,
+                testing.where(files),
+                testing,
+                max_time,
+                backend.concurrency,
+                quiet,
+                lost,
+                told_before,
+            )
+        finally:
+            generator.close()
+    return _told(out.path, built.status, counts, as_json, quiet)
+
+
+def _before_code(
+    spec: str, ontology: str | None, rounds: int, embeddings: str, break_cycles: bool, seed: int, asker: Asker, quiet: bool
+) -> tuple[dict[str, bytes], Graph, dict[str, str], Record]:  # fmt: skip
+    """Stages A and B: files and graph of a skeleton, what was lost on the way and why, and what to tell."""
+    from zerorepo.generation import implementation
+    from zerorepo.generation.ontology import LeafIndex, Ontology, vectors_beside
+    from zerorepo.generation.proposal import Proposal
+    from zerorepo.generation.proposal import Settings as Choosing
+    from zerorepo.generation.spec import read_spec
+
+    tree = index = None
+    if ontology is not None:
+        from zerorepo.embeddings import encoder
+
+        tree = Ontology.load(ontology)
+        index = LeafIndex(tree, encoder(embeddings), vectors_beside(ontology))
+    proposed = Proposal(read_spec(spec), tree, asker, Choosing(rounds, seed=seed), index)
+    with Progress("propose", rounds, "rounds", quiet) as progress:
+        proposed.run(progress.update)
+    made = implementation.design(proposed.graph(), asker, implementation.Settings(break_cycles), name=spec, quiet=quiet)
+    if made.report.stopped:
+        raise OverBudget(made.report.stopped)
+    lost = dict.fromkeys(proposed.unplaced, "no place in the plan") | dict.fromkeys(
+        made.report.uncovered, "no interface"
+    )
+    told = {"features": len(proposed.chosen), "areas": sum(node.kind == "area" for node in made.graph.nodes), "refused": dict(sorted(asker.refused.items()))}  # fmt: skip
+    return {**made.files, RPG: made.graph.dumps()}, made.graph, lost, told
 
 
 # ------------------------------------------------------------ status

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tallybook.reading.amounts import Amount
+from tallybook.accounts.balances import balances
+from tallybook.reading.entries import Entry
 
 
 def align(rows: list[list[str]]) -> str:
@@ -21,10 +22,10 @@ def align(rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def balance_table(sums: dict[str, list[Amount]]) -> str:
-    """A line for every sum of every account, the account's name on its first alone."""
+def balance_table(entries: list[Entry]) -> str:
+    """A line for every balance, the account's name on its first alone."""
     rows = []
-    for account, amounts in sums.items():
+    for account, amounts in balances(entries).items():
         for n, amount in enumerate(amounts):
             rows.append([account if n == 0 else "", str(amount)])
     return align(rows)

@@ -1,4 +1,3 @@
-from tallybook.accounts.balances import balances
 from tallybook.reading.entries import parse_book
 from tallybook.reports.months import monthly
 from tallybook.reports.table import align, balance_table
@@ -10,4 +9,4 @@ def test_a_report_of_months_and_of_balances():
     book = parse_book(BOOK)
     months = align([[name, str(came), str(went)] for name, came, went in monthly(book, "EUR")])
     assert months == "2026-03  100  4\n2026-04    0  6"
-    assert balance_table(balances(book)) == "food  -10.00 EUR\npay   100.00 EUR"
+    assert balance_table(book) == "food  -10.00 EUR\npay   100.00 EUR"

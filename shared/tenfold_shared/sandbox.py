@@ -394,8 +394,9 @@ def _rlimits(limits: Limits, unsafe: bool) -> dict[int, tuple[int, int]]:
         seconds = max(1, int(limits.cpu_s + 0.999))
         found[resource.RLIMIT_CPU] = (seconds, seconds + 1)  # SIGXCPU, then SIGKILL
     release = re.match(r"(\d+)\.(\d+)", platform.release())
-    if not unsafe and release and (int(release[1]), int(release[2])) >= (5, 14):  # older ones count all of a user's
-        found[resource.RLIMIT_NPROC] = (limits.processes + 2, limits.processes + 2)
+    if not unsafe:  # Linux before 5.14 counts all of a user's: there only what keeps the machine usable until we look
+        own = release is not None and (int(release[1]), int(release[2])) >= (5, 14)
+        found[resource.RLIMIT_NPROC] = (limits.processes + 2,) * 2 if own else (4096, 4096)
     return found
 
 

@@ -177,6 +177,9 @@ def test_files_import_what_is_upstream(tmp_path):
         ('class A(B):\n    """A."""', "A: uses B when"),
         ('def f(x=LIMIT):\n    """F."""', "f: uses LIMIT when"),
         ('class A(B):\n    """A."""\n\n\nclass B(A):\n    """B."""', "need each other"),
+        ('def f(x=[f]):\n    """F."""', "f: need each other"),
+        ('class A:\n    """A."""\n\n    x = [A]', "A: need each other"),
+        ('def f():\n    """F."""\n\n\nK = K', "K: need each other"),
         ('def f():\n    """F."""\n\n\ndef f():\n    """Again."""', "f: defined twice"),
         ('from os import path as f\n\n\ndef f():\n    """F."""', "f: defined twice"),
         ('from os import *\n\n\ndef f():\n    """F."""', "name what is imported"),
@@ -356,3 +359,39 @@ def test_names_bound_are_those_a_module_has():
     texts = ["import a.b, c as d", "from e import f, g as h", "x = y = 1", "(p, [q, *r]) = 1, [2, 3]", "s: int = 1", "t: int", "def u(): v = 1", "class W:\n    x = 1", "z = [i for i in ()]", "aa = (bb := 1)"]
     found = [binds_of(ast.parse(text).body[0]) for text in texts]
     assert found == [("a", "d"), ("f", "h"), ("x", "y"), ("p", "q", "r"), ("s",), (), ("u",), ("W",), ("z",), ("aa", "bb")]
+
+
+EXPRESSIONS = ["1", "K", "L", "f", "g", "A", "B", "f()", "g()", "A()", "B()", "K()", "[A() for _ in (1, 2)]", "lambda: f()", "len([f])", "A.go", "K.go()"]
+
+
+@st.composite
+def statements(draw):
+    """A trusted statement that may read, call or inherit from the others."""
+    value = draw(st.sampled_from(EXPRESSIONS))
+    form = draw(st.sampled_from(["def", "class", "assign", "decorated"]))
+    if form == "assign":
+        return f"{draw(st.sampled_from('KL'))} = {value}\n"
+    if form == "class":
+        base = draw(st.sampled_from(["", "(A)", "(B)", "(list)"]))
+        made = draw(st.sampled_from(["", '    def __init__(self):\n        """I."""\n', '    def __init_subclass__(cls):\n        """S."""\n', '    def go(self=None):\n        """G."""\n']))
+        return f'class {draw(st.sampled_from("AB"))}{base}:\n    """D."""\n\n    here = {value}\n\n{made}'
+    mark = "@functools.lru_cache\n" if form == "decorated" else ""
+    return f'{mark}def {draw(st.sampled_from("fg"))}(x={value}):\n    """D."""\n    return x\n'
+
+
+@given(st.lists(statements(), min_size=1, max_size=6))
+@settings(max_examples=400, deadline=None)
+def test_what_is_taken_can_be_imported(texts):
+    items = []
+    for text in texts:
+        unit = "" if text.startswith(("def", "class", "@")) else 'def only():\n    """D."""\n'
+        items.append(parsed("import functools\n" + text + (unit.replace("only", f"only{len(items)}")), []))
+    source = Source("shop/a.py", "area", "")
+    good, wrong = accept(source, items, Project(PATHS, {}, UPSTREAM))
+    assert len(good) + len(wrong) >= 1
+    if not good:
+        return
+    try:
+        exec(compile(source.render(), "a.py", "exec"), {"__name__": "a"})
+    except (AttributeError, TypeError):
+        pass  # of a value that has no such attribute or cannot be called: what it is was not ours to know

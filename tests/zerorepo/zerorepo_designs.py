@@ -117,3 +117,17 @@ def made(change=lambda *_: None, graph=None, budget=None, **settings):
     model = Scripted(change)
     asker = Asker(model, Sampling(max_tokens=500), 0, None, budget)
     return design(graph or proposal(), asker, Settings(**settings)), model
+
+
+BEGINS = {
+    "Lay out": "folders", "Give every": "files", "Say what data": "flow", "Say which classes": "bases", "Put the files": "order",
+    "Write the interfaces": "interfaces", "Divide the units": "tasks",
+}  # fmt: skip
+
+
+def role_of(user: str) -> tuple[str, str]:
+    """(role, subject) of a prompt, for a server, which is not told the key."""
+    role = next(role for begin, role in BEGINS.items() if user.startswith(begin))
+    area = re.search(r"of the area (.+?) (?:that have no file|in the order)", user)
+    file = re.search(r"^# The file (\S+) of the area|^The file (\S+):$", user, re.MULTILINE)
+    return role, f"#{area[1]}" if area else (file[1] or file[2]) if file else role

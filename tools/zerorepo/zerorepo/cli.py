@@ -19,7 +19,7 @@ class _Counts(click.ParamType):
         parts = [str(part).strip() for part in (value if isinstance(value, tuple | list) else str(value).split(","))]
         if not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts):
             self.fail(f"{value!r}: expected whole numbers from 1, one a level, such as 5,8,5,4,5", param, ctx)
-        return tuple(map(int, parts))
+        return tuple(int(part) for part in parts)
 
 
 # Options that mean one thing in several of our verbs.

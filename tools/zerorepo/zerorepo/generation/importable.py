@@ -216,6 +216,8 @@ def _made_by(piece: Piece, things: Mapping[str, Thing]) -> dict[str, Thing]:
         bases = [things[base] for base in piece.reads.bases if base in things]
         runs = bool(methods & set(MADE)) or any(one.kind == "class" and one.runs for one in bases)
         return {node.name: Thing("class", runs, bool(methods & set(_HOOKS)) or any(one.hooks for one in bases))}
+    if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Name) and node.value.id in things:
+        return dict.fromkeys(piece.binds, things[node.value.id])
     if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Call):
         name, attribute = root_of(node.value)
         if not attribute and name in things and things[name].kind == "class":  # methods of an instance are stubs

@@ -300,12 +300,21 @@ def needs_of(pieces: Sequence[Piece]) -> dict[int, set[int]]:
     for at, piece in enumerate(pieces):
         needs: set[int] = set()
         for name in piece.reads.names:
-            earlier = [other for other in binders.get(name, ()) if other < at]
-            needs.update(earlier or binders.get(name, ()))
+            binding = binders.get(name, [])
+            earlier = [other for other in binding if other < at]
+            needs.update(earlier or [other for other in binding if other != at or _before_it_binds(piece.node)])
         for name in piece.binds:  # a name that is set again is set in the order written
             needs.update(other for other in binders[name] if other < at)
-        found[at] = needs - {at}
+        found[at] = needs
     return found
+
+
+def _before_it_binds(node: Any) -> bool:
+    """Whether a name that a statement both reads and binds is read first, and so must be there before it."""
+    if isinstance(node, _UNITS):
+        return True
+    plain = isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign))
+    return plain and not any(isinstance(one, ast.NamedExpr) for one in ast.walk(node))
 
 
 def _all_needs(needs: Mapping[int, set[int]], at: int) -> set[int]:

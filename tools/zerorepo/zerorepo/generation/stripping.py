@@ -33,7 +33,8 @@ ROUNDS = 200  # of stubs that report themselves; each but the last finds at leas
 _AROUND = frozenset(
     "setup.py conf.py noxfile.py fabfile.py tasks.py dodo.py wscript.py versioneer.py __main__.py".split()
 )
-_AROUND_FOLDERS = frozenset("doc docs example examples bench benchmark benchmarks script scripts tool tools ci".split())
+_AROUND_FOLDERS = frozenset("doc docs example examples bench benchmark benchmarks".split())
+_MAYBE_AROUND = frozenset("script scripts tool tools ci".split())  # unless such a folder is a package
 _OURS = "_zerorepo_import"  # folder of what is run, in the sandbox
 _REPORT = "/tmp/report"
 _INSIDE = Path(__file__).with_name("stripping_inside.py").read_bytes()
@@ -71,7 +72,8 @@ def strip(
 def is_part(path: str, files: Container[str]) -> bool:
     """Whether a Python file is of the package itself: no test, and nothing that only makes or documents it."""
     *folders, name = path.split("/")
-    around = folders and folders[0] in _AROUND_FOLDERS and f"{folders[0]}/__init__.py" not in files
+    top = folders[0] if folders else ""
+    around = top in _AROUND_FOLDERS or (top in _MAYBE_AROUND and f"{top}/__init__.py" not in files)
     return path.endswith(".py") and not is_test(path) and name not in _AROUND and not around
 
 

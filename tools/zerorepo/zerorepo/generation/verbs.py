@@ -6,6 +6,7 @@ The work is in order.py, building.py and, for `run`, the two stages before.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import textwrap
 from collections import Counter
@@ -29,7 +30,7 @@ from zerorepo.generation.order import Plan, Task, batches, leaves_of, plan
 from zerorepo.graph import SEMANTIC, Edge, Graph, Node, one_line
 from zerorepo.modules import import_root
 from zerorepo.publish import publish
-from zerorepo.sources import Held, WorkTree
+from zerorepo.sources import Held
 from zerorepo.tree import preorder
 from zerorepo.validate import problems
 
@@ -308,17 +309,22 @@ def read_skeleton(folder: str) -> tuple[dict[str, bytes], Graph]:
     graph = _sound(place / RPG)
     if not leaves_of(graph):
         raise BadInput(f"{place / RPG}: no leaf to build: no function in it has status stubbed")
-    tree = WorkTree(place)
-    files: dict[str, bytes] = {}
-    for path, data in tree.read(tree.paths()):
-        if isinstance(data, str):
-            raise BadInput(f"{place / path}: {data}")
-        if path != MANIFEST:
-            files[path] = data
+    files = {path: data for path, data in files_of(place) if path != MANIFEST}
     for node in leaves_of(graph):
         if node.path not in files:
             raise BadInput(f"{place / node.path}: missing; {RPG} has leaves in it")
     return files, graph
+
+
+def files_of(place: Path) -> Iterator[tuple[str, bytes]]:
+    """Every file of a skeleton, sorted; git's own and what Python leaves behind left out. Raises BadInput for a link."""
+    for folder, inside, names in os.walk(place):
+        inside[:] = sorted(name for name in inside if name not in (".git", "__pycache__"))
+        for name in sorted([*names, *(one for one in inside if os.path.islink(os.path.join(folder, one)))]):
+            full = Path(folder, name)
+            if full.is_symlink() or not full.is_file():
+                raise BadInput(f"{full}: no regular file; a skeleton is made of files and folders alone")
+            yield full.relative_to(place).as_posix(), full.read_bytes()
 
 
 def _sound(path: Path) -> Graph:

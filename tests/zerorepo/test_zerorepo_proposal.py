@@ -1,0 +1,698 @@
+"""Stage A with a scripted model: what is offered, what is taken, what is dropped, and what a kill leaves."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from scripted_server import Reply, ScriptedServer, chat
+
+from tenfold_shared import BadInput, Missing
+from tenfold_shared.generate import Completion, Sampling
+from zerorepo.generation.asking import Asker, OverBudget
+from zerorepo.generation.ontology import Ontology
+from zerorepo.generation.proposal import PER_NAME, PER_QUERY, Proposal, Settings, linear_fit, propose
+from zerorepo.generation.spec import Spec
+from zerorepo.graph import Graph
+from zerorepo.validate import problems
+
+COMMAND = Path(sys.executable).parent / "zerorepo"
+SPEC = Spec("table_kit", "Read, filter and write tables", "No servers.", ("sort rows by key",))
+GREEDY = Sampling(temperature=0.0, max_tokens=4096)
+VERBS = "read write sort filter join plot parse merge".split()
+THINGS = "rows columns tables keys files dates prices maps".split()
+ROLES = ("missing", "explore", "exploit", "check", "modules", "place", "tidy")
+
+
+def tree() -> Ontology:
+    """512 leaves on 4 levels; the name of each stands in two branches."""
+    return Ontology.of(
+        {
+            (top, f"{verb} things", f"about {thing}", f"{verb} {thing}"): 1 + at * (top == "functionality")
+            for top in ("functionality", "algorithm")
+            for at, verb in enumerate(VERBS)
+            for thing in THINGS
+        }
+        | {("functionality", "more", f"kind {at}", f"filter tables of kind {at % 192}"): 2 for at in range(384)}
+    )
+
+
+def offered(user: str) -> list[str]:
+    return re.findall(r"^- (.+)$", user, re.M)
+
+
+def role_of(user: str) -> str:
+    begins = {
+        "Name features": "missing", "Of the paths below, which were found": "exploit", "Of the paths below, which were drawn": "explore",
+        "Judge the": "check", "Plan the": "modules", "Give each": "place", "These are": "tidy",
+    }  # fmt: skip
+    return next(role for words, role in begins.items() if user.startswith(words))
+
+
+def right(role: str, paths: list[str]) -> dict:
+    """A usable answer that hangs on nothing but what is offered."""
+    if role == "missing":
+        return {"features": {"input": ["read csv files", "read rows"], "output": ["write csv files", "read rows"]}}
+    if role in ("exploit", "explore"):
+        return {"paths": [path for path in paths if re.search(r"filter|sort|read", path.rpartition("/")[2])]}
+    if role == "check":
+        return {"keep": [path for path in paths if len(path) % 7]}
+    if role == "modules":
+        return {"modules": [{"name": name, "purpose": f"for {name}", "size": 9} for name in ("Input", "Tables", "Output")]}  # fmt: skip
+    if role == "place":
+        return {"places": {path: f"{'Input' if 'read' in path else 'Tables'}/{path.split('/')[0]}/{path.split('/')[-1].split()[0]}" for path in paths}}  # fmt: skip
+    return {"moves": {}}
+
+
+class Scripted:
+    """A Generator (tenfold_shared.generate) that answers by the role in the key. say: role to a function of (subject,
+    try, offered paths) to an object, a text, or None for the usable answer. It keeps what it was asked."""
+
+    model, batch_size, context = "scripted", None, None
+
+    def __init__(self, **say: Callable[[str, int, list[str]], object]) -> None:
+        self.say = say
+        self.asked: list[tuple[str, str, int, str, str]] = []
+
+    def generate(self, requests, sampling):
+        for request in requests:
+            role, subject, turn, _ = request.key.split("|")
+            system, user = (message["content"] for message in request.messages)
+            self.asked.append((role, subject, int(turn), system, user))
+            assert role == role_of(user)
+            told = self.say.get(role, lambda *_: None)(subject, int(turn), offered(user))
+            if told is None:
+                told = right(role, offered(user))
+            finish = "stop"
+            if isinstance(told, tuple):
+                told, finish = told
+            text = told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
+            yield Completion(request.key, text, finish, len(user) // 4, len(text) // 4, self.model, error=text if finish == "error" else None)  # fmt: skip
+
+    def count_tokens(self, request):
+        return None
+
+    def close(self):
+        pass
+
+    def subjects(self, role: str) -> list[str]:
+        return [subject for one, subject, *_ in self.asked if one == role]
+
+
+def made(model: Scripted, ontology: Ontology | None = None, rounds: int = 3, **more) -> Proposal:
+    proposal = Proposal(SPEC, ontology, Asker(model, GREEDY, **more), Settings(rounds=rounds, offer=60, conditions=(2, 4, 4, 4)))  # fmt: skip
+    proposal.run()
+    return proposal
+
+
+def features(graph: Graph) -> dict[str, str]:
+    """Path of each feature to its id."""
+    found = {node.doc: node.id for node in graph.nodes if node.kind == "feature"}
+    assert len(found) == sum(node.kind == "feature" for node in graph.nodes)
+    return found
+
+
+def ladder(count: int) -> dict:
+    """`count` features to name as missing."""
+    return {"features": {f"group {at // 10}": [f"feature number {n}" for n in range(at, min(at + 10, count))] for at in range(0, count, 10)}}  # fmt: skip
+
+
+# ------------------------------------------------------------ what comes out
+
+
+@pytest.mark.parametrize("ontology", [None, tree()], ids=["simple", "ontology"])
+def test_the_graph_is_a_proposal_and_sound(ontology):
+    proposal = made(Scripted(), ontology)
+    graph = proposal.graph()
+    assert problems(graph.dumps()) == []
+    assert {node.status for node in graph.nodes} == {"proposed"}
+    root = graph.by_id["."]
+    assert (root.name, root.doc, root.features) == ("table_kit", SPEC.purpose, ["sort rows by key"])
+    found = features(graph)
+    assert found.keys() == proposal.chosen.keys() == proposal.places.keys()
+    for told, id_ in found.items():
+        node = graph.by_id[id_]
+        kinds = []
+        while node.id != ".":
+            kinds.append(node.kind)
+            node = graph.parent(node.id)
+        assert kinds == ["feature", "group", "category", "area"]
+        assert graph.by_id[id_].name == told.split("/")[-1] == graph.by_id[id_].features[0]
+        assert graph.by_id[id_].provenance == f"scripted place|round-1.batch-{1 + sorted(found).index(told) // 100}"
+    assert graph.by_id["#Input"].doc == "for Input" and graph.by_id["#Input"].provenance == "scripted modules|plan"
+    assert "#Output" not in graph.by_id and proposal.told()["empty_modules"] == ["Output"]
+    assert proposal.told()["mode"].startswith("simple" if ontology is None else "ontology")
+
+
+def test_equal_names_in_two_branches_stay_two_features():
+    """Of the successor's loop: to take off every path whose last name has a place loses one of the two."""
+    model = Scripted(place=lambda subject, turn, paths: {"places": dict.fromkeys(paths, "Input/all/one")})
+    proposal = made(model, rounds=1)
+    found = features(proposal.graph())
+    assert found["input/read rows"] == "#Input/all/one/read rows"
+    assert found["output/read rows"] == "#Input/all/one/read rows (output)"
+    assert len(found) == 4 and problems(proposal.graph().dumps()) == []
+
+    def only_one(subject: str, turn: int, paths: list[str]) -> object:
+        return {"places": {"output/read rows": "Input/all/one"}} if subject.startswith("round-1") else None
+
+    later = made(model := Scripted(place=only_one), rounds=1)
+    assert later.places.keys() == later.chosen.keys() and len(later.chosen) == 4
+    assert "input/read rows" in offered(next(user for role, subject, _, _, user in model.asked if role == "place" and subject.startswith("round-2")))  # fmt: skip
+
+
+def test_a_slash_in_a_name_does_not_part_a_path():
+    model = Scripted(missing=lambda *_: {"features": {"in/out": ["read tcp/ip", "write tcp/ip"]}})
+    graph = made(model, rounds=1).graph()
+    assert features(graph).keys() == {"in∕out/read tcp∕ip", "in∕out/write tcp∕ip"}
+    assert {node.name for node in graph.nodes if node.kind == "feature"} == {"read tcp/ip", "write tcp/ip"}
+    assert problems(graph.dumps()) == []
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_draws_otherwise():
+    def run(seed: int) -> tuple[bytes, list[str]]:
+        model = Scripted()
+        graph = propose(SPEC, tree(), Asker(model, GREEDY, seed), Settings(rounds=2, offer=40, seed=seed))
+        return graph.dumps(), [user for role, *_, user in model.asked if role == "explore"]
+
+    assert run(1) == run(1)
+    assert run(1)[1] != run(2)[1]
+
+
+# ------------------------------------------------------------ what is offered
+
+
+def test_a_round_offers_what_is_new_and_asks_together_what_is_independent():
+    model, whole = Scripted(), tree()
+    proposal = made(model, whole, rounds=6)
+    labels = {whole.label(node) for node in whole.leaves.tolist()}
+    assert len(labels) == len(whole.leaves) == 512
+    seen: Counter[str] = Counter()
+    by_round = defaultdict(dict)
+    for role, subject, _, _, user in model.asked:
+        if role in ("explore", "exploit"):
+            paths = offered(user)
+            assert set(paths) <= labels and len(paths) == len(set(paths)) <= 60
+            seen.update(paths)
+            by_round[subject][role] = set(paths)
+    assert max(seen.values()) == 1  # what was judged once is visited
+    assert all(not (one["explore"] & one["exploit"]) for one in by_round.values()) and len(by_round) == 6
+    assert proposal.visited.sum() == len(seen)
+    first = [role for role, *_ in model.asked[:3]]
+    assert first == ["missing", "explore", "exploit"]
+    assert [one.offered for one in proposal.growth] == [sum(map(len, one.values())) for one in by_round.values()]
+
+
+def test_retrieval_takes_the_next_names_of_each_query_and_few_paths_of_a_name():
+    model, whole = Scripted(missing=lambda *_: {"features": {}}), tree()
+    proposal = Proposal(SPEC, whole, Asker(model, GREEDY), Settings(rounds=1, offer=600, conditions=(1, 1, 1, 1)))
+    proposal.choose(1)
+    found = offered(next(user for role, *_, user in model.asked if role == "exploit"))
+    names = Counter(path.rpartition("/")[2] for path in found)
+    assert PER_QUERY <= len(names) <= 2 * PER_QUERY and max(names.values()) <= PER_NAME
+    ranked = [hit.name for hit in proposal.index.search(["sort rows by key"], 600)]
+    assert set(ranked[:5]) <= names.keys()
+    assert not set(ranked[PER_QUERY * 2 :]) - {hit.name for hit in proposal.index.search([SPEC.purpose], 600)} & names.keys()  # fmt: skip
+
+
+def test_questions_have_one_system_message_and_offer_after_dashes_alone():
+    model = Scripted()
+    made(model, tree())
+    assert len({system for _, _, _, system, _ in model.asked}) == 1
+    assert SPEC.purpose in model.asked[0][3] and "No servers." in model.asked[0][3] and "* sort rows by key" in model.asked[0][3]  # fmt: skip
+    for role, _, _, system, user in model.asked:
+        assert not offered(system)
+        assert (role == "missing") == (not offered(user))
+    assert {role for role, *_ in model.asked} == set(ROLES)
+
+
+def test_batches_have_at_most_a_hundred_and_hold_everything_once():
+    model = Scripted(missing=lambda *_: ladder(730), check=lambda s, t, paths: {"keep": paths})
+    proposal = made(model, rounds=1)
+    for role in ("check", "place"):
+        batches = [offered(user) for one, *_, user in model.asked if one == role]
+        assert [len(batch) for batch in batches] == [100] * 7 + [30]
+        assert sorted(path for batch in batches for path in batch) == sorted(proposal.chosen)
+        assert model.subjects(role) == [f"round-1.batch-{at}" for at in range(1, 9)]
+
+
+# ------------------------------------------------------------ bad answers
+
+GOOD = '{"note": 1}'  # replaced by the usable answer
+TOLERATED = {
+    "fenced": "Here you are:\n```json\nGOOD\n```\nAnything else?",
+    "prose around": "Of course. GOOD That is all.",
+    "two blocks": 'First a thought: {"why": "because"}\n\nGOOD',
+    "thinking": '<think>{"paths": ["x/y"], "keep": [], "places": {}, "features": {}, "modules": [], "moves": {}} hm</think>\nGOOD',
+    "blanks": "\n\n   GOOD\n\n",
+}  # fmt: skip
+UNUSABLE = {
+    "prose": "I would rather not.",
+    "half": "HALF",
+    "twice": "TWICE",
+    "nan": '{"paths": NaN, "keep": NaN, "features": NaN, "modules": NaN, "places": NaN, "moves": NaN}',
+    "too long": "LONG",
+    "cut off": "CUT",
+    "an array": '[["a"]]',
+    "wrong type": '{"paths": "all", "keep": {"a": 1}, "features": ["x"], "modules": {}, "places": [], "moves": null}',
+    "other key": '{"answer": ["a/b"]}',
+    "wrong items": '{"paths": [1], "keep": [null], "features": {"a": 3}, "modules": [4], "places": {"x": 5}, "moves": {"a": 1}}',
+    "not offered": '{"paths": ["a/b"], "keep": ["a/b"], "features": {"": [""]}, "modules": [{"name": "", "purpose": "x"}],'
+    ' "places": {"a/b": "Input/x/y"}, "moves": {"a/b/c": "d/e/f"}}',
+    "nothing": "",
+}  # fmt: skip
+
+
+def shaped(form: str, role: str, paths: list[str]) -> object:
+    good = json.dumps(right(role, paths))
+    if form == "HALF":
+        return good[:-1]
+    if form == "TWICE":
+        return good[:-1] + ", " + good[1:]
+    if form == "LONG":
+        return " " * 200_001 + good
+    if form == "CUT":
+        return good, "length"
+    return form.replace("GOOD", good)
+
+
+@pytest.fixture(scope="module")
+def clean() -> bytes:
+    return made(Scripted(), tree()).graph().dumps()
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("form", TOLERATED)
+def test_an_answer_is_read_out_of_what_stands_around_it(role, form, clean):
+    model = Scripted(**{role: lambda subject, turn, paths: shaped(TOLERATED[form], role, paths)})
+    assert made(model, tree()).graph().dumps() == clean
+    assert {turn for _, _, turn, _, _ in model.asked} == {0}
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("form", UNUSABLE)
+def test_an_unusable_answer_is_asked_for_again_with_what_was_wrong(role, form, clean):
+    model = Scripted(**{role: lambda subject, turn, paths: shaped(UNUSABLE[form], role, paths) if turn == 0 else None})
+    proposal = made(model, tree())
+    assert proposal.graph().dumps() == clean and not proposal.asker.refused
+    turns = Counter(turn for one, _, turn, _, _ in model.asked if one == role)
+    assert turns[0] == turns[1] > 0 and not turns[2]
+    assert all("An earlier answer was not usable: " in user for one, _, turn, _, user in model.asked if turn == 1)
+    if form == "not offered" and role in ("exploit", "explore", "check"):
+        assert proposal.counts["fabricated"] == turns[0]
+    if form == "not offered" and role == "place":
+        assert proposal.counts["imagined"] == turns[0]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_three_unusable_answers_cost_that_question_alone(role):
+    def stubborn(subject: str, turn: int, paths: list[str]) -> object:
+        return "no" if subject.startswith(("round-2", "plan", "tidy")) or (role == "place" and "batch-1" in subject) else None  # fmt: skip
+
+    model = Scripted(**{role: stubborn})
+    if role == "modules":
+        with pytest.raises(Missing, match="no usable plan of modules: modules plan: it holds no JSON object"):
+            made(model, tree())
+        return
+    proposal = made(model, tree())
+    assert problems(proposal.graph().dumps()) == [] and proposal.graph().dumps()
+    refused = set(proposal.asker.refused)
+    assert refused and all(name.startswith(role) for name in refused)
+    turns = Counter((subject, turn) for one, subject, turn, _, _ in model.asked if one == role)
+    assert max(turn for _, turn in turns) == 2 and max(turns.values()) == 1
+    assert [one.round for one in proposal.growth] == [1, 2, 3] and len(proposal.chosen) > 10
+    if role in ("explore", "exploit"):  # what nobody judged is not visited: it comes again
+        second, third = ({path for one, subject, _, _, user in model.asked if one == role and subject == f"round-{n}" for path in offered(user)} for n in (2, 3))  # fmt: skip
+        if role == "exploit":
+            assert second & third
+        assert not (second & {proposal.ontology.label(node) for node in np.flatnonzero(proposal.visited)} - third - {path for one, *_, user in model.asked if one in ("explore", "exploit") for path in offered(user)})  # fmt: skip
+    if role == "check":
+        assert proposal.counts["unchecked"] > 0
+        assert proposal.growth[1].kept == 0 < proposal.growth[2].kept
+
+
+def test_a_fabricated_path_is_dropped_and_counted_and_one_given_twice_counts_once():
+    def more(subject: str, turn: int, paths: list[str]) -> object:
+        found = right("explore", paths)["paths"]
+        return {"paths": ["functionality/made up", *found, *found[:2], "- " + found[0]]}
+
+    model, plain = Scripted(explore=more), Scripted()
+    proposal = made(model, tree(), rounds=2)
+    assert proposal.counts["fabricated"] == 4 and proposal.counts["twice"] == 4
+    assert proposal.graph().dumps() == made(plain, tree(), rounds=2).graph().dumps()
+
+
+def test_only_what_the_check_keeps_is_taken():
+    model = Scripted(check=lambda subject, turn, paths: {"keep": [path for path in paths if "sort" in path] + ["x/y"]})
+    proposal = made(model, tree())
+    assert proposal.chosen and all("sort" in path for path in proposal.chosen)
+    assert sum(one.kept for one in proposal.growth) == len(proposal.chosen) == proposal.growth[-1].leaves
+    with pytest.raises(Missing, match="no feature was chosen in 2 rounds"):
+        made(Scripted(check=lambda *_: {"keep": []}), tree(), rounds=2)
+
+
+# ------------------------------------------------------------ places
+
+
+def test_what_is_left_over_is_asked_for_again_and_imagined_things_are_counted():
+    def half(subject: str, turn: int, paths: list[str]) -> object:
+        places = dict.fromkeys(paths[: (len(paths) + 1) // 2], "Input/a/b")
+        return {"places": {**places, "group 0/not there": "Input/a/b", paths[-1]: "Input/a/b/feature", paths[-2 % len(paths)]: "Nowhere/a/b"}}  # fmt: skip
+
+    model = Scripted(missing=lambda *_: ladder(40), check=lambda s, t, p: {"keep": p}, place=half)
+    proposal = made(model, rounds=1)
+    sizes = [len(offered(user)) for role, *_, user in model.asked if role == "place"]
+    assert sizes[0] == 40 and sizes == sorted(sizes, reverse=True) and len(sizes) > 3
+    rounds = len(sizes)
+    assert proposal.counts["imagined"] == rounds
+    assert 0 < proposal.counts["wrong_depth"] <= rounds and 0 < proposal.counts["unknown_module"] <= rounds
+    assert problems(proposal.graph().dumps()) == []
+
+
+@pytest.mark.parametrize(("placed", "rounds"), [(198, 1), (197, 2)])
+def test_it_ends_at_99_percent(placed, rounds):
+    def most(subject: str, turn: int, paths: list[str]) -> object:
+        if not subject.startswith("round-1."):
+            return None
+        quota = placed - 100 if subject.endswith("batch-2") else 100
+        return {"places": dict.fromkeys(paths[:quota], "Input/a/b")}
+
+    model = Scripted(missing=lambda *_: ladder(200), check=lambda s, t, p: {"keep": p}, place=most)
+    proposal = made(model, rounds=1)
+    assert len({subject.partition(".")[0] for subject in model.subjects("place")}) == rounds
+    told = proposal.told()
+    assert told["unplaced"] == sorted(proposal.chosen)[198:] * (rounds == 1) and told["utilisation"] == (0.99 if rounds == 1 else 1)  # fmt: skip
+    assert len(features(proposal.graph())) == len(proposal.places)
+
+
+def test_at_most_40_rounds_and_none_without_hope():
+    one = Scripted(missing=lambda *_: ladder(90), check=lambda s, t, p: {"keep": p}, place=lambda s, t, p: {"places": {p[0]: "Input/a/b"}})  # fmt: skip
+    proposal = made(one, rounds=1)
+    assert len(one.subjects("place")) == 40 == len(proposal.places) and len(proposal.unplaced) == 50
+    never = Scripted(place=lambda *_: {"places": {}})
+    proposal = made(never, rounds=1)
+    assert len(proposal.unplaced) == 4 and len(never.subjects("place")) == 3 * 3  # three tries of three rounds
+    assert proposal.asker.refused.keys() == {f"place round-{n}.batch-1" for n in (1, 2, 3)}
+
+
+def test_batches_shrink_where_answers_are_cut_off():
+    def cut(subject: str, turn: int, paths: list[str]) -> object:
+        return None if len(paths) <= 30 else (json.dumps(right("place", paths)), "length")
+
+    model = Scripted(missing=lambda *_: ladder(60), check=lambda s, t, p: {"keep": p}, place=cut)
+    proposal = made(model, rounds=1)
+    assert not proposal.unplaced
+    assert {len(offered(user)) for role, *_, user in model.asked if role == "place"} == {60, 50, 10, 25} - {50, 10} | {50, 10}  # fmt: skip
+
+
+def test_names_that_differ_in_case_alone_are_one_place():
+    def cased(subject: str, turn: int, paths: list[str]) -> object:
+        return {"places": {path: ("INPUT/Data/Rows" if at % 2 else "Input/data/rows") for at, path in enumerate(paths)}}
+
+    graph = made(Scripted(place=cased), rounds=1).graph()
+    assert sorted(node.id for node in graph.nodes if node.kind in ("area", "category", "group")) == ["#Input", "#Input/data", "#Input/data/rows"]  # fmt: skip
+
+
+def test_tidying_merges_moves_and_renames():
+    moves = {
+        "Input/input/read": "Tables/rows/reading", "Input/output/read": "tables/ROWS/Reading",
+        "Tables/output/write": "Output/files/writing", "Input/none/here": "Input/a/b", "Tables/output/read": "Elsewhere/a/b",
+    }  # fmt: skip
+    model = Scripted(tidy=lambda *_: {"moves": moves})
+    proposal = made(model, rounds=1)
+    assert offered(model.asked[-1][4]) == ["Input/input/read", "Input/output/read", "Tables/output/write"]
+    graph = proposal.graph()
+    assert features(graph) == {
+        "input/read csv files": "#Tables/rows/reading/read csv files", "input/read rows": "#Tables/rows/reading/read rows",
+        "output/read rows": "#Tables/rows/reading/read rows (output)", "output/write csv files": "#Output/files/writing/write csv files",
+    }  # fmt: skip
+    assert proposal.counts["bad_moves"] == 2 and graph.by_id["#Tables/rows/reading"].provenance == "scripted tidy|tidy"
+    assert problems(graph.dumps()) == []
+
+
+@pytest.mark.parametrize(
+    ("modules", "told"),
+    [
+        ([], "three to 8"),
+        ([{"name": f"m{n}", "purpose": "x", "size": 1} for n in range(9)], "three to 8"),
+        ([{"name": "a", "purpose": "x"}, {"name": "A", "purpose": "y"}], "two modules are called 'A'"),
+        ([{"name": "a"}], "expected its purpose"),
+        (["a", "b", "c"], "an object with name"),
+    ],
+)
+def test_plans_that_are_none(modules, told):
+    model = Scripted(modules=lambda subject, turn, paths: {"modules": modules} if turn == 0 else None)
+    proposal = made(model, rounds=1)
+    assert told in [user for role, *_, user in model.asked if role == "modules"][1]
+    assert [one.name for one in proposal.modules] == ["Input", "Tables", "Output"]
+
+
+# ------------------------------------------------------------ anything at all
+
+words = st.sampled_from(["Input", "Tables", "a", "b/c", "", "x y", "Input/a/b", "tables/A/b", "input/read rows", "output/read rows", "ü", "\u2028", "#", "a" * 200])  # fmt: skip
+anything = st.recursive(words | st.none() | st.integers(-5, 5), lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=4), max_leaves=10)  # fmt: skip
+
+
+@given(st.data())
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_is_answered_the_graph_is_sound_and_holds_what_was_chosen(data):
+    keys = {"missing": "features", "explore": "paths", "exploit": "paths", "check": "keep", "modules": "modules", "place": "places", "tidy": "moves"}  # fmt: skip
+
+    def say(role: str) -> Callable[[str, int, list[str]], object]:
+        def answer(subject: str, turn: int, paths: list[str]) -> object:
+            kind = data.draw(st.sampled_from(["right", "right", "mixed", "any"]))
+            if kind == "right":
+                return None
+            if kind == "any" or role == "modules":
+                return {keys[role]: data.draw(anything)}
+            if role in ("explore", "exploit", "check"):
+                return {keys[role]: [*data.draw(st.lists(words, max_size=3)), *paths[: data.draw(st.integers(0, 9))]]}
+            names = [*paths, *data.draw(st.lists(words, max_size=3))]
+            return {keys[role]: {name: data.draw(words if role != "missing" else anything) for name in names[:12]}}
+
+        return answer
+
+    model = Scripted(**{role: say(role) for role in ROLES})
+    proposal = Proposal(SPEC, tree(), Asker(model, GREEDY), Settings(rounds=2, offer=12, conditions=(2, 2, 2, 2)))
+    try:
+        proposal.run()
+    except Missing:
+        return
+    graph = proposal.graph()
+    assert problems(graph.dumps()) == []
+    assert features(graph).keys() == proposal.places.keys() <= proposal.chosen.keys()
+    told = proposal.told()
+    assert len(told["unplaced"]) + told["placed"] == told["features"]
+    assert [one.leaves for one in proposal.growth] == sorted(one.leaves for one in proposal.growth)
+
+
+# ------------------------------------------------------------ growth, budget
+
+
+def test_growth_is_recorded_and_its_line_is_that_of_least_squares():
+    proposal = made(Scripted(), tree(), rounds=5)
+    kept = np.cumsum([one.kept for one in proposal.growth]).tolist()
+    assert [one.leaves for one in proposal.growth] == kept and kept[-1] == len(proposal.chosen)
+    found = linear_fit(range(1, 6), kept)
+    wanted = stats.linregress(range(1, 6), kept)
+    assert found == pytest.approx((wanted.slope, wanted.intercept, wanted.rvalue**2), abs=1e-5)
+    assert proposal.told()["growth_fit"] == found._asdict()
+    paper = linear_fit([5, 10, 15, 20, 25, 30], [336.1, 542, 796, 981, 1043, 1258])
+    assert paper.slope == pytest.approx(36.0, abs=0.1) and paper.r2 == pytest.approx(0.978, abs=5e-4)
+    assert linear_fit([1, 2], [1, 2]) is None and linear_fit([1, 2, 3], [4, 4, 4]) is None
+
+
+def test_a_budget_ends_it_between_questions():
+    model = Scripted()
+    proposal = Proposal(SPEC, None, Asker(model, GREEDY, budget=400), Settings(rounds=9))
+    with pytest.raises(OverBudget):
+        proposal.run()
+    assert proposal.asker.tokens >= 400 and model.asked and len(proposal.chosen) > 0
+    graph = proposal.graph(unplaced=True)
+    assert problems(graph.dumps()) == []
+    assert {node.doc for node in graph.nodes if node.kind == "feature"} == set(proposal.chosen)
+
+
+# ------------------------------------------------------------ the command
+
+
+def reply(body: dict) -> Reply:
+    user = body["messages"][1]["content"]
+    return chat(json.dumps(right(role_of(user), offered(user)), ensure_ascii=False))
+
+
+def files(folder: Path) -> None:
+    (folder / "spec.md").write_text("# Table Kit\n\nRead, filter and write tables.\n\n- sort rows by key\n")
+    whole = tree()
+    rows = [{"path": whole.path(node), "frequency": int(whole.frequency[node])} for node in range(1, len(whole) + 1)]
+    lines = [{"schema": "ontology/1", "levels": whole.levels, "origin": {}}, *rows]
+    (folder / "ontology.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def words_of(url: str, *more: object) -> list[str]:
+    fixed = ["propose", "spec.md", "--ontology", "ontology.jsonl", "--embeddings", "tfidf", "--rounds", "4", "--offer", "50"]  # fmt: skip
+    return [str(COMMAND), *fixed, "--model", f"{url}#m" if url.startswith("http") else url, *map(str, more)]
+
+
+def run(folder: Path, url: str, *more: object, code: int = 0, stdin: str | None = None) -> subprocess.CompletedProcess:
+    done = subprocess.run(words_of(url, *more), cwd=folder, capture_output=True, text=True, input=stdin)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def bare(path: Path) -> bytes:
+    """Without the server's address, which is part of the model's name."""
+    return re.sub(rb"http[^ ]*", b"", path.read_bytes())
+
+
+def test_the_command_writes_a_sound_graph_and_says_what_it_did(tmp_path):
+    files(tmp_path)
+    with ScriptedServer(reply) as server:
+        done = run(tmp_path, server.url, "-o", "p.json", "--json", "--plot", "growth.svg", "--record", "tape.jsonl")
+        first = len(server.requests)
+        again = run(tmp_path, server.url, "-o", "p.json")
+        assert len(server.requests) == first and "complete already" in again.stderr
+        other = run(tmp_path, server.url, "-o", "p.json", "--seed", "1", code=2)
+        assert "--seed 0, this one has 1" in other.stderr
+    told = json.loads(done.stdout)
+    graph = Graph.load(tmp_path / "p.json")
+    assert problems((tmp_path / "p.json").read_bytes()) == []
+    assert told["features"] == told["placed"] == len(features(graph)) > 20
+    assert len(told["growth"]) == 4 and told["growth"][-1]["leaves"] == told["features"]
+    assert told["answered_by"] == f"{server.url}#m" or told["answered_by"].startswith("http")
+    assert told["ontology"]["nodes"] == len(tree()) and told["retrieval"].startswith("tfidf")
+    manifest = json.loads((tmp_path / "p.json.manifest.json").read_text())
+    assert manifest["counts"] == told and manifest["status"] == "done" and len(manifest["inputs"]) == 2
+    assert b"<svg" in (tmp_path / "growth.svg").read_bytes()
+    taped = run(tmp_path, "replay:tape.jsonl", "-o", "q.json")
+    assert "features in" in taped.stderr
+    ids = [{node.id for node in Graph.load(tmp_path / name).nodes} for name in ("p.json", "q.json")]
+    assert ids[0] == ids[1]
+
+
+def test_killed_at_any_question_it_goes_on_and_gives_the_same_bytes(tmp_path):
+    for name in ("plain", "killed"):
+        (tmp_path / name).mkdir()
+        files(tmp_path / name)
+    with ScriptedServer(reply) as server:
+        run(tmp_path / "plain", server.url, "-o", "p.json")
+        total = len(server.requests)
+    free = threading.Semaphore(0)
+    open_ = threading.Event()
+
+    def guarded(body: dict) -> Reply:
+        while not open_.is_set() and not free.acquire(timeout=0.02):
+            pass
+        return reply(body)
+
+    folder = tmp_path / "killed"
+    with ScriptedServer(guarded) as server:
+        for answers in (3, total // 2, total - 2):
+            had = len(server.requests)
+            process = subprocess.Popen(words_of(server.url, "-o", "p.json", "-q"), cwd=folder, stderr=subprocess.DEVNULL)  # fmt: skip
+            done = sum(answers > one for one in range(total)) - journalled(folder)
+            for _ in range(done):
+                free.release()
+            until = time.monotonic() + 20
+            while journalled(folder) < answers and time.monotonic() < until:
+                time.sleep(0.02)
+            assert journalled(folder) >= answers and len(server.requests) > had
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            assert not (folder / "p.json").exists()
+        torn = folder / ".p.json.journal"
+        torn.write_bytes(torn.read_bytes() + b'["half a li')
+        kept = journalled(folder)
+        open_.set()
+        had = len(server.requests)
+        run(folder, server.url, "-o", "p.json")
+        assert len(server.requests) - had == total - kept  # nothing that was answered is asked again
+    assert bare(folder / "p.json") == bare(tmp_path / "plain" / "p.json")
+    assert not torn.exists()
+
+
+def journalled(folder: Path) -> int:
+    """Whole results in the journal."""
+    try:
+        return max(0, (folder / ".p.json.journal").read_bytes().count(b"\n") - 1)
+    except FileNotFoundError:
+        return 0
+
+
+def test_a_budget_saves_what_there_is_and_a_larger_one_goes_on(tmp_path):
+    files(tmp_path)
+    with ScriptedServer(reply) as server:
+        done = run(tmp_path, server.url, "-o", "p.json", "--budget-tokens", "45")
+        assert "--budget-tokens" in done.stderr
+        assert json.loads((tmp_path / "p.json.manifest.json").read_text())["status"] == "budget"
+        assert problems((tmp_path / "p.json").read_bytes()) == []
+        asked = len(server.requests)
+        assert 4 <= asked <= 8  # 10 tokens a reply
+        run(tmp_path, server.url, "-o", "p.json", "--budget-tokens", "100000")
+        total = len(server.requests)
+        run(tmp_path, server.url, "-o", "q.json")
+        assert len(server.requests) - total == total  # without the journal every question is asked
+    assert (tmp_path / "p.json").read_bytes() == (tmp_path / "q.json").read_bytes()
+
+
+def test_exit_codes_and_lists(tmp_path):
+    files(tmp_path)
+
+    def lazy(body: dict) -> Reply:
+        user = body["messages"][1]["content"]
+        if role_of(user) == "place":
+            return chat(json.dumps({"places": {path: "Input/a/b" for path in offered(user) if "csv" in path}}))
+        return chat("no") if role_of(user) == "tidy" else reply(body)
+
+    with ScriptedServer(lazy) as server:
+        done = run(tmp_path, server.url, "-o", "p.json", code=1)
+    assert re.search(r"\d+ without a place: ", done.stderr) and "tidy tidy: no usable answer: it holds no JSON" in done.stderr  # fmt: skip
+    assert "Output" in done.stderr and "planned and empty" in done.stderr
+    assert run(tmp_path, server.url, "-o", "p.json", code=1).returncode == 1  # complete, and still not all well
+    with ScriptedServer(chat("never")) as server:
+        done = run(tmp_path, server.url, "-o", "r.json", code=3)
+    assert "no feature was chosen in 4 rounds" in done.stderr and not (tmp_path / "r.json").exists()
+    none = subprocess.run([COMMAND, "propose", "spec.md", "-o", "s.json"], cwd=tmp_path, capture_output=True, text=True)
+    assert none.returncode == 2 and "--model" in none.stderr
+    (tmp_path / "spec.md").write_text("# Kit\n\nWords.\n")
+    bad = run(tmp_path, "replay:none", "-o", "t.json", code=2)
+    assert "spec.md:3:1: purpose" in bad.stderr and not (tmp_path / "t.json").exists()
+    assert run(tmp_path, "replay:none", "--plot", "x.pdf", code=2).stderr.count("\n") == 1
+
+
+def test_a_dry_run_asks_nothing_and_writes_nothing(tmp_path):
+    files(tmp_path)
+    before = sorted(one.name for one in tmp_path.iterdir())
+    done = run(tmp_path, "http://127.0.0.1:9/v1", "--dry-run", "--json", "-o", "p.json")
+    told = json.loads(done.stdout)
+    assert told["calls_at_least"] == 4 * 4 + 3 and told["prompt_tokens_at_least"] > 1000
+    assert told["first"][1]["content"].startswith("Name features") and told["ontology"]["nodes"] == len(tree())
+    assert "19 questions" in run(tmp_path, "http://127.0.0.1:9/v1", "--dry-run").stdout
+    assert sorted(one.name for one in tmp_path.iterdir()) == before
+
+
+def test_a_specification_of_stdin(tmp_path):
+    files(tmp_path)
+    text = (tmp_path / "spec.md").read_text()
+    with ScriptedServer(reply) as server:
+        words = [COMMAND, "propose", "-", "--rounds", "1", "--model", f"{server.url}#m"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, input=text, check=True)
+    graph = Graph.loads(done.stdout.encode())
+    assert graph.by_id["."].name == "table_kit" and "simple: no ontology" in done.stderr
+
+
+def test_settings_out_of_range():
+    with pytest.raises(BadInput, match="conditions"):
+        Proposal(SPEC, tree(), Asker(Scripted(), GREEDY), Settings(conditions=()))

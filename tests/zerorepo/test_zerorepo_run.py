@@ -1,0 +1,152 @@
+"""`zerorepo run` through its command: from a specification to commits, in one go, verb by verb, replayed, killed."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from zerorepo_skeletons import TALLYBOOK
+
+from zerorepo import Graph
+from zerorepo.validate import problems
+
+COMMAND = Path(sys.executable).parent / "zerorepo"
+SPEC = TALLYBOOK / "repo_data.json"
+ORACLE = f"oracle:{TALLYBOOK}"
+
+
+def zerorepo(*words, **more):
+    return subprocess.run([COMMAND, *map(str, words)], capture_output=True, text=True, timeout=170, **more)
+
+
+def git(folder, *words):
+    return subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    done = zerorepo(
+        "run",
+        SPEC,
+        "--model",
+        ORACLE,
+        "--rounds",
+        1,
+        "-o",
+        folder / "out",
+        "--record",
+        folder / "answers.jsonl",
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
+def test_a_specification_becomes_a_repository_whose_tests_pass(made):
+    folder, told = made
+    assert (told["status"], told["leaves"], told["done"], told["failed"]) == ("done", 15, 15, {})
+    assert told["areas"] == 3 and told["features"] == 15
+    call = [
+        sys.executable,
+        "-B",
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        "/dev/null",
+        "--import-mode=importlib",
+        "--rootdir=.",
+        "tests",
+    ]
+    ran = subprocess.run(
+        call, cwd=folder / "out", capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."}
+    )
+    assert ran.returncode == 0 and "42 passed" in ran.stdout
+    built = subprocess.run([sys.executable, "-c", "from tallybook.reports.table import align; print(align([['a', '1']]))"], cwd=folder / "out", capture_output=True, text=True)  # fmt: skip
+    assert built.stdout == "a  1\n"
+
+
+def test_the_graph_ties_features_to_code(made):
+    folder, _ = made
+    data = (folder / "out" / "rpg.json").read_bytes()
+    assert problems(data, folder / "out") == []
+    graph = Graph.loads(data)
+    features = [node for node in graph.nodes if node.kind == "feature"]
+    assert len(features) == 15 and all(f"{node.path}:{node.qualname}" in graph.by_id for node in features)
+    assert {node.status for node in graph.nodes} == {"done"}
+    assert all(node.provenance.startswith("oracle:tallybook ") for node in features)
+    told = zerorepo("show", "tree", folder / "out" / "rpg.json", "--by", "features").stdout
+    assert "parse book  (tallybook/reading/entries.py:parse_book)" in told
+
+
+def test_the_verbs_one_by_one_come_to_the_same_commits(made, tmp_path):
+    folder, _ = made
+    steps = [
+        ("propose", SPEC, "--rounds", 1, "-o", tmp_path / "proposed.json"),
+        ("design", tmp_path / "proposed.json", "-o", tmp_path / "skeleton"),
+        ("build", tmp_path / "skeleton", "-o", tmp_path / "out"),
+    ]
+    for words in steps:
+        done = zerorepo(*words, "--model", ORACLE, "-q")
+        assert done.returncode == 0, done.stderr
+    assert git(tmp_path / "out", "rev-parse", "HEAD") == git(folder / "out", "rev-parse", "HEAD")
+
+
+def test_a_recording_is_enough(made, tmp_path):
+    folder, _ = made
+    done = zerorepo("run", SPEC, "--model", f"replay:{folder / 'answers.jsonl'}", "--rounds", 1, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert git(tmp_path / "out", "rev-parse", "HEAD") == git(folder / "out", "rev-parse", "HEAD")
+    assert "no model: it reads a hidden repository" in done.stderr
+
+
+def test_killed_in_any_stage_it_comes_to_the_same_repository(made, tmp_path):
+    folder, _ = made
+    draw = random.Random(7)
+    words = [COMMAND, "run", SPEC, "--model", ORACLE, "--rounds", "1", "-o", tmp_path / "out", "-q"]
+    kills = 0
+    while True:
+        process = subprocess.Popen([*map(str, words)])
+        try:
+            code = process.wait(timeout=draw.uniform(0.2, 2.0) if kills < 30 else 120)
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    assert code == 0 and kills >= 2
+    assert git(tmp_path / "out", "rev-parse", "HEAD") == git(folder / "out", "rev-parse", "HEAD")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_budget_that_ends_before_there_is_code_begins_nothing(made, tmp_path):
+    words = ("run", SPEC, "--model", ORACLE, "--rounds", 1, "-o", tmp_path / "out")
+    done = zerorepo(*words, "--budget-tokens", 3000, "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["status"] == "budget"
+    assert not (tmp_path / "out").exists() and (tmp_path / ".out.journal").exists()
+
+
+def test_a_dry_run_asks_nothing(tmp_path):
+    done = zerorepo("run", SPEC, "--model", "oracle:nowhere", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0 and "at least" in done.stdout and "Plain-text household accounts" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refusals(tmp_path):
+    (tmp_path / "empty.json").write_text("{}")
+    for words, why in (
+        ([SPEC, "-o", tmp_path / "out"], "--model"),
+        ([tmp_path / "none.json", "--model", ORACLE, "-o", tmp_path / "out"], "none.json"),
+        ([tmp_path / "empty.json", "--model", ORACLE, "-o", tmp_path / "out"], "empty.json"),
+        ([SPEC, "--model", ORACLE], "expected -o DIR"),
+        ([SPEC, "--model", ORACLE, "--ontology", tmp_path / "no.jsonl", "-o", tmp_path / "out"], "no.jsonl"),
+    ):
+        done = zerorepo("run", *words)
+        assert done.returncode == 2 and why in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.json"]

@@ -43,7 +43,19 @@ def answered(change=lambda role, subject, user: None):
 
 def design(server: ScriptedServer, cwd: Path, *more: object, code: int = 0, output: str = "out"):
     proposal().save(cwd / "proposed.json")
-    return run("design", "proposed.json", "--model", f"{server.url}#m", "-o", output, "--concurrency", 1, *more, cwd=cwd, code=code)
+    return run(
+        "design",
+        "proposed.json",
+        "--model",
+        f"{server.url}#m",
+        "-o",
+        output,
+        "--concurrency",
+        1,
+        *more,
+        cwd=cwd,
+        code=code,
+    )
 
 
 def written(folder: Path) -> dict[str, bytes]:
@@ -59,7 +71,11 @@ def test_a_design_is_written_whole_and_once(tmp_path):
         assert told["answered_by"] == "m" and told["calls"] == calls and told["stubs"] == 7
         assert "7 of 7 features have an interface" in done.stderr and "answers: m" in done.stderr
         manifest = json.loads((tmp_path / "out/manifest.json").read_bytes())
-        assert manifest["verb"] == "design" and manifest["counts"]["answered_by"] == "m" and manifest["inputs"][0]["sha256"]
+        assert (
+            manifest["verb"] == "design"
+            and manifest["counts"]["answered_by"] == "m"
+            and manifest["inputs"][0]["sha256"]
+        )
         before = written(tmp_path / "out")
         again = design(server, tmp_path, "--json")
         assert "complete already; nothing to do" in again.stderr and json.loads(again.stdout)["covered"] == 7
@@ -74,7 +90,11 @@ def test_a_design_is_written_whole_and_once(tmp_path):
 
 
 def test_features_without_an_interface_are_named_and_exit_1(tmp_path):
-    lost = answered(lambda role, subject, user: {"interfaces": []} if subject == "shop/mail/text.py" and role == "interfaces" else None)
+    lost = answered(
+        lambda role, subject, user: (
+            {"interfaces": []} if subject == "shop/mail/text.py" and role == "interfaces" else None
+        )
+    )
     with ScriptedServer(lost) as server:
         done = design(server, tmp_path, "--json", code=1)
         told = json.loads(done.stdout)
@@ -95,7 +115,9 @@ def test_a_circle_is_refused_and_the_same_answers_serve_when_it_may_be_cut(tmp_p
         assert not (tmp_path / "out").exists()
         calls = len(server.requests)
         done = design(server, tmp_path, "--break-cycles", "--json")
-        flows = [1 for got in server.requests[calls:] if role_of(prompt_of(got.body))[0] in ("folders", "files", "flow")]
+        flows = [
+            1 for got in server.requests[calls:] if role_of(prompt_of(got.body))[0] in ("folders", "files", "flow")
+        ]
         assert not flows  # they are in the journal
         assert "dropped to break a circle: #mail -data_flow-> #store" in done.stderr
         assert json.loads(done.stdout)["dropped"][0]["data_id"] == "mail rows"
@@ -175,7 +197,12 @@ def test_a_kill_loses_nothing_and_changes_nothing(tmp_path, after):
 def test_a_dry_run_asks_and_writes_nothing(tmp_path):
     proposal().save(tmp_path / "proposed.json")
     told = run("design", "proposed.json", "--dry-run", cwd=tmp_path).stdout
-    assert "calls: at least 9" in told and "files: at least 3 calls" in told and "- cart" in told and "Keep a small shop" in told
+    assert (
+        "calls: at least 9" in told
+        and "files: at least 3 calls" in told
+        and "- cart" in told
+        and "Keep a small shop" in told
+    )
     found = json.loads(run("design", "proposed.json", "--dry-run", "--json", cwd=tmp_path).stdout)
     with ScriptedServer(answered()) as server:
         design(server, tmp_path, "-q")

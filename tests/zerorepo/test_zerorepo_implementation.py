@@ -121,13 +121,20 @@ def test_the_same_answers_give_the_same_bytes():
 
 def test_files_are_asked_about_with_what_is_upstream_and_nothing_else():
     _, model = made()
-    prompts = {subject: user for (role, subject, _), user in zip(model.asked, model.prompts, strict=True) if role == "interfaces"}
+    prompts = {
+        subject: user
+        for (role, subject, _), user in zip(model.asked, model.prompts, strict=True)
+        if role == "interfaces"
+    }
     assert "Upstream" not in prompts["shop/store/disk.py"]
     assert "def load_rows" in prompts["shop/cart/items.py"] and "def sign_letter" not in prompts["shop/cart/items.py"]
     assert "def add_item" in prompts["shop/cart/price.py"] and "def total_price" in prompts["shop/mail/text.py"]
     for user in model.prompts:
         assert all("\n" not in line for line in OFFERED.findall(user))
-    assert OFFERED.findall(prompts["shop/cart/items.py"]) == ["cart/items/change/add item", "cart/items/change/remove item"]
+    assert OFFERED.findall(prompts["shop/cart/items.py"]) == [
+        "cart/items/change/add item",
+        "cart/items/change/remove item",
+    ]
 
 
 def test_one_area_needs_no_flow_and_nothing_shared():
@@ -194,7 +201,7 @@ NOISE = {
     "twice": lambda right: '{"x": 1, "x": 2}',
     "nan": '{"folders": NaN, "files": NaN, "flow": NaN, "bases": NaN, "order": NaN, "interfaces": NaN, "batches": NaN}',
     "endless": lambda right: json.dumps(right) + " " * 200_001,
-    "numbers": lambda right: {key: 7 for key in right},
+    "numbers": lambda right: dict.fromkeys(right, 7),
     "nothing": lambda right: {key: type(value)() if key != "bases" else None for key, value in right.items()},
     "wrong inside": lambda right: {key: [7] if isinstance(value, list) else {"x": 7} for key, value in right.items()},
 }
@@ -237,7 +244,9 @@ def test_a_role_that_never_answers_costs_what_hangs_on_it_alone(role):
         return
     skeleton, model = made(bad)
     subject = SUBJECT.get(role, role)
-    lost = {"files": [leaf for leaf in LEAVES if leaf.startswith("cart/")], "interfaces": list(LEAVES[:2])}.get(role, [])
+    lost = {"files": [leaf for leaf in LEAVES if leaf.startswith("cart/")], "interfaces": list(LEAVES[:2])}.get(
+        role, []
+    )
     expect_sound(skeleton, lost)
     assert skeleton.report.refused == {f"{role} {subject}": "it holds no JSON object"}
     assert [one for one in model.asked if one[:2] == (role, subject)] == [(role, subject, turn) for turn in range(3)]
@@ -248,9 +257,9 @@ def test_a_role_that_never_answers_costs_what_hangs_on_it_alone(role):
 
 
 def test_an_answer_that_was_cut_off_is_none():
-    from tenfold_shared.generate import Completion, Sampling
     from zerorepo_designs import Scripted
 
+    from tenfold_shared.generate import Completion, Sampling
     from zerorepo.generation.asking import Asker
     from zerorepo.generation.implementation import design
 
@@ -278,7 +287,9 @@ def test_what_nobody_offered_is_dropped_and_counted():
         elif role == "flow":
             answer["flow"] += flow(("moon", "cart"))
         elif role == "bases":
-            answer["bases"] = [{"file_path": "shop/base.py", "code": stub("x/base"), "used_by": ["cart", "mail", "moon"]}]
+            answer["bases"] = [
+                {"file_path": "shop/base.py", "code": stub("x/base"), "used_by": ["cart", "mail", "moon"]}
+            ]
         elif role == "order":
             answer["order"] += ["shop/moon.py"]
         elif role == "interfaces":
@@ -297,7 +308,9 @@ def test_features_without_a_file_are_asked_about_again_until_the_rounds_end():
 
     skeleton, model = made(changed("files", one_each))
     expect_sound(skeleton)
-    assert [subject for role, subject, _ in model.asked if role == "files"] == ["#cart", "#mail", "#store"] * 2 + ["#cart"]
+    assert [subject for role, subject, _ in model.asked if role == "files"] == ["#cart", "#mail", "#store"] * 2 + [
+        "#cart"
+    ]
     skeleton, _ = made(changed("files", one_each), file_steps=1)
     expect_sound(skeleton, ["cart/items/change/remove item", "cart/price/sums/total price", "mail/text/letters/write letter", "store/disk/rows/save rows"])  # fmt: skip
     assert features(skeleton.graph)["#mail/text/letters/write letter"].path == "shop/mail/__init__.py"
@@ -319,7 +332,12 @@ def test_features_without_an_interface_are_asked_about_again_until_the_rounds_en
 
 def test_a_feature_in_two_interfaces_is_of_the_first():
     def twice(answer):
-        return {"interfaces": [*answer["interfaces"], {"features": answer["interfaces"][0]["features"] * 2, "code": stub("x/again")}]}
+        return {
+            "interfaces": [
+                *answer["interfaces"],
+                {"features": answer["interfaces"][0]["features"] * 2, "code": stub("x/again")},
+            ]
+        }
 
     skeleton, _ = made(changed("interfaces", twice, "shop/cart/items.py"))
     expect_sound(skeleton)
@@ -361,7 +379,9 @@ def test_a_hostile_path_is_never_written(path, tmp_path):
     inner = tmp_path / "a" / "b"
     write(skeleton, inner)
     assert {one.name for one in tmp_path.rglob("*") if one.is_file() and inner not in one.parents} == set()
-    skeleton, _ = made(changed("files", lambda answer: {"files": dict.fromkeys(answer["files"], path)}, "#cart", times=1))
+    skeleton, _ = made(
+        changed("files", lambda answer: {"files": dict.fromkeys(answer["files"], path)}, "#cart", times=1)
+    )
     expect_sound(skeleton)
 
 
@@ -391,7 +411,10 @@ def test_a_circle_in_an_answer_that_is_wrong_otherwise_is_not_cut():
 def test_files_in_a_circle_are_refused_or_cut():
     circle = ["shop/cart/price.py", "shop/cart/items.py", "shop/cart/price.py"]
     bad = changed("order", {"order": circle})
-    with pytest.raises(Refused, match=r"order of cart: .*shop/cart/price.py -> shop/cart/items.py -> shop/cart/price.py.*--break-cycles"):
+    with pytest.raises(
+        Refused,
+        match=r"order of cart: .*shop/cart/price.py -> shop/cart/items.py -> shop/cart/price.py.*--break-cycles",
+    ):
         made(bad)
     skeleton, _ = made(changed("order", {"order": circle}), break_cycles=True)
     expect_sound(skeleton)
@@ -419,7 +442,9 @@ def test_what_is_shared_is_designed_first_and_can_be_imported_everywhere(tmp_pat
     expect_importable(skeleton, tmp_path)
     assert problems(skeleton.graph.dumps()) == [] and skeleton.report.bases == {"shop/shared.py": ["cart", "store"]}
     inherits = {(edge.src, edge.dst) for edge in skeleton.graph.edges if edge.type == "inherits"}
-    assert inherits == {(f"{path}:Own", "shop/shared.py:Keeper") for path in ("shop/store/disk.py", "shop/cart/price.py")}
+    assert inherits == {
+        (f"{path}:Own", "shop/shared.py:Keeper") for path in ("shop/store/disk.py", "shop/cart/price.py")
+    }
     user = next(user for (role, _, _), user in zip(model.asked, model.prompts, strict=True) if role == "interfaces")
     assert "class Keeper" in user
 
@@ -468,7 +493,23 @@ def test_a_spent_budget_leaves_a_sound_part(budget):
 
 # ------------------------------------------------------------ whatever is answered
 
-WORDS = ["cart", "mail", "store", "moon", "shop/cart/items.py", "../x", "", "shop", ".git", 7, None, [], {}, True, *LEAVES]
+WORDS = [
+    "cart",
+    "mail",
+    "store",
+    "moon",
+    "shop/cart/items.py",
+    "../x",
+    "",
+    "shop",
+    ".git",
+    7,
+    None,
+    [],
+    {},
+    True,
+    *LEAVES,
+]
 
 
 def spoil(value, draw: random.Random):
@@ -517,7 +558,12 @@ def test_whatever_is_answered_the_result_is_sound_or_refused(seed, cut, often):
 def test_files_are_designed_in_an_order_that_the_plan_allows(count, seed):
     draw = random.Random(seed)
     areas = [f"area {n}" for n in range(count)]
-    leaves = [f"{area}/c{c}/g/do thing {c}{n}" for area in areas for c in range(draw.randint(1, 3)) for n in range(draw.randint(1, 2))]
+    leaves = [
+        f"{area}/c{c}/g/do thing {c}{n}"
+        for area in areas
+        for c in range(draw.randint(1, 3))
+        for n in range(draw.randint(1, 2))
+    ]
     ranks = draw.sample(areas, count)
     edges = [pair for pair in itertools.combinations(ranks, 2) if draw.random() < 0.4]
     used = {end for pair in edges for end in pair}
@@ -549,7 +595,11 @@ def test_files_are_designed_in_an_order_that_the_plan_allows(count, seed):
 # ------------------------------------------------------------ the files no model writes
 
 
-@given(st.text(max_size=60), st.text(max_size=200), st.lists(st.sampled_from(["yaml", "numpy", "my_lib", "PIL"]), unique=True))
+@given(
+    st.text(max_size=60),
+    st.text(max_size=200),
+    st.lists(st.sampled_from(["yaml", "numpy", "my_lib", "PIL"]), unique=True),
+)
 @settings(max_examples=200, deadline=None)
 def test_any_name_and_purpose_give_files_that_parse(name, purpose, imported):
     told = tomllib.loads(pyproject(name, purpose, ["shop/__init__.py", "shop/a.py", "src/x/b.py"], imported).decode())

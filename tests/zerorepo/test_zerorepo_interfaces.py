@@ -1,6 +1,7 @@
 """Interfaces of a design: what code is taken, what becomes of it, and that files of stubs can be imported."""
 
 import ast
+import itertools
 import json
 import re
 import subprocess
@@ -16,7 +17,12 @@ from zerorepo.generation.interfaces import HEAD, Source, batches_checked, bind, 
 from zerorepo.generation.scopes import binds_of, reads_of
 
 PATHS = ("shop/__init__.py", "shop/a.py", "shop/b.py", "shop/c.py", "shop/base.py")
-UPSTREAM = {"shop/base.py": [], "shop/a.py": ["shop/base.py"], "shop/b.py": ["shop/base.py", "shop/a.py"], "shop/c.py": ["shop/base.py"]}
+UPSTREAM = {
+    "shop/base.py": [],
+    "shop/a.py": ["shop/base.py"],
+    "shop/b.py": ["shop/base.py", "shop/a.py"],
+    "shop/c.py": ["shop/base.py"],
+}
 
 
 def code(text):
@@ -109,7 +115,10 @@ def test_bodies_go_and_everything_else_stays(tmp_path):
     functions = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)]
     assert {one.name for one in functions} == {"width", "__len__", "load"}
     for one in functions:
-        assert ast.unparse(one.body[-1]) == "raise NotImplementedError" and len(one.body) == (ast.get_docstring(one) is not None) + 1
+        assert (
+            ast.unparse(one.body[-1]) == "raise NotImplementedError"
+            and len(one.body) == (ast.get_docstring(one) is not None) + 1
+        )
     assert "BLUE = 'blue'" in ast.unparse(tree) and "# stays" in text and HEAD in text
     assert {"Colour", "LIMIT", "NAMES", "Row", "load"} <= set(imported(done, tmp_path, "shop.a")[0])
 
@@ -203,11 +212,25 @@ def test_what_is_wrong_with_code_is_said(text, told):
 
 def test_an_import_of_what_comes_later_names_the_circle():
     told = refused('from shop.b import f\n\n\ndef g():\n    """G."""', "shop/a.py")
-    assert told == "from shop.b import f: an import circle, shop/b.py -> shop/a.py -> shop/b.py: in the plan shop/a.py comes before shop/b.py"
+    assert (
+        told
+        == "from shop.b import f: an import circle, shop/b.py -> shop/a.py -> shop/b.py: in the plan shop/a.py comes before shop/b.py"
+    )
     before = [("shop/a.py", 'def f():\n    """F."""')]
     assert "shop/a.py has no 'h'" in refused('from shop.a import h\n\n\ndef g():\n    """G."""', before=before)
     assert "calls f when" in refused('from shop.a import f\n\nX = f()\n\n\ndef g():\n    """G."""', before=before)
     assert "calls a.f when" in refused('from shop import a\n\nX = a.f()\n\n\ndef g():\n    """G."""', before=before)
+
+
+def test_imports_stand_once_and_together():
+    names = [f"name_{n}_of_many" for n in range(8)]
+    base = "".join(f'def {name}():\n    """N."""\n\n\n' for name in names)
+    texts = [f'import os\nimport json as j, os.path\nfrom shop.base import {name}\nfrom typing import Any as A, cast\n\n\ndef use_{name}():\n    """U."""' for name in names]  # fmt: skip
+    done = designed(("shop/base.py", base), ("shop/a.py", *texts))
+    head = done["shop/a.py"].render().split("\n\n\ndef ")[0].split(HEAD)[1].strip().split("\n")
+    assert head[:3] == ["import json as j", "import os", "import os.path"]
+    assert head[3] == "from shop.base import (" and head[4:12] == [f"    {name}," for name in names]
+    assert head[12:] == [")", "from typing import Any as A, cast"]
 
 
 @pytest.mark.parametrize("bad", [None, 7, ["x"], {}])
@@ -264,10 +287,10 @@ CHAIN = 'def first():\n    """F."""\n\n\nclass Parent:\n    """P."""\n\n\nclass 
 def test_batches_are_a_permutation_with_prerequisites_first_and_decide_the_order(order, cuts):
     source = designed(("shop/a.py", CHAIN))["shop/a.py"]
     edges = sorted({0, 4, *cuts})
-    batches = [list(order[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    batches = [list(order[a:b]) for a, b in itertools.pairwise(edges)]
     right = order.index("Child") > order.index("Parent") and order.index("Child") > order.index("Size")
     if not right:
-        with pytest.raises(ValueError, match="Child stands before (Parent|Size), which it needs"):
+        with pytest.raises(ValueError, match=r"Child stands before (Parent|Size), which it needs"):
             batches_checked({"batches": batches}, source)
         return
     source.batches = batches_checked({"batches": batches}, source)
@@ -356,12 +379,52 @@ class Stand:
 
 
 def test_names_bound_are_those_a_module_has():
-    texts = ["import a.b, c as d", "from e import f, g as h", "x = y = 1", "(p, [q, *r]) = 1, [2, 3]", "s: int = 1", "t: int", "def u(): v = 1", "class W:\n    x = 1", "z = [i for i in ()]", "aa = (bb := 1)"]
+    texts = [
+        "import a.b, c as d",
+        "from e import f, g as h",
+        "x = y = 1",
+        "(p, [q, *r]) = 1, [2, 3]",
+        "s: int = 1",
+        "t: int",
+        "def u(): v = 1",
+        "class W:\n    x = 1",
+        "z = [i for i in ()]",
+        "aa = (bb := 1)",
+    ]
     found = [binds_of(ast.parse(text).body[0]) for text in texts]
-    assert found == [("a", "d"), ("f", "h"), ("x", "y"), ("p", "q", "r"), ("s",), (), ("u",), ("W",), ("z",), ("aa", "bb")]
+    assert found == [
+        ("a", "d"),
+        ("f", "h"),
+        ("x", "y"),
+        ("p", "q", "r"),
+        ("s",),
+        (),
+        ("u",),
+        ("W",),
+        ("z",),
+        ("aa", "bb"),
+    ]
 
 
-EXPRESSIONS = ["1", "K", "L", "f", "g", "A", "B", "f()", "g()", "A()", "B()", "K()", "[A() for _ in (1, 2)]", "lambda: f()", "len([f])", "A.go", "K.go()"]
+EXPRESSIONS = [
+    "1",
+    "K",
+    "L",
+    "f",
+    "g",
+    "A",
+    "B",
+    "f()",
+    "g()",
+    "A()",
+    "B()",
+    "K()",
+    "[A() for _ in (1, 2)]",
+    "lambda: f()",
+    "len([f])",
+    "A.go",
+    "K.go()",
+]
 
 
 @st.composite
@@ -373,7 +436,16 @@ def statements(draw):
         return f"{draw(st.sampled_from('KL'))} = {value}\n"
     if form == "class":
         base = draw(st.sampled_from(["", "(A)", "(B)", "(list)"]))
-        made = draw(st.sampled_from(["", '    def __init__(self):\n        """I."""\n', '    def __init_subclass__(cls):\n        """S."""\n', '    def go(self=None):\n        """G."""\n']))
+        made = draw(
+            st.sampled_from(
+                [
+                    "",
+                    '    def __init__(self):\n        """I."""\n',
+                    '    def __init_subclass__(cls):\n        """S."""\n',
+                    '    def go(self=None):\n        """G."""\n',
+                ]
+            )
+        )
         return f'class {draw(st.sampled_from("AB"))}{base}:\n    """D."""\n\n    here = {value}\n\n{made}'
     mark = "@functools.lru_cache\n" if form == "decorated" else ""
     return f'{mark}def {draw(st.sampled_from("fg"))}(x={value}):\n    """D."""\n    return x\n'

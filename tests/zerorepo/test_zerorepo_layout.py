@@ -73,7 +73,12 @@ def test_names_that_differ_in_case_or_hide_each_other_are_refused():
 
 
 def test_areas_are_bound_to_folders_at_any_depth():
-    answer = {"folders": {"src": {"shop": {"cart": ["cart"], ".": ["store"], "x.py": None}, "docs": []}, "shop/mail": ["mail"]}}
+    answer = {
+        "folders": {
+            "src": {"shop": {"cart": ["cart"], ".": ["store"], "x.py": None}, "docs": []},
+            "shop/mail": ["mail"],
+        }
+    }
     found = folders_checked(answer, ["cart", "mail", "store"])
     assert found.of == {"cart": "src/shop/cart", "store": "src/shop", "mail": "shop/mail"}
     assert found.planned == ["src/shop/x.py"] and not found.fabricated
@@ -132,7 +137,11 @@ def test_files_lie_in_their_areas_folder_and_belong_to_it_alone():
     assert "not below shop/cart" in refused("cart", "shop/mail/a.py")
     assert "not below shop/cart" in refused("cart", "shop/cartoon/a.py")
     assert "the folder of mail" in refused("whole", "shop/mail/a.py")
-    placed = files.take("cart", open_, {"files": {"0": "shop/cart/a.py", "1": "shop/cart/deep/b.py", "99": "shop/cart/a.py", "2": "../x.py"}})
+    placed = files.take(
+        "cart",
+        open_,
+        {"files": {"0": "shop/cart/a.py", "1": "shop/cart/deep/b.py", "99": "shop/cart/a.py", "2": "../x.py"}},
+    )
     assert placed.files == {"cart/0": "shop/cart/a.py", "cart/1": "shop/cart/deep/b.py"}
     assert placed.fabricated == ["'99'"] and "leaves the root" in placed.wrong[0]
     assert "a file of cart" in refused("till", "shop/cart/a.py")
@@ -146,7 +155,9 @@ def test_files_lie_in_their_areas_folder_and_belong_to_it_alone():
 
 def test_a_proposal_is_read_by_area():
     found = proposal_of(proposal())
-    assert found.leaves == {area: [leaf for leaf in sorted(LEAVES) if leaf.startswith(area + "/")] for area in ("cart", "mail", "store")}
+    assert found.leaves == {
+        area: [leaf for leaf in sorted(LEAVES) if leaf.startswith(area + "/")] for area in ("cart", "mail", "store")
+    }
     assert (found.name, found.purpose) == ("shop", "Keep a small shop: carts, prices and mail.")
     assert found.names["cart/price/sums/total price"] == "total price" and not found.empty
 

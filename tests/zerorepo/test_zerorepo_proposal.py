@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ THINGS = "rows columns tables keys files dates prices maps".split()
 ROLES = ("missing", "explore", "exploit", "check", "modules", "place", "tidy")
 
 
+@cache
 def tree() -> Ontology:
     """512 leaves on 4 levels; the name of each stands in two branches."""
     return Ontology.of(
@@ -222,9 +224,10 @@ def test_retrieval_takes_the_next_names_of_each_query_and_few_paths_of_a_name():
     found = offered(next(user for role, *_, user in model.asked if role == "exploit"))
     names = Counter(path.rpartition("/")[2] for path in found)
     assert PER_QUERY <= len(names) <= 2 * PER_QUERY and max(names.values()) <= PER_NAME
-    ranked = [hit.name for hit in proposal.index.search(["sort rows by key"], 600)]
-    assert set(ranked[:5]) <= names.keys()
-    assert not set(ranked[PER_QUERY * 2 :]) - {hit.name for hit in proposal.index.search([SPEC.purpose], 600)} & names.keys()  # fmt: skip
+    by_key, by_purpose = ([hit.name for hit in ranking] for ranking in proposal.index.search(["sort rows by key", SPEC.purpose], 600))  # fmt: skip
+    new = {path.rpartition("/")[2] for one, *_, user in model.asked if one == "explore" for path in offered(user)}
+    assert set(by_key[:5]) - new <= names.keys()
+    assert names.keys() <= {*by_key[: PER_QUERY * 2 + 9], *by_purpose[: PER_QUERY * 2 + 9]}
 
 
 def test_questions_have_one_system_message_and_offer_after_dashes_alone():
@@ -333,11 +336,15 @@ def test_three_unusable_answers_cost_that_question_alone(role):
     turns = Counter((subject, turn) for one, subject, turn, _, _ in model.asked if one == role)
     assert max(turn for _, turn in turns) == 2 and max(turns.values()) == 1
     assert [one.round for one in proposal.growth] == [1, 2, 3] and len(proposal.chosen) > 10
-    if role in ("explore", "exploit"):  # what nobody judged is not visited: it comes again
-        second, third = ({path for one, subject, _, _, user in model.asked if one == role and subject == f"round-{n}" for path in offered(user)} for n in (2, 3))  # fmt: skip
+    if role in ("explore", "exploit"):  # what nobody judged is not visited
+        places = {(one, subject): set(offered(user)) for one, subject, _, _, user in model.asked}
+        elsewhere = {path for (one, subject), paths in places.items() if one in ("explore", "exploit") and (one, subject) != (role, "round-2") for path in paths}  # fmt: skip
+        unjudged = places[role, "round-2"] - elsewhere
+        assert unjudged or role == "exploit"
+        visited = {proposal.ontology.label(node) for node in np.flatnonzero(proposal.visited).tolist()}
+        assert not unjudged & visited and elsewhere <= visited
         if role == "exploit":
-            assert second & third
-        assert not (second & {proposal.ontology.label(node) for node in np.flatnonzero(proposal.visited)} - third - {path for one, *_, user in model.asked if one in ("explore", "exploit") for path in offered(user)})  # fmt: skip
+            assert places[role, "round-2"] & places[role, "round-3"]
     if role == "check":
         assert proposal.counts["unchecked"] > 0
         assert proposal.growth[1].kept == 0 < proposal.growth[2].kept
@@ -414,7 +421,7 @@ def test_batches_shrink_where_answers_are_cut_off():
     model = Scripted(missing=lambda *_: ladder(60), check=lambda s, t, p: {"keep": p}, place=cut)
     proposal = made(model, rounds=1)
     assert not proposal.unplaced
-    assert {len(offered(user)) for role, *_, user in model.asked if role == "place"} == {60, 50, 10, 25} - {50, 10} | {50, 10}  # fmt: skip
+    assert {len(offered(user)) for role, *_, user in model.asked if role == "place"} == {60, 50, 10, 25}  # fmt: skip
 
 
 def test_names_that_differ_in_case_alone_are_one_place():
@@ -466,7 +473,7 @@ anything = st.recursive(words | st.none() | st.integers(-5, 5), lambda inner: st
 
 
 @given(st.data())
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_is_answered_the_graph_is_sound_and_holds_what_was_chosen(data):
     keys = {"missing": "features", "explore": "paths", "exploit": "paths", "check": "keep", "modules": "modules", "place": "places", "tidy": "moves"}  # fmt: skip
 
@@ -552,11 +559,6 @@ def run(folder: Path, url: str, *more: object, code: int = 0, stdin: str | None 
     return done
 
 
-def bare(path: Path) -> bytes:
-    """Without the server's address, which is part of the model's name."""
-    return re.sub(rb"http[^ ]*", b"", path.read_bytes())
-
-
 def test_the_command_writes_a_sound_graph_and_says_what_it_did(tmp_path):
     files(tmp_path)
     with ScriptedServer(reply) as server:
@@ -571,7 +573,7 @@ def test_the_command_writes_a_sound_graph_and_says_what_it_did(tmp_path):
     assert problems((tmp_path / "p.json").read_bytes()) == []
     assert told["features"] == told["placed"] == len(features(graph)) > 20
     assert len(told["growth"]) == 4 and told["growth"][-1]["leaves"] == told["features"]
-    assert told["answered_by"] == f"{server.url}#m" or told["answered_by"].startswith("http")
+    assert told["answered_by"] == "m"
     assert told["ontology"]["nodes"] == len(tree()) and told["retrieval"].startswith("tfidf")
     manifest = json.loads((tmp_path / "p.json.manifest.json").read_text())
     assert manifest["counts"] == told and manifest["status"] == "done" and len(manifest["inputs"]) == 2
@@ -589,37 +591,38 @@ def test_killed_at_any_question_it_goes_on_and_gives_the_same_bytes(tmp_path):
     with ScriptedServer(reply) as server:
         run(tmp_path / "plain", server.url, "-o", "p.json")
         total = len(server.requests)
-    free = threading.Semaphore(0)
-    open_ = threading.Event()
+    lock, state = threading.Lock(), {"run": 0, "left": 0}
 
     def guarded(body: dict) -> Reply:
-        while not open_.is_set() and not free.acquire(timeout=0.02):
-            pass
-        return reply(body)
+        """Waits until there are answers left to give; one that waits for a client that is dead gives none away."""
+        mine = state["run"]
+        while True:
+            with lock:
+                if state["left"] or state["run"] != mine:
+                    state["left"] -= state["run"] == mine
+                    return reply(body)
+            time.sleep(0.02)
 
     folder = tmp_path / "killed"
     with ScriptedServer(guarded) as server:
         for answers in (3, total // 2, total - 2):
-            had = len(server.requests)
+            state["left"] = answers - journalled(folder)
             process = subprocess.Popen(words_of(server.url, "-o", "p.json", "-q"), cwd=folder, stderr=subprocess.DEVNULL)  # fmt: skip
-            done = sum(answers > one for one in range(total)) - journalled(folder)
-            for _ in range(done):
-                free.release()
             until = time.monotonic() + 20
             while journalled(folder) < answers and time.monotonic() < until:
                 time.sleep(0.02)
-            assert journalled(folder) >= answers and len(server.requests) > had
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
-            assert not (folder / "p.json").exists()
+            state["run"] += 1
+            assert journalled(folder) == answers and not (folder / "p.json").exists()
         torn = folder / ".p.json.journal"
         torn.write_bytes(torn.read_bytes() + b'["half a li')
         kept = journalled(folder)
-        open_.set()
+        state["left"] = total
         had = len(server.requests)
         run(folder, server.url, "-o", "p.json")
         assert len(server.requests) - had == total - kept  # nothing that was answered is asked again
-    assert bare(folder / "p.json") == bare(tmp_path / "plain" / "p.json")
+    assert (folder / "p.json").read_bytes() == (tmp_path / "plain" / "p.json").read_bytes()
     assert not torn.exists()
 
 
@@ -658,7 +661,11 @@ def test_exit_codes_and_lists(tmp_path):
 
     with ScriptedServer(lazy) as server:
         done = run(tmp_path, server.url, "-o", "p.json", code=1)
-    assert re.search(r"\d+ without a place: ", done.stderr) and "tidy tidy: no usable answer: it holds no JSON" in done.stderr  # fmt: skip
+    assert (
+        re.search(r"\d+ without a place: ", done.stderr) and "no usable answer: no feature has a place" in done.stderr
+    )
+    told = json.loads((tmp_path / "p.json.manifest.json").read_text())["counts"]
+    assert told["refused"]["tidy tidy"] == "it holds no JSON object" and len(told["unplaced"]) > 5
     assert "Output" in done.stderr and "planned and empty" in done.stderr
     assert run(tmp_path, server.url, "-o", "p.json", code=1).returncode == 1  # complete, and still not all well
     with ScriptedServer(chat("never")) as server:

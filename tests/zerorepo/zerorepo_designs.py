@@ -10,7 +10,6 @@ import re
 from collections import Counter
 
 from tenfold_shared.generate import Completion, Sampling
-
 from zerorepo.generation.asking import Asker
 from zerorepo.generation.implementation import Settings, design
 from zerorepo.graph import Edge, Graph, Node

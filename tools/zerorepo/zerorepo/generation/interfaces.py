@@ -27,6 +27,7 @@ from zerorepo.lexical import stem, tokens
 
 _WORDS = re.compile(r"\w+")
 LONGEST = 100_000  # characters of the code of one interface
+MOST_LINE = 100  # letters, of what is written here; code of a model stays as it is
 HEAD = "from __future__ import annotations"
 _BUILTINS = frozenset([*dir(builtins), "__name__", "__file__", "__doc__", "__package__", "__spec__", "__path__", "__module__", "__qualname__"])  # fmt: skip
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -97,9 +98,7 @@ class Source:
         order = self._order()
         parts = [f'"""{_quoted(self.doc)}"""', HEAD]
         if self.imports:
-            parts.append(
-                "\n".join(sorted(map(ast.unparse, self.imports), key=lambda line: (line.startswith("from"), line)))
-            )
+            parts.append(_import_block(self.imports))
         parts += self.typing
         text = "\n\n".join(parts)
         before = "other"
@@ -351,7 +350,23 @@ def _is_text(statement: Any) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
+def _import_block(statements: Sequence[Any]) -> str:
+    """Statements of one name each as lines, those from one module together."""
+    lines = sorted(ast.unparse(one) for one in statements if isinstance(one, ast.Import))
+    named: dict[str, list[str]] = defaultdict(list)
+    for one in statements:
+        if isinstance(one, ast.ImportFrom):
+            head, _, name = ast.unparse(one).partition(" import ")
+            named[head].append(name)
+    for head, names in sorted(named.items()):
+        line = f"{head} import {', '.join(sorted(names))}"
+        lines.append(
+            line if len(line) <= MOST_LINE else f"{head} import (\n    " + ",\n    ".join(sorted(names)) + ",\n)"
+        )
+    return "\n".join(lines)
+
+
 def _quoted(text: str) -> str:
     """Text as it may stand between three double quotes, wrapped."""
     kept = "".join(letter if letter.isprintable() else " " for letter in text).replace("\\", "/").replace('"', "'")
-    return "\n".join(textwrap.wrap(kept, 100, break_long_words=False, break_on_hyphens=False)) or "Nothing yet."
+    return "\n".join(textwrap.wrap(kept, MOST_LINE, break_long_words=False, break_on_hyphens=False)) or "Nothing yet."

@@ -502,7 +502,7 @@ def _installed(name: str) -> Package | None:
     kept = sorted(
         path
         for path in files
-        if path.endswith(".py") and not path.startswith(("..", "/", "_")) and not _LEFT_OUT.search(path)
+        if path.endswith(".py") and not path.startswith(("..", "/")) and not _LEFT_OUT.search(path)
     )
     return Package(dist.metadata["Name"], dist.version, Path(str(dist.locate_file("."))), kept)
 
@@ -513,8 +513,9 @@ def built(packages: Iterable[Package], step: Any = lambda: None) -> tuple[dict[P
     The rule of names. A path is distribution / package / module / class, or `functions` / what it does. The first four
     are the words of the identifiers, in lower case (`HTTPServer` is `http server`); of a package in a package, all its
     names, joined by blanks; a package's own `__init__` is a module of the package's name. What a unit does is the first
-    sentence of its docstring, else its name's words (features.py). Names that begin with an underscore are left out,
-    and so are tests, documentation, examples and vendored copies. A leaf's frequency is how often its path was found;
+    sentence of its docstring, else its name's words (features.py). Units whose names begin with an underscore are left
+    out, and so are tests, documentation, examples and vendored copies; a module may have such a name, as many keep what
+    they export in `_core.py`. A leaf's frequency is how often its path was found;
     above, the sum of what is below.
     """
     counts: Counter[Path_] = Counter()
@@ -523,9 +524,6 @@ def built(packages: Iterable[Package], step: Any = lambda: None) -> tuple[dict[P
         top = _words(package.name)
         for path in package.files:
             parts = PurePosixPath(path).with_suffix("").parts
-            if any(part.startswith("_") and part != "__init__" for part in parts):
-                step()
-                continue
             try:
                 nodes = file_nodes(path, (package.root / path).read_bytes())
             except OSError:

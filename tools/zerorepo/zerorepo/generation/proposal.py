@@ -295,7 +295,7 @@ class Proposal:
             return {}
         standing = dict.fromkeys([self.spec.purpose, *self.spec.requirements])
         new = [query for query in standing if query not in self._ranked]
-        self._ranked |= dict(zip(new, self.index.search(new, self.settings.offer), strict=True))
+        self._ranked |= dict(zip(new, self.index.search(new, 2 * PER_QUERY * self.settings.rounds), strict=True))
         passing = [path[-1] for path in named.values() if path[-1] not in standing]
         rankings = [self._ranked[query] for query in standing]
         rankings += self.index.search(list(dict.fromkeys(passing)), PER_QUERY)
@@ -741,6 +741,8 @@ def _tell(counts: Mapping[str, Any], output: str | None, as_json: bool, quiet: b
             print(f"zerorepo: {len(names)} {title}: {', '.join(map(one_line, names[:5]))}{more}", file=sys.stderr)
     for question, why in list(counts["refused"].items())[:5]:
         print(f"zerorepo: {question}: no usable answer: {one_line(why)[:200]}", file=sys.stderr)
+    if len(counts["refused"]) > 5:
+        print(f"zerorepo: and {len(counts['refused']) - 5} more questions without a usable answer", file=sys.stderr)
     if as_json:
         print(msgspec.json.encode(counts).decode(), file=sys.stderr if output in (None, "-") else sys.stdout)
     elif not quiet:

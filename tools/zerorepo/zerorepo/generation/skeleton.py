@@ -198,7 +198,7 @@ class _Text:
         """(start, end, text) of the edit that empties a function; None where it says the same already."""
         body = unit.definition.body
         documented = _has_doc(unit.definition)
-        if words == STUB and len(body) == documented + 1 and _is_stub(body[-1]):
+        if words == STUB and len(body) == documented + 1 and ast.unparse(body[-1]) == STUB:
             return None
         if not documented:
             return self._begin(body[0]), unit.end, words
@@ -297,7 +297,7 @@ def _fitted(text: str, qualname: str, there: str) -> str:
     except ValueError as error:
         raise ValueError(f"{qualname}: the text given for it is no Python: {error}") from None
     body: list[Any] = tree.body
-    if have and isinstance(body[0], ast.If):
+    if have and len(body) == 1 and not body[0].orelse:
         body = body[0].body
     if len(body) != 1 or not isinstance(body[0], (*_FUNCTIONS, ast.ClassDef)) or body[0].name != name:
         raise ValueError(f"{qualname}: expected the text of one definition of {name}")

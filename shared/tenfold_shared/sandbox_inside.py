@@ -86,9 +86,6 @@ def run(job: dict, libc: ctypes.CDLL) -> bytes:
             os.write(2, f"{job['argv'][0][:200]}: cannot be started: {error}\n".encode(errors="replace"))
         finally:
             os._exit(127)
-    quiet = os.open(os.devnull, os.O_RDWR)
-    for stream in (1, 2):  # the output ends with those who write it
-        os.dup2(quiet, stream)
     while True:
         ended, status = os.waitpid(-1, 0)
         if ended == pid:

@@ -44,6 +44,10 @@ def call(number, *args):
 """
 
 
+# Programs that could harm a machine without a sandbox look first whether they are in one.
+ALONE = "if os.getppid() != 1 or os.getpid() > 50: sys.exit('no process namespace of our own')\n"
+
+
 def tree_hash(folder: Path) -> str:
     found = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
@@ -171,6 +175,12 @@ def test_endings(host: Host, name: str) -> None:
     code, status, number = ENDINGS[name]
     found = host.run(code)
     assert (found.code, found.signal, found.killed) == (status, number, "")
+
+
+def test_signals_are_as_they_are_for_a_program(host: Host) -> None:
+    """Python ignores SIGPIPE and SIGXFSZ, and a program would inherit that."""
+    for name in ("PIPE", "XFSZ", "INT"):
+        assert run(["sh", "-c", f"kill -{name} $$; exit 3"]).signal == signal.Signals[f"SIG{name}"]
 
 
 def test_commands_that_cannot_start(host: Host) -> None:
@@ -400,15 +410,16 @@ def test_what_is_left_running_is_ended_and_waited_for_by_nobody(host: Host) -> N
 @pytest.mark.usefixtures("user")
 def test_process_1_is_out_of_reach(host: Host) -> None:
     found = host.run(
-        """
-        import signal
-        for number in set(signal.Signals) - {signal.SIGCONT}:
-            attempt(os.kill, 1, number)
-        print(call(101, 16, 1, 0, 0), call(310, 1, 0, 0, 0, 0, 0), call(438, 0, 3, 0))  # ptrace, process_vm_readv, pidfd_getfd
-        for name in ("mem", "environ", "maps", "fd", "root", "cwd"):
-            print(name, attempt(os.listdir if name in ("fd", "root", "cwd") else open, f"/proc/1/{name}"))
-        print(attempt(os.kill, -1, 15), os.getppid(), sorted(os.listdir("/proc/self/fd")))
-        """
+        ALONE
+        + """
+import signal
+for number in set(signal.Signals) - {signal.SIGCONT}:
+    attempt(os.kill, 1, number)
+print(call(101, 16, 1, 0, 0), call(310, 1, 0, 0, 0, 0, 0), call(438, 0, 3, 0))  # ptrace, process_vm_readv, pidfd_getfd
+for name in ("mem", "environ", "maps", "root", "cwd", *[f"fd/{number}" for number in range(20)]):
+    print(name, attempt(os.listdir if name in ("root", "cwd") else open, f"/proc/1/{name}"))
+print(attempt(os.kill, -1, 15), os.getppid(), sorted(os.listdir("/proc/self/fd")))
+"""
     )
     assert found.code == 0, found
     lines = found.stdout.splitlines()
@@ -419,7 +430,7 @@ def test_process_1_is_out_of_reach(host: Host) -> None:
 
 @pytest.mark.usefixtures("user")
 def test_killing_everybody_is_killing_oneself(host: Host) -> None:
-    found = host.run("if os.fork(): time.sleep(60)\nattempt(os.kill, -1, 9)\nos._exit(0)")
+    found = host.run(ALONE + "if os.fork(): time.sleep(60)\nattempt(os.kill, -1, 9)\nos._exit(0)")
     assert (found.code, found.signal, found.killed) == (None, signal.SIGKILL, "")
 
 
@@ -478,7 +489,7 @@ def test_system_calls_that_lead_out_are_refused(host: Host) -> None:
             "fsopen": (430, 0, 0), "mount_setattr": (442, 0, 0, 0, 0, 0), "open_by_handle_at": (304, 0, 0, 0),
             "add_key": (248, 0, 0, 0, 0, 0), "request_key": (249, 0, 0, 0, 0), "keyctl": (250, 0, -3, 1), "bpf": (321, 0, 0, 0),
             "perf_event_open": (298, 0, 0, 0, 0, 0), "userfaultfd": (323, 1), "syslog": (103, 3, 0, 0), "reboot": (169, 0, 0, 0),
-            "sethostname": (170, 0, 0), "swapon": (167, 0, 0), "settimeofday": (164, 0, 0)}
+            "swapon": (167, 0, 0), "settimeofday": (164, 0, 0)}
         unknown = {"clone3": (435, 0, 0), "io_uring_setup": (425, 1, 0), "memfd_create": (319, 0, 0), "shmget": (29, 0, 4096, 0o1666),
             "msgget": (68, 0, 0o1666), "semget": (64, 0, 1, 0o1666), "x32": (0x40000000 + 39,)}
         print({name: found for name, one in numbers.items() if (found := call(*one)) not in ("EPERM", "EFAULT")})
@@ -533,18 +544,21 @@ def test_the_host_cannot_be_read(host: Host) -> None:
 
 
 @pytest.mark.usefixtures("user")
-def test_the_interpreter_cannot_be_changed(host: Host) -> None:
-    found = host.run(
-        """
-        import site
-        base = os.path.join(sys.base_prefix, "lib", f"python3.{sys.version_info[1]}", "os.py")
-        for path in (sys.prefix + "/pyvenv.cfg", base, sys.executable, "/usr/bin/env", "/etc/passwd", "/bin/sh"):
-            print(attempt(open, path, "a"), attempt(os.unlink, path), attempt(os.chmod, path, 0o777), attempt(os.utime, path))
-        print(attempt(open, site.getsitepackages()[0] + "/evil.pth", "w"), attempt(os.mkdir, sys.prefix + "/lib/evil"))
-        """
-    )
-    assert found.code == 0 and set(found.stdout.split()) <= {"EROFS", "EACCES", "EPERM", "EBUSY", "ENOENT"}
-    assert found.stdout.split().count("ENOENT") <= 4  # pyvenv.cfg, where there is no virtual environment
+def test_the_interpreter_cannot_be_changed(host: Host, tmp_path: Path) -> None:
+    """Tried on an environment of the test's own, so that a broken sandbox breaks nothing else; the rest is only opened."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    python, before = str(tmp_path / "env" / "bin" / "python"), tree_hash(tmp_path / "env")
+    code = """
+    import site, sysconfig
+    for path in (sys.prefix + "/pyvenv.cfg", sys.executable, *[sys.prefix + "/bin/" + name for name in os.listdir(sys.prefix + "/bin")]):
+        print(attempt(open, path, "a"), attempt(os.rename, path, path + "x"), attempt(os.unlink, path), attempt(os.utime, path))
+    print(attempt(open, site.getsitepackages()[0] + "/evil.pth", "w"), attempt(os.mkdir, sys.prefix + "/lib/evil"))
+    for path in (sysconfig.get_path("stdlib") + "/os.py", "/usr/bin/env", "/etc/passwd", "/bin/sh"):
+        print(attempt(os.open, path, os.O_WRONLY))
+    """
+    found = run([python, "-c", PRELUDE + textwrap.dedent(code), host.marker], python=python, limits=QUICK)
+    assert found.code == 0 and set(found.stdout.split()) <= {"EROFS", "EACCES", "EPERM", "EBUSY", "ETXTBSY"}, found
+    assert len(found.stdout.split()) > 20 and tree_hash(tmp_path / "env") == before
 
 
 def test_no_environment_leaks(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -660,7 +674,6 @@ def test_deleting_the_work_folder_is_its_own_affair(host: Host) -> None:
     import shutil
     shutil.rmtree({WORK!r}, ignore_errors=True)
     shutil.rmtree("/tmp", ignore_errors=True)
-    shutil.rmtree("/", ignore_errors=True)
     print(os.listdir({WORK!r}), attempt(os.rmdir, {WORK!r}))
     os.mkdir("new"); os.chdir("new"); os.rmdir("../new")
     """
@@ -741,7 +754,8 @@ def test_it_ends_with_its_owner(host: Host, number: int, tmp_path: Path) -> None
 
 
 def test_it_starts_fast() -> None:
-    """Overhead over the bare command, least of many so that a busy machine does not count: 13 ms where this was written."""
+    """Overhead over the bare command, in its own time, so that a busy machine does not count: 13 ms over 8.6 where this
+    was written."""
 
     def least(call: Callable[[], object]) -> float:
         times = []
@@ -752,7 +766,7 @@ def test_it_starts_fast() -> None:
         return min(times)
 
     bare = least(lambda: subprocess.run([sys.executable, "-c", "pass"], capture_output=True, check=True))
-    assert least(lambda: run([sys.executable, "-c", "pass"])) - bare < 0.03
+    assert least(lambda: run([sys.executable, "-c", "pass"])) < 6 * bare
 
 
 # ---------------------------------------------------------------- without bubblewrap

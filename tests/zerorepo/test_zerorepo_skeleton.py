@@ -118,6 +118,7 @@ ODD = {
     "type comments": "def f(a, b):\n    # type: (int, int) -> int\n    'd'\n    return a\n",
     "type comment on the header": "def f(a,  # type: int\n      b):  # type: (...) -> int\n    return a\n",
     "colons in comments of the header": "def f(\n    a=lambda x: {1: x},  # c : d\n    *, b: int = 3,  # : e\n) -> (\n    # f: g\n    dict[str, int]\n):  # h : i\n    return 1\n",
+    "colons in comments before a docstring": "def f(\n    a,  # b: c\n    # d: e\n):  # f: g\n    'd'\n    return 1\n",
     "backslashes": "def f(a, \\\n      b): \\\n    return 1\n",
     "backslash before the body": "def f():\n  \\\n  'd'\n  x = 1\n  # t\n",
     "backslash at the end": "def f(): return 1;  \\\n\nx = 1\n",

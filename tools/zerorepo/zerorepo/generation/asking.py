@@ -107,7 +107,6 @@ class Asker:
         self.models: set[str] = set()
         self.spent: defaultdict[str, Spent] = defaultdict(Spent)
         self._counted: set[str] = set()
-        self._names: dict[str, str] = {}  # key of a request in flight to the journal's name for it
 
     def known(self, ask: Ask) -> Answer | None:
         """The answer, where the journal has it."""
@@ -123,28 +122,20 @@ class Asker:
 
         Raises OverBudget before it asks more than the budget allows.
         """
-        pending: dict[str, list[tuple[Any, Ask]]] = {}
+        sent: dict[str, tuple[Any, Ask]] = {}  # by the request's key
 
         def requests() -> Iterator[Request | None]:
             for item in asks:
-                if item is None:
-                    yield None
-                    continue
-                tag, ask = item
-                name = self._name(ask)
-                if name in pending:
-                    pending[name].append((tag, ask))
-                    continue
-                self._afford()
-                pending[name] = [(tag, ask)]
-                yield self._request(ask)
+                if item is not None:
+                    self._afford()
+                    sent[item[1].key] = item
+                yield None if item is None else self._request(item[1])
 
         for done in self.generator.generate(requests(), self.sampling):
-            name = self._names.pop(done.key)
-            answer = self._heard(name, done)
-            for tag, ask in pending.pop(name):
-                self._count(ask, answer)
-                yield tag, answer
+            tag, ask = sent.pop(done.key)
+            answer = self._heard(self._name(ask), done)
+            self._count(ask, answer)
+            yield tag, answer
 
     def all(self, asks: Sequence[Ask]) -> list[Answer]:
         """The answers in the order of the questions."""
@@ -201,7 +192,6 @@ class Asker:
     def _request(self, ask: Ask) -> Request:
         from tenfold_shared.generate import Request
 
-        self._names[ask.key] = self._name(ask)
         return Request(key=ask.key, messages=ask.messages, seed=self._seed(ask))
 
     def _afford(self) -> None:

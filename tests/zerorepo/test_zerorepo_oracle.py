@@ -61,16 +61,14 @@ def test_a_wrong_answer_is_wrong_in_every_way_there_is():
             except ValueError as error:
                 kinds.add(str(error).partition(":")[0][:20])
                 continue
-            body = bodies_of(done)[name]
-            assert digest_of(body) != digest_of(bodies_of(SOURCES[path])[name])
-            kinds.add(
-                ast.unparse(ast.parse(body.replace("    ", "", 1) if "." in name else body).body[0].body[-1])[:20]
-            )
+            body = units_of(done)[name].definition
+            assert digest_of(body) != digest_of(units_of(SOURCES[path])[name].definition)
+            kinds.add(ast.unparse(body.body[-1])[:20])
     assert len(kinds) >= 4
 
 
 def test_its_own_tests_come_first_and_else_the_tree_is_compared(tmp_path):
-    assert code_in(oracle().answer("test", "tallybook/reading/amounts.py:convert", 0, 0, "")).rstrip() == (TALLYBOOK / "tests/units/tallybook/reading/amounts/test_convert.py").read_text().rstrip()  # fmt: skip
+    assert code_in(oracle().answer("test", "tallybook/reading/amounts.py:convert", 0, 0, "")).rstrip() == (TALLYBOOK / "tests/units/test_tallybook__reading__amounts____convert.py").read_text().rstrip()  # fmt: skip
     (tmp_path / "one.py").write_text('class A:\n    class B:\n        @property\n        def f(self):\n            """Doc."""\n            return 1\n\n        @f.setter\n        def f(self, x):\n            self.x = x\n')  # fmt: skip
     one = oracle(folder=tmp_path)
     for name in ("A.B.f", "A.B.f#2"):
@@ -88,6 +86,36 @@ def test_its_own_tests_come_first_and_else_the_tree_is_compared(tmp_path):
         (tmp_path / "one.py").write_text(stubs_of(whole))
         assert run() == 1
         (tmp_path / "one.py").write_text(whole)
+
+
+ODD = '''class A:
+    if True:
+        class B:
+            def f(self, x="""
+  a"""):
+                """Doc.
+
+  outdented
+                """
+                return x + """
+two
+        lines"""
+
+if True:
+    def g():
+        return f"""{1
+}
+  b"""
+'''
+
+
+@pytest.mark.parametrize("name", ["A.B.f", "g"])
+def test_strings_over_lines_stay_as_they_are(tmp_path, name):
+    (tmp_path / "one.py").write_text(ODD)
+    one, stub = oracle(folder=tmp_path), stubs_of(ODD)
+    answer = one.answer("code", f"one.py:{name}", 0, 0, "")
+    done = apply(stub, name, patch_of(answer, stub, name))
+    assert digest_of(units_of(done)[name].definition) == digest_of(units_of(ODD)[name].definition)
 
 
 def test_what_it_has_no_answer_to_is_said():

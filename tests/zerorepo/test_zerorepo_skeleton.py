@@ -171,6 +171,8 @@ def test_what_is_left_of_a_function():
     assert stubs_of(source) == "def f():\n    'd'  # noqa\n    raise NotImplementedError\n    # after\n\n# outside\n"
     assert stubs_of(ODD["type comments"]) == ODD["type comments"].replace("return a", STUB)
     assert stubs_of("def f():\n    'd'\n") == "def f():\n    'd'\n    raise NotImplementedError\n"
+    header = ODD["colons in comments before a docstring"]
+    assert stubs_of(header) == header.replace("return 1", STUB)
     assert stubs_of(ODD["one line"]) == "def f(): raise NotImplementedError\n"
 
 

@@ -15,6 +15,10 @@ mean little) has a folder of its own and writes no claims.json.
   against BM25 over bodies, BM25 over whole functions, and aider's own repository map, at equal k; ablations. Weights and
   the baselines' k1, b were chosen on the packages of TUNED (claim_parts/tune.py); figures are of those of REPORTED, whose
   changelogs were seen for their layout alone. Some 30 intervals are given, uncorrected for their number.
+- rebuild, oracle, faults (claim_parts/rebuild.py, building.py): packages put together again from their graph, and built
+  from their skeletons by answers of a hidden copy, right always or three times in ten; the suites of the packages
+  themselves decide.
+- growth (claim_parts/growth.py): features against rounds of `propose` under a scripted proposer.
 - calls: a scripted agent (claim_parts/agent.py) looks for the same functions by search, fetch and explore; how many
   calls until it has fetched one, with explore and without.
 """
@@ -38,8 +42,14 @@ from typing import Any
 
 import numpy as np
 from claim_parts.agent import ARMS, MOST_CALLS, Agent
+from claim_parts.building import EXPECTED, FAULTS, ORACLE, TRIES, Q
+from claim_parts.building import measured as built
+from claim_parts.growth import claim as growth_row
+from claim_parts.growth import study as grown
 from claim_parts.mining import Package, fetch, mine, releases
 from claim_parts.rankings import KS, Remembered, Repository, aider_rankings, measures
+from claim_parts.rebuild import PACKAGES, Project
+from claim_parts.rebuild import measured as rebuilt
 
 from zerorepo.encode import encode, update
 from zerorepo.graph import IMPORTS as KINDS
@@ -114,6 +124,13 @@ class Study:
     def parts(self) -> dict[str, tuple[Callable[[], None], tuple[str, ...]]]:
         """Each part and those that must be done before it, in an order in which those stand earlier."""
         found: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {"imports": (self.imports, ())}
+        for project in self.projects(PACKAGES):
+            found[f"rebuild-{project.name}"] = (partial(self.rebuild, project), ())
+        for project in self.projects(ORACLE):
+            found[f"oracle-{project.name}"] = (partial(self.build, project, "oracle"), (f"rebuild-{project.name}",))
+        for project in self.projects(FAULTS):
+            found[f"fault-{project.name}"] = (partial(self.build, project, "fault"), (f"oracle-{project.name}",))
+        found["growth"] = (self.growth, ())
         found["aider"] = (self.aider, ())
         for package in self.histories:
             found[f"history-{package.name}"] = (partial(self.history, package), ())
@@ -151,6 +168,54 @@ class Study:
 
     def module(self, package: str, path: str) -> str:
         return ".".join([package, *path.removesuffix(".py").split("/")]).removesuffix(".__init__")
+
+    # ---- rebuild, build, growth
+
+    def projects(self, all_: Sequence[Project]) -> list[Project]:
+        return [one for one in all_ if not self.quick or one.name == "semver"]
+
+    def place(self, project: Project) -> Path:
+        """One package's own folder: its parts run one after the other, those of others beside them."""
+        found = (self.folder / "generation" / project.name).resolve()
+        found.mkdir(parents=True, exist_ok=True)
+        return found
+
+    def rebuild(self, project: Project) -> None:
+        write(self.folder / f"rebuild-{project.name}.jsonl", [rebuilt(project, self.place(project))])
+
+    def build(self, project: Project, how: str) -> None:
+        write(self.folder / f"{how}-{project.name}.jsonl", [built(project.name, how, self.place(project))])
+
+    def growth(self) -> None:
+        write(self.folder / "growth.jsonl", grown(self.quick))
+
+    def generation_rows(self) -> Iterator[Row]:
+        whole = [row for one in self.projects(PACKAGES) for row in read(self.folder / f"rebuild-{one.name}.jsonl")]
+        yield claim(
+            "rebuild --code full gives every file back and the package's own suite passes as before; --code stubs imports and fails it "
+            "(packages where it is so)", f"{P2} §2 (rebuild)", sum(row["ok"] for row in whole), None, None,
+            {"packages": whole}, verdict(all(row["ok"] for row in whole), not all(row["ok"] for row in whole)),
+        )  # fmt: skip
+        rows = [row for one in self.projects(ORACLE) for row in read(self.folder / f"oracle-{one.name}.jsonl")]
+        done, leaves = sum(row["done"] for row in rows), sum(row["leaves"] for row in rows)
+        alike = all(row["suite_alike"] for row in rows)
+        yield claim(
+            "bodies out, built by the oracle: leaves done (share); and the original suites pass with the original's counts",
+            f"{P1} §3", short(done / leaves), None, None, {"leaves": leaves, "done": done, "suites_alike": alike, "packages": rows},
+            verdict(done == leaves and alike, done < leaves or not alike),
+        )  # fmt: skip
+        rows = [row for one in self.projects(FAULTS) for row in read(self.folder / f"fault-{one.name}.jsonl")]
+        done, leaves = sum(row["done"] for row in rows), sum(row["leaves"] for row in rows)
+        sigma = (EXPECTED * (1 - EXPECTED) / leaves) ** 0.5
+        within = abs(done / leaves - EXPECTED) <= 3 * sigma
+        yield claim(
+            f"code that is right with probability {Q} at each of {TRIES} tries: share of leaves done, against 1 - (1 - q)^{TRIES} = {EXPECTED:.4f} "
+            "within 3 sigma (low and high are those bounds)", f"{P1} §4.3 (eight iterations)", short(done / leaves),
+            short(EXPECTED - 3 * sigma), short(EXPECTED + 3 * sigma),
+            {"leaves": leaves, "done": done, "sigma": short(sigma), "packages": rows},
+            verdict(within and leaves >= 400, not within),
+        )  # fmt: skip
+        yield {**growth_row(list(read(self.folder / "growth.jsonl"))), "command": COMMAND, "machine": machine()}
 
     # ---- history
 
@@ -291,6 +356,7 @@ class Study:
                 {key: row[key] for key in ("modules", "grimp_modules", "grimp_pairs", "only_ours", "only_grimp")},
                 verdict(same and right, not (same and right)),
             )  # fmt: skip
+        yield from self.generation_rows()
         for package in self.histories:
             yield self.history_row(package, list(read(self.folder / f"history-{package.name}.jsonl")))
         localised = {}

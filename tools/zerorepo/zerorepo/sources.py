@@ -76,9 +76,9 @@ def is_script(data: bytes) -> bool:
     return first.startswith(b"#!") and b"python" in first
 
 
-def _wanted(path: str, notes: list[str]) -> bool:
+def _wanted(path: str, notes: list[str], everything: bool = False) -> bool:
     """Whether a file may hold code; one whose name an id cannot hold is left out, with a note."""
-    if not (is_python(path) or language_of(path) or may_be_script(path)):
+    if not (everything or is_python(path) or language_of(path) or may_be_script(path)):
         return False
     shown = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     if shown != path:
@@ -91,10 +91,13 @@ def _wanted(path: str, notes: list[str]) -> bool:
 
 
 class WorkTree:
-    """A folder as it stands on disk. Links are not followed: what they name is elsewhere or here already."""
+    """A folder as it stands on disk. Links are not followed: what they name is elsewhere or here already.
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    everything: all regular files, not those alone that may hold code.
+    """
+
+    def __init__(self, root: str | Path, everything: bool = False) -> None:
+        self.root, self.everything = Path(root), everything
         self.notes: list[str] = []
         if not self.root.exists():
             raise BadInput(f"{root}: no such folder")
@@ -138,7 +141,7 @@ class WorkTree:
 
     def _regular(self, paths: Iterable[str]) -> Iterator[str]:
         for path in paths:
-            if not _wanted(path, self.notes):
+            if not _wanted(path, self.notes, self.everything):
                 if os.path.isdir(os.path.join(self.root, path)) and not os.path.islink(os.path.join(self.root, path)):
                     self.notes.append(f"{path}: a repository of its own, left out")
                 continue
@@ -191,8 +194,8 @@ class Commit:
     Raises BadInput where `root` is in no repository or `revision` names no commit.
     """
 
-    def __init__(self, root: str | Path, revision: str) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, revision: str, everything: bool = False) -> None:
+        self.root, self.everything = Path(root), everything
         self.notes: list[str] = []
         if not self.root.is_dir():
             raise BadInput(f"{root}: expected the folder of a repository")
@@ -211,7 +214,7 @@ class Commit:
             mode = head[:6]
             if mode == b"160000":
                 self.notes.append(f"{path}: a repository of its own, left out")
-            elif not _wanted(path, self.notes):
+            elif not _wanted(path, self.notes, self.everything):
                 continue
             elif mode == b"120000":
                 if is_python(path):

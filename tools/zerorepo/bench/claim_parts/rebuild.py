@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 COMMAND = Path(sys.executable).parent / "zerorepo"
+BUILT = ("tests/units", "tests/integration")  # where a build puts its own tests; no package here has such folders
 LEFT = ("*.egg-info", "__pycache__", ".pytest_cache")  # of an sdist, no part of its repository
 
 
@@ -93,6 +94,7 @@ def suite(tree: Path, project: Project, most: float = 300.0) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(copy / root) for root in (project.roots, ".")),
                    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
     words = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, f"--rootdir={copy}", f"--junitxml={report}"]
+    words += [f"--ignore={folder}" for folder in BUILT]
     begin = time.monotonic()
     try:
         done = subprocess.run(

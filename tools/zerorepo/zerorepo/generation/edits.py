@@ -10,11 +10,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
-from zerorepo.generation.skeleton import Unit, units_of, with_units
+from zerorepo.generation.skeleton import Unit, fitted, units_of, with_units
 
 _FENCE = re.compile(r"^(`{3,}|~{3,})[ \t]*([\w+.-]*)[^\n]*\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -22,8 +22,8 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Patch(msgspec.Struct, frozen=True):
-    """unit: the leaf's new source, dedented. imports, names: statements for the head of the file. helpers: name to source,
-    dedented, of private functions (beside a function) or methods (in the class of a method)."""
+    """unit: the leaf's new source as it stood in the answer. imports, names: statements for the head of the file. helpers:
+    name and source of private functions or classes (beside a function) or methods (in the class of a method)."""
 
     unit: str
     imports: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ def patch_of(answer: str, source: str, qualname: str) -> Patch:
     imports: list[str] = []
     names: list[str] = []
     helpers: list[tuple[str, str]] = []
-    unit: str | None = None
+    unit: tuple[Function, str] | None = None
     for statement in ast.parse(code).body:
         text = _text(code, statement)
         if isinstance(statement, ast.Import | ast.ImportFrom):
@@ -75,7 +75,7 @@ def patch_of(answer: str, source: str, qualname: str) -> Patch:
             for member in holder.body:
                 told = _text(code, member)
                 if _is(member, stub):
-                    unit = told
+                    unit = member, told
                 elif isinstance(member, _FUNCTIONS) and member.name not in there:
                     if not member.name.startswith("_"):
                         raise ValueError(f"it adds the method {member.name}; a helper's name begins with an underscore")
@@ -83,7 +83,7 @@ def patch_of(answer: str, source: str, qualname: str) -> Patch:
                 elif not _known(member, there):
                     raise ValueError(f"its class changes {_say(member)}; only {qualname} may be written")
         elif not outer and _is(statement, stub):
-            unit = text
+            unit = statement, text
         elif isinstance(statement, (*_FUNCTIONS, ast.ClassDef)) and statement.name not in taken and not outer:
             if not statement.name.startswith("_"):
                 raise ValueError(f"it adds {statement.name}; a helper's name begins with an underscore")
@@ -94,18 +94,18 @@ def patch_of(answer: str, source: str, qualname: str) -> Patch:
             raise ValueError(f"it holds {_say(statement)}; expected {qualname}, imports, new names and helpers alone")
     if unit is None:
         raise ValueError(f"{qualname} is missing from it")
-    _same_header(stub, unit)
-    if ast.dump(ast.parse(unit).body[0]) == ast.dump(stub):
+    _same_header(stub, unit[0])
+    if ast.dump(unit[0]) == ast.dump(stub):
         raise ValueError(f"{qualname} is still a stub in it")
-    return Patch(unit, tuple(imports), tuple(names), tuple(helpers))
+    return Patch(unit[1], tuple(imports), tuple(names), tuple(helpers))
 
 
 def apply(source: str, qualname: str, patch: Patch) -> str:
     """A file's text with the patch in it. Imports the file has are not added again."""
     text = with_units(source, {qualname: patch.unit})
     outer = qualname.rpartition(".")[0]
-    for _, helper in patch.helpers:
-        text = _beside(text, qualname, helper, inside=bool(outer))
+    for name, helper in patch.helpers:
+        text = _beside(text, qualname, name, helper, inside=bool(outer))
     present = {ast.dump(one) for one in ast.walk(ast.parse(text)) if isinstance(one, ast.Import | ast.ImportFrom)}
     fresh = [one for one in dict.fromkeys(patch.imports) if ast.dump(ast.parse(one).body[0]) not in present]
     return _at_head(text, fresh, list(patch.names))
@@ -115,12 +115,9 @@ def apply(source: str, qualname: str, patch: Patch) -> str:
 
 
 def _text(code: str, statement: ast.stmt) -> str:
-    """A statement's source with its decorators, dedented."""
-    lines = code.splitlines(keepends=True)
+    """A statement's lines, decorators included, as they stand."""
     first = min([statement.lineno, *(one.lineno for one in getattr(statement, "decorator_list", []))])
-    found = lines[first - 1 : statement.end_lineno]
-    margin = len(found[0]) - len(found[0].lstrip(" \t"))
-    return "".join(line[margin:] if not line[:margin].strip() else line for line in found).rstrip() + "\n"
+    return "".join(code.splitlines(keepends=True)[first - 1 : statement.end_lineno]).rstrip() + "\n"
 
 
 def _function(units: Mapping[str, Unit], qualname: str) -> Function:
@@ -158,7 +155,7 @@ def _targets(statement: ast.Assign | ast.AnnAssign) -> set[str]:
     return {one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)}
 
 
-def _is(statement: ast.stmt, stub: Function) -> bool:
+def _is(statement: ast.stmt, stub: Function) -> TypeGuard[Function]:
     """Whether a definition is the leaf: of its name, and of its decorators where a property and its setter share one."""
     if not isinstance(statement, _FUNCTIONS) or statement.name != stub.name:
         return False
@@ -190,9 +187,7 @@ def _only_raises(definition: ast.stmt) -> bool:
     )
 
 
-def _same_header(stub: Function, unit: str) -> None:
-    one = ast.parse(unit).body[0]
-    assert isinstance(one, _FUNCTIONS)
+def _same_header(stub: Function, one: Function) -> None:
     for what, mine, theirs in (
         ("decorators", [ast.unparse(x) for x in stub.decorator_list], [ast.unparse(x) for x in one.decorator_list]),
         ("parameters", ast.unparse(stub.args), ast.unparse(one.args)),
@@ -215,13 +210,12 @@ def _say(statement: ast.stmt) -> str:
 # ------------------------------------------------------------ writing
 
 
-def _beside(source: str, qualname: str, helper: str, *, inside: bool) -> str:
+def _beside(source: str, qualname: str, name: str, helper: str, *, inside: bool) -> str:
     """The helper's text before the leaf's own lines."""
     at = units_of(source)[qualname].start
     margin = re.match(r"[ \t]*", source[at:])
-    indent = margin[0] if margin else ""
-    told = "".join(indent + line if line.strip() else line for line in helper.splitlines(keepends=True))
-    return source[:at] + told + ("\n" if inside else "\n\n") + source[at:]
+    told = (margin[0] if margin else "") + fitted(helper, name, source[at:]).lstrip(" \t")
+    return source[:at] + told + ("\n\n" if inside else "\n\n\n") + source[at:]
 
 
 def _at_head(source: str, imports: list[str], names: list[str]) -> str:

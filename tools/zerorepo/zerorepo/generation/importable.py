@@ -197,13 +197,12 @@ def _things(known: Mapping[str, Thing], good: Sequence[tuple[Item, Mapping[str, 
     for piece in pieces:
         for name in piece.binds:
             things.setdefault(name, Thing("value"))
-    changed = True
-    while changed:
-        changed = False
+    for _ in range(len(pieces) + 1):  # as far as one can hang on another; two that are set to each other never settle
+        before = dict(things)
         for piece in pieces:
-            for name, thing in _made_by(piece, things).items():
-                changed |= things[name] != thing
-                things[name] = thing
+            things |= _made_by(piece, things)
+        if things == before:
+            break
     return things
 
 
@@ -216,6 +215,8 @@ def _made_by(piece: Piece, things: Mapping[str, Thing]) -> dict[str, Thing]:
         bases = [things[base] for base in piece.reads.bases if base in things]
         runs = bool(methods & set(MADE)) or any(one.kind == "class" and one.runs for one in bases)
         return {node.name: Thing("class", runs, bool(methods & set(_HOOKS)) or any(one.hooks for one in bases))}
+    if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Lambda):
+        return dict.fromkeys(piece.binds, Thing("function", True))  # what it calls may be a stub
     if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Name) and node.value.id in things:
         return dict.fromkeys(piece.binds, things[node.value.id])
     if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Call):

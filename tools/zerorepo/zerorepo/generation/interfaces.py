@@ -18,12 +18,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from zerorepo.encode import encode
 from zerorepo.features import words_of
 from zerorepo.generation.layout import MOST_NAMED, short
 from zerorepo.generation.order import lexicographic
 from zerorepo.generation.scopes import Reads, binds_of, reads_of
 from zerorepo.generation.skeleton import stubs_of
 from zerorepo.lexical import stem, tokens
+from zerorepo.sources import Held
+from zerorepo.validate import problems
 
 _WORDS = re.compile(r"\w+")
 LONGEST = 100_000  # characters of the code of one interface
@@ -150,7 +153,10 @@ def parsed(code: Any, features: list[str]) -> Item:
         )
     if not any(piece.kind == "unit" for piece in item.pieces):
         raise ValueError("no function and no class in it")
-    _tree(stubs_of(code), compiled=True)
+    stubs = stubs_of(code)
+    _tree(stubs, compiled=True)
+    if wrong := problems(encode(Held({"interface.py": stubs.encode()})).dumps()):
+        raise ValueError(f"its graph would not be sound: {wrong[0].message}")
     return item
 
 

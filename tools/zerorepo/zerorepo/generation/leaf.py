@@ -97,10 +97,12 @@ class _Log:
 
 
 def test_path(task: Task) -> str:
-    """Where a task's test lies: one file each, so that no two are ever edited together."""
+    """Where a task's test lies: a file each, so that no two are ever edited together, and of a name of its own, as pytest
+    wants where folders are no packages."""
     if not task.is_leaf:
-        return f"{INTEGRATION_TESTS}/test_{_word(task.id.removeprefix(INTEGRATION).lstrip('#'))}.py"
-    return f"{TESTS}/{task.path.removesuffix('.py')}/test_{_word(task.qualname.replace('.', '__'))}.py"
+        return f"{INTEGRATION_TESTS}/test_integration_{_word(task.id.removeprefix(INTEGRATION).lstrip('#'))}.py"
+    parts = [*task.path.removesuffix(".py").split("/"), "", *task.qualname.split(".")]
+    return f"{TESTS}/test_{_word('__'.join(parts))}.py"
 
 
 def _word(text: str) -> str:

@@ -40,6 +40,7 @@ SCHEMA = "ontology/1"
 SLASH = "∕"  # U+2215, which stands in a path on one line where a name has a slash
 JOINT = "---"  # between the names of a path in EpiCoder's table of frequencies
 DEEPEST = 64
+MANY = 20_000  # names from which encoding them takes minutes
 # The categories of level 1 that the paper samples from, of EpiCoder's 17. A tree that has none of them: all it has.
 CATEGORIES = (
     "workflow", "implementation style", "functionality", "resource usage", "computation operation", "user interaction",
@@ -260,9 +261,17 @@ class LeafIndex:
         return self._nodes[self._begins[row] : end].tolist()
 
 
-def vectors_beside(path: str) -> Path:
+def open_index(tree: Ontology, path: str, embeddings: str) -> LeafIndex:
+    """The index of a tree that is in a file, with the encoder called `embeddings` (see embeddings.encoder); its vectors
+    are kept beside the file. Says so where that will take long. Raises BadInput and Missing."""
+    from zerorepo.embeddings import encoder
+
+    chosen = encoder(embeddings)
     place = Path(path)
-    return place.with_name(f".{place.name}.vectors")
+    cache = None if path == "-" else place.with_name(f".{place.name}.vectors")
+    if chosen.name != "tfidf" and len(tree.leaves) > MANY and (cache is None or not cache.exists()):
+        print(f"zerorepo: {path}: up to {len(tree.leaves):,} names go through {chosen.name}, once, a few hundred a second on a CPU; --embeddings tfidf needs none of that", file=sys.stderr)  # fmt: skip
+    return LeafIndex(tree, chosen, cache)
 
 
 # ------------------------------------------------------------ writing
@@ -562,12 +571,10 @@ def _words(name: str) -> str:
 
 def run_search(text: str, *, ontology: str, top: int, embeddings: str, as_json: bool, quiet: bool, **_: Any) -> int:
     """The verb `ontology search`. Exit 1 where nothing is found."""
-    from zerorepo.embeddings import encoder
-
     if not text.strip():
         raise BadInput("TEXT: empty; say what to look for")
     tree = Ontology.load(ontology)
-    index = LeafIndex(tree, encoder(embeddings), vectors_beside(ontology) if ontology != "-" else None)
+    index = open_index(tree, ontology, embeddings)
     hits = index.search([text], top)[0]
     if as_json:
         rows = [

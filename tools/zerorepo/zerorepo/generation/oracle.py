@@ -12,10 +12,10 @@ implementation with probability 1 − q, independently at every try, by the seed
 from __future__ import annotations
 
 import ast
+import copy
 import hashlib
 import json
 import re
-import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
@@ -28,7 +28,7 @@ from zerorepo.encode import encode
 from zerorepo.features import words_of
 from zerorepo.generation.leaf import test_path
 from zerorepo.generation.order import INTEGRATION, Task, lexicographic
-from zerorepo.generation.skeleton import STUB, bodies_of, decoded, stubs_of
+from zerorepo.generation.skeleton import STUB, Unit, decoded, fitted, stubs_of, units_of
 from zerorepo.graph import Graph, Node
 from zerorepo.modules import dotted_name, dotted_prefix
 from zerorepo.sources import WorkTree
@@ -36,7 +36,6 @@ from zerorepo.sources import WorkTree
 if TYPE_CHECKING:
     from tenfold_shared.generate import Completion, Request, Sampling
 
-KINDS_OF_FAULT = 4
 MODULES = 8  # of stage A at most
 _OFFERED = re.compile(r"^- (.+)$", re.MULTILINE)
 
@@ -77,6 +76,7 @@ class Oracle:
             raise BadInput(f"{folder}: a package; give the folder that holds it, as a repository does")
         self.graph: Graph = encode(source)
         self.texts: dict[str, str] = {}
+        self._read: dict[str, dict[str, Unit]] = {}
         for path, data in source.read(source.paths()):
             if path.endswith(".py") and isinstance(data, bytes):
                 try:
@@ -120,7 +120,7 @@ class Oracle:
         own = test_path(Task(subject, path, qualname, ()))
         if own in self.texts:
             return _block(self.texts[own])
-        digest = digest_of(self._body(subject))
+        digest = digest_of(self._unit(subject).definition)
         return _block(
             _LIKE.format(
                 subject=subject, module=dotted_name(path, self.texts), path=path, qualname=qualname, digest=digest
@@ -128,13 +128,18 @@ class Oracle:
         )
 
     def _code(self, subject: str, turn: int, user: str) -> str:
-        qualname = subject.partition(":")[2]
-        unit = textwrap.dedent(self._body(subject))
-        if not self._right(subject, turn):
-            unit = self._broken(unit, subject, turn)
-        for name in reversed(qualname.split(".")[:-1]):
-            unit = f"class {name.partition('#')[0]}:\n" + textwrap.indent(unit, "    ")
-        return _block(unit)
+        """The hidden unit, in its classes: the text as it stands, so that no string in it changes."""
+        path, _, qualname = subject.partition(":")
+        unit = self._unit(subject)
+        text = self.texts[path][unit.start : unit.end]
+        *outer, name = qualname.split(".")
+        margin = re.match(r"[ \t]*", text)
+        indent = margin[0] if margin else ""
+        if not outer:
+            text = fitted(text, name, "")
+        for depth, holder in reversed(list(enumerate(outer))):
+            text = f"{indent[: len(indent) * depth // len(outer)]}class {holder.partition('#')[0]}:\n{text}"
+        return _block(text if self._right(subject, turn) else self._broken(text, subject, turn))
 
     def _judge(self, subject: str, turn: int, user: str) -> dict[str, str]:
         return {"cause": "code", "reason": "the test is the hidden repository's"}
@@ -150,33 +155,22 @@ class Oracle:
     def _locate(self, subject: str, turn: int, user: str) -> dict[str, list[str]]:
         return {"units": _OFFERED.findall(user)[:3]}
 
-    def _body(self, subject: str) -> str:
+    def _unit(self, subject: str) -> Unit:
         path, _, qualname = subject.partition(":")
-        found = self._bodies(path).get(qualname)
+        if path not in self._read:
+            self._read[path] = units_of(self.texts[path]) if path in self.texts else {}
+        found = self._read[path].get(qualname)
         if found is None:
             raise BadInput(f"{self.model}: {subject} is not in the hidden repository; is it of another version?")
         return found
 
-    def _bodies(self, path: str) -> dict[str, str]:
-        if path not in self._read:
-            self._read[path] = bodies_of(self.texts[path]) if path in self.texts else {}
-        return self._read[path]
-
-    @cached_property
-    def _read(self) -> dict[str, dict[str, str]]:
-        return {}
-
     def _right(self, subject: str, turn: int) -> bool:
         return self.q >= 1 or _uniform(f"{self.seed}|{subject}|{turn}") < self.q
 
-    def _broken(self, unit: str, subject: str, turn: int) -> str:
+    def _broken(self, code: str, subject: str, turn: int) -> str:
         """One of several ways to be wrong: a result that never comes, an error, code that does not parse, still the stub."""
-        kind = int(_uniform(f"kind|{self.seed}|{subject}|{turn}") * KINDS_OF_FAULT)
-        if kind == 3:
-            return stubs_of(unit, stub=STUB)
-        wrong = ["return None", 'raise RuntimeError("a fault, as asked for")', "return ((("][kind]
-        lines = stubs_of(unit, stub=wrong)
-        return lines
+        ways = ["return None", 'raise RuntimeError("a fault, as asked for")', "return (((", STUB]
+        return stubs_of(code, stub=ways[int(_uniform(f"kind|{self.seed}|{subject}|{turn}") * len(ways))])
 
     # ------------------------------------------------------------ stage A
 
@@ -372,6 +366,7 @@ class Oracle:
 _LIKE = '''"""The oracle's test of {subject}: the unit is the hidden repository's (syntax tree, docstrings apart)."""
 
 import ast
+import copy
 import hashlib
 import importlib
 import sys
@@ -419,9 +414,9 @@ def test_import(name):
 '''
 
 
-def digest_of(unit: str) -> str:
+def digest_of(definition: ast.AST) -> str:
     """Of a unit's syntax tree without docstrings, as the oracle's test computes it."""
-    found = ast.parse(textwrap.dedent(unit)).body[0]
+    found = copy.deepcopy(definition)
     for one in ast.walk(found):
         body: Any = getattr(one, "body", None)
         first = body[0] if isinstance(body, list) and body else None

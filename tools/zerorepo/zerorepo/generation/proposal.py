@@ -33,7 +33,7 @@ from tenfold_shared.cli import Backend
 from tenfold_shared.jsonl import Output, Source
 from tenfold_shared.progress import Progress
 from zerorepo.generation.asking import Ask, Asker, OverBudget, label, open_generator
-from zerorepo.generation.ontology import SLASH, Hit, LeafIndex, Ontology, told_path, vectors_beside
+from zerorepo.generation.ontology import SLASH, Hit, LeafIndex, Ontology, open_index, told_path
 from zerorepo.generation.sampling import CONDITIONS, OVERLAP, TEMPERATURE, TRIES, Sampler
 from zerorepo.generation.spec import Spec, read_spec, spec_of
 from zerorepo.graph import ROOT, Edge, Graph, Node, one_line, read_bytes
@@ -680,12 +680,13 @@ def run_propose(
     if spec == "-":
         options["spec"] = digest
     inputs = [path for path in (spec, ontology) if path not in (None, "-")]
-    tree = chosen = None
+    tree = None
     if ontology is not None:
-        from zerorepo.embeddings import encoder
+        from zerorepo.embeddings import lacks
 
-        tree, chosen = Ontology.load(ontology), encoder(embeddings)
-        options["embeddings"] = chosen.name
+        tree = Ontology.load(ontology)
+        # By name, as `auto` is not the same everywhere; the encoder itself is opened once there is something to do.
+        options["embeddings"] = embeddings if embeddings != "auto" else "tfidf" if lacks() else "minilm"
     if dry_run:
         return _dry(told, tree, settings, as_json)
     source = Source([str(path) for path in inputs], None) if inputs else None
@@ -701,7 +702,7 @@ def run_propose(
         generator = open_generator(backend, seed)
         try:
             asker = Asker(generator, sampling, seed, out.journal, budget_tokens)
-            index = LeafIndex(tree, chosen, vectors_beside(str(ontology))) if tree is not None else None
+            index = open_index(tree, str(ontology), embeddings) if tree is not None else None
             proposal = Proposal(told, tree, asker, settings, index)
             status = "done"
             try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import sys
 import unicodedata
 from collections import Counter
@@ -26,7 +25,7 @@ from zerorepo.generation.folder import MANIFEST, Folder
 from zerorepo.generation.skeleton import bodies_of, decoded, stubs_of, units_of, with_units
 from zerorepo.graph import ROOT, UNITS, Graph, Node, read_bytes
 from zerorepo.parse import parse_file
-from zerorepo.sources import Commit, Held, Source, WorkTree, _git, is_python
+from zerorepo.sources import Commit, Held, Source, WorkTree, is_python
 from zerorepo.validate import judged_path
 
 Record = dict[str, Any]
@@ -202,30 +201,11 @@ def _differing(path: str, data: bytes, nodes: Iterable[Node]) -> list[str]:
     return [f"{path}:{name}" for name in sorted(there.keys() | told.keys()) if there.get(name) != told.get(name)]
 
 
-class _Tree(WorkTree):
-    """A work tree with all its regular files, not the code alone."""
-
-    def _regular(self, paths: Iterable[str]) -> Iterator[str]:
-        for path in paths:
-            try:
-                if stat.S_ISREG(os.lstat(self.root / path).st_mode):
-                    yield path
-            except OSError:
-                continue  # in git's index, no longer on disk
-
-
-class _Whole(Commit):
-    """A commit with all its regular files."""
-
-    def paths(self) -> list[str]:
-        listed = _git(self.root, "ls-tree", "-r", "-z", self.name) or b""
-        entries = [entry.partition(b"\t") for entry in listed.split(b"\0") if entry]
-        return sorted(os.fsdecode(path) for mode, _, path in entries if mode.startswith(b"100"))
-
-
 def _others(source: Source, known: Collection[str]) -> Iterator[tuple[str, bytes]]:
     """The files that hold no code. Raises BadInput where one cannot be read, or they are too many to hold."""
-    every: Source = _Whole(source.root, source.name) if isinstance(source, Commit) else _Tree(source.root)
+    every: Source = (
+        Commit(source.root, source.name, True) if isinstance(source, Commit) else WorkTree(source.root, True)
+    )
     size = 0
     for path, data in every.read([path for path in every.paths() if path not in known]):
         if isinstance(data, str):

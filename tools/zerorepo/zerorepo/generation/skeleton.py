@@ -89,7 +89,7 @@ def with_units(source: str, units: Mapping[str, str]) -> str:
         if qualname not in known:
             raise ValueError(f"{qualname}: no such class or function in the file")
         unit = known[qualname]
-        edits.append((unit.start, unit.end, _fitted(text, qualname, source[unit.start : unit.end])))
+        edits.append((unit.start, unit.end, fitted(text, qualname, source[unit.start : unit.end])))
     edits.sort()
     for (_, end, _), (start, _, _) in itertools.pairwise(edits):
         if start < end:
@@ -283,8 +283,9 @@ def _is_stub(statement: Any) -> bool:
 # ------------------------------------------------------------ a given text, fitted in
 
 
-def _fitted(text: str, qualname: str, there: str) -> str:
-    """A unit's text in the place of `there`, moved to its indentation and with its line breaks."""
+def fitted(text: str, qualname: str, there: str) -> str:
+    """A unit's text in the place of `there` (a text, or blanks alone), moved to its indentation and with its line breaks.
+    Lines inside strings other than docstrings stay as they are. Raises ValueError for what is no one definition."""
     text = text.rstrip("\r\n")
     lead = re.match(r"(?:[ \t\f]*(?:\r\n|\r|\n))*", text)
     text = text[lead.end() :] if lead else text

@@ -404,17 +404,15 @@ def _before_code(
 ) -> tuple[dict[str, bytes], Graph, dict[str, str], Record]:  # fmt: skip
     """Stages A and B: files and graph of a skeleton, what was lost on the way and why, and what to tell."""
     from zerorepo.generation import implementation
-    from zerorepo.generation.ontology import LeafIndex, Ontology, vectors_beside
+    from zerorepo.generation.ontology import Ontology, open_index
     from zerorepo.generation.proposal import Proposal
     from zerorepo.generation.proposal import Settings as Choosing
     from zerorepo.generation.spec import read_spec
 
     tree = index = None
     if ontology is not None:
-        from zerorepo.embeddings import encoder
-
         tree = Ontology.load(ontology)
-        index = LeafIndex(tree, encoder(embeddings), vectors_beside(ontology))
+        index = open_index(tree, ontology, embeddings)
     proposed = Proposal(read_spec(spec), tree, asker, Choosing(rounds, seed=seed), index)
     with Progress("propose", rounds, "rounds", quiet) as progress:
         proposed.run(progress.update)

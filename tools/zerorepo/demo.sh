@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# A specification becomes a tested repository, its answers replayed from a recording through the real checks and the sandbox.
 # This repository and an installed package as graphs, kept in step along real commits; real issues of this repository localised in
 # the graph of the commit before their fix, and compared with what the fix changed. Leaves its outputs in out/demo/zerorepo.
 set -euo pipefail
@@ -10,6 +11,17 @@ started=$SECONDS
 : > "$out/commands.txt"
 say() { printf '%s\n' "$*" | tee -a "$out/commands.txt" >&2; "$@"; }
 
+: > "$out/figure.txt"
+here=tools/zerorepo/examples
+say zerorepo run "$here/tallybook/repo_data.json" --model "replay:$here/tallybook.jsonl" --rounds 1 -o "$out/tallybook" -q
+{
+  echo "tallybook, from its specification by answers of an oracle, recorded (no model): commits, first to last"
+  git -C "$out/tallybook" log --reverse --format='  %h %s'
+  zerorepo status "$out/tallybook"
+  echo "its tests, run again outside: $(cd "$out/tallybook" && PYTHONPATH=. python -B -m pytest -q -p no:cacheprovider tests | tail -1)"
+} >> "$out/figure.txt"
+say zerorepo export "$out/tallybook/rpg.json" --to html -o "$out/tallybook.html" -q
+
 say zerorepo encode . -o "$out/tenfold.json" --allow-unparsed -q
 say zerorepo validate "$out/tenfold.json"
 networkx=$(python -c 'import networkx; print(networkx.__path__[0])')
@@ -17,7 +29,6 @@ printf 'zerorepo encode networkx -o %s/networkx.json\n' "$out" >> "$out/commands
 zerorepo encode "$networkx" -o "$out/networkx.json" --allow-unparsed -q
 say zerorepo export "$out/tenfold.json" --to html -o "$out/tenfold.html" -q
 say zerorepo export "$out/networkx.json" --to html -o "$out/networkx.html" -q
-: > "$out/figure.txt"
 echo "\"shortest path between two nodes\", looked for in networkx" >> "$out/figure.txt"
 say zerorepo search "shortest path between two nodes" --graph "$out/networkx.json" --kind function --embeddings tfidf --glob 'algorithms/shortest_paths/*' --top 3 >> "$out/figure.txt"
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from scripted_server import ScriptedServer, chat
+from scripted_server import Reply, ScriptedServer, chat
 from zerorepo_skeletons import TALLYBOOK, skeleton, tallybook
 
 from zerorepo import Graph
@@ -207,6 +207,8 @@ def test_killed_anywhere_it_comes_to_the_same_tree(built, tmp_path):
     assert (code, err) == (0, "") and kills >= 1
     assert head(tmp_path / "out") == head(folder / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    one, other = (json.loads((where / "out" / "manifest.json").read_bytes())["counts"] for where in (folder, tmp_path))
+    assert one == other  # who answered and at what cost, too
 
 
 def test_status_tells_how_far_a_killed_build_is(built, tmp_path):
@@ -294,6 +296,8 @@ def test_a_budget_ends_a_run_and_a_larger_one_goes_on(built, tmp_path):
     assert 0 < told["done"] < LEAVES and told["pending"]
     assert sum(one["prompt_tokens"] + one["completion_tokens"] for one in told["spent"].values()) < 16000
     assert zerorepo("status", tmp_path / "out").returncode == 1
+    again = json.loads(zerorepo(*words, "--budget-tokens", 12000).stdout)
+    assert (again["status"], again["done"], again["spent"]) == ("budget", told["done"], told["spent"])
     done = zerorepo(*words)
     assert done.returncode == 0 and json.loads(done.stdout)["done"] == LEAVES
     assert head(tmp_path / "out") == head(folder / "out")
@@ -365,6 +369,98 @@ def test_harm_stays_in_the_sandbox_and_is_no_success(harm, tmp_path):
     assert bool(json.loads(done.stdout)["failed"]) != harmless
 
 
+def test_a_test_that_skips_itself_does_not_pass_by_its_neighbours(tmp_path):
+    sources = {"one.py": "def f(x):\n    return x + 1\n\n\ndef g(x):\n    return x + 2\n"}
+    skeleton(tmp_path / "skeleton", sources)
+    runs = {
+        "f": "from one import f\n\n\ndef test_f():\n    assert f(1) == 2\n",
+        "g": "import pytest\nfrom one import g\n\n\ndef test_g():\n    try:\n        g(1)\n    except NotImplementedError:\n"
+        "        assert False\n    pytest.skip('never looked at')\n",
+    }
+
+    def reply(asked):
+        user = asked["messages"][-1]["content"]
+        name = re.search(r"function `(\w+)`", user)[1]
+        if user.startswith("A test of"):
+            return chat('{"cause": "code"}')
+        return chat(
+            f"```python\n{runs[name] if 'unit test of' in user else f'def {name}(x):{chr(10)}    return x + 1'}\n```"
+        )
+
+    with ScriptedServer(reply) as server:
+        done = zerorepo("build", tmp_path / "skeleton", "--model", f"{server.url}#m", "-o", tmp_path / "out", "--tries", 1, "--json")  # fmt: skip
+    told = json.loads(done.stdout)
+    assert done.returncode == 1 and list(told["failed"]) == ["one.py:g"], told
+
+
+def plus_one(asked):
+    """A model that solves `def f(x)`."""
+    user = asked["messages"][-1]["content"]
+    test = "from one import f\n\n\ndef test_f():\n    assert f(1) == 2\n"
+    return chat(f"```python\n{test if 'unit test of' in user else 'def f(x):' + chr(10) + '    return x + 1'}\n```")
+
+
+def test_a_server_that_is_down_costs_no_leaf(tmp_path):
+    skeleton(tmp_path / "skeleton", {"one.py": "def f(x):\n    return x + 1\n"})
+    with ScriptedServer(Reply(500)) as server:
+        words = ["build", tmp_path / "skeleton", "--model", f"{server.url}#m", "-o", tmp_path / "out", "--json", "--max-retries", 0]  # fmt: skip
+        done = zerorepo(*words)
+        told = json.loads(done.stdout)
+        assert done.returncode == 1 and told["status"] == "error" and "HTTP 500" in told["failed"]["one.py:f"]
+        assert told["answered_by"] == "nothing was asked" and len(server.requests) == 1
+        assert zerorepo("status", tmp_path / "out").returncode == 1
+        server.script = (plus_one,)
+        done = zerorepo(*words)
+    assert done.returncode == 0 and json.loads(done.stdout)["done"] == 1
+
+
+def test_time_is_looked_at_before_every_question_and_run(tmp_path):
+    skeleton(tmp_path / "skeleton", {"one.py": "def f(x):\n    return x + 1\n"})
+
+    def slow(asked):
+        time.sleep(1)
+        return plus_one(asked)
+
+    with ScriptedServer(slow) as server:
+        done = zerorepo("build", tmp_path / "skeleton", "--model", f"{server.url}#m", "-o", tmp_path / "out", "--json", "--max-time", "0.5s")  # fmt: skip
+        assert len(server.requests) == 1
+    assert done.returncode == 1 and json.loads(done.stdout)["status"] == "time"
+
+
+@pytest.mark.parametrize("solved", [True, False])
+def test_what_an_integration_test_makes_over_is_what_is_written(tmp_path, solved):
+    """Two rewrites of one leaf, the second on the first's helper; a leaf that failed is none to make over."""
+    sources = {
+        "pkg/a/m.py": "def f():\n    return 1\n\n\ndef g():\n    return 1\n",
+        "pkg/b/n.py": "def h():\n    return 1\n",
+    }
+    skeleton(tmp_path / "skeleton", sources, [("a", "b")])
+    turns = ["def _h():\n    return 41\n\n\ndef f():\n    return _h()", "def f():\n    return _h() + 1"]
+
+    def reply(asked):
+        first, user = asked["messages"][-1]["content"].partition("\n")[0], asked["messages"][-1]["content"]
+        module = "pkg.a.m" if "pkg/a/m.py" in first else "pkg.b.n"
+        name = (re.findall(r"function `(\w+)`", first) or [""])[0]
+        if "unit test of" in first:
+            return chat(f"```python\nfrom {module} import {name}\n\n\ndef test_it():\n    assert {name}() > 0\n```")
+        if "Write an integration test" in first:
+            return chat("```python\nfrom pkg.a.m import f\n\n\ndef test_all():\n    assert f() == 42\n```" if "area a" in first else "```python\ndef test_b():\n    pass\n```")  # fmt: skip
+        if "test of" in first:
+            return chat('{"units": ["pkg/a/m.py:f"]}' if "integration test of" in first else '{"cause": "code"}')
+        if "An integration test fails" in user:
+            return chat(f"```python\n{turns.pop(0)}\n```")
+        return chat(f"```python\ndef {name}():\n    return 1\n```" if solved or name != "f" else "I cannot.")
+
+    with ScriptedServer(reply) as server:
+        done = zerorepo("build", tmp_path / "skeleton", "--model", f"{server.url}#m", "-o", tmp_path / "out", "--json", "--tries", 3)  # fmt: skip
+    told, text = json.loads(done.stdout), (tmp_path / "out/pkg/a/m.py").read_text()
+    if solved:
+        assert done.returncode == 0 and "return _h() + 1" in text and "return 41" in text, told["failed"]
+    else:
+        assert list(told["failed"]) == ["pkg/a/m.py:f", "integration:#a"] and "raise NotImplementedError" in text
+        assert len(turns) == 2
+
+
 def test_keys_in_sources_are_not_sent(tmp_path):
     key = "sk-" + "a1b2c3d4" * 4
     sources = {"one.py": f'TOKEN = "{key}"\n\n\ndef answer() -> int:\n    """The answer, 1."""\n    return 1\n'}
@@ -415,6 +511,10 @@ def test_refusals_are_one_line_and_write_nothing(tmp_path):
     graph.save(nothing / "rpg.json")
     lacking = skeleton(tmp_path / "lacking")
     (lacking / "tallybook/reports/table.py").unlink()
+    torn, other, latin = skeleton(tmp_path / "torn"), skeleton(tmp_path / "other"), skeleton(tmp_path / "latin")
+    (torn / "tallybook/reports/table.py").write_text("def (:\n")
+    (other / "tallybook/reports/table.py").write_text("x = 1\n")
+    (latin / "tallybook/reports/table.py").write_bytes(b"# \xff\n")
     unsound = skeleton(tmp_path / "unsound")
     (unsound / "rpg.json").write_bytes((unsound / "rpg.json").read_bytes().replace(b'"type":"contains"}', b'"type":"contains"}', 1)[:-2] + b" }\n")  # fmt: skip
     before = sorted(path.name for path in tmp_path.iterdir())
@@ -424,6 +524,9 @@ def test_refusals_are_one_line_and_write_nothing(tmp_path):
         ([nothing, "-o", tmp_path / "out"], "no leaf to build"),
         ([lacking, "-o", tmp_path / "out"], "table.py: missing"),
         ([unsound, "-o", tmp_path / "out"], "not-canonical"),
+        ([torn, "-o", tmp_path / "out"], "table.py: line 1: invalid syntax"),
+        ([other, "-o", tmp_path / "out"], "no function align"),
+        ([latin, "-o", tmp_path / "out"], "encoding"),
         ([good, "-o", tmp_path / "taken"], "did not make"),
         ([good], "expected -o DIR"),
         ([good, "-o", tmp_path / "no" / "out"], "create it first"),

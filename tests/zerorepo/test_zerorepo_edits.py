@@ -117,11 +117,41 @@ def test_what_stays_after_an_edit_can_be_edited_again():
         (block("class Box:\n    def __init__(self, size):\n        self.a = 1\n    @property\n    def volume(self) -> int:\n        return 1"), "Box.__init__", "volume"),
         (block("def __init__(self, size):\n    self.a = 1"), "Box.__init__", "only|expected"),
         (block("x = 1"), "nowhere", "no function of the file"),
+        (block("os = 3\ndef area(width: int, height: int = 1) -> int:\n    return 1"), "area", "os anew"),
+        (block("os.environ['A'] = ''\ndef area(width: int, height: int = 1) -> int:\n    return 1"), "area", "changes what exists"),
+        (block("from math import pi as os\ndef area(width: int, height: int = 1) -> int:\n    return 1"), "area", "binds names"),
+        (block("import math as LIMIT\ndef area(width: int, height: int = 1) -> int:\n    return 1"), "area", "binds names"),
+        (block("from math import *\ndef area(width: int, height: int = 1) -> int:\n    return 1"), "area", "binds names"),
     ],
 )  # fmt: skip
 def test_what_is_not_an_edit_of_the_leaf_is_refused_with_words(answer, qualname, why):
     with pytest.raises(ValueError, match=why):
         patch_of(answer, FILE, qualname)
+
+
+def test_a_fence_in_a_docstring_and_windows_line_ends_are_no_ends():
+    code = 'def area(width: int, height: int = 1) -> int:\n    """It.\n\n    ```\n    area(1)\n    ```\n    """\n    return 1'
+    for answer in (block(code), block(code).replace("\n", "\r\n")):
+        assert "area(1)" in patch_of(answer, FILE, "area").unit
+
+
+def test_many_fences_are_read_once():
+    with pytest.raises(ValueError, match="not closed"):
+        code_in("```x\n" * 40_000)  # by backtracking, minutes
+
+
+def test_lines_are_counted_as_python_counts_them():
+    source = '"""Doc."""\n\x0c\n\x0c\nfrom os import (\n    path,\n    sep,\n)\n\n\ndef f():\n    raise NotImplementedError\n'
+    answer = block('import math\nMARK = "\u2028\x0c"\ndef f():\n    return len(MARK)')
+    space: dict = {}
+    exec(apply(source, "f", patch_of(answer, source, "f")), space)
+    assert space["f"]() == 2 and space["math"].pi > 3
+
+
+def test_a_method_of_a_class_that_is_defined_twice():
+    source = "if 1:\n    class A:\n        def f(self):\n            raise NotImplementedError\nelse:\n    class A:\n        def f(self):\n            raise NotImplementedError\n"
+    text = apply(source, "A#2.f", patch_of(block("class A:\n    def f(self):\n        return 2"), source, "A#2.f"))
+    assert text.endswith("else:\n    class A:\n        def f(self):\n            return 2\n")
 
 
 def test_blocks_of_other_languages_are_no_code_and_several_are_one():

@@ -491,3 +491,16 @@ def test_decorators_are_kept_as_written_and_known_by_their_last_name():
         "C.p": ["property"],
         "C.p#2": ["p.setter"],
     }
+
+
+@pytest.mark.parametrize(
+    ("source", "signature"),
+    [
+        ("def f(value:\n        int) -> int:\n    return value\n", "def f(value: int) -> int"),
+        ("def f(value:\n        int): return value\n", "def f(value: int)"),
+        ('def f(value="("):\n    return value\n', "def f(value='(')"),
+    ],
+)
+def test_a_header_does_not_end_at_an_annotation(source, signature):
+    nodes = parse_file("a.py", source.encode())
+    assert next(node for node in nodes if node.name == "f").signature == signature

@@ -7,7 +7,7 @@ import pytest
 from zerorepo.encode import encode
 from zerorepo.generation.asking import Answer, Ask
 from zerorepo.generation.edits import apply
-from zerorepo.generation.leaf import REMEDIES, TRIES, Context, Run, make_integration, make_leaf
+from zerorepo.generation.leaf import REMEDIES, TRIES, Context, NoAnswer, Run, make_integration, make_leaf
 from zerorepo.generation.leaf import test_path as path_of_test
 from zerorepo.generation.order import plan
 from zerorepo.generation.skeleton import stubs_of
@@ -124,7 +124,7 @@ def test_red_then_green_is_done():
     done = way.result
     assert (done.status, done.tries, done.remedies, done.tests) == ("done", 1, 0, {WHERE: TEST})
     assert done.models == ("a model",) and done.tokens == 30
-    assert apply(stubs_of(CODE), "double", done.patches["sums.py:double"]).count("return 2 * x") == 1
+    assert apply(stubs_of(CODE), "double", dict(done.patches)["sums.py:double"]).count("return 2 * x") == 1
 
 
 def test_a_test_that_passes_on_the_stub_is_no_test():
@@ -155,7 +155,6 @@ def test_red_is_a_failing_test_and_nothing_else(verdict):
         (block("x = 1\n"), "no function whose name begins with test_"),
         (block("def test_a(:\n"), "line 1"),
         (say(f"```python\n{TEST}```", "length"), "cut off"),
-        (say("down", "error"), "no answer: down"),
         (say("```python\n" + "x = 1\n" * 40000 + "```"), "characters"),
     ],
 )
@@ -163,6 +162,12 @@ def test_an_answer_that_is_no_test_is_asked_for_again_with_words(answer, why):
     way = leaf()
     way.ask("test", answer)
     assert why in way.ask("test", block(TEST)).user
+
+
+def test_no_answer_is_no_answer_to_anything():
+    way = leaf()
+    with pytest.raises(NoAnswer, match="down"):
+        way.ask("test", say("down", "error"))
 
 
 def test_tests_are_written_anew_so_often_and_no_more():
@@ -186,11 +191,17 @@ def test_a_wrong_code_is_told_what_failed_and_written_again_until_tries_are_over
         way.vote("code", "code", "code", "test", None)
     assert turns == list(range(8))
     assert way.result.status == "failed" and way.result.tries == 8 and "8 tries" in way.result.why
-    assert way.result.votes == {"code": 8} and way.result.patches == {}
+    assert way.result.votes == {"code": 8} and way.result.patches == []
 
 
 @pytest.mark.parametrize(
-    "answer", [say("No."), block("def other():\n    return 1\n"), say("```python\ndef double(x: int", "length")]
+    "answer",
+    [
+        say("No."),
+        block("def other():\n    return 1\n"),
+        say("```python\ndef double(x: int", "length"),
+        unit("return " + "+".join(["x"] * 1500)),  # deeper than Python's own tools go
+    ],
 )
 def test_an_answer_that_is_no_edit_is_a_try(answer):
     way = leaf(tries=2)
@@ -299,7 +310,7 @@ def test_an_area_is_tested_as_a_whole():
     asked = way.ask("integration", block(TEST))
     assert "sums.py:double" in asked.user and "sums.py:triple" in asked.user
     assert way.run(saw("passed")).tests == ["tests/integration/test_integration_sums.py"]
-    assert way.result.status == "done" and way.result.patches == {}
+    assert way.result.status == "done" and way.result.patches == []
 
 
 def test_a_leaf_that_is_named_is_written_over():
@@ -311,7 +322,7 @@ def test_a_leaf_that_is_named_is_written_over():
     way.ask("code", unit("return x + x"))
     last = way.run(saw("passed"))
     assert "return x + x" in last.changed["sums.py"]
-    assert way.result.status == "done" and list(way.result.patches) == ["sums.py:double"]
+    assert way.result.status == "done" and [key for key, _ in way.result.patches] == ["sums.py:double"]
 
 
 def test_an_area_is_given_up_after_its_tries():

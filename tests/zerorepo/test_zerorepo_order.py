@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerorepo.generation.order import Task, batches, leaves_of, lexicographic, plan, ready
+from zerorepo.generation.states import State, States
 from zerorepo.graph import Edge, Graph, Node
 
 
@@ -111,6 +112,22 @@ def test_a_leaf_comes_after_what_it_calls():
     assert found.cycles == []
 
 
+def test_names_of_files_are_no_marks_of_ours():
+    graph = repository({"begin a.py": ["f"], "end game.py": ["g"]}, [("begin a.py:f", "end game.py:g")])
+    assert ids(plan(graph)) == ["end game.py:g", "begin a.py:f"]
+
+
+def test_what_a_file_waits_for_its_first_leaf_alone_names():
+    units = {f"{n:02}.py": ["f", "g", "h"] for n in range(40)}
+    features = [(path, "early" if path < "20.py" else "late") for path in units]
+    found = plan(repository(units, [], flow=[("early", "late")], features=features))
+    leaves = [task for task in found.tasks if task.is_leaf]
+    assert sum(len(task.needs) for task in leaves) == 80 + 20 * 20
+    files = dict.fromkeys(units, b"def f():\n    pass\n")
+    states = States(files, found, {})
+    assert dict(states.before(leaves[-1]).chains) == {**{f"{n:02}.py": 3 for n in range(20)}, "39.py": 2}
+
+
 def test_a_call_by_name_only_binds_nothing():
     graph = repository({"a.py": ["one"], "b.py": ["two"]}, [])
     graph.edges.append(Edge(src="a.py:one", dst="b.py:two", type="invokes", confidence="name_only"))
@@ -179,6 +196,13 @@ def test_a_call_of_a_class_waits_for_its_constructor_and_a_subclass_for_its_base
     assert ids(plan(made)) == ["b.py:B.__init__", "a.py:Z.run"]
     derived = Graph(nodes, [*edges, Edge(src="a.py:Z", dst="b.py:B", type="inherits")])
     assert ids(plan(derived)) == ["b.py:B.__init__", "a.py:Z.run"]
+
+
+def test_a_file_of_many_leaves_is_made_from_any_state():
+    n = 1200
+    found = plan(repository({"a.py": [f"f{k}" for k in range(n)]}, []))
+    text = "".join(f"def f{k}():\n    raise NotImplementedError\n" for k in range(n))
+    assert States({"a.py": text.encode()}, found, {}).text("a.py", State({"a.py": n})) == text
 
 
 # ---------------------------------------------------------------- laws

@@ -32,7 +32,11 @@ _unparsed = click.option("--allow-unparsed", is_flag=True, help="Exit 0 though s
 _lifting = click.option("--batch-tokens", type=click.IntRange(min=200), default=10_000, show_default=True, help="Source sent to --model in one request, in tokens (estimated).")  # fmt: skip
 
 
-@tool("zerorepo", "zerorepo", "A map of any repository in one canonical graph, and tested repositories from a specification.")
+@tool(
+    "zerorepo",
+    "zerorepo",
+    "A map of any repository in one canonical graph, and tested repositories from a specification.",
+)
 def main() -> None:
     pass
 

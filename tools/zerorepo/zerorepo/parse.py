@@ -370,10 +370,10 @@ class _Walk:
             last = decorated[0].lineno
         if last > first:
             text = self.lines[first - 1]
-            if last - first > 1 and not text.rstrip().endswith(":"):
+            if last - first > 1 and not (text.rstrip().endswith(":") and text.count("(") == text.count(")")):
                 text = "\n".join(self.lines[first - 1 : last - 1])
             text = text.strip()
-            if text.endswith(":") and "#" not in text:
+            if text.endswith(":") and "#" not in text and text.count("(") == text.count(")"):
                 if "\n" not in text:
                     return _clean(text[:-1])
                 if _QUOTES.isdisjoint(text):  # blanks inside a string count

@@ -206,7 +206,7 @@ class Asker:
         return answer
 
     def _count(self, ask: Ask, answer: Answer) -> None:
-        if answer.request in self._counted:
+        if answer.request in self._counted or answer.finish == "error":
             return
         self._counted.add(answer.request)
         self.models.add(answer.model)

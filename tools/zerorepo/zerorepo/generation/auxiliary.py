@@ -42,6 +42,8 @@ def pyproject(name: str, purpose: str, paths: Iterable[str], imported: Sequence[
             "", "[tool.setuptools.packages.find]", f"where = [{', '.join(map(_text, where))}]",
             f"include = [{', '.join(map(_text, packages))}]",
         ]  # fmt: skip
+    roots = [*([SRC] if inside else []), "."]
+    lines += ["", "[tool.pytest.ini_options]", f"pythonpath = [{', '.join(map(_text, roots))}]"]
     return ("\n".join(lines) + "\n").encode()
 
 

@@ -22,7 +22,7 @@ import msgspec
 from tenfold_shared.progress import Progress
 from zerorepo.generation import prompts
 from zerorepo.generation.asking import Answer, Ask, Asker, OverBudget
-from zerorepo.generation.leaf import TRIES, Context, Making, Result, Run, make_integration, make_leaf
+from zerorepo.generation.leaf import TRIES, Context, Making, NoAnswer, Result, Run, make_integration, make_leaf
 from zerorepo.generation.order import Plan, Task, plan, ready
 from zerorepo.generation.runner import Runner
 from zerorepo.generation.states import State, States
@@ -33,11 +33,13 @@ RPG = "rpg.json"
 
 
 class Built(NamedTuple):
-    """results: task to its result, of those settled, in the order of the plan; status: done, budget or time."""
+    """results: task to its result, of those settled, in the order of the plan; status: done, budget, time, or error where
+    the model did not answer. unanswered: task to why; what needs it is pending as well."""
 
     plan: Plan
     results: dict[str, Result]
     status: str
+    unanswered: Mapping[str, str] = {}
 
     @property
     def failed(self) -> list[str]:
@@ -68,6 +70,7 @@ class Builder:
         self._asked = 0
         self._runs: queue.SimpleQueue[tuple[str, str, Future[Verdict]]] = queue.SimpleQueue()
         self._running = 0
+        self._unanswered: dict[str, str] = {}
 
     def run(self) -> Built:
         """Settle every task, or as many as budget and time allow. Raises Missing where model or sandbox fail."""
@@ -75,13 +78,16 @@ class Builder:
         with Progress("build", len(self.plan.tasks), "leaves", self.quiet) as self._progress:
             try:
                 self._loop()
-                self._whole()
+                if self._unanswered:
+                    status = "error"
+                else:
+                    self._whole()
             except OverBudget:
                 status = "budget"
             except _OutOfTime:
                 status = "time"
         order = [task.id for task in self.plan.tasks if task.id in self.results]
-        return Built(self.plan, {key: self.results[key] for key in order}, status)
+        return Built(self.plan, {key: self.results[key] for key in order}, status, self._unanswered)
 
     # ------------------------------------------------------------ the loop
 
@@ -102,6 +108,7 @@ class Builder:
         while True:
             self._drain()
             if self._asks:
+                self._in_time()
                 self._asked += 1
                 yield self._asks.popleft()
             elif self._asked:
@@ -116,20 +123,19 @@ class Builder:
             except queue.Empty:
                 return
 
+    def _in_time(self) -> None:
+        """Before what costs time: what the journal has is free."""
+        if self.end is not None and time.monotonic() > self.end:
+            raise _OutOfTime
+
     def _start(self) -> None:
-        """Begin what is ready, journalled results first of all."""
+        """Begin what is ready. What a killed run had settled goes its way again by the journal, so that its cost is told."""
         again = True
         while again:
             again = False
-            for task in ready(self.plan.tasks, self.results, self._making):
+            for task in ready(self.plan.tasks, self.results, self._making.keys() | self._unanswered.keys()):
                 if len(self._making) >= self.concurrency:
                     return
-                if self.asker.journal is not None and f"result|{task.id}" in self.asker.journal:
-                    self._settle(task, msgspec.convert(self.asker.journal.get(f"result|{task.id}"), Result))
-                    again = True
-                    continue
-                if self.end is not None and time.monotonic() > self.end:
-                    raise _OutOfTime
                 self._bases[task.id] = base = self.states.before(task)
                 self._making[task.id] = self._made(task, base)
                 if self._step(task.id, None):
@@ -141,7 +147,8 @@ class Builder:
         )
         if task.is_leaf:
             return make_leaf(task, context)
-        members = [one for one in self.plan.tasks if one.id in task.needs and one.is_leaf]
+        needs = set(task.needs)
+        members = [one for one in self.plan.tasks if one.id in needs and one.is_leaf and self.results[one.id].status == "done"]  # fmt: skip
         return make_integration(task, context, members)
 
     def _regressions(self, task: Task, base: State) -> list[str]:
@@ -159,11 +166,15 @@ class Builder:
         while True:
             try:
                 effect = self._making[key].send(reply)
+            except NoAnswer as error:
+                del self._making[key]
+                self._unanswered[key] = str(error)
+                return True
             except StopIteration as ended:
                 del self._making[key]
                 result: Result = ended.value
-                if self.asker.journal is not None:
-                    self.asker.journal.put(f"result|{key}", result)
+                if self.asker.journal is not None and f"result|{key}" not in self.asker.journal:
+                    self.asker.journal.put(f"result|{key}", result)  # for `status`
                 self._settle(self._task[key], result)
                 return True
             if isinstance(effect, Run):
@@ -172,6 +183,7 @@ class Builder:
                 if self.asker.journal is not None and name in self.asker.journal:
                     reply = msgspec.convert(self.asker.journal.get(name), Verdict)
                     continue
+                self._in_time()
                 self._running += 1
                 future = self.runner.submit(files, list(effect.tests))
                 future.add_done_callback(partial(self._finished, key, name))
@@ -234,7 +246,7 @@ class Builder:
             if not guilty:
                 return  # each holds alone: what one leaves behind for another is the tests' affair
             for key in guilty:
-                failed = msgspec.structs.replace(self.results[key], status="failed", why="its test fails on the whole tree", patches={})  # fmt: skip
+                failed = msgspec.structs.replace(self.results[key], status="failed", why="its test fails on the whole tree", patches=[])  # fmt: skip
                 self.results[key] = failed
             self.states = States(self.files, self.plan, self.results)
 

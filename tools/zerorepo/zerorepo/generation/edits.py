@@ -16,7 +16,8 @@ import msgspec
 
 from zerorepo.generation.skeleton import Unit, fitted, units_of, with_units
 
-_FENCE = re.compile(r"^(`{3,}|~{3,})[ \t]*([\w+.-]*)[^\n]*\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"(`{3,}|~{3,})[ \t]*([\w+.-]*)[^`]*")
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # as Python counts lines; str.splitlines knows more breaks
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -33,10 +34,8 @@ class Patch(msgspec.Struct, frozen=True):
 
 def code_in(text: str) -> str:
     """The Python of an answer: its fenced blocks, or all of it where it has none. Raises ValueError."""
-    blocks = [body for _, language, body in _FENCE.findall(text) if language.lower() in ("", "python", "py", "python3")]
+    blocks = _blocks(text.replace("\r\n", "\n"))
     code = "\n\n".join(blocks) if blocks else text
-    if "```" in code:
-        raise ValueError("a code block in it is not closed")
     try:
         if not ast.parse(code).body:
             raise ValueError("no code in it; expected one Python block")
@@ -47,13 +46,34 @@ def code_in(text: str) -> str:
     return code
 
 
+def _blocks(text: str) -> list[str]:
+    """The bodies of its fenced blocks of Python, fences within a body's lines left alone. Raises ValueError where one is not
+    closed."""
+    found: list[str] = []
+    body: list[str] = []
+    mark = language = ""
+    for line in text.split("\n"):
+        if mark and line.rstrip() == mark:
+            if language.lower() in ("", "python", "py", "python3"):
+                found.append("\n".join([*body, ""]))
+            mark, body = "", []
+        elif mark:
+            body.append(line)
+        elif opened := _FENCE.fullmatch(line):
+            mark, language = opened.groups()
+    if mark:
+        raise ValueError("a code block in it is not closed")
+    return found
+
+
 def patch_of(answer: str, source: str, qualname: str) -> Patch:
     """What an answer makes of the leaf `qualname` of a file's text. Raises ValueError saying what is wrong with it."""
     code = code_in(answer)
     units = units_of(source)
     stub = _function(units, qualname)
     outer = qualname.rpartition(".")[0]
-    taken = _names_of(ast.parse(source).body)
+    module = ast.parse(source).body
+    taken, imported = _names_of(module), _imports_of(module)
     there = _names_of(units[outer].definition.body) if outer else set()
     imports: list[str] = []
     names: list[str] = []
@@ -62,13 +82,20 @@ def patch_of(answer: str, source: str, qualname: str) -> Patch:
     for statement in ast.parse(code).body:
         text = _text(code, statement)
         if isinstance(statement, ast.Import | ast.ImportFrom):
+            for name, origin in _imports_of([statement]).items():
+                if name == "*" or name in taken or imported.get(name, origin) != origin:
+                    raise ValueError(f"`{text.strip()}` binds names that the file has, or may have, already; import it under a new one")  # fmt: skip
             imports.append(text)
         elif isinstance(statement, ast.Assign | ast.AnnAssign):
-            clash = _targets(statement) & taken
+            if not _only_names(statement):
+                raise ValueError(
+                    f"it holds {_say(statement)}, which changes what exists; only new names may be assigned"
+                )
+            clash = _targets(statement) & (taken | imported.keys())
             if clash:
                 raise ValueError(f"it assigns {sorted(clash)[0]} anew, which the file has already")
             names.append(text)
-        elif isinstance(statement, ast.ClassDef) and outer and statement.name == outer.partition(".")[0]:
+        elif isinstance(statement, ast.ClassDef) and outer and statement.name == re.split(r"[.#]", outer)[0]:
             holder = _class(statement, outer.split(".")[1:])
             if holder is None:
                 raise ValueError(f"its class {statement.name} does not hold {outer}")
@@ -106,6 +133,8 @@ def apply(source: str, qualname: str, patch: Patch) -> str:
     outer = qualname.rpartition(".")[0]
     for name, helper in patch.helpers:
         text = _beside(text, qualname, name, helper, inside=bool(outer))
+    if not patch.imports and not patch.names:
+        return text
     present = {ast.dump(one) for one in ast.walk(ast.parse(text)) if isinstance(one, ast.Import | ast.ImportFrom)}
     fresh = [one for one in dict.fromkeys(patch.imports) if ast.dump(ast.parse(one).body[0]) not in present]
     return _at_head(text, fresh, list(patch.names))
@@ -117,7 +146,7 @@ def apply(source: str, qualname: str, patch: Patch) -> str:
 def _text(code: str, statement: ast.stmt) -> str:
     """A statement's lines, decorators included, as they stand."""
     first = min([statement.lineno, *(one.lineno for one in getattr(statement, "decorator_list", []))])
-    return "".join(code.splitlines(keepends=True)[first - 1 : statement.end_lineno]).rstrip() + "\n"
+    return "".join(_LINE.findall(code)[first - 1 : statement.end_lineno]).rstrip() + "\n"
 
 
 def _function(units: Mapping[str, Unit], qualname: str) -> Function:
@@ -148,6 +177,26 @@ def _names_of(body: list[ast.stmt]) -> set[str]:
             for field in ("body", "orelse", "finalbody"):
                 found |= _names_of(getattr(one, field, []))
     return found
+
+
+def _imports_of(body: list[ast.stmt]) -> dict[str, str]:
+    """Names that a module's imports bind, and of what."""
+    found: dict[str, str] = {}
+    for one in body:
+        if isinstance(one, ast.Import):
+            found |= {alias.asname or alias.name.partition(".")[0]: alias.name if alias.asname else alias.name.partition(".")[0] for alias in one.names}  # fmt: skip
+        elif isinstance(one, ast.ImportFrom):
+            found |= {alias.asname or alias.name: f"{'.' * one.level}{one.module or ''}:{alias.name}" for alias in one.names}  # fmt: skip
+        elif isinstance(one, ast.If | ast.Try | ast.With):
+            for field in ("body", "orelse", "finalbody"):
+                found |= _imports_of(getattr(one, field, []))
+    return found
+
+
+def _only_names(statement: ast.Assign | ast.AnnAssign) -> bool:
+    targets: list[Any] = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    allowed = (ast.Name, ast.Tuple, ast.List, ast.Starred, ast.expr_context)
+    return all(isinstance(one, allowed) for target in targets for one in ast.walk(target))
 
 
 def _targets(statement: ast.Assign | ast.AnnAssign) -> set[str]:
@@ -222,7 +271,7 @@ def _at_head(source: str, imports: list[str], names: list[str]) -> str:
     """Imports after those there are, `__future__` first of all; names after the imports."""
     if not imports and not names:
         return source
-    lines = source.splitlines(keepends=True)
+    lines = _LINE.findall(source)
     body = ast.parse(source).body
     at = 0
     future = 0

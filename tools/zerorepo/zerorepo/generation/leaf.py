@@ -45,14 +45,14 @@ class Run(NamedTuple):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """status: done or failed, with why. tests: path to text of the test that was accepted. patches: leaf to its patch; of a
-    leaf its own, of an integration test those of leaves that it made over. tries: codes written; remedies: tests written
+    """status: done or failed, with why. tests: path to text of the test that was accepted. patches: leaf and
+    patch, in the order they are applied; of a leaf its own, of an integration test those of leaves that it made over. tries: codes written; remedies: tests written
     anew and reruns; votes: cause to how often it was found."""
 
     id: str
     status: str
     why: str = ""
-    patches: dict[str, Patch] = {}
+    patches: list[tuple[str, Patch]] = []
     tests: dict[str, str] = {}
     tries: int = 0
     remedies: int = 0
@@ -73,6 +73,10 @@ class Context(NamedTuple):
     tries: int = TRIES
 
 
+class NoAnswer(Exception):
+    """The model did not answer at all: nothing is known of the leaf, and it stays pending."""
+
+
 Effect = Ask | list[Ask] | Run
 Making = Generator[Effect, Any, Any]
 
@@ -86,6 +90,8 @@ class _Log:
         self.models: set[str] = set()
 
     def heard(self, answer: Answer) -> None:
+        if answer.finish == "error":
+            raise NoAnswer(answer.text)
         self.tokens += answer.prompt_tokens + answer.completion_tokens
         self.models.add(answer.model)
 
@@ -131,13 +137,13 @@ def make_leaf(task: Task, context: Context) -> Making:
             patch = patch_of(answer.whole, source, task.qualname)
             text = apply(source, task.qualname, patch)
             ast.parse(text)
-        except (ValueError, SyntaxError) as error:
+        except (ValueError, SyntaxError, RecursionError) as error:
             problem = f"the answer was not usable: {error}"
             continue
         while True:  # the same code, against a test that may be written anew
             verdict = yield Run({task.path: text, where: test}, [where, *context.regressions])
             if verdict.result == "passed":
-                return log.result(task, "done", patches={task.id: patch}, tests={where: test})
+                return log.result(task, "done", patches=[(task.id, patch)], tests={where: test})
             problem = f"{_code(patch)}\nIts test: {verdict.result}\n{verdict.detail}"
             cause = yield from _cause(task, context, log, what, told, test, problem)
             if cause == "environment" and log.remedies < REMEDIES:
@@ -146,7 +152,7 @@ def make_leaf(task: Task, context: Context) -> Making:
                     Run({task.path: text, where: test}, [where, *context.regressions]), verdict, log
                 )
                 if cause == "passed":
-                    return log.result(task, "done", patches={task.id: patch}, tests={where: test})
+                    return log.result(task, "done", patches=[(task.id, patch)], tests={where: test})
             if cause != "test" or log.remedies >= REMEDIES:
                 break
             log.remedies += 1
@@ -169,7 +175,7 @@ def make_integration(task: Task, context: Context, members: Sequence[Task]) -> M
     where = test_path(task)
     ask_test = prompts.INTEGRATION.format(area=name)
     test, why = yield from _test(task, context, log, ask_test, told, "", need_red=False, role="integration")
-    patches: dict[str, Patch] = {}
+    patches: list[tuple[str, Patch]] = []
     texts = dict(context.texts)
     while test is not None:
         changed = {path: text for path, text in texts.items() if context.texts.get(path) != text}
@@ -194,7 +200,7 @@ def make_integration(task: Task, context: Context, members: Sequence[Task]) -> M
             one = next(member for member in members if member.id == key)
             patch = yield from _rewritten(one, context, log, texts, test, why)
             if patch is not None:
-                patches[key] = patch
+                patches.append((key, patch))
                 texts[one.path] = apply(texts[one.path], one.qualname, patch)
     return log.result(task, "failed", _short(why), tests={} if test is None else {where: test})
 
@@ -302,7 +308,7 @@ def _rewritten(
     try:
         patch = patch_of(answer.whole, texts[task.path], task.qualname)
         ast.parse(apply(texts[task.path], task.qualname, patch))
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError):
         return None
     return patch
 

@@ -85,9 +85,10 @@ def plan(graph: Graph) -> Plan:
     for key in order:
         node = node_of[key]
         needs = {other for other in calls.get(key, ()) if at[other] < at[key]}
-        needs |= {final[path] for path in gates.get(node.path, ()) if at[final[path]] < at[key]}
         if node.path in last:
             needs.add(last[node.path])
+        else:  # the leaves after it in the file come after these by it
+            needs |= {final[path] for path in gates[node.path]}
         last[node.path] = key
         tasks.append(Task(key, node.path, node.qualname, tuple(sorted(needs, key=at.__getitem__))))
     return Plan(tasks + _integrations(graph, by_file, at), cycles, relaxed)
@@ -282,11 +283,9 @@ def _file_order(graph: Graph, paths: Iterable[str]) -> list[str]:
 
 
 def _priority(key: str, place: Mapping[str, tuple[int, int]], rank: Mapping[str, int]) -> tuple[int, int]:
-    if key.startswith("begin "):
-        return rank[key[6:]], -1
-    if key.startswith("end "):
-        return rank[key[4:]], len(place)
-    return place[key]
+    if key in place:  # first: a file may be called `end game.py`
+        return place[key]
+    return (rank[key[6:]], -1) if key.startswith("begin ") else (rank[key[4:]], len(place))
 
 
 def _integrations(graph: Graph, by_file: Mapping[str, list[str]], at: Mapping[str, int]) -> list[Task]:

@@ -28,7 +28,9 @@ class Where(msgspec.Struct, frozen=True):
     unsafe: bool = False
 
     def run(self, files: Mapping[str, bytes], tests: list[str]) -> Verdict:
-        return run_tests(files, tests, limits=self.limits, python=self.python, roots=self.roots, unsafe=self.unsafe)
+        return run_tests(
+            files, tests, limits=self.limits, python=self.python, roots=self.roots, unsafe=self.unsafe, each=True
+        )
 
 
 class Runner(Protocol):

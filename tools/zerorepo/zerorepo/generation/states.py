@@ -32,16 +32,22 @@ class States:
         self.encodings: dict[str, str] = {}
         for path, data in files.items():
             if path.endswith(".py"):
-                self.texts[path], self.encodings[path] = decoded(data)
+                try:
+                    self.texts[path], self.encodings[path] = decoded(data)
+                except ValueError:
+                    continue  # bytes that stay as they are: no leaf is in it
         self.chains: dict[str, list[Task]] = defaultdict(list)
         self.integrations = [task for task in plan.tasks if not task.is_leaf]
         self._place: dict[str, int] = {}
+        self._path = {task.id: task.path for task in plan.tasks}
         self._after: dict[str, dict[str, int]] = {}
         self._before: dict[str, State] = {}
         self._made: dict[tuple[str, int, int], str] = {}
         for task in plan.tasks:
             chains: dict[str, int] = {}
-            for need in task.needs:
+            for need in reversed(task.needs):
+                if need in self._place and chains.get(self._path[need], 0) > self._place[need]:
+                    continue  # a later one was built on it, and on all that it was built on
                 for path, count in self._after[need].items():
                     chains[path] = max(count, chains.get(path, 0))
             number = 0
@@ -78,16 +84,19 @@ class States:
         if integrations:
             text = self.text(path, State({path: count}, integrations - 1))
             integration = self.results.get(self.integrations[integrations - 1].id)
-            patches = {} if integration is None else integration.patches
-            for task in self.chains[path][:count]:
-                if task.id in patches:
-                    text = apply(text, task.qualname, patches[task.id])
+            here = {task.id: task for task in self.chains[path][:count]}
+            for key, patch in () if integration is None else integration.patches:
+                if key in here and self.results[key].status == "done":  # on the whole tree it may have failed since
+                    text = apply(text, here[key].qualname, patch)
             return text
-        task = self.chains[path][count - 1]
-        text = self.text(path, State({path: count - 1}))
-        result = self.results.get(task.id)  # None in the last state of a build that ended early
-        patch = None if result is None else result.patches.get(task.id)
-        return text if patch is None else apply(text, task.qualname, patch)
+        known = next((n for n in range(count - 1, 0, -1) if (path, n, 0) in self._made), 0)
+        text = self._made[path, known, 0] if known else self.texts[path]
+        for number, task in enumerate(self.chains[path][known:count], known + 1):
+            result = self.results.get(task.id)  # None in the last state of a build that ended early
+            for _, patch in () if result is None else result.patches:
+                text = apply(text, task.qualname, patch)
+            self._made[path, number, 0] = text
+        return text
 
     def at(self, state: State) -> Mapping[str, str]:
         """Path to text of every Python file."""

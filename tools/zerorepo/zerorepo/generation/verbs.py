@@ -27,6 +27,7 @@ from zerorepo.generation.building import RPG, Builder, Built, features_of
 from zerorepo.generation.folder import MANIFEST, Folder, manifest_of
 from zerorepo.generation.leaf import Result, make_leaf
 from zerorepo.generation.order import Plan, Task, batches, leaves_of, plan
+from zerorepo.generation.skeleton import Unit, decoded, units_of
 from zerorepo.graph import SEMANTIC, Edge, Graph, Node, one_line
 from zerorepo.modules import import_root
 from zerorepo.publish import publish
@@ -220,7 +221,7 @@ def commits_of(
         if result is None or result.status != "done":
             continue
         changed: dict[str, bytes | None] = {path: text.encode() for path, text in result.tests.items()}
-        for path in {task.path} if task.is_leaf else {key.partition(":")[0] for key in result.patches}:
+        for path in {task.path} if task.is_leaf else {key.partition(":")[0] for key, _ in result.patches}:
             changed[path] = states.encoded(path, states.text(path, State(settled, areas)))
         yield history.Commit(_message(graph, task, result), changed)
     failed = [key for key in built.results if built.results[key].status == "failed"]
@@ -289,13 +290,14 @@ def counted(built: Built, asker: Asker, lost: Mapping[str, str]) -> Record:
     leaves = [task.id for task in built.plan.tasks if task.is_leaf]
     done = [key for key in leaves if key in built.results and built.results[key].status == "done"]
     failed = {key: one.why for key, one in built.results.items() if one.status == "failed"} | dict(lost)
+    failed |= {key: f"no answer: {why}" for key, why in built.unanswered.items()}
     tried = Counter(built.results[key].tries for key in done)
     causes: Counter[str] = Counter()
     for one in built.results.values():
         causes.update(one.votes)
     return {
         "leaves": len(leaves) + len(lost), "done": len(done), "failed": failed,
-        "pending": [task.id for task in built.plan.tasks if task.id not in built.results],
+        "pending": [task.id for task in built.plan.tasks if task.id not in built.results and task.id not in built.unanswered],
         "tries": {str(n): count for n, count in sorted(tried.items())}, "causes": dict(sorted(causes.items())),
         "answered_by": label(asker.models), "spent": {role: msgspec.to_builtins(one) for role, one in sorted(asker.spent.items())},
     }  # fmt: skip
@@ -310,9 +312,20 @@ def read_skeleton(folder: str) -> tuple[dict[str, bytes], Graph]:
     if not leaves_of(graph):
         raise BadInput(f"{place / RPG}: no leaf to build: no function in it has status stubbed")
     files = {path: data for path, data in files_of(place) if path != MANIFEST}
+    units: dict[str, Mapping[str, Unit]] = {}
     for node in leaves_of(graph):
         if node.path not in files:
             raise BadInput(f"{place / node.path}: missing; {RPG} has leaves in it")
+        if node.path not in units:
+            try:
+                units[node.path] = units_of(decoded(files[node.path])[0])
+            except ValueError as error:
+                raise BadInput(f"{place / node.path}: {error}") from None
+        unit = units[node.path].get(node.qualname)
+        if unit is None or not unit.is_leaf or not node.path.endswith(".py"):
+            raise BadInput(
+                f"{place / node.path}: no function {node.qualname} of a module is there; {RPG} has it as a leaf"
+            )
     return files, graph
 
 
@@ -491,9 +504,9 @@ def _told(path: Path, status: str, counts: Record, as_json: bool, quiet: bool) -
         print(json.dumps({"output": str(path), "status": status, **counts}, ensure_ascii=False))
     for key, why in counts["failed"].items():
         print(f"zerorepo: failed: {one_line(key)}: {one_line(why)[:200]}", file=sys.stderr)
-    if status == "time":
+    if status in ("time", "error"):
         print(
-            f"zerorepo: --max-time is over; {len(counts['pending'])} are left, the same command goes on",
+            f"zerorepo: {'--max-time is over' if status == 'time' else 'the model did not answer'}; {len(counts['pending'])} are left, the same command goes on",
             file=sys.stderr,
         )
     if not quiet:

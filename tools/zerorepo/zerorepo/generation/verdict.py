@@ -56,7 +56,7 @@ class Verdict(msgspec.Struct):
 
 class Report(msgspec.Struct):
     """A JUnit report that is whole. held: tests that ran and neither failed, erred nor were skipped. problems: kind, name and
-    text of each failure and error."""
+    text of each failure and error. holding: names of the files and classes, dotted, that have a test which held."""
 
     tests: int
     failures: int
@@ -64,6 +64,7 @@ class Report(msgspec.Struct):
     skipped: int
     held: int
     problems: list[tuple[str, str, str]]
+    holding: set[str] = msgspec.field(default_factory=set)
 
 
 def run_tests(
@@ -76,11 +77,13 @@ def run_tests(
     unsafe: bool = False,
     conftest: bool = False,
     extra_args: Sequence[str] = (),
+    each: bool = False,
 ) -> Verdict:
     """One run of pytest over `tests` (paths or node ids in `files`; none: all that it finds) in a fresh sandbox.
 
     roots: folders of `files` that imports start from ("": the top). conftest: with conftest files, configuration and plugins
-    as an original suite has them; without it none of these count. Raises Missing where `python` has no pytest or there is
+    as an original suite has them; without it none of these count. each: in every file of `tests` a test must have held, so
+    that one that skips itself does not pass by the others. Raises Missing where `python` has no pytest or there is
     no sandbox, BadInput where `files` does not fit in one.
     """
     if not _has_pytest(python):
@@ -103,13 +106,15 @@ def run_tests(
         env=env,
         unsafe=unsafe,
     )
-    return judge(outcome, limits)
+    return judge(outcome, limits, tests if each else ())
 
 
-def judge(outcome: Outcome, limits: Limits = DEFAULT) -> Verdict:
-    """The verdict on a finished run of pytest."""
+def judge(outcome: Outcome, limits: Limits = DEFAULT, each: Sequence[str] = ()) -> Verdict:
+    """The verdict on a finished run of pytest. each: files in which a test must have held."""
     report = read_junit(outcome.files.get(JUNIT, b""))
     result = _result(outcome, report)
+    if result == "passed" and report is not None and not all(_held_in(name, report) for name in each):
+        result = "skipped"
     counts = {name: getattr(report, name) if report else 0 for name in ("tests", "failures", "errors", "skipped")}
     detail = "" if result == "passed" else _detail(result, outcome, report, limits)
     return Verdict(result, counts, outcome.code, detail, outcome.seconds)
@@ -134,6 +139,11 @@ def _result(outcome: Outcome, report: Report | None) -> Result:
     return "error"
 
 
+def _held_in(name: str, report: Report) -> bool:
+    dotted = name.removesuffix(".py").replace("/", ".")  # as pytest makes a class name of a path
+    return any(one == dotted or one.startswith(dotted + ".") for one in report.holding)
+
+
 def read_junit(data: bytes) -> Report | None:
     """The report, or None where it is missing, not whole, or no such report. It is hostile input: any DOCTYPE is refused, so
     no entity is ever defined, and text is decoded here, so that no declared encoding can hide one."""
@@ -151,10 +161,12 @@ def read_junit(data: bytes) -> Report | None:
         }
     except (ElementTree.ParseError, ValueError, KeyError):
         return None
-    seen, held, problems = {"failure": 0, "error": 0, "skipped": 0}, 0, []
+    seen, held, problems, holding = {"failure": 0, "error": 0, "skipped": 0}, 0, [], set()
     for case in root.iter("testcase"):
         marks = [child for child in case if child.tag in seen]
         held += not marks
+        if not marks:
+            holding.add(case.get("classname") or "")
         for mark in marks:
             seen[mark.tag] += 1
             if mark.tag in _KINDS:
@@ -168,6 +180,7 @@ def read_junit(data: bytes) -> Report | None:
         skipped=max(said["skipped"], seen["skipped"]),
         held=held,
         problems=problems,
+        holding=holding,
     )
 
 
@@ -217,7 +230,7 @@ def _headline(result: Result, outcome: Outcome, report: Report | None, limits: L
     if result == "none":
         return "No tests were collected."
     if result == "skipped":
-        return "No test ran: all were skipped or expected to fail."
+        return "No test of some file ran: all in it were skipped or expected to fail."
     if report is None:
         return (
             f"The process ended with exit code {outcome.code} and left no whole report: pytest did not come to its end."

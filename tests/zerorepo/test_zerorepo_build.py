@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from scripted_server import Reply, ScriptedServer, chat
-from zerorepo_skeletons import TALLYBOOK, skeleton, tallybook
+from zerorepo_skeletons import TALLYBOOK, skeleton, suite, tallybook
 
 from zerorepo import Graph
 from zerorepo.generation.asking import clean
@@ -63,23 +63,7 @@ def test_an_oracle_builds_everything_it_hides(built):
     assert told["tries"] == {"1": LEAVES}
     for path, text in tallybook().items():
         assert (folder / "out" / path).read_text() == text
-    suite = [
-        sys.executable,
-        "-B",
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-c",
-        "/dev/null",
-        "--import-mode=importlib",
-        "--rootdir=.",
-        "tests",
-    ]
-    ran = subprocess.run(
-        suite, cwd=folder / "out", capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."}
-    )
+    ran = suite(folder / "out")
     assert ran.returncode == 0, ran.stdout
 
 

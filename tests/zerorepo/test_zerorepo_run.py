@@ -1,14 +1,13 @@
 """`zerorepo run` through its command: from a specification to commits, in one go, verb by verb, replayed, killed."""
 
 import json
-import os
 import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from zerorepo_skeletons import TALLYBOOK
+from zerorepo_skeletons import TALLYBOOK, suite
 
 from zerorepo import Graph
 from zerorepo.validate import problems
@@ -50,23 +49,7 @@ def test_a_specification_becomes_a_repository_whose_tests_pass(made):
     folder, told = made
     assert (told["status"], told["leaves"], told["done"], told["failed"]) == ("done", 15, 15, {})
     assert told["areas"] == 3 and told["features"] == 15
-    call = [
-        sys.executable,
-        "-B",
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-c",
-        "/dev/null",
-        "--import-mode=importlib",
-        "--rootdir=.",
-        "tests",
-    ]
-    ran = subprocess.run(
-        call, cwd=folder / "out", capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."}
-    )
+    ran = suite(folder / "out")
     assert ran.returncode == 0 and "42 passed" in ran.stdout
     built = subprocess.run([sys.executable, "-c", "from tallybook.reports.table import align; print(align([['a', '1']]))"], cwd=folder / "out", capture_output=True, text=True)  # fmt: skip
     assert built.stdout == "a  1\n"
@@ -150,3 +133,11 @@ def test_refusals(tmp_path):
         done = zerorepo("run", *words)
         assert done.returncode == 2 and why in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["empty.json"]
+
+
+def test_the_shipped_recording_is_of_the_questions_that_are_asked(made, tmp_path):
+    """Where it fails, a question has changed: record the example anew (examples/README.md says how)."""
+    folder, _ = made
+    done = zerorepo("run", SPEC, "--model", f"replay:{TALLYBOOK}.jsonl", "--rounds", 1, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert git(tmp_path / "out", "rev-parse", "HEAD") == git(folder / "out", "rev-parse", "HEAD")

@@ -1,5 +1,8 @@
 """Skeletons for tests of building: the example project with its bodies out, and smaller ones."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from zerorepo.encode import encode
@@ -47,3 +50,21 @@ def skeleton(folder: Path, sources: dict[str, str] | None = None, flow: list[tup
         (folder / path).write_text(stubs_of(text))
     planned(sources, flow).save(folder / "rpg.json")
     return folder
+
+
+def suite(folder: Path) -> subprocess.CompletedProcess[str]:
+    """The tests of a built repository, run outside the sandbox as a user would."""
+    call = [
+        sys.executable,
+        "-B",
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        "/dev/null",
+        "--rootdir=.",
+        "tests",
+    ]
+    return subprocess.run(call, cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."})

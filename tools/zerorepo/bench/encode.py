@@ -53,14 +53,15 @@ def machine() -> str:
 
 
 def row(
-    case: str, ours: float, peer: float | None, peer_name: str | None, floor: float | None, n: int, **more: Any
-) -> None:
+    case: str, ours: float, peer: float | None, peer_name: str | None, floor: float | None, n: int, *, command: str = COMMAND,
+    **more: Any,
+) -> None:  # fmt: skip
     found: dict[str, Any] = {
         "tool": "zerorepo", "case": case, "ours": ours, "peer": peer, "peer_name": peer_name, "unit": "s",
         "ratio": None if peer is None else peer / ours, "floor": floor, "floor_ratio": None if floor is None else ours / floor, "n": n, **more,
     }  # fmt: skip
     rounded = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in found.items()}
-    print(json.dumps({**rounded, "machine": machine(), "command": COMMAND}), flush=True)
+    print(json.dumps({**rounded, "machine": machine(), "command": command}), flush=True)
 
 
 def medians(works: Mapping[str, Callable[[], object]], times: int) -> dict[str, float]:

@@ -17,6 +17,8 @@ from zerorepo_skeletons import TALLYBOOK, skeleton, suite, tallybook
 
 from zerorepo import Graph
 from zerorepo.generation.asking import clean
+from zerorepo.generation.folder import Folder
+from zerorepo.generation.skeleton import stubs_of
 from zerorepo.validate import problems
 
 COMMAND = Path(sys.executable).parent / "zerorepo"
@@ -445,6 +447,35 @@ def test_what_an_integration_test_makes_over_is_what_is_written(tmp_path, solved
         assert len(turns) == 2
 
 
+def test_a_file_in_another_encoding_is_tested_in_it(tmp_path):
+    source = '# -*- coding: latin-1 -*-\ndef f(x):\n    return x + "é"\n'.encode("latin-1")
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "one.py").write_bytes(source)
+    skeleton(tmp_path / "skeleton", {"one.py": source.decode("latin-1")})
+    (tmp_path / "skeleton" / "one.py").write_bytes(stubs_of(source.decode("latin-1")).encode("latin-1"))
+    done = zerorepo("build", tmp_path / "skeleton", "--model", f"oracle:{tmp_path / 'hidden'}", "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "one.py").read_bytes() == source
+
+
+def test_tests_that_spoil_each_other_are_told_of(tmp_path):
+    skeleton(
+        tmp_path / "skeleton",
+        {"one.py": "def f():\n    return 1\n\n\ndef g():\n    return 1\n", "two.py": "def h():\n    return 1\n"},
+    )
+
+    def reply(asked):
+        user = asked["messages"][-1]["content"]
+        name = re.search(r"function `(\w+)`", user)[1]
+        mark = "sys.spoilt = 1" if name == "f" else "assert not hasattr(sys, 'spoilt')" if name == "h" else "pass"
+        test = f"import sys\nfrom {'two' if name == 'h' else 'one'} import {name}\n\n\ndef test_it():\n    {mark}\n    assert {name}() == 1\n"
+        return chat(f"```python\n{test if 'unit test of' in user else f'def {name}():{chr(10)}    return 1'}\n```")
+
+    with ScriptedServer(reply) as server:
+        done = zerorepo("build", tmp_path / "skeleton", "--model", f"{server.url}#m", "-o", tmp_path / "out", "--json")
+    assert "assert not True" in json.loads(done.stdout)["together"] and "holds alone" in done.stderr
+
+
 def test_keys_in_sources_are_not_sent(tmp_path):
     key = "sk-" + "a1b2c3d4" * 4
     sources = {"one.py": f'TOKEN = "{key}"\n\n\ndef answer() -> int:\n    """The answer, 1."""\n    return 1\n'}
@@ -538,6 +569,49 @@ def test_refusals_are_one_line_and_write_nothing(tmp_path):
         assert done.returncode == (1 if why.startswith("passed") else 2) and why in done.stderr, (uri, done.stderr)
     left = sorted(path.name for path in tmp_path.iterdir() if "out" not in path.name)
     assert left == before
+
+
+def test_what_stands_in_the_way_is_said_before_anything_is_asked(tmp_path):
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "one.py").write_text("def f(x):\n    return x + 1\n")
+    skeleton(tmp_path / "skeleton", {"one.py": "def f(x):\n    return x + 1\n"})
+    (tmp_path / "skeleton" / ".git").write_text("gitdir: /nowhere\n")  # a linked work tree's
+    (tmp_path / "skeleton" / "git~1").write_text("x")
+    (tmp_path / "skeleton" / ".gitattributes").write_text("* text eol=crlf\n")
+    (tmp_path / "skeleton" / "manifest.json").write_text('{"tool": "zerorepo"}')
+    words = ["build", tmp_path / "skeleton", "--model", f"oracle:{tmp_path / 'hidden'}"]
+    for out, more, why in (
+        (".", {}, "a name of its own"),
+        ("/", {}, "a name of its own"),
+        (tmp_path / "skeleton", {}, "is or holds the input"),
+        (tmp_path / "none", {"env": {**os.environ, "PATH": str(tmp_path)}}, "git is not installed"),
+    ):
+        done = zerorepo(*words, "-o", out, "--overwrite", **more)
+        assert done.returncode in (2, 3) and why in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not (tmp_path / ".none.journal").exists()
+    done = zerorepo(*words, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert b"\r" not in (tmp_path / "out" / "one.py").read_bytes()
+    assert git(tmp_path / "out", "status", "--porcelain") == ""
+    done = subprocess.run([COMMAND, *map(str, words), "-o", os.fsencode(tmp_path) + b"/\xff"], capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_work_on_an_unfinished_build_is_not_lost(built, tmp_path):
+    folder, _ = built
+    words = ["build", folder / "skeleton", "--model", ORACLE, "-o", tmp_path / "out", "-q"]
+    assert zerorepo(*words, "--budget-tokens", 3000).returncode == 0
+    (tmp_path / "out" / "mine").write_text("x")
+    done = zerorepo(*words)
+    assert done.returncode == 2 and "changes since it was built" in done.stderr and (tmp_path / "out" / "mine").exists()
+    assert zerorepo(*words, "--overwrite").returncode == 0
+
+
+def test_a_run_without_a_plan_is_not_done(tmp_path):
+    with Folder(str(tmp_path / "out"), verb="run", options={}, inputs=[]) as out:
+        out.journal.put("an answer", 1)
+        done = zerorepo("status", tmp_path / "out")
+    assert done.returncode == 1 and "not planned yet" in done.stdout
 
 
 def test_status_of_what_is_no_build(tmp_path):

@@ -138,6 +138,8 @@ def test_a_fence_in_a_docstring_and_windows_line_ends_are_no_ends():
 def test_many_fences_are_read_once():
     with pytest.raises(ValueError, match="not closed"):
         code_in("```x\n" * 40_000)  # by backtracking, minutes
+    with pytest.raises(ValueError, match="area is missing"):
+        patch_of("x = 1\n" * 33_000, FILE, "area")  # the lines cut anew for each statement: hours
 
 
 def test_lines_are_counted_as_python_counts_them():

@@ -9,7 +9,7 @@ from zerorepo.generation.asking import Answer, Ask
 from zerorepo.generation.edits import apply
 from zerorepo.generation.leaf import REMEDIES, TRIES, Context, NoAnswer, Run, make_integration, make_leaf
 from zerorepo.generation.leaf import test_path as path_of_test
-from zerorepo.generation.order import plan
+from zerorepo.generation.order import Task, plan
 from zerorepo.generation.skeleton import stubs_of
 from zerorepo.generation.verdict import Verdict
 from zerorepo.graph import Edge, Node
@@ -335,6 +335,20 @@ def test_an_area_is_given_up_after_its_tries():
     way.run(saw("failed"))
     way.vote(*["code"] * 5)
     assert way.result.status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a.py:求和", "a.py:求积"), ("a.py:A.b", "a.py:A__b"), ("a.py:f#2", "a.py:f_2"), ("a-b.py:f", "a_b.py:f"),
+        ("a/b.py:f", "a__b.py:f"), ("integration:#读取", "integration:#写入"), ("integration:#a b", "integration:#a_b"),
+        (f"a.py:{'f' * 240}", f"a.py:{'f' * 240}g"),
+    ],
+)  # fmt: skip
+def test_no_two_tasks_share_a_test_file(one, other):
+    tasks = [Task(key, key.partition(":")[0], key.partition(":")[2], ()) for key in (one, other)]
+    first, second = map(path_of_test, tasks)
+    assert first != second and max(len(path.rpartition("/")[2]) for path in (first, second)) < 255
 
 
 def test_every_task_has_a_test_file_of_its_own():

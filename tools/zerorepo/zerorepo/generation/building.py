@@ -34,12 +34,14 @@ RPG = "rpg.json"
 
 class Built(NamedTuple):
     """results: task to its result, of those settled, in the order of the plan; status: done, budget, time, or error where
-    the model did not answer. unanswered: task to why; what needs it is pending as well."""
+    the model did not answer. unanswered: task to why; what needs it is pending as well. together: what
+    goes wrong where all tests run in one process, though each holds alone."""
 
     plan: Plan
     results: dict[str, Result]
     status: str
     unanswered: Mapping[str, str] = {}
+    together: str = ""
 
     @property
     def failed(self) -> list[str]:
@@ -71,6 +73,7 @@ class Builder:
         self._runs: queue.SimpleQueue[tuple[str, str, Future[Verdict]]] = queue.SimpleQueue()
         self._running = 0
         self._unanswered: dict[str, str] = {}
+        self._together = ""
 
     def run(self) -> Built:
         """Settle every task, or as many as budget and time allow. Raises Missing where model or sandbox fail."""
@@ -87,7 +90,7 @@ class Builder:
             except _OutOfTime:
                 status = "time"
         order = [task.id for task in self.plan.tasks if task.id in self.results]
-        return Built(self.plan, {key: self.results[key] for key in order}, status, self._unanswered)
+        return Built(self.plan, {key: self.results[key] for key in order}, status, self._unanswered, self._together)
 
     # ------------------------------------------------------------ the loop
 
@@ -143,8 +146,9 @@ class Builder:
 
     def _made(self, task: Task, base: State) -> Making:
         context = Context(
-            self.graph, self._system, self.states.at(base), self._features, self._regressions(task, base), self.tries
-        )
+            self.graph, self._system, self.states.at(base), self._features, self._regressions(task, base), self.tries,
+            self.states.encodings,
+        )  # fmt: skip
         if task.is_leaf:
             return make_leaf(task, context)
         needs = set(task.needs)
@@ -179,7 +183,7 @@ class Builder:
                 return True
             if isinstance(effect, Run):
                 files = self._tree_of(key, effect)
-                name = _run_name(files, effect)
+                name = _name_of(_digest(files), effect)
                 if self.asker.journal is not None and name in self.asker.journal:
                     reply = msgspec.convert(self.asker.journal.get(name), Verdict)
                     continue
@@ -227,7 +231,7 @@ class Builder:
         for path in run.tests:
             if path not in run.changed:
                 files[path] = self._test_text(path).encode()
-        files.update({path: text.encode() for path, text in run.changed.items()})
+        files.update({path: self.states.encoded(path, text) for path, text in run.changed.items()})
         return files
 
     def _test_text(self, path: str) -> str:
@@ -240,11 +244,15 @@ class Builder:
         here goes back to its stub and is failed."""
         while True:
             files, owners = self.whole()
-            if not owners or self._verdict(files, list(owners)).result == "passed":
+            tests = sorted(owners)
+            together = self._verdicts(files, [tests])[0] if tests else None
+            if together is None or together.result == "passed":
                 return
-            guilty = [key for path, key in owners.items() if self._verdict(files, [path]).result != "passed"]
-            if not guilty:
-                return  # each holds alone: what one leaves behind for another is the tests' affair
+            alone = self._verdicts(files, [[path] for path in tests])
+            guilty = [owners[path] for path, one in zip(tests, alone, strict=True) if one.result != "passed"]
+            if not guilty:  # what one leaves behind for another is the tests' affair, but not passed over
+                self._together = together.detail
+                return
             for key in guilty:
                 failed = msgspec.structs.replace(self.results[key], status="failed", why="its test fails on the whole tree", patches=[])  # fmt: skip
                 self.results[key] = failed
@@ -261,15 +269,21 @@ class Builder:
                     owners[path] = key
         return files, owners
 
-    def _verdict(self, files: Mapping[str, bytes], tests: list[str]) -> Verdict:
-        name = _run_name(files, Run({}, tests, -1))
-        journal = self.asker.journal
-        if journal is not None and name in journal:
-            return msgspec.convert(journal.get(name), Verdict)
-        verdict = self.runner.submit(files, tests).result()
+    def _verdicts(self, files: Mapping[str, bytes], runs: list[list[str]]) -> list[Verdict]:
+        """Of many runs on one tree, as many at once as the runner has room for."""
+        journal, tree = self.asker.journal, _digest(files)
+        names = [_name_of(tree, Run({}, tests, -1)) for tests in runs]
+        fresh = {}
+        for name, tests in zip(names, runs, strict=True):
+            if journal is None or name not in journal:
+                fresh[name] = self.runner.submit(files, tests)
         if journal is not None:
-            journal.put(name, verdict)
-        return verdict
+            for name, done in fresh.items():
+                journal.put(name, done.result())
+        return [
+            fresh[name].result() if name in fresh or journal is None else msgspec.convert(journal.get(name), Verdict)
+            for name in names
+        ]
 
 
 class _OutOfTime(Exception):
@@ -297,9 +311,13 @@ def features_of(graph: Graph) -> dict[str, list[str]]:
     return {key: names for key, names in found.items() if names}
 
 
-def _run_name(files: Mapping[str, bytes], run: Run) -> str:
-    """Of a run in the journal: the same files and tests are the same run."""
-    digest = hashlib.sha256(msgspec.json.encode([sorted(run.tests), run.turn]))
+def _digest(files: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.encode() + b"\0" + hashlib.sha256(files[path]).digest())
-    return f"run|{digest.hexdigest()[:24]}"
+    return digest.hexdigest()
+
+
+def _name_of(tree: str, run: Run) -> str:
+    """Of a run in the journal: the same files and tests are the same run."""
+    return f"run|{hashlib.sha256(msgspec.json.encode([tree, sorted(run.tests), run.turn])).hexdigest()[:24]}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 import msgspec
@@ -79,8 +79,9 @@ def patch_of(answer: str, source: str, qualname: str) -> Patch:
     names: list[str] = []
     helpers: list[tuple[str, str]] = []
     unit: tuple[Function, str] | None = None
+    lines = _LINE.findall(code)
     for statement in ast.parse(code).body:
-        text = _text(code, statement)
+        text = _text(lines, statement)
         if isinstance(statement, ast.Import | ast.ImportFrom):
             for name, origin in _imports_of([statement]).items():
                 if name == "*" or name in taken or imported.get(name, origin) != origin:
@@ -100,7 +101,7 @@ def patch_of(answer: str, source: str, qualname: str) -> Patch:
             if holder is None:
                 raise ValueError(f"its class {statement.name} does not hold {outer}")
             for member in holder.body:
-                told = _text(code, member)
+                told = _text(lines, member)
                 if _is(member, stub):
                     unit = member, told
                 elif isinstance(member, _FUNCTIONS) and member.name not in there:
@@ -143,10 +144,10 @@ def apply(source: str, qualname: str, patch: Patch) -> str:
 # ------------------------------------------------------------ reading
 
 
-def _text(code: str, statement: ast.stmt) -> str:
+def _text(lines: Sequence[str], statement: ast.stmt) -> str:
     """A statement's lines, decorators included, as they stand."""
     first = min([statement.lineno, *(one.lineno for one in getattr(statement, "decorator_list", []))])
-    return "".join(_LINE.findall(code)[first - 1 : statement.end_lineno]).rstrip() + "\n"
+    return "".join(lines[first - 1 : statement.end_lineno]).rstrip() + "\n"
 
 
 def _function(units: Mapping[str, Unit], qualname: str) -> Function:

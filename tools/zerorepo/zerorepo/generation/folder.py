@@ -44,6 +44,9 @@ class Folder:
         if path in (None, "-"):
             raise BadInput(f"{verb}: expected -o DIR, a folder to write")
         self.path = Path(str(path))
+        if self.path.name in ("", ".."):
+            raise BadInput(f"{path or verb}: expected -o DIR, a folder with a name of its own")
+        inputs = [{**one, "path": _printable(one["path"])} for one in inputs]
         cleaned = msgspec.json.decode(redact(msgspec.json.encode(options).decode()))
         self._identity: Record = {"tool": "zerorepo", "verb": verb, "options": cleaned, "inputs": inputs}
         self._version, self._overwrite = __version__, overwrite
@@ -65,6 +68,10 @@ class Folder:
             raise BadInput(f"{self.path}: the folder {self.path.absolute().parent} does not exist; create it first")
         if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
             raise BadInput(f"{self.path}: is no folder; choose another output")
+        for one in self._identity["inputs"]:
+            here = Path(one["path"]).resolve()
+            if self.path.resolve() in (here, *here.parents):
+                raise BadInput(f"{self.path}: is or holds the input {one['path']}; choose another output")
         self._lock = Lock(self.beside("lock"), self.path)
         try:
             self._resume_or_start()
@@ -109,7 +116,7 @@ class Folder:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(data)
         manifest = {
-            "schema": "manifest/1", **self._identity, "version": self._version, "argv": [redact(word) for word in sys.argv],
+            "schema": "manifest/1", **self._identity, "version": self._version, "argv": [redact(_printable(word)) for word in sys.argv],
             "seed": seed, "counts": counts, "status": status, "started": self._started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - self._clock, 3),
         }  # fmt: skip
@@ -130,6 +137,11 @@ class Folder:
         finally:
             if self._lock is not None:
                 self._lock.release()
+
+
+def _printable(text: str) -> str:
+    """Without the halves of bytes that are no UTF-8, which no JSON can hold."""
+    return os.fsencode(text).decode(errors="replace")
 
 
 def manifest_of(folder: Path) -> Record | None:

@@ -7,6 +7,7 @@ one: the same results are the same commits. No hook, template or configuration o
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,16 +16,28 @@ from typing import NamedTuple
 from tenfold_shared import Missing
 
 BRANCH = "main"
+ABSENT = "git is not installed; a build is written as a git repository"
 AUTHOR = "zerorepo <zerorepo@localhost>"
 START = 946_684_800  # 2000-01-01: commits are told apart by their order, not by when a run happened
 _ALONE = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_TERMINAL_PROMPT": "0"}
 
 
 class Commit(NamedTuple):
-    """files: path to bytes of what differs from the commit before; none removed but where the bytes are None."""
+    """files: path to bytes of what differs from the commit before; none is ever removed."""
 
     message: str
-    files: Mapping[str, bytes | None]
+    files: Mapping[str, bytes]
+
+
+def check() -> None:
+    """Raises Missing where there is no git: said before a build, not after it."""
+    if shutil.which("git") is None:
+        raise Missing(ABSENT)
+
+
+def touched(folder: Path, head: str) -> bool:
+    """Whether a repository that `write` made has other commits, or changes, since."""
+    return _git(folder, "rev-parse", "HEAD").strip() != head or _git(folder, "status", "--porcelain") != ""
 
 
 def write(folder: Path, commits: Iterable[Commit]) -> str:
@@ -41,12 +54,14 @@ def write(folder: Path, commits: Iterable[Commit]) -> str:
         parts.append(f"commit refs/heads/{BRANCH}\ncommitter {AUTHOR} {START + number} +0000\n".encode())
         parts.append(b"data %d\n%s\n" % (len(message), message))
         for path, data in sorted(commit.files.items()):
-            if data is None:
-                parts.append(b"D %s\n" % _quoted(path))
-            else:
-                parts.append(b"M 100644 inline %s\ndata %d\n%s\n" % (_quoted(path), len(data), data))
+            parts.append(b"M 100644 inline %s\ndata %d\n%s\n" % (_quoted(path), len(data), data))
     _git(folder, "fast-import", "--quiet", "--done", stdin=b"".join([*parts, b"done\n"]))
+    plain = (
+        folder / ".git" / "info" / "attributes"
+    )  # files as they were tested, whatever a .gitattributes among them says
+    plain.write_text("* -text -ident -filter -working-tree-encoding\n")
     _git(folder, "reset", "-q", "--hard", BRANCH)
+    plain.unlink()
     return _git(folder, "rev-parse", BRANCH).strip()
 
 
@@ -60,7 +75,7 @@ def _git(folder: Path, *words: str, stdin: bytes = b"") -> str:
     try:
         done = subprocess.run(call, cwd=folder, input=stdin, capture_output=True, env={**kept, **_ALONE}, check=False)
     except FileNotFoundError:
-        raise Missing("git is not installed; a build is written as a git repository") from None
+        raise Missing(ABSENT) from None
     if done.returncode:
         raise Missing(f"git {words[0]}: {' '.join(done.stderr.decode(errors='replace').split())[:300]}")
     return done.stdout.decode()

@@ -12,7 +12,9 @@ anew, and what lies with the environment is run again, which also finds tests th
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
+import re
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -33,6 +35,8 @@ REMEDIES = 20  # P1 §4.3: mends of tests and environment
 RERUNS = 3  # of a test whose verdict may not be its own
 TESTS = "tests/units"
 INTEGRATION_TESTS = "tests/integration"
+LONGEST_NAME = 200  # characters of a test file's name, of 255 bytes
+_PLAIN = re.compile(r"_?[A-Za-z0-9]+(?:_[A-Za-z0-9]+)*|__[a-z]+__")
 
 
 class Run(NamedTuple):
@@ -63,7 +67,7 @@ class Result(msgspec.Struct, frozen=True):
 
 class Context(NamedTuple):
     """What a leaf is built on. texts: the tree as it stands, its prerequisites' code in it. regressions: tests that must
-    hold as well."""
+    hold as well. encodings: of files, where it is not UTF-8."""
 
     graph: Graph
     system: str
@@ -71,6 +75,12 @@ class Context(NamedTuple):
     features: Mapping[str, list[str]]
     regressions: Sequence[str] = ()
     tries: int = TRIES
+    encodings: Mapping[str, str] = {}
+
+    def check(self, path: str, text: str) -> None:
+        """Raises ValueError or SyntaxError where a file cannot hold the text."""
+        ast.parse(text)
+        text.encode(self.encodings.get(path, "utf-8"))
 
 
 class NoAnswer(Exception):
@@ -106,13 +116,17 @@ def test_path(task: Task) -> str:
     """Where a task's test lies: a file each, so that no two are ever edited together, and of a name of its own, as pytest
     wants where folders are no packages."""
     if not task.is_leaf:
-        return f"{INTEGRATION_TESTS}/test_integration_{_word(task.id.removeprefix(INTEGRATION).lstrip('#'))}.py"
-    parts = [*task.path.removesuffix(".py").split("/"), "", *task.qualname.split(".")]
-    return f"{TESTS}/test_{_word('__'.join(parts))}.py"
+        return f"{INTEGRATION_TESTS}/test_integration_{_word([task.id.removeprefix(INTEGRATION).lstrip('#')])}.py"
+    return f"{TESTS}/test_{_word([*task.path.removesuffix('.py').split('/'), '', *task.qualname.split('.')])}.py"
 
 
-def _word(text: str) -> str:
-    return "".join(c if c.isalnum() and c.isascii() else "_" for c in text)
+def _word(parts: Sequence[str]) -> str:
+    """The parts as one word that a module can have for a name; where others could give the same, or it is too long for a
+    file's name, a digest tells them apart."""
+    word = "__".join("".join(c if c.isalnum() and c.isascii() else "_" for c in part) for part in parts)
+    if len(word) <= LONGEST_NAME and all(part == "" or _PLAIN.fullmatch(part) for part in parts):
+        return word
+    return f"{word[:LONGEST_NAME]}_{hashlib.sha256('/'.join(parts).encode()).hexdigest()[:8]}"
 
 
 def make_leaf(task: Task, context: Context) -> Making:
@@ -136,7 +150,7 @@ def make_leaf(task: Task, context: Context) -> Making:
         try:
             patch = patch_of(answer.whole, source, task.qualname)
             text = apply(source, task.qualname, patch)
-            ast.parse(text)
+            context.check(task.path, text)
         except (ValueError, SyntaxError, RecursionError) as error:
             problem = f"the answer was not usable: {error}"
             continue
@@ -307,7 +321,7 @@ def _rewritten(
     log.heard(answer)
     try:
         patch = patch_of(answer.whole, texts[task.path], task.qualname)
-        ast.parse(apply(texts[task.path], task.qualname, patch))
+        context.check(task.path, apply(texts[task.path], task.qualname, patch))
     except (ValueError, SyntaxError, RecursionError):
         return None
     return patch

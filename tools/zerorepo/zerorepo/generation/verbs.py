@@ -56,9 +56,13 @@ class Testing(msgspec.Struct, frozen=True):
     unsafe_no_sandbox: bool
 
     def where(self, files: Mapping[str, bytes]) -> Where:
-        """Raises Missing where no sandbox can be had, before anything is asked."""
+        """Raises Missing where no sandbox, pytest or git can be had, before anything is asked."""
         from tenfold_shared import sandbox
         from zerorepo.generation.runner import Where
+        from zerorepo.generation.verdict import check
+
+        check(self.python or sys.executable)
+        history.check()
 
         if not self.unsafe_no_sandbox:
             sandbox.check()
@@ -133,12 +137,22 @@ def _as_make(found: Plan) -> str:
 
 def _as_dot(found: Plan) -> str:
     lines = ["digraph plan {", "  rankdir=LR;"]
-    lines += [f"  {json.dumps(task.id)};" for task in found.tasks]
-    lines += [f"  {json.dumps(need)} -> {json.dumps(task.id)};" for task in found.tasks for need in task.needs]
+    name = {task.id: json.dumps(task.id, ensure_ascii=False) for task in found.tasks}  # DOT knows no \\u
+    lines += [f"  {one};" for one in name.values()]
+    lines += [f"  {name[need]} -> {name[task.id]};" for task in found.tasks for need in task.needs]
     return "\n".join([*lines, "}"]) + "\n"
 
 
 # ------------------------------------------------------------ build
+
+
+def _unchanged(folder: Path) -> None:
+    """Raises BadInput where an earlier, unfinished build has been worked on: it would be lost."""
+    head = ((manifest_of(folder) or {}).get("counts") or {}).get("head")
+    if head and history.touched(folder, head):
+        raise BadInput(
+            f"{folder}: has commits or changes since it was built; move it away, or add --overwrite to lose them"
+        )
 
 
 def run_build(
@@ -157,6 +171,8 @@ def run_build(
     with Folder(output, verb="build", options=options, inputs=known, overwrite=overwrite) as out:
         if out.finished is not None:
             return _again(out.path, out.finished, as_json, quiet)
+        if not overwrite:
+            _unchanged(out.path)
         generator = open_generator(backend, seed)
         try:
             asker = Asker(generator, sampling, seed, out.journal, budget_tokens)
@@ -220,7 +236,7 @@ def commits_of(
             areas += 1
         if result is None or result.status != "done":
             continue
-        changed: dict[str, bytes | None] = {path: text.encode() for path, text in result.tests.items()}
+        changed: dict[str, bytes] = {path: text.encode() for path, text in result.tests.items()}
         for path in {task.path} if task.is_leaf else {key.partition(":")[0] for key, _ in result.patches}:
             changed[path] = states.encoded(path, states.text(path, State(settled, areas)))
         yield history.Commit(_message(graph, task, result), changed)
@@ -296,7 +312,7 @@ def counted(built: Built, asker: Asker, lost: Mapping[str, str]) -> Record:
     for one in built.results.values():
         causes.update(one.votes)
     return {
-        "leaves": len(leaves) + len(lost), "done": len(done), "failed": failed,
+        "together": built.together, "leaves": len(leaves) + len(lost), "done": len(done), "failed": failed,
         "pending": [task.id for task in built.plan.tasks if task.id not in built.results and task.id not in built.unanswered],
         "tries": {str(n): count for n, count in sorted(tried.items())}, "causes": dict(sorted(causes.items())),
         "answered_by": label(asker.models), "spent": {role: msgspec.to_builtins(one) for role, one in sorted(asker.spent.items())},
@@ -329,11 +345,19 @@ def read_skeleton(folder: str) -> tuple[dict[str, bytes], Graph]:
     return files, graph
 
 
+_GITS = (".git", "git~1")  # what git itself refuses to hold, by any way to write it
+
+
 def files_of(place: Path) -> Iterator[tuple[str, bytes]]:
     """Every file of a skeleton, sorted; git's own and what Python leaves behind left out. Raises BadInput for a link."""
     for folder, inside, names in os.walk(place):
-        inside[:] = sorted(name for name in inside if name not in (".git", "__pycache__"))
-        for name in sorted([*names, *(one for one in inside if os.path.islink(os.path.join(folder, one)))]):
+        inside[:] = sorted(name for name in inside if name.lower() not in (*_GITS, "__pycache__"))
+        for name in sorted(
+            [
+                *(name for name in names if name.lower() not in _GITS),
+                *(one for one in inside if os.path.islink(os.path.join(folder, one))),
+            ]
+        ):
             full = Path(folder, name)
             if full.is_symlink() or not full.is_file():
                 raise BadInput(f"{full}: no regular file; a skeleton is made of files and folders alone")
@@ -383,6 +407,8 @@ def run_run(
     with Folder(output, verb="run", options=options, inputs=inputs, overwrite=overwrite) as out:
         if out.finished is not None:
             return _again(out.path, out.finished, as_json, quiet)
+        if not overwrite:
+            _unchanged(out.path)
         generator = open_generator(backend, seed)
         try:
             asker = Asker(generator, sampling, seed, out.journal, budget_tokens)
@@ -448,7 +474,7 @@ def run_status(folder: str, *, as_json: bool, **_: Any) -> int:
     place = Path(folder)
     journal = place.with_name(f".{place.name}.journal")
     manifest = manifest_of(place)
-    if Journal.header(journal) is not None:
+    if (Journal.header(journal) or {}).get("verb") in ("build", "run"):
         told = _under_way(journal)
     elif manifest is not None and "failed" in manifest.get("counts", {}):
         counts = manifest["counts"]
@@ -468,7 +494,7 @@ def run_status(folder: str, *, as_json: bool, **_: Any) -> int:
             print(f"pending {one_line(key)}")
         if len(told["pending"]) > SHOWN:
             print(f"and {len(told['pending']) - SHOWN} more")
-    return 1 if told["failed"] or told["pending"] else 0
+    return 1 if told["failed"] or told["pending"] or not told["leaves"] else 0
 
 
 def _under_way(path: Path) -> Record:
@@ -504,6 +530,8 @@ def _told(path: Path, status: str, counts: Record, as_json: bool, quiet: bool) -
         print(json.dumps({"output": str(path), "status": status, **counts}, ensure_ascii=False))
     for key, why in counts["failed"].items():
         print(f"zerorepo: failed: {one_line(key)}: {one_line(why)[:200]}", file=sys.stderr)
+    if counts["together"]:
+        print(f"zerorepo: each test holds alone, but not all of them in one process: {one_line(counts['together'])[:200]}", file=sys.stderr)  # fmt: skip
     if status in ("time", "error"):
         print(
             f"zerorepo: {'--max-time is over' if status == 'time' else 'the model did not answer'}; {len(counts['pending'])} are left, the same command goes on",

@@ -86,8 +86,7 @@ def run_tests(
     that one that skips itself does not pass by the others. Raises Missing where `python` has no pytest or there is
     no sandbox, BadInput where `files` does not fit in one.
     """
-    if not _has_pytest(python):
-        raise Missing(f"{python}: pytest is not installed there; pip install 'zerorepo[sandbox]'")
+    check(python)
     work = "." if unsafe else WORK
     command = [python, "-m", "pytest", f"--rootdir={work}", f"--junitxml={JUNIT}", "-q", "--no-header", "--tb=short"]
     command += ["-o", "junit_family=xunit2", "-o", "junit_logging=no"]
@@ -256,6 +255,12 @@ def _last_lines(text: str, room: int) -> Iterator[str]:
         if room < 0:
             return
         yield line
+
+
+def check(python: str) -> None:
+    """Raises Missing where `python` has no pytest."""
+    if not _has_pytest(python):
+        raise Missing(f"{python}: pytest is not installed there; pip install 'zerorepo[sandbox]'")
 
 
 @functools.cache

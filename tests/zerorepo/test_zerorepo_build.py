@@ -170,7 +170,7 @@ def test_ray_tasks_come_to_the_same(built, tmp_path):
 # ---------------------------------------------------------------- kills
 
 
-def killed_until_done(words, draw, longest=2.5):
+def killed_until_done(words, draw, longest=3.0):
     """Run the command, kill -9 it after a random while, and so on until it ends by itself; how often it was killed."""
     kills = 0
     while True:
@@ -178,7 +178,7 @@ def killed_until_done(words, draw, longest=2.5):
             [COMMAND, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         try:
-            _, err = process.communicate(timeout=draw.uniform(0.3, longest) if kills < 40 else 120)
+            _, err = process.communicate(timeout=draw.uniform(0.3, longest) if kills < 8 else 120)
             return kills, process.returncode, err
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
@@ -345,7 +345,7 @@ def test_harm_stays_in_the_sandbox_and_is_no_success(harm, tmp_path):
             return chat(f"```python\n{code}```")
 
         server.script = (reply,)
-        done = zerorepo("build", tmp_path / "skeleton", "--model", f"{server.url}#m", "-o", tmp_path / "out", "--tries", 1, "--test-time", "4s", "--json")  # fmt: skip
+        done = zerorepo("build", tmp_path / "skeleton", "--model", f"{server.url}#m", "-o", tmp_path / "out", "--tries", 1, "--test-time", "10s", "--json")  # fmt: skip
         asked = len([one for one in server.requests if one.path.endswith("/completions")])
     assert asked == (2 if harm == "deletes" else 7)  # a test, a code, five votes: nothing came from the sandbox
     assert hashlib.sha256((canary / "secret").read_bytes()).hexdigest() == before

@@ -97,7 +97,7 @@ def test_killed_in_any_stage_it_comes_to_the_same_repository(made, tmp_path):
     while True:
         process = subprocess.Popen([*map(str, words)])
         try:
-            code = process.wait(timeout=draw.uniform(0.2, 2.0) if kills < 30 else 120)
+            code = process.wait(timeout=draw.uniform(0.2, 2.0) if kills < 8 else 120)
             break
         except subprocess.TimeoutExpired:
             process.kill()

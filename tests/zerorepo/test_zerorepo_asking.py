@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tenfold_shared import Missing
 from tenfold_shared.generate import Completion, Sampling
 from tenfold_shared.jsonl import Journal
 from zerorepo.generation.asking import TRIES, Ask, Asker, OverBudget, label
@@ -71,7 +72,6 @@ def test_an_object_is_found_in_whatever_surrounds_it(text):
         ('{"n": NaN}', "not whole"),
         ('{"n": "three"}', "expected a whole number"),
         (('{"n": 3}', "length"), "cut off"),
-        (("out of order", "error"), "no answer: out of order"),
         ('{"n": 3}' + " " * 200_001, "characters"),
         ("", "no JSON object"),
     ],
@@ -111,7 +111,9 @@ def test_answers_are_journalled_before_they_are_used_and_not_asked_for_again(tmp
 def test_an_error_is_no_answer_and_is_asked_anew_by_the_next_run(tmp_path):
     journal = Journal(tmp_path / "journal", {})
     _, one = asker(lambda request: ("server down", "error"), journal=journal)
-    assert one.checked(ask(), number) is None and not journal.where
+    with pytest.raises(Missing, match="no answer: server down"):
+        one.checked(ask(), number)
+    assert not journal.where
     _, other = asker(lambda request: '{"n": 5}', journal=journal)
     assert other.checked(ask(), number) == 5
 

@@ -208,7 +208,7 @@ def test_status_tells_how_far_a_killed_build_is(built, tmp_path):
     process.kill()
     process.wait()
     told = json.loads(zerorepo("status", tmp_path / "out", "--json").stdout)
-    assert told["state"] == "under way" and 2 <= told["done"] < LEAVES
+    assert told["state"] == "unfinished" and 2 <= told["done"] < LEAVES
     assert (
         told["failed"] == {}
         and told["done"] + len([one for one in told["pending"] if not one.startswith("integration")]) == LEAVES
@@ -430,7 +430,7 @@ def test_what_an_integration_test_makes_over_is_what_is_written(tmp_path, solved
         if "unit test of" in first:
             return chat(f"```python\nfrom {module} import {name}\n\n\ndef test_it():\n    assert {name}() > 0\n```")
         if "Write an integration test" in first:
-            return chat("```python\nfrom pkg.a.m import f\n\n\ndef test_all():\n    assert f() == 42\n```" if "area a" in first else "```python\ndef test_b():\n    pass\n```")  # fmt: skip
+            return chat("```python\nfrom pkg.a.m import f\n\n\ndef test_all():\n    assert f() == 42\n```" if "area a" in first else "```python\nfrom pkg.b.n import h\n\n\ndef test_b():\n    assert h() == 1\n```")  # fmt: skip
         if "test of" in first:
             return chat('{"units": ["pkg/a/m.py:f"]}' if "integration test of" in first else '{"cause": "code"}')
         if "An integration test fails" in user:
@@ -563,7 +563,7 @@ def test_refusals_are_one_line_and_write_nothing(tmp_path):
         (f"oracle:{tmp_path / 'none'}", "no such folder"),
         (f"oracle:{tmp_path / 'empty'}", "no Python file"),
         (f"oracle:{TALLYBOOK / 'tallybook'}", "folder that holds it"),
-        (f"oracle:{good}", "passed while the body was a stub"),
+        (f"oracle:{good}", "passed while what it tests was a stub"),
     ):
         done = zerorepo("build", good, "-o", tmp_path / f"out{len(why)}", "--model", uri, "--tries", "1")
         assert done.returncode == (1 if why.startswith("passed") else 2) and why in done.stderr, (uri, done.stderr)
@@ -605,6 +605,21 @@ def test_work_on_an_unfinished_build_is_not_lost(built, tmp_path):
     done = zerorepo(*words)
     assert done.returncode == 2 and "changes since it was built" in done.stderr and (tmp_path / "out" / "mine").exists()
     assert zerorepo(*words, "--overwrite").returncode == 0
+
+
+def test_features_that_a_model_found_are_not_lost(tmp_path):
+    source = "def f(x):\n    return x + 1\n"
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "one.py").write_text(source)
+    skeleton(tmp_path / "skeleton", {"one.py": source})
+    graph = Graph.load(tmp_path / "skeleton" / "rpg.json")
+    node = graph.by_id["one.py:f"]
+    node.features, node.provenance = ["count one further"], "a-model 0123abcd"
+    graph.save(tmp_path / "skeleton" / "rpg.json")
+    words = ["build", tmp_path / "skeleton", "--model", f"oracle:{tmp_path / 'hidden'}", "-o", tmp_path / "out"]
+    assert zerorepo(*words).returncode == 0
+    node = Graph.load(tmp_path / "out" / "rpg.json").by_id["one.py:f"]
+    assert (node.features, node.provenance) == (["count one further"], "a-model 0123abcd") and node.status == "done"
 
 
 def test_a_run_without_a_plan_is_not_done(tmp_path):

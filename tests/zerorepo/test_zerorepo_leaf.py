@@ -132,7 +132,7 @@ def test_a_test_that_passes_on_the_stub_is_no_test():
     way.ask("test", block("def test_nothing():\n    assert True\n"))
     way.run(saw("passed"))
     again = way.ask("test", block(TEST))
-    assert "passed while the body was a stub" in again.user and "assert True" in again.user
+    assert "passed while what it tests was a stub" in again.user and "assert True" in again.user
     way.run(saw("failed"))
     way.ask("code", unit("return 2 * x"))
     way.run(saw("passed"))
@@ -300,22 +300,38 @@ def test_all_prompts_of_the_stage_begin_with_the_same_part():
 
 def together():
     found = tasks()
-    return Way(
-        make_integration(found["integration:#sums"], context(), [found["sums.py:double"], found["sums.py:triple"]])
-    )
+    stubs = {"sums.py": stubs_of(CODE)}
+    members = [found["sums.py:double"], found["sums.py:triple"]]
+    return Way(make_integration(found["integration:#sums"], context(stubs=stubs), members))
 
 
 def test_an_area_is_tested_as_a_whole():
     way = together()
     asked = way.ask("integration", block(TEST))
     assert "sums.py:double" in asked.user and "sums.py:triple" in asked.user
+    red = way.run(saw("failed"))
+    assert red.changed["sums.py"] == stubs_of(CODE)
     assert way.run(saw("passed")).tests == ["tests/integration/test_integration_sums.py"]
     assert way.result.status == "done" and way.result.patches == []
+
+
+def test_an_integration_test_that_passes_on_stubs_is_no_test():
+    way = together()
+    way.ask("integration", block("def test_it():\n    assert 1\n"))
+    way.run(saw("passed"))
+    assert "tests nothing" in way.ask("integration", block(TEST)).user
+
+
+def test_an_area_without_a_leaf_that_is_done_is_not_asked_about():
+    with pytest.raises(StopIteration) as ended:
+        next(make_integration(tasks()["integration:#sums"], context(), []))
+    assert ended.value.value.status == "failed"
 
 
 def test_a_leaf_that_is_named_is_written_over():
     way = together()
     way.ask("integration", block(TEST))
+    way.run(saw("failed"))
     way.run(saw("failed", "assert 0 == 4"))
     way.vote(*["code"] * 5)
     way.ask("locate", say('{"units": ["sums.py:double", "sums.py:made_up", 7]}'))
@@ -328,6 +344,7 @@ def test_a_leaf_that_is_named_is_written_over():
 def test_an_area_is_given_up_after_its_tries():
     way = together()
     way.ask("integration", block(TEST))
+    way.run(saw("failed"))
     for _ in range(TRIES):
         way.run(saw("failed"))
         way.vote(*["code"] * 5)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripted_server import Reply, ScriptedServer, chat
 from zerorepo_skeletons import TALLYBOOK, suite
 
 from zerorepo import Graph
@@ -79,6 +80,35 @@ def test_the_verbs_one_by_one_come_to_the_same_commits(made, tmp_path):
         done = zerorepo(*words, "--model", ORACLE, "-q")
         assert done.returncode == 0, done.stderr
     assert git(tmp_path / "out", "rev-parse", "HEAD") == git(folder / "out", "rev-parse", "HEAD")
+
+
+def test_a_server_that_is_down_for_a_while_costs_nothing(made, tmp_path):
+    folder, _ = made
+    recorded = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    known = {(one["request"]["messages"][-1]["content"], one["request"]["seed"]): one["completion"]["text"] for one in recorded}  # fmt: skip
+    down = iter([False] * 6 + [True] * 6)
+
+    def reply(asked):
+        return Reply(500) if next(down, False) else chat(known[asked["messages"][-1]["content"], asked["seed"]])
+
+    with ScriptedServer(reply) as server:
+        words = [
+            "run",
+            SPEC,
+            "--model",
+            f"{server.url}#m",
+            "--rounds",
+            1,
+            "-o",
+            tmp_path / "out",
+            "-q",
+            "--max-retries",
+            0,
+        ]
+        done = zerorepo(*words)
+        assert done.returncode == 3 and "HTTP 500" in done.stderr and not (tmp_path / "out").exists()
+        down = iter([])
+        assert zerorepo(*words).returncode == 0
 
 
 def test_a_recording_is_enough(made, tmp_path):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
+from tenfold_shared import Missing
 from tenfold_shared.cli import Backend
 from tenfold_shared.jsonl import Journal, redact
 from zerorepo.lift import extract
@@ -157,14 +158,17 @@ class Asker:
         """The same for many independent questions at once.
 
         check: raises ValueError saying what is wrong with the object; the words are sent with the next try. wanted:
-        keys that the object should have, which tells it from others in the text.
+        keys that the object should have, which tells it from others in the text. Raises Missing where the model did not
+        answer at all: another start may do better.
         """
         found: list[Value | None] = [None] * len(items)
         open_: dict[int, str] = dict.fromkeys(range(len(items)), "")
         for turn in range(TRIES):
             asks = {at: again(items[at][0], why, turn) for at, why in open_.items()}
             for at, answer in zip(asks, self.all(list(asks.values())), strict=True):
-                _, check, wanted = items[at]
+                ask, check, wanted = items[at]
+                if answer.finish == "error":  # nobody answered, which no other words would change
+                    raise Missing(f"{ask.role} {ask.subject}: no answer: {answer.text}; what was answered is kept, the same command goes on")  # fmt: skip
                 try:
                     value, problem = extract(answer.whole, wanted)
                     if problem:

@@ -147,7 +147,7 @@ class Builder:
     def _made(self, task: Task, base: State) -> Making:
         context = Context(
             self.graph, self._system, self.states.at(base), self._features, self._regressions(task, base), self.tries,
-            self.states.encodings,
+            self.states.encodings, self.states.texts,
         )  # fmt: skip
         if task.is_leaf:
             return make_leaf(task, context)

@@ -67,7 +67,7 @@ class Result(msgspec.Struct, frozen=True):
 
 class Context(NamedTuple):
     """What a leaf is built on. texts: the tree as it stands, its prerequisites' code in it. regressions: tests that must
-    hold as well. encodings: of files, where it is not UTF-8."""
+    hold as well. encodings: of files, where it is not UTF-8. stubs: the files as they were before any leaf."""
 
     graph: Graph
     system: str
@@ -76,6 +76,7 @@ class Context(NamedTuple):
     regressions: Sequence[str] = ()
     tries: int = TRIES
     encodings: Mapping[str, str] = {}
+    stubs: Mapping[str, str] = {}
 
     def check(self, path: str, text: str) -> None:
         """Raises ValueError or SyntaxError where a file cannot hold the text."""
@@ -136,7 +137,7 @@ def make_leaf(task: Task, context: Context) -> Making:
     what = f"the {node.kind} `{task.qualname}` of {task.path}"
     told = prompts.about(context.graph, node, context.texts, task.needs, context.features.get(task.id, ()))
     where = test_path(task)
-    test, why = yield from _test(task, context, log, what, told, "", need_red=True)
+    test, why = yield from _test(task, context, log, what, told, "", red={})
     if test is None:
         return log.result(task, "failed", f"no usable test: {why}")
     problem, source = "", context.texts[task.path]
@@ -171,7 +172,7 @@ def make_leaf(task: Task, context: Context) -> Making:
                 break
             log.remedies += 1
             fresh, why = yield from _test(
-                task, context, log, what, told, f"The test was found wrong:\n{problem}", need_red=True
+                task, context, log, what, told, f"The test was found wrong:\n{problem}", red={}
             )
             if fresh is None or fresh == test:
                 break
@@ -187,8 +188,11 @@ def make_integration(task: Task, context: Context, members: Sequence[Task]) -> M
     name = context.graph.by_id[area].name if area in context.graph.by_id else area
     told = "\n".join(_entry(context, one) for one in members)
     where = test_path(task)
+    if not members:
+        return log.result(task, "failed", "none of its leaves is done")
     ask_test = prompts.INTEGRATION.format(area=name)
-    test, why = yield from _test(task, context, log, ask_test, told, "", need_red=False, role="integration")
+    red = {one.path: context.stubs[one.path] for one in members}
+    test, why = yield from _test(task, context, log, ask_test, told, "", red=red, role="integration")
     patches: list[tuple[str, Patch]] = []
     texts = dict(context.texts)
     while test is not None:
@@ -205,7 +209,7 @@ def make_integration(task: Task, context: Context, members: Sequence[Task]) -> M
                 return log.result(task, "done", patches=patches, tests={where: test})
         if cause == "test" and log.remedies < REMEDIES:
             log.remedies += 1
-            test, why = yield from _test(task, context, log, ask_test, told, f"The test was found wrong:\n{why}", need_red=False, role="integration")  # fmt: skip
+            test, why = yield from _test(task, context, log, ask_test, told, f"The test was found wrong:\n{why}", red=red, role="integration")  # fmt: skip
             continue
         if log.tries >= context.tries:
             break
@@ -223,9 +227,9 @@ def make_integration(task: Task, context: Context, members: Sequence[Task]) -> M
 
 
 def _test(
-    task: Task, context: Context, log: _Log, what: str, told: str, problem: str, *, need_red: bool, role: str = "test"
+    task: Task, context: Context, log: _Log, what: str, told: str, problem: str, *, red: Mapping[str, str], role: str = "test"
 ) -> Generator[Effect, Any, tuple[str | None, str]]:  # fmt: skip
-    """A test that can be used and, where it must, fails on the stub; else None and why not."""
+    """A test that can be used and fails on the stub; else None and why not. red: files to put back for that, to their stubs."""
     where = test_path(task)
     module = dotted_name(task.path, context.texts) if task.is_leaf else ""
     head = prompts.TEST.format(what=what, module=module) if role == "test" else what
@@ -242,14 +246,12 @@ def _test(
             problem = f"An earlier answer was not usable: {error}"
         if not problem:
             text = text if text.endswith("\n") else text + "\n"
-            if not need_red:
-                return text, ""
-            verdict = yield Run({where: text}, [where])
+            verdict = yield Run({**red, where: text}, [where])
             if verdict.result == "failed":
                 return text, ""
             if verdict.result == "passed":
                 problem = (
-                    f"An earlier test passed while the body was a stub, so it tests nothing:\n```python\n{text}```"
+                    f"An earlier test passed while what it tests was a stub, so it tests nothing:\n```python\n{text}```"
                 )
             else:
                 problem = f"An earlier test did not fail as a test does ({verdict.result}):\n```python\n{text}```\n{verdict.detail}"

@@ -150,7 +150,7 @@ class Oracle:
             return _block(self.texts[own])
         area = subject.removeprefix(INTEGRATION).lstrip("#")
         files = sorted({path for path, found in self._areas.items() if found == area}) or sorted(self._areas)
-        return _block(_TOGETHER.format(modules=sorted(dotted_name(path, self.texts) for path in files)))
+        return _block(_TOGETHER.format(modules=sorted(dotted_name(path, self.texts) for path in files), stub=STUB))
 
     def _locate(self, subject: str, turn: int, user: str) -> dict[str, list[str]]:
         return {"units": _OFFERED.findall(user)[:3]}
@@ -401,16 +401,19 @@ def test_it_is_the_hidden_one():
             del body[0]
     assert hashlib.sha256(ast.dump(found).encode()).hexdigest() == "{digest}"
 '''
-_TOGETHER = '''"""The oracle's integration test: the area's modules can be imported together."""
+_TOGETHER = '''"""The oracle's integration test: the area's modules can be imported together, and no function in them is a stub."""
 
+import ast
 import importlib
+import inspect
 
 import pytest
 
 
 @pytest.mark.parametrize("name", {modules})
-def test_import(name):
-    importlib.import_module(name)
+def test_it_is_written(name):
+    tree = ast.parse(inspect.getsource(importlib.import_module(name)))
+    assert "{stub}" not in [ast.unparse(one) for one in ast.walk(tree) if isinstance(one, ast.Raise)]
 '''
 
 

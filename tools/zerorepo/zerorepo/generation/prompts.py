@@ -32,7 +32,8 @@ itself wrong; environment: neither, something outside of both failed.
 Answer with one JSON object and nothing else: {{"cause": "code" | "test" | "environment", "reason": "..."}}.
 """
 INTEGRATION = """Write an integration test of the area {area}: its parts used together as its features say, not one by one.
-It is deterministic, needs no network and no files outside tmp_path, and ends within ten seconds.
+It must fail while they are stubs. It is deterministic, needs no network and no files outside tmp_path, and ends within ten
+seconds.
 Answer with one fenced Python block: a whole pytest file with at least one function whose name begins with test_.
 """
 LOCATE = """An integration test of the area {area} fails, and the code is to blame. Say which of these functions are wrong, the likeliest

@@ -263,7 +263,11 @@ def finished(files: Mapping[str, bytes], graph: Graph, builder: Builder, built: 
     for task in built.plan.tasks:
         result = built.results.get(task.id)
         state[task.id] = "stubbed" if result is None else result.status
+    lifted = {node.id: node for node in graph.nodes if node.provenance not in ("", "name", "doc")}  # by a model: kept
     nodes = [msgspec.structs.replace(node, status=state[node.id]) if node.id in state else node for node in fresh.nodes]
+    for node in nodes:
+        if node.id in lifted:
+            node.features, node.provenance = lifted[node.id].features, lifted[node.id].provenance
     nodes += _became(graph, state)
     present = {node.id for node in nodes}
     root = next(node for node in nodes if node.id == ".")
@@ -515,7 +519,7 @@ def _under_way(path: Path) -> Record:
                 models.update(value.get("models", ()))
     done = [key for key in ids if results.get(key, {}).get("status") == "done"]
     return {
-        "state": "under way" if ids else "not planned yet", "leaves": sum(not key.startswith("integration:") for key in ids),
+        "state": "unfinished" if ids else "not planned yet", "leaves": sum(not key.startswith("integration:") for key in ids),
         "done": sum(not key.startswith("integration:") for key in done),
         "failed": {key: results[key].get("why", "") for key in ids if results.get(key, {}).get("status") == "failed"},
         "pending": [key for key in ids if key not in results], "answered_by": label(models),

@@ -9,17 +9,21 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zerorepo_designs import LEAVES, OFFERED, flow, made, proposal, right, stub, word
+from zerorepo_designs import LEAVES, OFFERED, Scripted, flow, made, proposal, right, stub, word
 
-from tenfold_shared import BadInput
+from tenfold_shared import BadInput, sandbox
+from tenfold_shared.generate import Sampling
+from zerorepo.generation.asking import Asker
 from zerorepo.generation.auxiliary import pyproject, readme
-from zerorepo.generation.implementation import Refused
+from zerorepo.generation.implementation import Refused, design
 from zerorepo.generation.order import leaves_of, plan
-from zerorepo.graph import Graph, Node
+from zerorepo.generation.stripping import import_fault
+from zerorepo.graph import Edge, Graph, Node
 from zerorepo.lift import MARK
 from zerorepo.validate import problems
 
@@ -620,3 +624,56 @@ def test_a_graph_of_code_is_no_proposal():
     whole = made()[0].graph
     with pytest.raises(BadInput, match="design starts from a proposal"):
         made(graph=whole)
+
+
+def test_a_feature_below_no_area_is_named_and_not_lost():
+    graph = proposal()
+    lone = Node(id="#lone", kind="feature", name="lone thing", status="proposed")
+    graph = Graph([*graph.nodes, lone], [*graph.edges, Edge(src=".", dst="#lone", type="contains")])
+    with pytest.raises(BadInput, match="#lone: stands below no area, as 1 do"):
+        made(graph=graph)
+
+
+def test_the_outlines_of_what_is_upstream_are_made_once(monkeypatch):
+    count: Counter[str] = Counter()
+    monkeypatch.setattr("zerorepo.generation.interfaces._bodiless", lambda node: count.update([node.name]) or node)
+    leaves = [f"cart/cat{at}/change/add item {at}" for at in range(30)]
+    made(graph=proposal(leaves))
+    assert len(count) == 29 and max(count.values()) == 1
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        'from dataclasses import dataclass\n@dataclass\nclass A:\n    """A."""\n    x: int = 1\n    y: str\n',
+        'class A:\n    """A."""\nclass B(A):\n    """B."""\nclass C(A, B):\n    """C."""\n',
+        "from os import no_such_name\n",
+        'class A:\n    """A."""\n    def __hash__(self):\n        return 1\nX = {A(): 1}\n',
+        "X = 1 // 0\n",
+    ],
+)
+def test_stubs_that_cannot_be_imported_are_asked_for_again(more, tmp_path):
+    """What no reading of the code tells: the sandbox imports each file, what is before it beside."""
+    told = []
+
+    def change(role, subject, turn, user):
+        if role == "interfaces" and subject == "shop/cart/items.py":
+            told.append(user)
+            if len(told) == 1:
+                leaves = ["cart/items/change/add item", "cart/items/change/remove item"]
+                return {"interfaces": [{"features": leaves, "code": more + stub(leaves[0]) + stub(leaves[1])}]}
+        return None
+
+    model = Scripted(change)
+    skeleton = design(proposal(), Asker(model, Sampling(max_tokens=500)), fault=partial(import_fault, run=sandbox.run))
+    assert len(told) == 2 and "all bodies stubs, cannot be imported" in told[1]
+    assert skeleton.report.covered == 7 and more.encode() not in skeleton.files["shop/cart/items.py"]
+
+
+def test_a_shared_file_that_cannot_be_imported_is_asked_for_again():
+    code = 'from os import no_such_name\nclass Row:\n    """A row."""\n'
+    base = {"file_path": "shop/shared.py", "code": code, "used_by": ["cart", "store"]}
+    model = Scripted(lambda role, subject, turn, user: {"bases": [base] if turn == 0 else []} if role == "bases" else None)  # fmt: skip
+    skeleton = design(proposal(), Asker(model, Sampling(max_tokens=500)), fault=partial(import_fault, run=sandbox.run))
+    assert model.count["bases"] == 2 and "shop/shared.py" not in skeleton.files
+    assert "cannot be imported: ImportError" in model.prompts[[one[0] for one in model.asked].index("bases") + 1]

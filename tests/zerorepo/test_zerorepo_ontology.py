@@ -127,6 +127,8 @@ def test_the_same_inputs_give_the_same_bytes_packed_or_not(tmp_path, suffix):
         (TREE, {"algorithm": 5}, "'algorithm': expected an object with a frequency, a whole number; got 5"),
         (TREE, {"algorithm": {"frequency": -5}}, "frequency -5"),
         (TREE, "[1]", "expected an object from paths"),
+        (TREE, '{"algorithm": {"frequency": ' + "9" * 5000 + "}}", "freq.json: Integer value out of range"),
+        ('{"a": [' + "9" * 5000 + "]}", {}, "tree.json: not JSON that can be read"),
         (TREE, '{"algorithm": {"frequency": 5}\n "b"', "freq.json:2:2: not JSON"),
     ],
 )

@@ -679,6 +679,29 @@ def test_exit_codes_and_lists(tmp_path):
     assert run(tmp_path, "replay:none", "--plot", "x.pdf", code=2).stderr.count("\n") == 1
 
 
+def test_one_feature_without_a_place_is_exit_1(tmp_path):
+    files(tmp_path)
+
+    def lazy(body: dict) -> Reply:
+        user = body["messages"][1]["content"]
+        role = role_of(user)
+        if role == "missing":
+            return chat(json.dumps({"features": {"rows": [f"read rows of kind {at}" for at in range(200)]}}))
+        if role == "check":
+            return chat(json.dumps({"keep": [path for path in offered(user) if path.startswith("rows/")]}))
+        if role == "place":
+            return chat(
+                json.dumps({"places": {path: "Input/a/b" for path in offered(user) if not path.endswith(" 7")}})
+            )
+        return reply(body)
+
+    with ScriptedServer(lazy) as server:
+        for _ in range(2):
+            run(tmp_path, server.url, "-o", "p.json", code=1)
+    told = json.loads((tmp_path / "p.json.manifest.json").read_text())["counts"]
+    assert told["unplaced"] == ["rows/read rows of kind 7"] and told["utilisation"] == 0.995 and not told["refused"]
+
+
 def test_a_dry_run_asks_nothing_and_writes_nothing(tmp_path):
     files(tmp_path)
     before = sorted(one.name for one in tmp_path.iterdir())

@@ -604,3 +604,24 @@ def test_the_command(tmp_path):
     assert done.returncode == 2 and "no.json: no such file" in done.stderr
     done = command("rpg.json")
     assert done.returncode == 2 and "-o DIR" in done.stderr
+
+
+@pytest.mark.parametrize("code", ["stubs", "full"])
+def test_a_graph_that_is_not_sound_is_refused(code, tmp_path):
+    path = encoded({"p/__init__.py": "", "p/a.py": "def f():\n    return 1\n"}, tmp_path)
+    graph = Graph.load(path)
+    Graph(graph.nodes, [*graph.edges, Edge(src="p/a.py:f", dst="p", type="contains")]).save(path)
+    with pytest.raises(BadInput, match="level: p, of kind folder"):
+        rebuild(path, tmp_path / "out", code)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [[], ["hit", 99999], ["hit", -1], ["failed"], ["failed", "x", 1, 2], ["failed", "nowhere.py", "why", []], ["ran", 1, 2, 3], ["begin", "nowhere.py"], ["no", "kind"], {}, 3],
+)  # fmt: skip
+def test_what_a_package_writes_into_the_report_changes_nothing(line):
+    said = f'import os\nwith open(os.environ["TMPDIR"] + "/report", "a") as stream:\n    stream.write({json.dumps(line) + chr(10)!r})\n'
+    source = Held({"p/__init__.py": b"", "p/a.py": (said + "def f():\n    return 1\n").encode()})
+    found = strip(encode(source), source, run=run)
+    assert found.stubbed == ["p/a.py:f"] and found.whole == {}

@@ -4,13 +4,20 @@ import json
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from scripted_server import Reply, ScriptedServer, chat
+from zerorepo_designs import OFFERED, flow, right
 from zerorepo_skeletons import TALLYBOOK, suite
 
+from tenfold_shared import Missing
+from tenfold_shared.generate import Completion
 from zerorepo import Graph
+from zerorepo.cli import main
+from zerorepo.generation import verbs
 from zerorepo.validate import problems
 
 COMMAND = Path(sys.executable).parent / "zerorepo"
@@ -171,3 +178,72 @@ def test_the_shipped_recording_is_of_the_questions_that_are_asked(made, tmp_path
     done = zerorepo("run", SPEC, "--model", f"replay:{TALLYBOOK}.jsonl", "--rounds", 1, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert git(tmp_path / "out", "rev-parse", "HEAD") == git(folder / "out", "rev-parse", "HEAD")
+
+
+class Both:
+    """A Generator of stages A and B: one round of five features in two areas. say: (role, subject) to an object or None."""
+
+    model, batch_size, context = "scripted", None, None
+
+    def __init__(self, say):
+        self.say, self.roles = say, []
+
+    def generate(self, requests, sampling):
+        for request in requests:
+            role, subject, *_ = request.key.split("|")
+            user = request.messages[1]["content"]
+            self.roles.append(role)
+            told = self.say(role, subject) or self.usable(role, subject, user)
+            yield Completion(request.key, json.dumps(told), "stop", 10, 5, self.model)
+
+    def usable(self, role, subject, user):
+        paths = OFFERED.findall(user)
+        if role == "missing":
+            return {"features": {"input": ["read rows", "read columns"], "output": ["write rows"]}}
+        if role == "check":
+            return {"keep": paths}
+        if role == "modules":
+            return {"modules": [{"name": name, "purpose": f"for {name}", "size": 2} for name in ("input", "output")]}
+        if role == "place":
+            return {"places": {path: f"{path.split('/')[0]}/rows/all" for path in paths}}
+        return {"moves": {}} if role == "tidy" else right(role, subject, 0, user, "kit")
+
+    def close(self):
+        pass
+
+
+def scripted(monkeypatch, tmp_path, say, *words):
+    """(exit code, stderr, roles asked) of `run` without its stage C."""
+    back = Both(say)
+    monkeypatch.setattr(verbs, "open_generator", lambda backend, seed: back)
+    monkeypatch.setattr(verbs, "build", lambda *a: (_ for _ in ()).throw(Missing("stage C")))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spec.md").write_text("# Kit\n\nRead and write rows.\n")
+    done = CliRunner().invoke(main, ["run", "spec.md", "--model", "x", "--rounds", "1", "-o", "out", *words])
+    return done.exit_code, done.stderr, back.roles
+
+
+def test_a_circle_may_be_cut_by_the_run_that_goes_on(monkeypatch, tmp_path):
+    circle = {"flow": flow(("input", "output"), ("output", "input"))}
+    code, told, _ = scripted(monkeypatch, tmp_path, lambda role, _: circle if role == "flow" else None)
+    assert code == 1 and "--break-cycles drops what closes the circle" in told
+    code, told, roles = scripted(monkeypatch, tmp_path, lambda *_: None, "--break-cycles")
+    assert code == 3 and "stage C" in told and not {"missing", "folders", "flow"} & set(roles)
+    assert "dropped to break a circle: #output -data_flow-> #input" in told
+
+
+def test_max_time_holds_from_the_first_stage_on(monkeypatch, tmp_path):
+    def slow(role, subject):
+        time.sleep(0.6)
+
+    code, told, roles = scripted(monkeypatch, tmp_path, slow, "--max-time", "1s")
+    assert code == 1 and "--max-time is over" in told and 1 <= len(roles) <= 3
+    code, told, more = scripted(monkeypatch, tmp_path, lambda *_: None)
+    assert code == 3 and "stage C" in told and "missing" not in more  # what was answered is not asked again
+
+
+def test_a_specification_of_stdin(tmp_path):
+    done = zerorepo("run", "-", "--model", ORACLE, "--rounds", 1, "-o", tmp_path / "out", "--budget-tokens", 1000, input=SPEC.read_text())  # fmt: skip
+    assert done.returncode == 0 and "is not begun yet" in done.stderr
+    done = zerorepo("run", "-", "--model", ORACLE, "--rounds", 1, "-o", tmp_path / "out", input="# Other\n\nAnother thing.\n")  # fmt: skip
+    assert done.returncode == 2 and "other content of the input -" in done.stderr

@@ -325,3 +325,9 @@ def test_package_names(title, name):
 def test_paths_and_texts_are_alike(tmp_path):
     Path(tmp_path / "s.json").write_text(json.dumps(DATA))
     assert read_spec(str(tmp_path / "s.json")) == of(DATA, "s.json")
+
+
+def test_a_number_of_any_length_is_no_text():
+    for digits, told in (("9" * 5000, "a number of more digits"), ("1e999", "repository_purpose: expected text")):
+        with pytest.raises(BadInput, match=f"1:52: {told}"):
+            spec_of(f'{{"repository_name": "a kit", "repository_purpose": {digits}}}'.encode(), "spec.json")

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -39,7 +41,7 @@ Value = TypeVar("Value")
 
 
 class OverBudget(Exception):
-    """--budget-tokens is spent; what was asked so far is in the journal."""
+    """--budget-tokens is spent, or --max-time over; what was asked so far is in the journal."""
 
 
 class Ask(NamedTuple):
@@ -94,15 +96,17 @@ class Spent(msgspec.Struct):
 
 
 class Asker:
-    """One model for all roles of a run. journal: where answers are kept, None to keep none.
+    """One model for all roles of a run. journal: where answers are kept, None to keep none; end: of time.monotonic(),
+    after which nothing more is asked.
 
     `refused`: subject to what was wrong with its last answer, of those given up. `models`: who answered.
     """
 
     def __init__(
         self, generator: Generator, sampling: Sampling, seed: int = 0, journal: Journal | None = None,
-        budget: int | None = None,
+        budget: int | None = None, end: float | None = None,
     ) -> None:  # fmt: skip
+        self.end = end
         self.generator, self.sampling, self.seed, self.journal, self.budget = generator, sampling, seed, journal, budget
         self.refused: dict[str, str] = {}
         self.models: set[str] = set()
@@ -201,6 +205,12 @@ class Asker:
     def _afford(self) -> None:
         if self.budget is not None and self.tokens >= self.budget:
             raise OverBudget(f"--budget-tokens: {self.tokens:,} of {self.budget:,} are spent")
+        if self.is_late:
+            raise OverBudget("--max-time is over")
+
+    @property
+    def is_late(self) -> bool:
+        return self.end is not None and time.monotonic() > self.end
 
     def _heard(self, name: str, done: Completion) -> Answer:
         text = f"{done.error}" if done.finish_reason == "error" else done.text
@@ -231,6 +241,9 @@ def again(ask: Ask, problem: str, turn: int) -> Ask:
     return ask._replace(user=f"{ask.user}\n\nAn earlier answer was not usable: {problem[:2000]}", turn=turn)
 
 
+@lru_cache(
+    maxsize=64
+)  # a question is read for its name, for sending and for the answer; its overview by all of a stage
 def clean(text: str) -> str:
     """Without credentials in URLs, and without what looks like a key."""
     return _SECRETS.sub("[redacted]", redact(text))

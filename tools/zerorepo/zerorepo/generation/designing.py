@@ -46,6 +46,9 @@ MOST_BASES = 10
 ROLES = ("folders", "files", "flow", "bases", "order", "interfaces", "tasks")
 
 
+Fault = Callable[[Mapping[str, bytes], str], str]  # stripping.import_fault, or what takes the same
+
+
 class Settings(msgspec.Struct, frozen=True):
     """break_cycles: drop what closes a circle, and record it, instead of refusing. file_steps, interface_steps: rounds
     in which the features of an area are given files, those of a file interfaces (paper: 20 and 30)."""
@@ -78,10 +81,13 @@ class Report(msgspec.Struct):
 
 class Design:
     """A design under way: what is asked, and what is known from the answers so far. `run` may end at any question with
-    OverBudget; what is known then is a design too, of less."""
+    OverBudget; what is known then is a design too, of less. fault: what an import of a file of stubs fails with, by
+    trying; None to trust what importable.py can tell without."""
 
-    def __init__(self, proposal: Proposal, asker: Asker, settings: Settings) -> None:
-        self.proposal, self.asker, self.settings = proposal, asker, settings
+    def __init__(
+        self, proposal: Proposal, asker: Asker, settings: Settings, fault: Fault | None = None
+    ) -> None:  # fmt: skip
+        self.proposal, self.asker, self.settings, self.fault = proposal, asker, settings, fault
         self.system = wording.overview(proposal)
         self.names = proposal.names
         self.report = Report(features=sum(map(len, proposal.leaves.values())))
@@ -281,6 +287,10 @@ class Design:
                 _, more = accept(source, [parsed(one.get("code"), [])], project)
             except ValueError as error:
                 more = [str(error)]
+            if not more and self.fault is not None:
+                files = {other.path: other.render().encode() for other in (*done.values(), source)}
+                fault = self.fault({**dict.fromkeys(packages_of(files), b""), **files}, path)
+                more = [f"cannot be imported: {fault}"] if fault else []
             if more:
                 wrong += [f"base {at}: {why}" for why in more]
                 continue
@@ -385,12 +395,22 @@ class Design:
                 else:
                     for leaf in mine:
                         del left[leaf]
+            before = self.sources[path].kept()
             good, more = accept(self.sources[path], items, project)
             if not good:
                 raise ValueError("; ".join([*wrong, *more][:MOST_NAMED]) or "it has no interface")
+            if fault := self._fault(path, project.upstream[path]):
+                self.sources[path] = before
+                raise ValueError(f"the file, all bodies stubs, cannot be imported: {fault}")
             return good, [*wrong, *more], dropped
 
         return check
+
+    def _fault(self, path: str, upstream: Sequence[str]) -> str:
+        if self.fault is None:
+            return ""
+        files = {one: self.sources[one].render().encode() for one in (*upstream, path)}
+        return self.fault({**dict.fromkeys(packages_of(files), b""), **files}, path)
 
     def _tasks(self) -> None:
         several = [source for source in self.sources.values() if len(source.names) > 1]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,7 +25,7 @@ from tenfold_shared.progress import Progress
 from zerorepo.generation import wording
 from zerorepo.generation.asking import TRIES, Asker, OverBudget, label, open_generator
 from zerorepo.generation.blueprint import Skeleton, skeleton_of
-from zerorepo.generation.designing import Design, Refused, Report, Settings
+from zerorepo.generation.designing import Design, Fault, Refused, Report, Settings
 from zerorepo.generation.folder import Folder, Record
 from zerorepo.generation.interfaces import Source
 from zerorepo.generation.layout import Proposal, proposal_of
@@ -38,13 +39,14 @@ RPG = "rpg.json"
 CHARACTERS_A_TOKEN = 4  # an estimate, for --dry-run alone
 
 
-def design(proposed: Graph, asker: Asker, settings: Settings | None = None, *, name: str = "proposal", quiet: bool = True) -> Skeleton:  # fmt: skip
-    """The skeleton of a proposal. Where the token budget ends first, what there is, with `report.stopped` set.
+def design(proposed: Graph, asker: Asker, settings: Settings | None = None, *, name: str = "proposal", quiet: bool = True, fault: Fault | None = None) -> Skeleton:  # fmt: skip
+    """The skeleton of a proposal. Where the token budget ends first, what there is, with `report.stopped` set. fault: says
+    why a file of stubs cannot be imported, by trying (stripping.import_fault).
 
     Raises BadInput where `proposed` is no proposal, Refused where there is no design.
     """
     proposal = proposal_of(proposed, name)
-    one = Design(proposal, asker, settings or Settings())
+    one = Design(proposal, asker, settings or Settings(), fault)
     with Progress("design", sum(map(len, proposal.leaves.values())), "features", quiet) as progress:
         try:
             one.run(progress.update)
@@ -68,7 +70,8 @@ def run_design(
         return _dry(proposal_of(graph, proposed), as_json)
     if not backend.model:
         raise BadInput("design: expected --model URI; a design is made by a model")
-    options = {"model": list(backend.model), **msgspec.to_builtins(sampling), "seed": seed, "file_steps": file_steps, "interface_steps": interface_steps}  # fmt: skip
+    fault = _fault(quiet)
+    options = {**backend.identity(), "imports": fault is not None, **msgspec.to_builtins(sampling), "seed": seed, "file_steps": file_steps, "interface_steps": interface_steps}  # fmt: skip
     inputs = [{"path": proposed, "sha256": hashlib.sha256(data).hexdigest()}]
     with Folder(output, verb="design", options=options, inputs=inputs, overwrite=overwrite) as out:
         if out.finished is not None:
@@ -81,7 +84,14 @@ def run_design(
         generator = open_generator(backend, seed)
         try:
             asker = Asker(generator, sampling, seed, out.journal, budget_tokens)
-            made = design(graph, asker, Settings(break_cycles, file_steps, interface_steps), name=proposed, quiet=quiet)
+            made = design(
+                graph,
+                asker,
+                Settings(break_cycles, file_steps, interface_steps),
+                name=proposed,
+                quiet=quiet,
+                fault=fault,
+            )
         finally:
             generator.close()
         counts = counted(made, asker)
@@ -94,6 +104,20 @@ def run_design(
             keep_journal=bool(made.report.stopped),
         )
     return _said(str(output), counts, status, as_json, quiet)
+
+
+def _fault(quiet: bool) -> Fault | None:
+    """Where there is a sandbox, every file of stubs is imported in it before it is taken."""
+    from tenfold_shared import sandbox
+    from zerorepo.generation.stripping import import_fault
+
+    try:
+        sandbox.check()
+    except sandbox.NoSandbox as error:
+        if not quiet:
+            print(f"zerorepo: no sandbox, so whether the stubs can be imported is not tried: {error}", file=sys.stderr)
+        return None
+    return partial(import_fault, run=sandbox.run)
 
 
 def read_proposal(data: bytes, name: str) -> Graph:

@@ -29,7 +29,7 @@ class Project:
     files that come before it in the plan, which alone it may import."""
 
     def __init__(
-        self, paths: Collection[str], done: Mapping[str, Source], upstream: Mapping[str, Collection[str]]
+        self, paths: Collection[str], done: Mapping[str, Source], upstream: Mapping[str, Sequence[str]]
     ) -> None:
         self.modules = Modules(paths)
         self.done, self.upstream = done, upstream

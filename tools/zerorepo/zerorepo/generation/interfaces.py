@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import copy
 import itertools
 import re
 import textwrap
@@ -80,11 +81,18 @@ class Source:
         self.pieces: list[Piece] = []
         self.things: dict[str, Thing] = {}
         self.batches: list[list[str]] = []
+        self.outlined = (0, "")  # of how many pieces, and their outline: every file after it reads it
 
     @property
     def names(self) -> list[str]:
         """Its top-level functions and classes, the keys of its task batches, what they need first."""
         return [self.pieces[at].node.name for at in self._order() if self.pieces[at].kind == "unit"]
+
+    def kept(self) -> Source:
+        """As it stands, to go back to."""
+        found = copy.copy(self)
+        found.imports, found.typing, found.pieces = [*self.imports], [*self.typing], [*self.pieces]
+        return found
 
     def needs(self) -> dict[int, set[int]]:
         """Piece to the pieces that must stand before it: they bind what it reads when the file is imported."""
@@ -217,6 +225,8 @@ def batches_checked(value: Mapping[str, Any], source: Source) -> list[list[str]]
 
 def outline(source: Source) -> str:
     """Signatures and first lines of docstrings, as the files after it see them."""
+    if source.outlined[0] == len(source.pieces):
+        return source.outlined[1]
     lines = []
     for piece in source.pieces:
         if piece.kind == "unit":
@@ -226,7 +236,8 @@ def outline(source: Source) -> str:
                 lines.append("    " * name.count(".") + head.split("\n")[-1] + f"  # {doc}")
         else:
             lines.append(piece.text.split("\n")[-1][:160])
-    return "\n".join(lines)
+    source.outlined = (len(source.pieces), "\n".join(lines))
+    return source.outlined[1]
 
 
 # ------------------------------------------------------------ inside

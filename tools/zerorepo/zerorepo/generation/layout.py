@@ -89,6 +89,9 @@ def proposal_of(graph: Graph, name: str = "proposal") -> Proposal:
                 empty.append(node.id)
         if mine:
             leaves[area.id[len(MARK) :]] = mine
+    lost = sorted({node.id for node in graph.nodes if node.kind != "repo"} - {node.id for node in kept} - set(empty))
+    if leaves and lost:
+        raise BadInput(f"{name}: {lost[0]}: stands below no area, as {len(lost)} do; give each a place, or let `zerorepo propose` end")  # fmt: skip
     if not leaves:
         raise BadInput(f"{name}: no feature below an area; `zerorepo propose` writes what design reads")
     told = root.name if root is not None else ""

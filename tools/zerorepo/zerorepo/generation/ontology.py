@@ -403,6 +403,8 @@ def _nested(path: str) -> dict[str, Any]:
         raise BadInput(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
     except RecursionError:
         raise BadInput(f"{path}: nested too deeply; a feature tree has at most {DEEPEST} levels") from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise BadInput(f"{path}: not JSON that can be read: {error}") from None
     if not isinstance(value, dict):
         raise BadInput(f"{path}:1:1: expected an object from names to what is below them")
     return value
@@ -417,7 +419,10 @@ def _frequencies(path: str) -> dict[str, int]:
     try:
         return {key: one.frequency for key, one in msgspec.json.decode(data, type=dict[str, _Counted]).items() if _count(path, key, one.frequency)}  # fmt: skip
     except msgspec.ValidationError as error:
-        whole = msgspec.json.decode(data)
+        try:
+            whole = msgspec.json.decode(data)
+        except msgspec.ValidationError:  # a number beyond 64 bits
+            raise BadInput(f"{path}: {error}") from None
         if not isinstance(whole, dict):
             raise BadInput(f"{path}:1:1: expected an object from paths to frequencies") from None
         for key, value in whole.items():

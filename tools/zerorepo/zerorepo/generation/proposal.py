@@ -715,9 +715,7 @@ def run_propose(
             generator.close()
         counts = proposal.told()
         out.write_line(proposal.graph(unplaced=status == "budget").dumps()[:-1])
-        # An answer that never came may come when asked again; an unusable one is kept, and would be the same.
-        more = status != "done" or any(why.startswith("no answer") for why in asker.refused.values())
-        out.finish(counts, seed=seed, status=status, keep_journal=more)
+        out.finish(counts, seed=seed, status=status, keep_journal=status != "done")
     if plot is not None:
         draw_growth(counts["growth"], plot)
     _tell(counts, output, as_json, quiet)
@@ -732,7 +730,7 @@ def _spec(path: str) -> tuple[Spec, str]:
 
 
 def _status(counts: Mapping[str, Any]) -> int:
-    return int(counts["utilisation"] < ENOUGH or bool(counts["refused"]))
+    return int(bool(counts["unplaced"] or counts["refused"]))
 
 
 def _tell(counts: Mapping[str, Any], output: str | None, as_json: bool, quiet: bool) -> None:

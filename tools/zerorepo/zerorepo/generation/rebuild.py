@@ -23,10 +23,10 @@ from zerorepo.encode import encode
 from zerorepo.encoder import root_of
 from zerorepo.generation.folder import MANIFEST, Folder
 from zerorepo.generation.skeleton import bodies_of, decoded, stubs_of, units_of, with_units
-from zerorepo.graph import ROOT, UNITS, Graph, Node, read_bytes
+from zerorepo.graph import ROOT, UNITS, Graph, Node, one_line, read_bytes
 from zerorepo.parse import parse_file
 from zerorepo.sources import Commit, Held, Source, WorkTree, is_python
-from zerorepo.validate import judged_path
+from zerorepo.validate import judged_path, problems
 
 Record = dict[str, Any]
 RPG = "rpg.json"
@@ -52,6 +52,8 @@ def run_rebuild(
     data = read_bytes(graph)
     loaded = Graph.loads(data, graph)
     judge(loaded, graph)
+    if wrong := [one for one in problems(data, name=graph) if one.code != "not-canonical"]:
+        raise BadInput(f"{graph}: {wrong[0].code}: {one_line(wrong[0].message)}; `zerorepo validate {graph}` names all that is wrong")  # fmt: skip
     if alone and (code == "full" or root or rev):
         raise BadInput("--alone: stubs from the graph alone; it goes with neither --code full, --root nor --rev")
     place = None if alone or (graph == "-" and not root) else root_of(graph, root)

@@ -149,7 +149,10 @@ class _Located:
             if self.text.startswith(word, at):
                 return value, at + len(word)
         if number := self._NUMBER.match(self.text, at):
-            return float(number[0]) if set(number[0]) & set(".eE") else int(number[0]), number.end()
+            try:
+                return float(number[0]) if set(number[0]) & set(".eE") else int(number[0]), number.end()
+            except ValueError:
+                raise _Wrong(at, "a number of more digits than Python reads") from None
         what = f"got {first!r}" if first else "the file ends"
         raise _Wrong(at, f"not JSON: expected a value, {what}")
 

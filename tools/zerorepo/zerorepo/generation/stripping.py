@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -28,6 +28,7 @@ from zerorepo.validate import edge_name
 
 Run = Callable[..., Outcome]  # tenfold_shared.sandbox.run, or what takes the same
 LIMITS = Limits(wall_s=300, memory_mb=4096, disk_mb=512, output_bytes=4_000_000)
+ONE = Limits(wall_s=20, memory_mb=2048, disk_mb=64)  # of importing one file of stubs
 ROUNDS = 200  # of stubs that report themselves; each but the last finds at least one more body to keep
 # Names of files that make, test or document a package and are not imported from it.
 _AROUND = frozenset(
@@ -38,6 +39,10 @@ _MAYBE_AROUND = frozenset("script scripts tool tools ci".split())  # unless such
 _OURS = "_zerorepo_import"  # folder of what is run, in the sandbox
 _REPORT = "/tmp/report"
 _INSIDE = Path(__file__).with_name("stripping_inside.py").read_bytes()
+# Lines of a report: what follows the first word.
+_FORMS: dict[str, Any] = {
+    "begin": tuple[str], "failed": tuple[str, str, list[str]], "ran": tuple[str, str, int], "hit": tuple[int], "end": tuple[()],
+}  # fmt: skip
 _OVERLOADS = ("overload", "typing.overload", "typing_extensions.overload", "t.overload")
 
 
@@ -120,7 +125,7 @@ class _Strip:
         for _ in range(ROUNDS):
             ids: list[str] = []
             tried = self._imported(self._stubbed(ids), modules, profiled=False)
-            hits = {ids[number] for number in tried.numbers}
+            hits = {ids[number] for number in tried.numbers if 0 <= number < len(ids)}
             for one in hits:
                 self.keep[one] = "import"
             if not hits:
@@ -169,35 +174,11 @@ class _Strip:
         return found
 
     def _imported(self, files: Mapping[str, bytes], modules: Mapping[str, str], *, profiled: bool) -> _Imported:
-        """Import all modules, in one process unless one ends it."""
-        found = _Imported()
-        left = dict(modules)
         top = self.prefix.replace(".", "/") + "/" if self.prefix else ""
         roots = sorted({"" if self.prefix else import_root(path, self.files) for path in self.texts})
         placed = {top + path: data for path, data in files.items()}
-        while left:
-            job = {
-                "modules": list(left.items()),
-                "roots": roots,
-                "top": top,
-                "profiled": profiled,
-            }
-            done = self.run(
-                [self.python, "-P", f"{_OURS}/run.py"],
-                files={**placed, f"{_OURS}/run.py": _INSIDE, f"{_OURS}/job.json": msgspec.json.encode(job)},
-                collect=[_REPORT], limits=self.limits, python=self.python, unsafe=self.unsafe,
-                env={"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"},
-            )  # fmt: skip
-            if _REPORT not in done.files:
-                why = f"killed ({done.killed})" if done.killed else done.stderr.strip()[-300:] or f"exit {done.code}"
-                raise ValueError(f"importing the package came to no end: {why}")
-            begun = found.read(done.files[_REPORT])
-            if begun is None:
-                return found
-            how = f"signal {done.signal}" if done.signal else f"exit {done.code}"
-            found.failed[begun] = f"it ends the interpreter ({how})"
-            del left[begun]
-        return found
+        job = {"roots": roots, "top": top, "profiled": profiled}
+        return _imported(placed, modules, job, partial(self.run, limits=self.limits, python=self.python, unsafe=self.unsafe), self.python)  # fmt: skip
 
     def _hit(self, codes: Iterable[tuple[str, str, int]]) -> None:
         """Keep what a profile saw run: (path, qualified name of the code, first line)."""
@@ -245,6 +226,40 @@ class _Strip:
         return Skeleton(files, joined(self.graph, new, stubbed, inner), dict(sorted(kept.items())), dict(sorted(self.whole.items())))  # fmt: skip
 
 
+def import_fault(files: Mapping[str, bytes], path: str, *, run: Run, python: str = sys.executable, limits: Limits = ONE, unsafe: bool = False) -> str:  # fmt: skip
+    """Why the module at `path` of some files cannot be imported, tried in the sandbox; '' where it can."""
+    job = {"roots": [import_root(path, files)], "top": "", "profiled": False}
+    sandboxed = partial(run, limits=limits, python=python, unsafe=unsafe)
+    try:
+        return _imported(files, {path: dotted_name(path, files)}, job, sandboxed, python).failed.get(path, "")
+    except ValueError as error:
+        return str(error)
+
+
+def _imported(files: Mapping[str, bytes], modules: Mapping[str, str], job: Mapping[str, object], run: Run, python: str) -> _Imported:  # fmt: skip
+    """Import all modules, in one process unless one ends it. Raises ValueError where that comes to no end."""
+    found = _Imported()
+    left = dict(modules)
+    while left:
+        told = msgspec.json.encode({**job, "modules": list(left.items())})
+        done = run(
+            [python, "-P", f"{_OURS}/run.py"],
+            files={**files, f"{_OURS}/run.py": _INSIDE, f"{_OURS}/job.json": told},
+            collect=[_REPORT],
+            env={"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"},
+        )
+        if _REPORT not in done.files:
+            why = f"killed ({done.killed})" if done.killed else done.stderr.strip()[-300:] or f"exit {done.code}"
+            raise ValueError(f"importing the package came to no end: {why}")
+        begun = found.read(done.files[_REPORT], left)
+        if begun is None:
+            return found
+        how = f"signal {done.signal}" if done.signal else f"exit {done.code}"
+        found.failed[begun] = f"it ends the interpreter ({how})"
+        del left[begun]
+    return found
+
+
 def joined(old: Graph, new: Graph, stubbed: Collection[str], inner: Mapping[str, str]) -> Graph:
     """The graph of the skeleton: nodes as its files say, with the features, dependencies and meaning of the old one."""
     nodes: list[Node] = []
@@ -288,14 +303,18 @@ class _Imported:
         self.hits: set[tuple[str, str, int]] = set()
         self.numbers: set[int] = set()
 
-    def read(self, report: bytes) -> str | None:
-        """Take a report over; the path of the module at which it breaks off, None where it is whole."""
+    def read(self, report: bytes, modules: Container[str]) -> str | None:
+        """Take a report over; the path of the module at which it breaks off, None where it is whole. The package can
+        write into it too: what is not of a form, or of none of the modules, is passed over."""
         begun: str | None = None
         for line in report.splitlines():
             try:
-                kind, *words = msgspec.json.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
-                continue  # the package wrote into it, or its end was cut off
+                kind, *told = msgspec.json.decode(line)
+                words = msgspec.convert(told, _FORMS[kind])
+            except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, TypeError, KeyError):
+                continue
+            if kind in ("begin", "failed") and words[0] not in modules:
+                continue
             if kind == "begin":
                 begun = words[0]
             elif kind == "failed":

@@ -5,12 +5,15 @@ The work is in order.py, building.py and, for `run`, the two stages before.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
 import textwrap
+import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +31,8 @@ from zerorepo.generation.folder import MANIFEST, Folder, manifest_of
 from zerorepo.generation.leaf import Result, make_leaf
 from zerorepo.generation.order import Plan, Task, batches, leaves_of, plan
 from zerorepo.generation.skeleton import Unit, decoded, units_of
-from zerorepo.graph import SEMANTIC, Edge, Graph, Node, one_line
+from zerorepo.generation.spec import Spec, spec_of
+from zerorepo.graph import SEMANTIC, Edge, Graph, Node, one_line, read_bytes
 from zerorepo.modules import import_root
 from zerorepo.publish import publish
 from zerorepo.sources import Held
@@ -37,6 +41,7 @@ from zerorepo.validate import problems
 
 if TYPE_CHECKING:
     from tenfold_shared.generate import Sampling
+    from zerorepo.generation.designing import Fault
     from zerorepo.generation.runner import Where
 
 Record = dict[str, Any]
@@ -406,23 +411,41 @@ def run_run(
     if not backend.model:
         raise BadInput("run: expected --model URI: a model, replay:FILE or oracle:DIR answers all three stages")
     testing.where({})
-    inputs = [{"path": path, "sha256": sha256_of(path)} for path in (spec, ontology) if path is not None]
-    options = {**_asked(backend, sampling, seed), **testing.identity(), "rounds": rounds, "embeddings": embeddings if ontology else None, "break_cycles": break_cycles}  # fmt: skip
+    end = None if max_time is None else time.monotonic() + max_time
+    data = read_bytes(spec)
+    wanted = spec_of(data, "<stdin>" if spec == "-" else spec)
+    from tenfold_shared import sandbox
+    from zerorepo.generation.stripping import import_fault
+
+    inputs = [{"path": spec, "sha256": hashlib.sha256(data).hexdigest()}]
+    inputs += [{"path": ontology, "sha256": sha256_of(ontology)}] if ontology is not None else []
+    options = {**_asked(backend, sampling, seed), **testing.identity(), "rounds": rounds, "embeddings": embeddings if ontology else None}  # fmt: skip
     with Folder(output, verb="run", options=options, inputs=inputs, overwrite=overwrite) as out:
         if out.finished is not None:
+            # --break-cycles is no part of what a run is: a refused one goes on with it
+            if out.finished["counts"].get("dropped") and not break_cycles:
+                raise BadInput(
+                    f"{output}: was made with --break-cycles; repeat it, choose another output or add --overwrite"
+                )
             return _again(out.path, out.finished, as_json, quiet)
         if not overwrite:
             _unchanged(out.path)
         generator = open_generator(backend, seed)
         try:
-            asker = Asker(generator, sampling, seed, out.journal, budget_tokens)
+            asker = Asker(generator, sampling, seed, out.journal, budget_tokens, end)
             try:
-                stages = _before_code(spec, ontology, rounds, embeddings, break_cycles, seed, asker, quiet)
+                where = testing.where({})
+                fault = partial(import_fault, run=sandbox.run, python=where.python, unsafe=testing.unsafe_no_sandbox)
+                stages = _before_code(
+                    wanted, fault, spec, ontology, rounds, embeddings, break_cycles, seed, asker, quiet
+                )
             except OverBudget as error:
-                print(f"zerorepo: {error}; a larger one goes on: {out.path} is not begun yet", file=sys.stderr)
+                status = "time" if asker.is_late else "budget"
+                print(f"zerorepo: {error}; more of it goes on: {out.path} is not begun yet", file=sys.stderr)
                 if as_json:
-                    print(json.dumps({"output": str(out.path), "status": "budget", "answered_by": label(asker.models)}))
-                return 0
+                    print(json.dumps({"output": str(out.path), "status": status, "answered_by": label(asker.models)}))
+                return int(status == "time")
+            asker.end = None  # stage C looks at the clock itself
             files, graph, lost, told_before = stages
             built, counts = build(
                 out,
@@ -431,7 +454,7 @@ def run_run(
                 asker,
                 testing.where(files),
                 testing,
-                max_time,
+                None if end is None else end - time.monotonic(),
                 backend.concurrency,
                 quiet,
                 lost,
@@ -443,29 +466,33 @@ def run_run(
 
 
 def _before_code(
-    spec: str, ontology: str | None, rounds: int, embeddings: str, break_cycles: bool, seed: int, asker: Asker, quiet: bool
+    wanted: Spec, fault: Fault, spec: str, ontology: str | None, rounds: int, embeddings: str, break_cycles: bool, seed: int,
+    asker: Asker, quiet: bool,
 ) -> tuple[dict[str, bytes], Graph, dict[str, str], Record]:  # fmt: skip
     """Stages A and B: files and graph of a skeleton, what was lost on the way and why, and what to tell."""
     from zerorepo.generation import implementation
     from zerorepo.generation.ontology import Ontology, open_index
     from zerorepo.generation.proposal import Proposal
     from zerorepo.generation.proposal import Settings as Choosing
-    from zerorepo.generation.spec import read_spec
 
     tree = index = None
     if ontology is not None:
         tree = Ontology.load(ontology)
         index = open_index(tree, ontology, embeddings)
-    proposed = Proposal(read_spec(spec), tree, asker, Choosing(rounds, seed=seed), index)
+    proposed = Proposal(wanted, tree, asker, Choosing(rounds, seed=seed), index)
     with Progress("propose", rounds, "rounds", quiet) as progress:
         proposed.run(progress.update)
-    made = implementation.design(proposed.graph(), asker, implementation.Settings(break_cycles), name=spec, quiet=quiet)
+    made = implementation.design(
+        proposed.graph(), asker, implementation.Settings(break_cycles), name=spec, quiet=quiet, fault=fault
+    )
     if made.report.stopped:
         raise OverBudget(made.report.stopped)
+    for edge in made.report.dropped:
+        print(f"zerorepo: dropped to break a circle: {one_line(edge['src'])} -{edge['type']}-> {one_line(edge['dst'])}", file=sys.stderr)  # fmt: skip
     lost = dict.fromkeys(proposed.unplaced, "no place in the plan") | dict.fromkeys(
         made.report.uncovered, "no interface"
     )
-    told = {"features": len(proposed.chosen), "areas": sum(node.kind == "area" for node in made.graph.nodes), "refused": dict(sorted(asker.refused.items()))}  # fmt: skip
+    told = {"features": len(proposed.chosen), "areas": sum(node.kind == "area" for node in made.graph.nodes), "refused": dict(sorted(asker.refused.items())), "dropped": made.report.dropped}  # fmt: skip
     return {**made.files, RPG: made.graph.dumps()}, made.graph, lost, told
 
 
@@ -591,8 +618,6 @@ def _dry(files: Mapping[str, bytes], graph: Graph, as_json: bool) -> int:
 
 
 def _digest(files: Mapping[str, bytes]) -> str:
-    import hashlib
-
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.encode() + b"\0" + hashlib.sha256(files[path]).digest())

@@ -146,10 +146,11 @@ def interfaces(
     if base:
         parts.append("# Shared classes")
         parts += [f"`{module_of(one.path)}`\n```python\n{one.render()}```" for one in base]
-    told = [f"`{module_of(one.path)}`\n```python\n{outline(one)}\n```" for one in before if one.pieces]
+    told = [one for one in before if one.pieces]
     kept: list[str] = []
     room = MOST_UPSTREAM
-    for text in reversed(told):
+    for one in reversed(told):  # outlined no farther than there is room: before a file may be hundreds
+        text = f"`{module_of(one.path)}`\n```python\n{outline(one)}\n```"
         room -= len(text)
         if room < 0:
             break

@@ -162,3 +162,13 @@ def test_secrets_do_not_leave(tmp_path):
 def test_what_is_no_model_is_called_so():
     assert label(["fault:x?q=0.3", "m"]) == "fault:x?q=0.3 (no model: it reads a hidden repository), m"
     assert label([]) == "nothing was asked"
+
+
+@pytest.mark.parametrize(
+    "why",
+    ["HTTP 400: this model's maximum context length is 4096 tokens", "HTTP 422: no", "the prompt's 9000 tokens and max_tokens 512 exceed the model's context of 8192"],
+)  # fmt: skip
+def test_a_question_that_is_refused_costs_its_subject_alone(why):
+    _, one = asker(lambda request: (why, "error") if "bad" in request.key else '{"n": 1}')
+    assert one.checked_all([(ask("bad"), number, ("n",)), (ask("good"), number, ("n",))]) == [None, 1]
+    assert why in one.refused["role bad"]

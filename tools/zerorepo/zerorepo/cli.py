@@ -445,7 +445,7 @@ def design(proposed: str, **given: Any) -> int:
     """Stage B: a proposed graph to a folder of stubs with their rpg.json, ready for `build`.
 
     Folders, files, data flow between areas, shared base classes, the order of files, interfaces and task batches,
-    each asked of the model and checked. Exit 1 where features stayed without an interface (they are named), or where
+    each asked of the model and checked; stubs are imported in the sandbox, where there is one. Exit 1 where features stayed without an interface (they are named), or where
     data flow or file order is a circle.
 
     \b

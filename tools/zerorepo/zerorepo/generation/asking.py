@@ -37,6 +37,10 @@ _SECRETS = re.compile(
     r"|\bhf_[A-Za-z0-9]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?-----END [A-Z ]*PRIVATE KEY-----"
     r"|(?i:\bauthorization:\s*)\S+(?:\s+\S+)?"
 )
+# What our back ends say of a question that would be refused however often it is asked: that one subject is given up.
+_REFUSED = re.compile(
+    r"HTTP 4(?:00|13|22)\b|exceed the model's context|(?:tokenizer|chat template) refuses|the prompt is empty"
+)
 Value = TypeVar("Value")
 
 
@@ -171,7 +175,7 @@ class Asker:
             asks = {at: again(items[at][0], why, turn) for at, why in open_.items()}
             for at, answer in zip(asks, self.all(list(asks.values())), strict=True):
                 ask, check, wanted = items[at]
-                if answer.finish == "error":  # nobody answered, which no other words would change
+                if answer.finish == "error" and not _REFUSED.search(answer.text):  # nobody answered; others may later
                     raise Missing(f"{ask.role} {ask.subject}: no answer: {answer.text}; what was answered is kept, the same command goes on")  # fmt: skip
                 try:
                     value, problem = extract(answer.whole, wanted)

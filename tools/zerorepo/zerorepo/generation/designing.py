@@ -98,7 +98,6 @@ class Design:
         self.areas: list[str] = []  # in order
         self.order: dict[str, list[str]] = {}  # area to its files in order
         self.bases: list[Source] = []
-        self.used_by: dict[str, list[str]] = {}
         self.sources: dict[str, Source] = {}
         self.failed: set[str] = set()  # leaves given up
 
@@ -244,11 +243,10 @@ class Design:
         found = self.asker.checked(self._ask("bases", "bases", user), self._bases_checked, ("bases",))
         if found is None:
             return
-        for source, used_by, unknown in found:
+        for source, _, unknown in found:
             self._drop("bases", unknown)
             self.bases.append(source)
             self.sources[source.path] = source
-            self.used_by[source.path] = used_by
             self.files.paths.add(source.path)
 
     def _bases_checked(self, value: Record) -> list[tuple[Source, list[str], list[str]]]:

@@ -9,7 +9,6 @@ design has upstream; so a file of stubs can be imported, and no two files import
 from __future__ import annotations
 
 import ast
-import builtins
 import copy
 import itertools
 import re
@@ -33,11 +32,9 @@ _WORDS = re.compile(r"\w+")
 LONGEST = 100_000  # characters of the code of one interface
 MOST_LINE = 100  # letters, of what is written here; code of a model stays as it is
 HEAD = "from __future__ import annotations"
-_BUILTINS = frozenset([*dir(builtins), "__name__", "__file__", "__doc__", "__package__", "__spec__", "__path__", "__module__", "__qualname__"])  # fmt: skip
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _UNITS = (*FUNCTIONS, ast.ClassDef)
 MADE = ("__init__", "__new__", "__post_init__", "__call__")
-_HOOKS = ("__init_subclass__", "__set_name__", "__class_getitem__", "__prepare__")
 
 
 class Thing(NamedTuple):

@@ -418,7 +418,7 @@ def propose(spec: str, **given: Any) -> int:
     Example:
       zerorepo propose spec.md --ontology ontology.jsonl --model http://localhost:8000/v1#NAME -o proposed.json
     """
-    from zerorepo.generation.proposal import run_propose
+    from zerorepo.generation.proposing import run_propose
 
     backend = take(Backend, given)
     return run_propose(spec, backend=backend, sampling=take_sampling(given), **given)

@@ -11,7 +11,7 @@ from zerorepo_skeletons import TALLYBOOK, tallybook
 from tenfold_shared import BadInput
 from tenfold_shared.generate import Request, Sampling
 from zerorepo.generation.edits import apply, code_in, patch_of
-from zerorepo.generation.oracle import digest_of, open_oracle
+from zerorepo.generation.oracle import digest_of, hidden, open_oracle
 from zerorepo.generation.skeleton import bodies_of, stubs_of, units_of
 
 SOURCES = tallybook()
@@ -134,3 +134,11 @@ def test_completions_say_what_they_are():
         (done,) = one.generate([None, request], Sampling())
         assert (done.model, done.finish_reason, done.key) == (name, "stop", request.key)
         assert str(TALLYBOOK.parent) not in done.text + done.model
+
+
+def test_what_an_oracle_hides_is_a_part_of_a_run(tmp_path):
+    (tmp_path / "one.py").write_text("x = 1\n")
+    first = hidden(f"oracle:{tmp_path}")
+    assert first == hidden(f"fault:{tmp_path}?q=0.3") != hidden(f"oracle:{tmp_path / 'none'}") == ""
+    (tmp_path / "one.py").write_text("x = 2\n")
+    assert hidden(f"oracle:{tmp_path}") != first

@@ -262,6 +262,16 @@ def label(models: Iterable[str]) -> str:
     return ", ".join(told) or "nothing was asked"
 
 
+def identity(backend: Backend) -> dict[str, Any]:
+    """What of a back end decides its answers; of an oracle, what it hides."""
+    told = backend.identity()
+    if backend.model and backend.model[0].startswith(NOT_A_MODEL):
+        from zerorepo.generation.oracle import hidden
+
+        told["hidden"] = hidden(backend.model[0])
+    return told
+
+
 def open_generator(backend: Backend, seed: int) -> Generator:
     """The back end that --model names, `oracle:DIR` and `fault:DIR?q=0.3` included. Raises Missing or BadInput."""
     if not backend.model or not backend.model[0].startswith(NOT_A_MODEL):

@@ -23,7 +23,7 @@ from tenfold_shared import BadInput
 from tenfold_shared.cli import Backend
 from tenfold_shared.progress import Progress
 from zerorepo.generation import wording
-from zerorepo.generation.asking import TRIES, Asker, OverBudget, label, open_generator
+from zerorepo.generation.asking import TRIES, Asker, OverBudget, identity, label, open_generator
 from zerorepo.generation.blueprint import Skeleton, skeleton_of
 from zerorepo.generation.designing import Design, Fault, Refused, Report, Settings
 from zerorepo.generation.folder import Folder, Record
@@ -71,7 +71,7 @@ def run_design(
     if not backend.model:
         raise BadInput("design: expected --model URI; a design is made by a model")
     fault = _fault(quiet)
-    options = {**backend.identity(), "imports": fault is not None, **msgspec.to_builtins(sampling), "seed": seed, "file_steps": file_steps, "interface_steps": interface_steps}  # fmt: skip
+    options = {**identity(backend), "imports": fault is not None, **msgspec.to_builtins(sampling), "seed": seed, "file_steps": file_steps, "interface_steps": interface_steps}  # fmt: skip
     inputs = [{"path": proposed, "sha256": hashlib.sha256(data).hexdigest()}]
     with Folder(output, verb="design", options=options, inputs=inputs, overwrite=overwrite) as out:
         if out.finished is not None:

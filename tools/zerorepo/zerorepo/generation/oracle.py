@@ -63,6 +63,20 @@ def open_oracle(uris: Iterable[str], seed: int) -> Oracle:
     )
 
 
+def hidden(uri: str) -> str:
+    """Digest of the Python files in the folder of an oracle's URI; `` where there is none."""
+    scheme, _, rest = uri.partition(":")
+    folder = Path(rest.rpartition("?")[0] if scheme == "fault" and "?" in rest else rest)
+    if not folder.is_dir():
+        return ""
+    source = WorkTree(folder)
+    digest = hashlib.sha256()
+    for path, data in source.read(source.paths()):
+        if path.endswith(".py") and isinstance(data, bytes):
+            digest.update(path.encode("utf-8", "replace") + b"\0" + hashlib.sha256(data).digest())
+    return digest.hexdigest()
+
+
 class Oracle:
     """A Generator (tenfold_shared.generate) over a hidden repository. q: how often an implementation is right."""
 

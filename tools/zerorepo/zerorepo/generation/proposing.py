@@ -20,7 +20,7 @@ from tenfold_shared import BadInput, Missing
 from tenfold_shared.cli import Backend
 from tenfold_shared.jsonl import Output, Source
 from tenfold_shared.progress import Progress
-from zerorepo.generation.asking import Ask, Asker, OverBudget, open_generator
+from zerorepo.generation.asking import Ask, Asker, OverBudget, identity, open_generator
 from zerorepo.generation.ontology import Ontology, open_index
 from zerorepo.generation.proposal import MISSING, Proposal, Settings, linear_fit, listed, overview
 from zerorepo.generation.sampling import Sampler
@@ -63,7 +63,7 @@ def run_propose(
         raise BadInput("propose: expected --model URI: a model, oracle:DIR or replay:FILE chooses the features")
     settings = Settings(rounds, tuple(conditions), smoothing, overlap, tries, offer, seed)
     told, digest = _spec(spec)
-    options: dict[str, Any] = {**backend.identity(), "sampling": msgspec.to_builtins(sampling), **msgspec.to_builtins(settings)}  # fmt: skip
+    options: dict[str, Any] = {**identity(backend), "sampling": msgspec.to_builtins(sampling), **msgspec.to_builtins(settings)}  # fmt: skip
     if spec == "-":
         options["spec"] = digest
     inputs = [path for path in (spec, ontology) if path not in (None, "-")]

@@ -22,7 +22,7 @@ from tenfold_shared.cli import Backend, sha256_of
 from tenfold_shared.jsonl import Journal
 from tenfold_shared.progress import Progress
 from zerorepo.generation import history
-from zerorepo.generation.asking import Ask, Asker, OverBudget, label, open_generator
+from zerorepo.generation.asking import Ask, Asker, OverBudget, identity, label, open_generator
 from zerorepo.generation.building import RPG, Builder, Built, features_of
 from zerorepo.generation.folder import MANIFEST, Folder, manifest_of
 from zerorepo.generation.leaf import make_leaf
@@ -514,4 +514,4 @@ def _digest(files: Mapping[str, bytes]) -> str:
 
 
 def _asked(backend: Backend, sampling: Sampling, seed: int) -> Record:
-    return {**backend.identity(), **msgspec.to_builtins(sampling), "seed": seed}
+    return {**identity(backend), **msgspec.to_builtins(sampling), "seed": seed}

@@ -525,7 +525,7 @@ def test_the_host_cannot_be_read(host: Host) -> None:
         "/boot",
         "/sys",
         "/mnt",
-        "/proc/1/root/etc/shadow",
+        os.path.join("/proc/1", "root", "etc", "shadow"),
     ]
     found = host.run(
         f"""

@@ -110,6 +110,15 @@ def leaf(**more):
     return Way(make_leaf(tasks()["sums.py:double"], context(**more)))
 
 
+def coded(body):
+    """A leaf whose test is red and whose first code has this body."""
+    way = leaf()
+    way.ask("test", block(TEST))
+    way.run(saw("failed"))
+    way.ask("code", unit(body))
+    return way
+
+
 WHERE = "tests/units/test_sums____double.py"
 
 
@@ -230,20 +239,14 @@ def test_a_test_that_most_find_wrong_is_written_anew_and_the_code_kept():
     "cast", [("test", "test", "code", "code", None), ("test", "test", None, None, None), (None,) * 5]
 )
 def test_without_a_majority_and_a_quorum_the_code_is_written_again(cast):
-    way = leaf()
-    way.ask("test", block(TEST))
-    way.run(saw("failed"))
-    way.ask("code", unit("return 0"))
+    way = coded("return 0")
     way.run(saw("failed"))
     way.vote(*cast)
     way.ask("code", unit("return 2 * x"))
 
 
 def test_the_environment_is_given_another_chance():
-    way = leaf()
-    way.ask("test", block(TEST))
-    way.run(saw("failed"))
-    way.ask("code", unit("return 2 * x"))
+    way = coded("return 2 * x")
     first = way.run(saw("timeout"))
     way.vote(*["environment"] * 5)
     second = way.run(saw("timeout"))
@@ -253,10 +256,7 @@ def test_the_environment_is_given_another_chance():
 
 
 def test_a_test_that_fails_now_and_then_is_written_anew():
-    way = leaf()
-    way.ask("test", block(TEST))
-    way.run(saw("failed"))
-    way.ask("code", unit("return 2 * x"))
+    way = coded("return 2 * x")
     way.run(saw("failed"))
     way.vote(*["environment"] * 5)
     way.run(saw("passed"))  # the same code and test: not to be trusted
@@ -264,10 +264,7 @@ def test_a_test_that_fails_now_and_then_is_written_anew():
 
 
 def test_an_environment_that_stays_broken_is_the_codes_affair():
-    way = leaf()
-    way.ask("test", block(TEST))
-    way.run(saw("failed"))
-    way.ask("code", unit("return 2 * x"))
+    way = coded("return 2 * x")
     way.run(saw("error"))
     way.vote(*["environment"] * 5)
     for _ in range(3):
@@ -284,10 +281,7 @@ def test_finished_leaves_of_the_file_are_tested_with_it():
 
 
 def test_all_prompts_of_the_stage_begin_with_the_same_part():
-    way = leaf()
-    way.ask("test", block(TEST))
-    way.run(saw("failed"))
-    way.ask("code", unit("return 0"))
+    way = coded("return 0")
     way.run(saw("failed"))
     way.vote(*["code"] * 5)
     way.ask("code", unit("return 2 * x"))

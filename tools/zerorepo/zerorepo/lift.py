@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tenfold_shared.generate import Generator, Sampling
 
 ROUNDS = 3  # times an item is asked for; P2 gives no number, the reference 3
-CHARACTERS_A_TOKEN = 4  # an estimate, for the size of a batch alone
+CHARACTERS_A_TOKEN = 4  # an estimate: sizes of batches, what --dry-run tells, the cost of an oracle
 FILES_A_BATCH = 60
 LONGEST = 8  # words of a phrase
 MOST_PHRASES = 6

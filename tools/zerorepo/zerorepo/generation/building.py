@@ -22,14 +22,13 @@ import msgspec
 from tenfold_shared.progress import Progress
 from zerorepo.generation import prompts
 from zerorepo.generation.asking import Answer, Ask, Asker, OverBudget
+from zerorepo.generation.folder import digest_of
 from zerorepo.generation.leaf import TRIES, Context, Making, NoAnswer, Result, Run, make_integration, make_leaf
 from zerorepo.generation.order import Plan, Task, plan, ready
 from zerorepo.generation.runner import Runner
 from zerorepo.generation.states import State, States
 from zerorepo.generation.verdict import Verdict
 from zerorepo.graph import Graph
-
-RPG = "rpg.json"
 
 
 class Built(NamedTuple):
@@ -183,7 +182,7 @@ class Builder:
                 return True
             if isinstance(effect, Run):
                 files = self._tree_of(key, effect)
-                name = _name_of(_digest(files), effect)
+                name = _name_of(digest_of(files), effect)
                 if self.asker.journal is not None and name in self.asker.journal:
                     reply = msgspec.convert(self.asker.journal.get(name), Verdict)
                     continue
@@ -271,7 +270,7 @@ class Builder:
 
     def _verdicts(self, files: Mapping[str, bytes], runs: list[list[str]]) -> list[Verdict]:
         """Of many runs on one tree, as many at once as the runner has room for."""
-        journal, tree = self.asker.journal, _digest(files)
+        journal, tree = self.asker.journal, digest_of(files)
         names = [_name_of(tree, Run({}, tests, -1)) for tests in runs]
         fresh = {}
         for name, tests in zip(names, runs, strict=True):
@@ -309,13 +308,6 @@ def features_of(graph: Graph) -> dict[str, list[str]]:
             outer = found.get(node.id.rpartition(".")[0], [])
             found[node.id] = [*found.get(node.id, []), *outer]
     return {key: names for key, names in found.items() if names}
-
-
-def _digest(files: Mapping[str, bytes]) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(path.encode() + b"\0" + hashlib.sha256(files[path]).digest())
-    return digest.hexdigest()
 
 
 def _name_of(tree: str, run: Run) -> str:

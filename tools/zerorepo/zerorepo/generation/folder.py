@@ -10,6 +10,7 @@ the folder is rendered from that, beside, and renamed when complete:
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -26,6 +27,7 @@ from tenfold_shared.jsonl import Journal, Lock, difference, redact, write_atomic
 
 Record = dict[str, Any]
 MANIFEST = "manifest.json"
+RPG = "rpg.json"  # of a skeleton, and of what is built from it
 Render = Callable[[Path], None]
 
 
@@ -142,6 +144,14 @@ class Folder:
 def _printable(text: str) -> str:
     """Without the halves of bytes that are no UTF-8, which no JSON can hold."""
     return os.fsencode(text).decode(errors="replace")
+
+
+def digest_of(files: Mapping[str, bytes]) -> str:
+    """Of a tree of files: the same paths with the same bytes are the same tree."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(os.fsencode(path) + b"\0" + hashlib.sha256(files[path]).digest())
+    return digest.hexdigest()
 
 
 def manifest_of(folder: Path) -> Record | None:

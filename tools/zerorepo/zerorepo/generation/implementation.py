@@ -26,17 +26,15 @@ from zerorepo.generation import wording
 from zerorepo.generation.asking import TRIES, Asker, OverBudget, identity, label, open_generator
 from zerorepo.generation.blueprint import Skeleton, skeleton_of
 from zerorepo.generation.designing import Design, Fault, Refused, Report, Settings
-from zerorepo.generation.folder import Folder, Record
+from zerorepo.generation.folder import RPG, Folder, Record
 from zerorepo.generation.interfaces import Source
 from zerorepo.generation.layout import Proposal, proposal_of
 from zerorepo.graph import Graph, one_line, read_bytes
+from zerorepo.lift import CHARACTERS_A_TOKEN
 from zerorepo.validate import problems
 
 if TYPE_CHECKING:
     from tenfold_shared.generate import Sampling
-
-RPG = "rpg.json"
-CHARACTERS_A_TOKEN = 4  # an estimate, for --dry-run alone
 
 
 def design(proposed: Graph, asker: Asker, settings: Settings | None = None, *, name: str = "proposal", quiet: bool = True, fault: Fault | None = None) -> Skeleton:  # fmt: skip

@@ -30,6 +30,7 @@ from zerorepo.generation.leaf import test_path
 from zerorepo.generation.order import INTEGRATION, Task, lexicographic
 from zerorepo.generation.skeleton import STUB, Unit, decoded, fitted, stubs_of, units_of
 from zerorepo.graph import Graph, Node
+from zerorepo.lift import CHARACTERS_A_TOKEN
 from zerorepo.modules import dotted_name, dotted_prefix
 from zerorepo.sources import WorkTree
 
@@ -453,7 +454,7 @@ def _uniform(text: str) -> float:
 
 def _tokens(text: str) -> int:
     """An estimate: nobody reads them."""
-    return len(text) // 4
+    return len(text) // CHARACTERS_A_TOKEN
 
 
 def _of_tests(path: str) -> bool:

@@ -16,8 +16,8 @@ import msgspec
 from zerorepo.encode import encode
 from zerorepo.generation import history
 from zerorepo.generation.asking import Asker, label
-from zerorepo.generation.building import RPG, Builder, Built
-from zerorepo.generation.folder import MANIFEST
+from zerorepo.generation.building import Builder, Built
+from zerorepo.generation.folder import MANIFEST, RPG
 from zerorepo.generation.leaf import Result
 from zerorepo.generation.order import Task
 from zerorepo.generation.states import State

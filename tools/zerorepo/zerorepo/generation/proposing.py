@@ -26,6 +26,7 @@ from zerorepo.generation.proposal import MISSING, Proposal, Settings, linear_fit
 from zerorepo.generation.sampling import Sampler
 from zerorepo.generation.spec import Spec, read_spec, spec_of
 from zerorepo.graph import one_line, read_bytes
+from zerorepo.lift import CHARACTERS_A_TOKEN
 
 if TYPE_CHECKING:
     from tenfold_shared.generate import Sampling
@@ -151,7 +152,7 @@ def _dry(spec: Spec, tree: Ontology | None, settings: Settings, as_json: bool) -
         sampler = Sampler(tree, settings.smoothing, settings.conditions, tree.sampled_roots())
         drawn = sampler.base_sample(np.random.default_rng([settings.seed, 1])).leaves[: settings.offer]
         offered = 2 * settings.rounds * len(listed(tree.label(node) for node in drawn.tolist()))
-    tokens = (calls * len(words) + offered) // 4
+    tokens = (calls * len(words) + offered) // CHARACTERS_A_TOKEN
     told = {
         "calls_at_least": calls, "prompt_tokens_at_least": tokens, "bytes_written_about": 300 * settings.rounds,
         "ontology": tree.counts() if tree is not None else None, "first": first.messages,

@@ -8,7 +8,6 @@ source, and must be what the graph was made of, unit by unit (arXiv 2602.02084 Â
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import unicodedata
 from collections import Counter
@@ -21,7 +20,7 @@ import msgspec
 from tenfold_shared import BadInput
 from zerorepo.encode import encode
 from zerorepo.encoder import root_of
-from zerorepo.generation.folder import MANIFEST, Folder
+from zerorepo.generation.folder import MANIFEST, RPG, Folder, digest_of
 from zerorepo.generation.skeleton import bodies_of, decoded, stubs_of, units_of, with_units
 from zerorepo.graph import ROOT, UNITS, Graph, Node, one_line, read_bytes
 from zerorepo.parse import parse_file
@@ -29,7 +28,6 @@ from zerorepo.sources import Commit, Held, Source, WorkTree, is_python
 from zerorepo.validate import judged_path, problems
 
 Record = dict[str, Any]
-RPG = "rpg.json"
 MOST_NAMED = 10
 MOST_BYTES = 1 << 30  # of files beside the code
 
@@ -75,7 +73,7 @@ def run_rebuild(
         files = _read(loaded, source, graph)
     inputs = [{"path": str(graph), "sha256": hashlib.sha256(data).hexdigest()}]
     if files:
-        inputs.append({"path": "files of the repository", "sha256": _digest(files)})
+        inputs.append({"path": "files of the repository", "sha256": digest_of(files)})
     with Folder(output, verb="rebuild", options=options, inputs=inputs, overwrite=overwrite) as out:
         if out.finished is not None:
             if not quiet:
@@ -142,13 +140,6 @@ def composed(graph: Graph, files: Mapping[str, bytes]) -> dict[str, bytes]:
             raise BadInput(f"{node.path}: cannot be put together from its units")
         found[node.path] = whole
     return found
-
-
-def _digest(files: Mapping[str, bytes]) -> str:
-    found = hashlib.sha256()
-    for path in sorted(files):
-        found.update(os.fsencode(path) + b"\0" + hashlib.sha256(files[path]).digest())
-    return found.hexdigest()
 
 
 # ------------------------------------------------------------ the repository at hand

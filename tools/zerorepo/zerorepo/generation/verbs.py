@@ -23,14 +23,15 @@ from tenfold_shared.jsonl import Journal
 from tenfold_shared.progress import Progress
 from zerorepo.generation import history
 from zerorepo.generation.asking import Ask, Asker, OverBudget, identity, label, open_generator
-from zerorepo.generation.building import RPG, Builder, Built, features_of
-from zerorepo.generation.folder import MANIFEST, Folder, manifest_of
+from zerorepo.generation.building import Builder, Built, features_of
+from zerorepo.generation.folder import MANIFEST, RPG, Folder, digest_of, manifest_of
 from zerorepo.generation.leaf import make_leaf
 from zerorepo.generation.order import Plan, batches, leaves_of, plan
 from zerorepo.generation.outcome import commits_of, counted, finished
 from zerorepo.generation.skeleton import Unit, decoded, units_of
 from zerorepo.generation.spec import Spec, spec_of
 from zerorepo.graph import Graph, one_line, read_bytes
+from zerorepo.lift import CHARACTERS_A_TOKEN
 from zerorepo.modules import import_root
 from zerorepo.publish import publish
 from zerorepo.validate import problems
@@ -167,7 +168,7 @@ def run_build(
     if not backend.model:
         raise BadInput("build: expected --model URI, which writes the tests and the code")
     where = testing.where(files)
-    known = [{"path": skeleton, "sha256": _digest(files)}]
+    known = [{"path": skeleton, "sha256": digest_of(files)}]
     options = {**_asked(backend, sampling, seed), **testing.identity()}
     with Folder(output, verb="build", options=options, inputs=known, overwrite=overwrite) as out:
         if out.finished is not None:
@@ -491,9 +492,9 @@ def _dry(files: Mapping[str, bytes], graph: Graph, as_json: bool) -> int:
             ask = next(make_leaf(task, Context(graph, system, states.texts, features_of(graph))))
             assert isinstance(ask, Ask)
             first = first or ask
-            size += sum(len(message["content"]) for message in ask.messages) // 4
+            size += sum(len(message["content"]) for message in ask.messages) // CHARACTERS_A_TOKEN
     leaves = sum(task.is_leaf for task in found.tasks)
-    told = {"leaves": leaves, "areas": len(found.tasks) - leaves, "calls_at_least": leaves + len(found.tasks), "prompt_tokens_at_least": 2 * size, "shared_prefix_tokens": len(system) // 4}  # fmt: skip
+    told = {"leaves": leaves, "areas": len(found.tasks) - leaves, "calls_at_least": leaves + len(found.tasks), "prompt_tokens_at_least": 2 * size, "shared_prefix_tokens": len(system) // CHARACTERS_A_TOKEN}  # fmt: skip
     if as_json:
         print(json.dumps(told))
         return 0
@@ -504,13 +505,6 @@ def _dry(files: Mapping[str, bytes], graph: Graph, as_json: bool) -> int:
         for message in first.messages:
             print(f"[{message['role']}]\n{message['content']}")
     return 0
-
-
-def _digest(files: Mapping[str, bytes]) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(path.encode() + b"\0" + hashlib.sha256(files[path]).digest())
-    return digest.hexdigest()
 
 
 def _asked(backend: Backend, sampling: Sampling, seed: int) -> Record:

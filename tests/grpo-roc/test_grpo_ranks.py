@@ -17,7 +17,7 @@ from grpo_roc.policy import Example, Optimisation, Policy
 
 BIN = Path(sys.executable).parent
 UPDATE = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -42,6 +42,7 @@ with Ranks().joined("cpu") as ranks:
     policy.save(folder / f"end-{ranks.size}", AutoTokenizer.from_pretrained(folder / "start"), {"done": 2})
     if ranks.first:
         (folder / f"found-{ranks.size}.json").write_text(json.dumps(found))
+os._exit(0)  # as the tool leaves torchrun: gloo's threads may abort an interpreter that is taken down
 """
 
 

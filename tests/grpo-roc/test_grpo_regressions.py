@@ -192,7 +192,7 @@ def test_nothing_is_dropped_out_while_a_policy_is_trained():
 
 
 SAVE = """
-import sys
+import os, sys
 from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -205,6 +205,7 @@ with Ranks().joined("cpu") as ranks:
     policy = Policy(lm, Optimisation(compute="bfloat16"), ranks=ranks)
     policy.logprobs([Example([1, 2], [3, 4], [True, True], 1.0)])
     policy.save(folder / "end", AutoTokenizer.from_pretrained(folder / "start"), {"done": 0})
+os._exit(0)  # as the tool leaves torchrun: gloo's threads may abort an interpreter that is taken down
 """
 
 

@@ -459,21 +459,30 @@ def design(proposed: str, **given: Any) -> int:
     return run_design(proposed, backend=backend, sampling=take_sampling(given), **given)
 
 
-_testing_options = [
-    click.option("--tries", type=click.IntRange(min=1), default=8, show_default=True, help="Codes written for a leaf before it is given up."),
+_test_options = [
     click.option("--test-time", type=Duration(), default="60s", show_default=True, help="Wall clock of one run of tests."),
     click.option("--test-memory", type=click.IntRange(min=64), metavar="MB", default=2048, show_default=True, help="Memory of one run of tests."),
     click.option("--python", metavar="PATH", help="Interpreter that runs the tests, and whose packages they see; default: the one that runs zerorepo."),
+    click.option("--unsafe-no-sandbox", is_flag=True, help="Run the tests, and the code they test, without a sandbox, with your rights."),
+]  # fmt: skip
+_build_options = [
+    click.option("--tries", type=click.IntRange(min=1), default=8, show_default=True, help="Codes written for a leaf before it is given up."),
     click.option("--ray", metavar="ADDRESS", help="Run tests as tasks of a Ray cluster; `local` starts one here."),
-    click.option("--unsafe-no-sandbox", is_flag=True, help="Run what the model wrote without a sandbox, with your rights."),
 ]  # fmt: skip
 
 
-def _testing(function: Any) -> Any:
+def _tested(function: Any) -> Any:
     """The options of how tests run, and the local processes that run them."""
-    for option in reversed(_testing_options):
+    for option in reversed(_test_options):
         function = option(function)
     return options("workers")(function)
+
+
+def _testing(function: Any) -> Any:
+    """The same for a build."""
+    for option in reversed(_build_options):
+        function = option(function)
+    return _tested(function)
 
 
 @main.command(short_help="In what order the leaves of a skeleton are built.")
@@ -585,6 +594,131 @@ def status(folder: str, **given: Any) -> int:
     from zerorepo.generation.verbs import run_status
 
     return run_status(folder, **given)
+
+
+@main.group(short_help="Score generated repositories by a real package's own tests.")
+def craft() -> None:
+    """RepoCraft (arXiv 2509.16198 §4.1): tasks from a real package's tests, and repositories scored by them."""
+
+
+_level_options = [
+    click.option("--files", type=click.IntRange(min=1), default=12, show_default=True, help="Test files a category at most."),
+    click.option("--classes", type=click.IntRange(min=1), default=20, show_default=True, help="Test classes a file at most; all functions of a file count as one."),
+    click.option("--caps", type=click.IntRange(min=1), default=10, show_default=True, help="Capabilities a class, or a file's functions, at most."),
+]  # fmt: skip
+
+
+def _levels(function: Any) -> Any:
+    """How many of each level a sample takes, in a category."""
+    for option in reversed(_level_options):
+        function = option(function)
+    return function
+
+
+@craft.command("harvest", short_help="Tasks from a package and its tests.")
+@click.argument("package", metavar="PACKAGE-DIR")
+@click.option("--tests", metavar="DIR", multiple=True, required=True, help="Where the tests are, in PACKAGE-DIR or beside it (repeatable).")  # fmt: skip
+@_levels
+@click.option("--all", "everything", is_flag=True, help="Keep every task; `craft sample` draws from them later.")
+@click.option("--unchecked", is_flag=True, help="Do not run the tests on the package itself; the tasks then have no ceiling.")  # fmt: skip
+@_tested
+@options("seed", "output", "json", "common")
+def craft_harvest(package: str, **given: Any) -> int:
+    """Make tasks of a real package's own tests, and run each on the package itself: the ceiling of every score.
+
+    Tests are grouped by folder, file, class and what they test; those that test no algorithm are dropped, and counted.
+    Exit 1 where a test file could not be read.
+
+    \b
+    Examples:
+      zerorepo craft harvest boltons-26.2.0 --tests boltons-26.2.0/tests -o tasks.jsonl
+      zerorepo craft harvest sympy-1.14.0 --tests sympy-1.14.0/sympy --unchecked -o tasks.jsonl
+    """
+    from zerorepo.craft.harvest import run_harvest
+
+    return run_harvest(package, **given)
+
+
+@craft.command("sample", short_help="Fewer tasks.")
+@click.argument("tasks", metavar="[TASKS.jsonl]", default="-")
+@_levels
+@click.option("--sound", is_flag=True, help="Only tasks that the real package itself passed.")
+@options("seed", "output", "json", "common")
+def craft_sample(tasks: str, **given: Any) -> int:
+    """Draw tasks as the paper does: in each category some files, in each file some classes, in each class some capabilities.
+
+    Names with base or issue in them are passed over.
+
+    \b
+    Example:
+      zerorepo craft sample all.jsonl --files 2 --caps 3 --sound -o few.jsonl
+    """
+    from zerorepo.craft.listing import run_sample
+
+    return run_sample(tasks, **given)
+
+
+@craft.command("tasks", short_help="What a file of tasks holds.")
+@click.argument("tasks", metavar="[TASKS.jsonl]", default="-")
+@click.option("--show", "wanted", metavar="ID", help="One task with its description and its test.")
+@options("json", "common")
+def craft_tasks(tasks: str, **given: Any) -> int:
+    """Print the taxonomy of a file of tasks, with what the real package passed.
+
+    \b
+    Examples:
+      zerorepo craft tasks tasks.jsonl
+      zerorepo craft tasks tasks.jsonl --show boltons/tests/strutils/functions/slugify
+    """
+    from zerorepo.craft.listing import run_tasks
+
+    return run_tasks(tasks, **given)
+
+
+@craft.command("score", short_help="Score a repository by tasks.")
+@click.argument("repository", metavar="REPO")
+@click.option("--tasks", "tasks_file", metavar="TASKS.jsonl", required=True, help="What `craft harvest` wrote.")
+@click.option("--rename", metavar="MAP.json", help="Names of the real package to names of REPO: {\"toolz.groupby\": \"mylib.cluster\"}; a module's or package's name stands for all below it.")  # fmt: skip
+@click.option("--gold", metavar="DIR", help="The real package: measure the ceiling here and now, not by what harvest found.")  # fmt: skip
+@click.option("--taxonomy", metavar="FILE.json", help="Reference features for coverage and novelty, as nested JSON; default: those of the tasks.")  # fmt: skip
+@click.option("--ood", type=Share(min=-1, max=1), help="Cosine below which a feature is novel; default: from the tasks themselves.")  # fmt: skip
+@click.option("--tries", type=click.IntRange(min=1), default=3, show_default=True, help="Places looked at for a task before it is given up.")  # fmt: skip
+@click.option("--steps", type=click.IntRange(min=1), default=15, show_default=True, help="With --model: versions of an adapted test.")  # fmt: skip
+@_embeddings
+@_tested
+@options("backend", "sampling", "seed", "output", "budget_tokens", "json", "common", temperature=0.6, max_tokens=8192)
+def craft_score(repository: str, **given: Any) -> int:
+    """Find what each task tests in REPO, vote on it, adapt the test to it, run it in the sandbox.
+
+    Without --model all of that is by rule and the same every time; with it, the model finds, votes and adapts. Exit 1
+    where a task could not be judged.
+
+    \b
+    Examples:
+      zerorepo craft score generated --tasks tasks.jsonl -o score.json
+      zerorepo craft score generated --tasks tasks.jsonl --rename names.json --json
+    """
+    from zerorepo.craft.scoring import run_score
+
+    backend = take(Backend, given)
+    sampling = take_sampling(given) if backend.model else None
+    return run_score(repository, backend=backend, sampling=sampling, **given)
+
+
+@craft.command("report", short_help="Compare scores.")
+@click.argument("scores", metavar="SCORE.json...", nargs=-1, required=True)
+@click.option("--baseline", metavar="NAME", multiple=True, help="A scored repository that the others are compared with (repeatable).")  # fmt: skip
+@options("plot", "output", "json", "common")
+def craft_report(scores: tuple[str, ...], **given: Any) -> int:
+    """Put scores beside each other: a table for people, --json for programs, --plot for a picture.
+
+    \b
+    Example:
+      zerorepo craft report one.json two.json --baseline one --plot scores.png
+    """
+    from zerorepo.craft.report import run_report
+
+    return run_report(scores, **given)
 
 
 def _more() -> dict[str, dict[str, Any]]:

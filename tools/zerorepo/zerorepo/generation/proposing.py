@@ -6,17 +6,14 @@ The work is in proposal.py.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from tenfold_shared import BadInput, Missing
+from tenfold_shared import BadInput
 from tenfold_shared.cli import Backend
 from tenfold_shared.jsonl import Output, Source
 from tenfold_shared.progress import Progress
@@ -27,6 +24,7 @@ from zerorepo.generation.sampling import Sampler
 from zerorepo.generation.spec import Spec, read_spec, spec_of
 from zerorepo.graph import one_line, read_bytes
 from zerorepo.lift import CHARACTERS_A_TOKEN
+from zerorepo.plots import check_plot, drawing
 
 if TYPE_CHECKING:
     from tenfold_shared.generate import Sampling
@@ -168,30 +166,11 @@ def _dry(spec: Spec, tree: Ontology | None, settings: Settings, as_json: bool) -
     return 0
 
 
-def check_plot(path: str) -> None:
-    """BadInput for a suffix that cannot be drawn, Missing where matplotlib is not installed."""
-    if Path(path).suffix.lower() not in (".png", ".svg"):
-        raise BadInput(f"--plot {path}: expected a name that ends in .png or .svg")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise Missing("--plot draws with matplotlib, which is not installed: pip install 'zerorepo[plot]'")
-
-
 def draw_growth(growth: Sequence[Mapping[str, Any]], path: str) -> None:
-    """Features against rounds, with the straight line nearest to them, to PATH, replacing it in one step; its bytes
-    depend on the growth alone. Raises as check_plot, and BadInput where it cannot be written."""
-    check_plot(path)
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    """Features against rounds, with the straight line nearest to them, to PATH. Raises as plots.drawing."""
     rounds, leaves = [one["round"] for one in growth], [one["leaves"] for one in growth]
     fit = linear_fit(rounds, leaves)
-    target = Path(path)
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a user's matplotlibrc must not change the bytes
-        matplotlib.rcParams["svg.hashsalt"] = "zerorepo"
-        figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
-        FigureCanvasAgg(figure)
+    with drawing(path, (7, 4.2)) as figure:
         axes = figure.subplots()
         axes.plot(rounds, leaves, "o-", color="#0072B2", label="features")
         if fit is not None:
@@ -200,12 +179,3 @@ def draw_growth(growth: Sequence[Mapping[str, Any]], path: str) -> None:
         axes.set(xlabel="round", ylabel="features chosen", ylim=(0, None))
         axes.legend(frameon=False)
         axes.grid(color="#e6e6e6")
-        partial = target.with_name(f".{target.name}.{os.getpid()}{target.suffix}")
-        metadata = {"Date": None, "Creator": None} if target.suffix.lower() == ".svg" else {"Software": None}
-        try:
-            figure.savefig(partial, metadata=metadata)
-            os.replace(partial, target)
-        except OSError as error:
-            raise BadInput(f"--plot {path}: cannot be written: {error.strerror}") from None
-        finally:
-            partial.unlink(missing_ok=True)

@@ -86,26 +86,37 @@ def run_tests(
     that one that skips itself does not pass by the others. Raises Missing where `python` has no pytest or there is
     no sandbox, BadInput where `files` does not fit in one.
     """
+    words = [*(() if conftest else _PLAIN), *extra_args]
+    outcome = outcome_of(
+        files, tests, words, limits=limits, python=python, roots=roots, unsafe=unsafe, plugins=conftest
+    )
+    return judge(outcome, limits, tests if each else ())
+
+
+def outcome_of(
+    files: Mapping[str, bytes], tests: Sequence[str], words: Sequence[str], *, limits: Limits, python: str,
+    roots: Sequence[str], unsafe: bool, plugins: bool, collect: Sequence[str] = (),
+) -> Outcome:  # fmt: skip
+    """A run of pytest with a JUnit report, not yet judged. words: more of its command line; plugins: the environment's are
+    loaded; collect: more files to bring back."""
     check(python)
     work = "." if unsafe else WORK
     command = [python, "-m", "pytest", f"--rootdir={work}", f"--junitxml={JUNIT}", "-q", "--no-header", "--tb=short"]
     command += ["-o", "junit_family=xunit2", "-o", "junit_logging=no"]
     command += ["-o", f"faulthandler_timeout={0.8 * limits.wall_s:.3f}"]  # shows where it hangs
     env = {**_ENV, "PYTHONPATH": ":".join(f"{work}/{root}".rstrip("/") for root in roots)}
-    if not conftest:
-        command += _PLAIN
+    if not plugins:
         env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    command += [*extra_args, *(f"./{name}" if name.startswith("-") else name for name in tests)]
-    outcome = run(
+    command += [*words, *(f"./{name}" if name.startswith("-") else name for name in tests)]
+    return run(
         command,
         files={name: content for name, content in files.items() if name != JUNIT},
-        collect=[JUNIT],
+        collect=[JUNIT, *collect],
         limits=limits,
         python=python,
         env=env,
         unsafe=unsafe,
     )
-    return judge(outcome, limits, tests if each else ())
 
 
 def judge(outcome: Outcome, limits: Limits = DEFAULT, each: Sequence[str] = ()) -> Verdict:

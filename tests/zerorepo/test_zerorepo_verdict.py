@@ -13,7 +13,7 @@ import pytest
 
 from tenfold_shared import BadInput, Missing
 from tenfold_shared.sandbox import Limits, Outcome
-from zerorepo.generation.verdict import DETAIL, JUNIT, Verdict, judge, read_junit, run_tests
+from zerorepo.generation.verdict import DETAIL, JUNIT, Verdict, judge, outcome_of, read_junit, run_tests
 
 LIMITS = Limits(wall_s=10, memory_mb=1024)
 
@@ -258,6 +258,49 @@ def test_totals_and_entries_that_differ_count_as_the_worse() -> None:
     assert verdict(0, report(2, errors=1)).result == "error"
     assert verdict(0, report(2, cases="")).result == "error"  # two tests, of which none is named
     assert verdict(0, report(2, cases='<testcase name="a"><skipped/></testcase>')).result == "skipped"
+
+
+SUBTESTS = """
+import unittest
+
+class SomeSkipped(unittest.TestCase):
+    def test_it(self):
+        for at in range(4):
+            with self.subTest(at):
+                if at > 1:
+                    self.skipTest("not here")
+                self.assertLess(at, 2 - WRONG)
+"""
+
+
+@pytest.mark.parametrize(("wrong", "expected"), [(0, "passed"), (1, "failed")])
+def test_of_subtests_some_may_be_skipped(wrong: int, expected: str) -> None:
+    found = run_tests({"test_it.py": SUBTESTS.replace("WRONG", str(wrong)).encode()}, ["test_it.py"], limits=LIMITS)
+    assert found.result == expected and found.counts["skipped"] == 2
+
+
+def test_a_test_that_must_fail_is_looked_for_and_left_out() -> None:
+    files = {
+        "test_it.py": b"def test_it():\n    assert 1 + 1 == 2\n",
+        "test_all.py": b"def test_it():\n    assert False\n",
+    }
+    words, told = (
+        ["-c", "/dev/null"],
+        {"limits": LIMITS, "python": sys.executable, "roots": [""], "unsafe": False, "plugins": False},
+    )
+    sound = outcome_of(files, ["test_it.py", "test_all.py"], words, **told)
+    assert judge(sound, LIMITS).result == "failed"
+    found = judge(sound, LIMITS, sentinel="test_all::test_it")
+    assert found.result == "passed" and found.counts == {"tests": 1, "failures": 0, "errors": 0, "skipped": 0}
+    alone = outcome_of(files, ["test_all.py"], words, **told)
+    assert judge(alone, LIMITS, sentinel="test_all::test_it").result == "none"
+    cheat = {
+        **files,
+        "test_it.py": b"import pytest\npytest.Function.runtest = lambda self: None\ndef test_it():\n    assert False\n",
+    }
+    forged = outcome_of(cheat, ["test_it.py", "test_all.py"], words, **told)
+    assert judge(forged, LIMITS).result == "passed"
+    assert judge(forged, LIMITS, sentinel="test_all::test_it").result == "error"
 
 
 HOSTILE_REPORTS = {

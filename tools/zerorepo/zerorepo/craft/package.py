@@ -101,7 +101,8 @@ class Package:
     @property
     def roots(self) -> tuple[str, ...]:
         """Folders that imports begin at, the top first."""
-        return tuple(sorted({import_root(path, self.files) for path in self.module_paths.values()} | {""}))
+        parts = (path for path in self.module_paths.values() if is_part(path, self.files))
+        return tuple(sorted({import_root(path, self.files) for path in parts} | {""}))
 
     def meaning(self, name: str) -> Meaning | None:
         """What a dotted name stands for, as an import statement and attributes would find it; None where nothing of this
@@ -122,6 +123,21 @@ class Package:
         if above.kind == "class" and above.node is not None:
             return self._of(self.program.attribute(above.node.id, last), above.name, last)
         return None
+
+    def public(self, module: str, seen: frozenset[str] = frozenset()) -> list[str]:
+        """Names that `from MODULE import *` brings. seen: modules whose stars led here."""
+        path = self.module_paths.get(module)
+        node = self.program.nodes.get(path or "")
+        if path is None or node is None:
+            return []
+        if node.exports is not None:
+            return list(node.exports)
+        own = {*self.program.scopes.get(path, {}), *self.program.bound.get(path, {}), *node.names}
+        for target, exports in self.program.starred(path):
+            name = dotted_name(target, self.files)
+            if name not in seen:
+                own |= exports if exports is not None else set(self.public(name, seen | {module}))
+        return sorted(name for name in own if not name.startswith("_"))
 
     def _of(self, symbol: Symbol | None, owner: str, last: str) -> Meaning | None:
         if symbol is None:

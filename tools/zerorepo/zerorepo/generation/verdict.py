@@ -32,6 +32,8 @@ JUNIT = ".zerorepo-junit.xml"
 DEFAULT = Limits()
 _PER_CASE = 900  # of DETAIL
 _KINDS = ("failure", "error")
+_COUNTS = ("tests", "failures", "errors", "skipped")
+TAMPERED = "A test that always fails did not: something changes how tests are judged."
 # With the plugins of the environment a run takes 0.8 s instead of 0.2, and they may change what happens.
 _PLAIN = ("-c", "/dev/null", "--noconftest", "--import-mode=importlib", "-p", "no:cacheprovider")
 _ENV = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "100"}
@@ -119,13 +121,19 @@ def outcome_of(
     )
 
 
-def judge(outcome: Outcome, limits: Limits = DEFAULT, each: Sequence[str] = ()) -> Verdict:
-    """The verdict on a finished run of pytest. each: files in which a test must have held."""
+def judge(outcome: Outcome, limits: Limits = DEFAULT, each: Sequence[str] = (), sentinel: str = "") -> Verdict:
+    """The verdict on a finished run of pytest. each: files in which a test must have held. sentinel: `module::test` of a test
+    that fails wherever tests are judged as they should; where it did not, the result is `error`, else it is left out."""
     report = read_junit(outcome.files.get(JUNIT, b""))
+    if sentinel and report is not None and outcome.code in (0, 1) and not outcome.killed:
+        if not any(kind == "failure" and where == sentinel for kind, where, _ in report.problems):
+            counts = {name: getattr(report, name) for name in _COUNTS}
+            return Verdict("error", counts, outcome.code, TAMPERED, outcome.seconds)
+        report, outcome = _apart(report, outcome, sentinel)
     result = _result(outcome, report)
     if result == "passed" and report is not None and not all(_held_in(name, report) for name in each):
         result = "skipped"
-    counts = {name: getattr(report, name) if report else 0 for name in ("tests", "failures", "errors", "skipped")}
+    counts = {name: getattr(report, name) if report else 0 for name in _COUNTS}
     detail = "" if result == "passed" else _detail(result, outcome, report, limits)
     return Verdict(result, counts, outcome.code, detail, outcome.seconds)
 
@@ -147,6 +155,17 @@ def _result(outcome: Outcome, report: Report | None) -> Result:
     if code == 0 and report.tests and not report.failures and not report.errors:
         return "passed" if report.held else "skipped"
     return "error"
+
+
+def _apart(report: Report, outcome: Outcome, sentinel: str) -> tuple[Report, Outcome]:
+    """The same run as it would have been without the sentinel."""
+    others = [one for one in report.problems if one[1] != sentinel]
+    own = len(report.problems) - len(others)
+    report = msgspec.structs.replace(report, tests=report.tests - own, failures=report.failures - own, problems=others)
+    clean = outcome.code == 1 and not report.failures and not report.errors
+    if not clean:
+        return report, outcome
+    return report, msgspec.structs.replace(outcome, code=0 if report.tests else 5)
 
 
 def _held_in(name: str, report: Report) -> bool:
@@ -172,9 +191,11 @@ def read_junit(data: bytes) -> Report | None:
     except (ElementTree.ParseError, ValueError, KeyError):
         return None
     seen, held, problems, holding = {"failure": 0, "error": 0, "skipped": 0}, 0, [], set()
+    subtests = False  # a test with subtests has one entry, which bears the marks of all; what held is in the total alone
     for case in root.iter("testcase"):
         marks = [child for child in case if child.tag in seen]
         held += not marks
+        subtests |= len(marks) > 1 and all(mark.tag == "skipped" for mark in marks)
         if not marks:
             holding.add(case.get("classname") or "")
         for mark in marks:
@@ -188,7 +209,7 @@ def read_junit(data: bytes) -> Report | None:
         failures=max(said["failures"], seen["failure"]),
         errors=max(said["errors"], seen["error"]),
         skipped=max(said["skipped"], seen["skipped"]),
-        held=held,
+        held=max(held, said["tests"] - said["failures"] - said["errors"] - said["skipped"]) if subtests else held,
         problems=problems,
         holding=holding,
     )

@@ -8,7 +8,7 @@ too, and fails at its import.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from zerorepo.craft.suite import chain_of, is_dotted, parsed
@@ -41,6 +41,16 @@ def adapted(source: str, names: Names) -> str:
     return _Adaptation(source, names).text()
 
 
+class _Binding(NamedTuple):
+    """A local name that an import binds in a scope. homes: the import statements that do."""
+
+    dotted: str
+    homes: list[ast.stmt]
+
+
+_Scope = dict[str, _Binding | None]  # None: a parameter or variable hides what is outside
+
+
 class _Adaptation:
     def __init__(self, source: str, names: Names) -> None:
         self.names = names
@@ -50,49 +60,85 @@ class _Adaptation:
         for line in self.data.splitlines(keepends=True):
             self.starts.append(self.starts[-1] + len(line))
         self.edits: list[_Edit] = []
-        self.aliases: dict[str, str] = {}  # local name to the dotted name it was imported as
-        self.homes: dict[str, ast.stmt] = {}  # local name to the import that binds it
+        self.brought: dict[ast.stmt, dict[str, str]] = {}  # import to the new ones beside it: local name to dotted name
+        self.bound: dict[ast.AST, _Binding] = {}  # uses of names to what they are bound to
         self.taken = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)} | {
             node.arg for node in ast.walk(self.tree) if isinstance(node, ast.arg)
         }
 
     def text(self) -> str:
-        self._read_imports()
-        hidden = _hidden(self.tree, set(self.aliases))
-        chains = self._chains(hidden)
+        self._bind()
+        self._chains()
         self._strings()
         self._definitions()
-        self._imports(chains)
+        self._imports()
         data = self.data
         for edit in sorted(set(self.edits), key=lambda one: one.begin, reverse=True):
-            data = data[: edit.begin] + edit.text.encode() + data[edit.end :]
+            data = data[: edit.begin] + edit.text.encode("utf-8", "surrogatepass") + data[edit.end :]
         return data.decode("utf-8", "surrogatepass")
 
-    # ------------------------------------------------------------ imports
+    # ------------------------------------------------------------ scopes
 
-    def _read_imports(self) -> None:
-        for one in ast.walk(self.tree):
+    def _bind(self) -> None:
+        """Find for every name what it is bound to, from the innermost function outwards."""
+        open_: list[tuple[ast.AST, list[_Scope]]] = [(self.tree, [self._scope(self.tree)])]
+        while open_:
+            node, scopes = open_.pop()
+            if isinstance(node, ast.Name):
+                found = next((scope[node.id] for scope in reversed(scopes) if node.id in scope), None)
+                if found is not None:
+                    self.bound[node] = found
+            is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            inner = [*scopes, self._scope(node)] if is_function else scopes
+            for field, value in ast.iter_fields(node):
+                outside = field in ("decorator_list", "returns", "args")
+                for child in value if isinstance(value, list) else [value]:
+                    if isinstance(child, ast.AST):
+                        open_.append((child, scopes if outside and is_function else inner))
+
+    def _scope(self, node: ast.AST) -> _Scope:
+        """What a function, or the module, binds itself."""
+        own: _Scope = {}
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            own.update(dict.fromkeys((one.arg for one in ast.walk(node.args) if isinstance(one, ast.arg)), None))
+        body = getattr(node, "body", [])
+        inside = list(_inside(body if isinstance(body, list) else [body]))
+        outer = {name for one in inside if isinstance(one, (ast.Global, ast.Nonlocal)) for name in one.names}
+        for one in inside:
+            if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store) and one.id not in outer:
+                own[one.id] = None
+        for one in inside:
+            if isinstance(one, (ast.Import, ast.ImportFrom)):
+                for local, dotted in self._bindings(one):
+                    known = own.get(local)
+                    if known is not None and known.dotted == dotted:
+                        known.homes.append(one)
+                    elif self._ours(dotted):
+                        own[local] = _Binding(dotted, [one])
+        return own
+
+    def _bindings(self, one: ast.Import | ast.ImportFrom) -> list[tuple[str, str]]:
+        """(local name, dotted name) of an import statement."""
+        found = []
+        for alias in one.names:
             if isinstance(one, ast.Import):
-                for alias in one.names:
-                    name = alias.name if alias.asname else alias.name.partition(".")[0]
-                    self._bind(alias.asname or name, name, one)
-            elif isinstance(one, ast.ImportFrom):
-                for alias in one.names:
-                    if alias.name == "*":
-                        for name in sorted(self._starred(_module(one))):
-                            self._bind(name, f"{_module(one)}.{name}", one)
-                    else:
-                        self._bind(alias.asname or alias.name, f"{_module(one)}.{alias.name}", one)
+                name = alias.name if alias.asname else alias.name.partition(".")[0]
+                found.append((alias.asname or name, name))
+            elif alias.name == "*":
+                found += [(name, f"{_module(one)}.{name}") for name in sorted(self._starred(_module(one)))]
+            else:
+                found.append((alias.asname or alias.name, f"{_module(one)}.{alias.name}"))
+        return found
 
     def _starred(self, module: str) -> set[str]:
         """Names that a star brings and that are used: those of the tests' names that stand right below the module."""
         below = (name.removeprefix(module + ".") for name in self.names.written if name.startswith(module + "."))
         return {name for name in below if "." not in name and name in self.taken}
 
-    def _bind(self, local: str, dotted: str, home: ast.stmt) -> None:
-        if dotted in self.names.written or any(name.startswith(dotted + ".") for name in self.names.written):
-            self.aliases.setdefault(local, dotted)
-            self.homes.setdefault(local, home)
+    def _ours(self, dotted: str) -> bool:
+        return dotted in self.names.written or any(name.startswith(dotted + ".") for name in self.names.written)
+
+    # ------------------------------------------------------------ imports
 
     def _new(self, dotted: str) -> str:
         """The new dotted name, the same where it does not change. A name below one that changes changes with it."""
@@ -106,70 +152,53 @@ class _Adaptation:
             rest = dot + last + rest
         return dotted
 
-    def _imports(self, chains: Mapping[str, dict[str, str]]) -> None:
-        """Rewrite the import statements. chains: local name of a module to the aliases that take the place of chains from it
-        (alias to new dotted name)."""
+    def _imports(self) -> None:
         for one in ast.walk(self.tree):
             if not isinstance(one, (ast.Import, ast.ImportFrom)):
                 continue
-            new, same = self._statements(one, chains)
+            new = [_from(target, local) for local, target in sorted(self.brought.get(one, {}).items())]
+            same = not new
+            for alias in one.names:
+                fresh = self._rewritten(one, alias)
+                same &= fresh is None
+                new += fresh if fresh is not None else [_as_written(one, alias)]
             if not same:
-                indent = " " * one.col_offset
-                self._edit(one, f"\n{indent}".join(new) if new else "pass")
+                begin, end = (
+                    self._at(one.lineno, one.col_offset),
+                    self._at(one.end_lineno or 0, one.end_col_offset or 0),
+                )
+                before = self.data[self.starts[one.lineno - 1] : begin]
+                after = self.data[end : self.starts[one.end_lineno or 0]].split(b"#")[0]
+                alone = not before.strip() and not after.strip()
+                text = ("\n" + before.decode() if alone else "; ").join(dict.fromkeys(new))
+                self.edits.append(_Edit(begin, end, text))
 
-    def _statements(
-        self, one: ast.Import | ast.ImportFrom, chains: Mapping[str, dict[str, str]]
-    ) -> tuple[list[str], bool]:
-        found: list[str] = []
-        same = True
-        for alias in one.names:
-            if isinstance(one, ast.Import):
-                bound = alias.asname or alias.name.partition(".")[0]
-                dotted = alias.name if alias.asname else alias.name.partition(".")[0]
-                more = chains.get(bound, {}) if self.homes.get(bound) is one else {}
-                found += [_from(target, local) for local, target in sorted(more.items())]
-                same &= not more
-                fresh = self._new(alias.name)
-                if fresh == alias.name or bound not in self.aliases:
-                    found.append(f"import {alias.name}" + (f" as {alias.asname}" if alias.asname else ""))
-                elif alias.asname:
-                    found.append(_from(fresh, alias.asname))
-                    same = False
-                else:
-                    # `import a.b` binds `a`: what is used of it are chains, brought by name above; the rest is for its effect.
-                    top = self._new(dotted)
-                    found.append(f"import {fresh}")
-                    if top != dotted:
-                        found.append(_from(top, bound) if "." in top else f"import {top} as {bound}")
-                    same = False
-            elif alias.name == "*":
-                module = _module(one)
+    def _rewritten(self, one: ast.Import | ast.ImportFrom, alias: ast.alias) -> list[str] | None:
+        """The statements in place of one name of an import; None where it stays."""
+        if isinstance(one, ast.ImportFrom):
+            module = _module(one)
+            if alias.name == "*":
                 names = {name: self._new(f"{module}.{name}") for name in sorted(self._starred(module))}
                 if self._new(module) == module and all(new == f"{module}.{name}" for name, new in names.items()):
-                    found.append(f"from {module} import *")
-                    continue
-                found += [_from(new, name) for name, new in names.items()]
-                same = False
-            else:
-                module = _module(one)
-                bound = alias.asname or alias.name
-                written = f"{module}.{alias.name}"
-                fresh = self._new(written)
-                more = chains.get(bound, {}) if self.homes.get(bound) is one else {}
-                found += [_from(target, local) for local, target in sorted(more.items())]
-                same &= not more
-                if fresh != written and bound in self.aliases:
-                    found.append(_from(fresh, bound))
-                    same = False
-                else:
-                    found.append(f"from {module} import {alias.name}" + (f" as {alias.asname}" if alias.asname else ""))
-        return found, same
+                    return None
+                return [_from(new, name) for name, new in names.items()]
+            written = f"{module}.{alias.name}"
+            fresh = self._new(written)
+            return None if fresh == written else [_from(fresh, alias.asname or alias.name)]
+        fresh = self._new(alias.name)
+        if fresh == alias.name:
+            return None
+        if alias.asname:
+            return [_from(fresh, alias.asname)]
+        # `import a.b` binds `a`: what chains need of it is brought by name; the rest is for its effect.
+        bound = alias.name.partition(".")[0]
+        top = self._new(bound)
+        return [f"import {fresh}", *([_from(top, bound)] if top != bound else [])]
 
     # ------------------------------------------------------------ uses
 
-    def _chains(self, hidden: dict[ast.AST, set[str]]) -> dict[str, dict[str, str]]:
-        """Rewrite chains of attributes, and the attributes of values; what must be brought by each import for it."""
-        brought: dict[str, dict[str, str]] = {}
+    def _chains(self) -> None:
+        """Rewrite chains of attributes, and the attributes of values; note what must be imported for it."""
         inner: set[ast.AST] = set()
         for one in ast.walk(self.tree):
             if not isinstance(one, ast.Attribute) or one in inner:
@@ -180,18 +209,16 @@ class _Adaptation:
                 parts.insert(0, part)
                 inner.add(part.value)
                 part = part.value
-            root = part.id if isinstance(part, ast.Name) else ""
-            done = 0
-            if root in self.aliases and root not in hidden.get(part, ()):
-                done = self._chain(root, parts, brought)
-            for rest in parts[done:]:
-                if rest.attr in self.names.members and not (done == 0 and rest is parts[0] and root in self.aliases):
+            binding = self.bound.get(part)
+            done = self._chain(binding, parts) if binding is not None else 0
+            of_module = binding is not None and binding.dotted in self.names.modules and done == 0
+            for at, rest in enumerate(parts[done:]):
+                if rest.attr in self.names.members and not (of_module and at == 0):
                     self._rename_attribute(rest, self.names.members[rest.attr])
-        return brought
 
-    def _chain(self, root: str, parts: list[ast.Attribute], brought: dict[str, dict[str, str]]) -> int:
+    def _chain(self, binding: _Binding, parts: list[ast.Attribute]) -> int:
         """How many of a chain's attributes belong to a name of the package; they are rewritten."""
-        written = [self.aliases[root]]
+        written = [binding.dotted]
         for part in parts:
             written.append(f"{written[-1]}.{part.attr}")
         length = max((at for at, name in enumerate(written) if name in self.names.written), default=0)
@@ -207,7 +234,8 @@ class _Adaptation:
                     self._rename_attribute(part, fresh)
             return length
         local = self._local(new)
-        brought.setdefault(root, {})[local] = new
+        for home in binding.homes:
+            self.brought.setdefault(home, {})[local] = new
         begin = self._at(parts[0].value.lineno, parts[0].value.col_offset)
         last = parts[length - 1]
         self.edits.append(_Edit(begin, self._at(last.end_lineno or 0, last.end_col_offset or 0), local))
@@ -237,8 +265,9 @@ class _Adaptation:
                 word = one.args[1]
                 if called[-1] not in _SETTERS or not isinstance(word, ast.Constant) or not isinstance(word.value, str):
                     continue
-                if target is not None and target[0] in self.aliases:
-                    dotted = ".".join([self.aliases[target[0]], *target[1:], word.value])
+                root = self.bound.get(_root(one.args[0]))
+                if target is not None and root is not None:
+                    dotted = ".".join([root.dotted, *target[1:], word.value])
                     if dotted in self.names.written:
                         self._string(word, self._new(dotted).rpartition(".")[2])
                         continue
@@ -256,8 +285,7 @@ class _Adaptation:
             if not isinstance(one, ast.ClassDef):
                 continue
             for base in one.bases:
-                chain = chain_of(base)
-                if chain is None or chain[0] not in self.aliases:
+                if chain_of(base) is None or _root(base) not in self.bound:
                     continue
                 for inner in one.body:
                     if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef)) and inner.name in self.names.members:
@@ -273,10 +301,6 @@ class _Adaptation:
     def _at(self, line: int, column: int) -> int:
         return self.starts[line - 1] + column
 
-    def _edit(self, one: ast.stmt, text: str) -> None:
-        begin, end = self._at(one.lineno, one.col_offset), self._at(one.end_lineno or 0, one.end_col_offset or 0)
-        self.edits.append(_Edit(begin, end, text))
-
 
 def _module(one: ast.ImportFrom) -> str:
     return "." * one.level + (one.module or "")
@@ -289,37 +313,23 @@ def _from(dotted: str, local: str) -> str:
     return f"from {module} import {shown}" if module else f"import {shown}"
 
 
-def _hidden(tree: ast.AST, names: set[str]) -> dict[ast.AST, set[str]]:
-    """Name nodes to the imported names that a function around them hides by a parameter or a variable of its own."""
-    found: dict[ast.AST, set[str]] = {}
-
-    def walk(node: ast.AST, hidden: set[str]) -> None:
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            hidden = hidden | (_own(node) & names)
-        if isinstance(node, ast.Name) and node.id in hidden:
-            found[node] = hidden
-        for child in ast.iter_child_nodes(node):
-            walk(child, hidden)
-
-    walk(tree, set())
-    return found
+def _as_written(one: ast.Import | ast.ImportFrom, alias: ast.alias) -> str:
+    shown = alias.name + (f" as {alias.asname}" if alias.asname else "")
+    return f"import {shown}" if isinstance(one, ast.Import) else f"from {_module(one)} import {shown}"
 
 
-def _own(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> set[str]:
-    """Parameters, and names the body assigns, imports left out."""
-    own = {node.arg for node in ast.walk(function.args) if isinstance(node, ast.arg)}
-    body = function.body if isinstance(function.body, list) else [function.body]
-    outer = {
-        name
-        for one in body
-        for node in ast.walk(one)
-        if isinstance(node, (ast.Global, ast.Nonlocal))
-        for name in node.names
-    }
-    stores = {
-        node.id
-        for one in body
-        for node in ast.walk(one)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
-    return own | (stores - outer)
+def _root(one: ast.expr) -> ast.expr:
+    """`a` of `a.b.c`."""
+    while isinstance(one, ast.Attribute):
+        one = one.value
+    return one
+
+
+def _inside(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """Nodes of a scope in the order of the source, those of functions inside it left out."""
+    open_ = list(body)[::-1]
+    while open_:
+        node = open_.pop()
+        yield node
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            open_ += list(ast.iter_child_nodes(node))[::-1]

@@ -342,7 +342,7 @@ class References:
             if found.node is not None
             else self.package.module_paths.get(found.name.rpartition(".")[0], "")
         )
-        return bool(path) and in_tests(path) and found.name.partition(".")[0] not in self.package.top
+        return in_tests(path)
 
     def _walk(self, tree: ast.AST) -> None:
         inner: set[ast.AST] = set()  # parts of a chain that is already counted
@@ -641,23 +641,21 @@ def _bound(one: ast.stmt) -> set[str]:
     if isinstance(one, _DEFINITIONS):
         return {one.name}
     found: set[str] = set()
-
-    def take(node: ast.AST) -> None:
+    open_: list[ast.AST] = [one]
+    while open_:
+        node = open_.pop()
         if isinstance(node, _DEFINITIONS):
             found.add(node.name)
-            return
+            continue
         if isinstance(node, (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
-            return
+            continue
         if isinstance(node, ast.Name) and isinstance(node.ctx, (ast.Store, ast.Del)):
             found.add(node.id)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             found.update(alias.asname or alias.name.partition(".")[0] for alias in node.names if alias.name != "*")
         elif isinstance(node, ast.ExceptHandler) and node.name:
             found.add(node.name)
-        for child in ast.iter_child_nodes(node):
-            take(child)
-
-    take(one)
+        open_ += ast.iter_child_nodes(node)
     return found
 
 

@@ -7,6 +7,7 @@ Per task: find what is tested (locate.py), vote on it (judging.py), and again el
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -26,7 +27,7 @@ from zerorepo.craft.locate import Located, Locator, read_rename
 from zerorepo.craft.package import Package
 from zerorepo.craft.running import run_case
 from zerorepo.craft.size import size_of
-from zerorepo.craft.tasks import Gold, Support, Task, read_tasks
+from zerorepo.craft.tasks import Gold, Support, Task, dumps, read_tasks
 from zerorepo.embeddings import encoder as open_encoder
 from zerorepo.embeddings import lacks
 from zerorepo.generation.asking import identity, label
@@ -67,6 +68,7 @@ class Result(msgspec.Struct, kw_only=True):
     votes: list[str | None]
     passed: bool
     result: str
+    gold: bool | None = None
     reason: str = ""
     located: dict[str, str] = {}
     how: dict[str, str] = {}
@@ -85,13 +87,17 @@ class Found(msgspec.Struct):
 
     def result(self, verdict: Verdict | None) -> Result:
         task, at = self.task, self.located
-        told = {
+        told: Record = {
             "id": task.id, "category": task.category, "leaf": task.leaf, "votes": self.votes, "voted": self.voted,
             "located": at.names if at else {}, "how": at.how if at else {}, "missing": at.missing if at else [one.name for one in task.tested],
             "tries": self.tries,
         }  # fmt: skip
         if verdict is None:
-            result = "not voted" if at is not None and not {one.name for one in task.tested} & set(at.missing) else "not located"
+            result = (
+                "not voted"
+                if at is not None and not {one.name for one in task.tested} & set(at.missing)
+                else "not located"
+            )
             return Result(passed=False, result=result, **told)
         return Result(passed=verdict.result == "passed", result=verdict.result, reason=_reason(verdict), **told)
 
@@ -128,7 +134,9 @@ def names_of(task: Task, located: Located, package: Package) -> Names:
 def rewritten(task: Task, names: Names) -> tuple[str, list[Support]]:
     """The task's test and support with these names. Raises ValueError where one is no Python."""
     support = [
-        one if one.text is None or not one.path.endswith(".py") else Support.of(one.path, adapted(one.text, names).encode())
+        one
+        if one.text is None or not one.path.endswith(".py")
+        else Support.of(one.path, adapted(one.text, names).encode())
         for one in task.support
     ]
     return adapted(task.query_code, names), support
@@ -142,7 +150,9 @@ class Bench:
         self.beside_tests = package.beside_tests()
         self.roots = package.roots
 
-    def run(self, task: Task, source: str, support: Sequence[Support], files: Mapping[str, bytes] | None = None) -> Verdict:
+    def run(
+        self, task: Task, source: str, support: Sequence[Support], files: Mapping[str, bytes] | None = None
+    ) -> Verdict:
         """files: in place of the package's own, such as stubs."""
         beside = self.beside_tests if files is None else files
         verdict, _ = run_case(beside, task, source, support, limits=self.where.limits, python=self.where.python, unsafe=self.where.unsafe, roots=self.roots)  # fmt: skip
@@ -255,7 +265,9 @@ def run_score(
     if output in (None, "-"):
         score = _Score(package, real, tasks, where, tries, seed, renamed, taxonomy, ood, name)
         told, status = score.measured(None, quiet, backend, sampling, steps, budget_tokens)
-        print(msgspec.json.encode(_summary(told) if as_json else told).decode())
+        print(msgspec.json.encode(told).decode())
+        if as_json:
+            print(msgspec.json.encode(_summary(told)).decode(), file=sys.stderr)
         return _status(told, status, quiet)
     with Output(output, tool="zerorepo", version=__version__, verb="craft score", options=options, source=source,
                 overwrite=overwrite) as out:  # fmt: skip
@@ -285,14 +297,28 @@ class _Score:
         self, package: Package, real: Package | None, tasks: list[Task], where: Where, tries: int, seed: int,
         renamed: Mapping[str, str], taxonomy: str | None, ood: float | None, embeddings: str,
     ) -> None:  # fmt: skip
-        self.package, self.real, self.tasks, self.where, self.tries, self.seed = package, real, tasks, where, tries, seed
+        self.package, self.real, self.tasks, self.where, self.tries, self.seed = (
+            package,
+            real,
+            tasks,
+            where,
+            tries,
+            seed,
+        )
         self.taxonomy, self.ood = taxonomy, ood
+        self.tasks_sha256 = hashlib.sha256(b"\n".join(map(dumps, tasks))).hexdigest()
         self.encoder = open_encoder(embeddings)
         self.locator = Locator(package, self.encoder, renamed)
         self.bench = Bench(package, where)
 
     def measured(
-        self, journal: Journal | None, quiet: bool, backend: Backend, sampling: Sampling | None, steps: int, budget: int | None
+        self,
+        journal: Journal | None,
+        quiet: bool,
+        backend: Backend,
+        sampling: Sampling | None,
+        steps: int,
+        budget: int | None,
     ) -> tuple[Record, str]:
         """(the score, `done` or `budget`)."""
         size = size_of(self.package.files)
@@ -301,23 +327,32 @@ class _Score:
         status, answered_by = "done", RULES
         with Progress("craft score", total, "tasks", quiet) as progress:
             ceiling = self._ceiling(journal, progress.update)
-            assignment, features = self._assigned()
+            reference = coverage.of_json(self.taxonomy) if self.taxonomy else coverage.of_tasks(self.tasks)
+            features = coverage.features_of(self.package)
+            assignment = coverage.assigned(reference, features, self.encoder, self.ood)
             if backend.model:
                 from zerorepo.craft.modelled import Modelled
 
                 assert sampling is not None
-                with Modelled(self.bench, self.locator, self.tasks, backend, sampling, self.seed, journal, budget) as model:
+                with Modelled(
+                    self.bench, self.locator, self.tasks, backend, sampling, self.seed, journal, budget
+                ) as model:
                     results, status = model.results(self.tries, steps, progress.update)
-                    assignment = model.refined(assignment, features, status)
+                    assignment, status = model.refined(reference, features, assignment, status)
                     refused, answered_by = model.refused, label(model.models)
             else:
-                results = list(in_parallel(self.tasks, self.locator, self.bench, self.tries, journal, _RESULT, progress.update))
+                results = list(
+                    in_parallel(self.tasks, self.locator, self.bench, self.tries, journal, _RESULT, progress.update)
+                )
         count = len(self.tasks)
+        for one, real in zip(results, ceiling, strict=True):
+            one.gold = real.passed
         told: Record = {
             "schema": SCHEMA,
             "repository": self.package.name,
             "project": self.tasks[0].project,
             "tasks": count,
+            "tasks_sha256": self.tasks_sha256,
             "coverage": assignment.coverage,
             "novelty": assignment.novelty,
             "pass_rate": sum(one.passed for one in results) / count,
@@ -330,9 +365,10 @@ class _Score:
                 "voting_rate": sum(one.voted for one in ceiling) / count,
                 "tasks": count,
                 "measured": "harvest" if self.real is None else "now",
+                **self._gold_coverage(reference),
             },
             "taxonomy": {
-                "leaves": len(assignment.leaves), "hit": assignment.hit, "features": len(features), "novel": assignment.novel,
+                "leaves": assignment.leaves, "hit": assignment.hit, "features": assignment.features, "novel": assignment.novel,
                 "threshold": assignment.threshold, "embeddings": self.encoder.name,
             },
             "answered_by": answered_by,
@@ -343,17 +379,19 @@ class _Score:
         }  # fmt: skip
         return told, status
 
+    def _gold_coverage(self, reference: coverage.Taxonomy) -> Record:
+        """Of the real package, where it is at hand: leaves that lie close to each other are not all hit by it either."""
+        if self.real is None:
+            return {}
+        found = coverage.assigned(reference, coverage.features_of(self.real), self.encoder, self.ood)
+        return {"coverage": found.coverage, "novelty": found.novelty}
+
     def _ceiling(self, journal: Journal | None, step: Any) -> list[Gold]:
         if self.real is None:
             return [task.gold for task in self.tasks if task.gold is not None]
         locator, bench = Locator(self.real, self.encoder, {}), Bench(self.real, self.where)
         results = in_parallel(self.tasks, locator, bench, self.tries, journal, _GOLD, step)
         return [Gold(passed=one.passed, voted=one.voted) for one in results]
-
-    def _assigned(self) -> tuple[Any, list[str]]:
-        reference = coverage.of_json(self.taxonomy) if self.taxonomy else coverage.of_tasks(self.tasks)
-        features = coverage.features_of(self.package)
-        return coverage.assigned(reference, features, self.encoder, self.ood), features
 
 
 def _summary(told: Record) -> Record:
@@ -362,7 +400,10 @@ def _summary(told: Record) -> Record:
 
 def _status(told: Record, status: str, quiet: bool) -> int:
     if status == "budget":
-        print("zerorepo: --budget-tokens is spent; what was not judged counts as failed, and a larger budget goes on", file=sys.stderr)
+        print(
+            "zerorepo: --budget-tokens is spent; what was not judged counts as failed, and a larger budget goes on",
+            file=sys.stderr,
+        )
     for name, why in list(told["refused"].items())[:SHOWN]:
         print(f"zerorepo: {name}: no usable answer: {one_line(why)[:200]}", file=sys.stderr)
     if not quiet:

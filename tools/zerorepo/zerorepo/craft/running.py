@@ -14,7 +14,6 @@ from zerorepo.craft.package import Package
 from zerorepo.craft.tasks import Support, Task
 from zerorepo.generation.skeleton import decoded, stubs_of, units_of
 from zerorepo.generation.verdict import Verdict, judge, outcome_of
-from zerorepo.modules import dotted_name
 
 SENTINEL = "zerorepo_sentinel"  # module; its one test is test_sentinel
 _MUST_FAIL = b'def test_sentinel():\n    raise AssertionError("this test must fail")\n'
@@ -24,12 +23,15 @@ _WORDS = ("-c", "/dev/null", "-p", "no:cacheprovider")
 
 
 def laid_out(
-    beside_tests: Mapping[str, bytes], task: Task, source: str, support: Sequence[Support]
+    beside_tests: Mapping[str, bytes], task: Task, source: str, support: Sequence[Support], roots: Sequence[str] = ("",)
 ) -> dict[str, bytes]:
     """The files of a run: the repository's without its tests, the task's test and what it needs. The real package, should it
     be installed, must not answer in the repository's place: where the repository has nothing of its name, neither has anyone."""
     files = dict(beside_tests)
-    tops = {dotted_name(path, files).partition(".")[0] for path in files if path.endswith(".py")}
+    tops = {
+        path.removeprefix(f"{root}/" if root else "").partition("/")[0].removesuffix(".py")
+        for path in files if path.endswith(".py") for root in roots if not root or path.startswith(f"{root}/")
+    }  # fmt: skip
     for name in task.top:
         if name not in tops and name not in _OF_PYTEST and name.isidentifier():
             files[f"{name}.py"] = f"raise ImportError('{name} is not in the repository')\n".encode()
@@ -48,7 +50,7 @@ def run_case(
     fit in one."""
     tests = [*(f"{task.file}::{case}" for case in task.cases), f"{SENTINEL}.py::test_sentinel"]
     outcome = outcome_of(
-        laid_out(beside_tests, task, source, support), tests, [*_WORDS, *words], limits=limits, python=python, roots=roots,
+        laid_out(beside_tests, task, source, support, roots), tests, [*_WORDS, *words], limits=limits, python=python, roots=roots,
         unsafe=unsafe, plugins=False, collect=collect,
     )  # fmt: skip
     return judge(outcome, limits, sentinel=f"{SENTINEL}::test_sentinel"), outcome.files

@@ -56,7 +56,7 @@ class Support(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     @property
     def data(self) -> bytes:
-        return self.text.encode() if self.text is not None else base64.b64decode(self.base64 or "")
+        return self.text.encode() if self.text is not None else base64.b64decode(self.base64 or "", validate=True)
 
     @classmethod
     def of(cls, path: str, data: bytes) -> Support:

@@ -144,7 +144,7 @@ def _result(outcome: Outcome, report: Report | None) -> Result:
         return "timeout"
     if outcome.killed or code is None or code > 128:  # above: how a shell says that a signal ended what it ran
         return "killed"
-    if code == 4:
+    if code == 4 and not (report is not None and report.errors):  # else a file could not be imported
         return "usage"
     if report is None:
         return "error"

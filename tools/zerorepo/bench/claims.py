@@ -18,6 +18,8 @@ mean little) has a folder of its own and writes no claims.json.
 - rebuild, oracle, faults (claim_parts/rebuild.py, building.py): packages put together again from their graph, and built
   from their skeletons by answers of a hidden copy, right always or three times in ten; the suites of the packages
   themselves decide.
+- craft (claim_parts/crafted.py): the scorer on repositories of known worth: packages themselves, stubs, mutants, copies under
+  other names; sized (claim_parts/size.py): the size counters on requests 2.28.2.
 - growth (claim_parts/growth.py): features against rounds of `propose` under a scripted proposer.
 - calls: a scripted agent (claim_parts/agent.py) looks for the same functions by search, fetch and explore; how many
   calls until it has fetched one, with explore and without.
@@ -44,12 +46,15 @@ import numpy as np
 from claim_parts.agent import ARMS, MOST_CALLS, Agent
 from claim_parts.building import EXPECTED, FAULTS, ORACLE, TRIES, Q
 from claim_parts.building import measured as built
+from claim_parts.crafted import measured as crafted
+from claim_parts.crafted import rows as craft_rows
 from claim_parts.growth import claim as growth_row
 from claim_parts.growth import study as grown
 from claim_parts.mining import Package, fetch, mine, releases
 from claim_parts.rankings import KS, Remembered, Repository, aider_rankings, measures
 from claim_parts.rebuild import PACKAGES, Project
 from claim_parts.rebuild import measured as rebuilt
+from claim_parts.size import check as sized
 
 from zerorepo.encode import encode, update
 from zerorepo.graph import IMPORTS as KINDS
@@ -130,6 +135,9 @@ class Study:
             found[f"oracle-{project.name}"] = (partial(self.build, project, "oracle"), (f"rebuild-{project.name}",))
         for project in self.projects(FAULTS):
             found[f"fault-{project.name}"] = (partial(self.build, project, "fault"), (f"oracle-{project.name}",))
+        for project in self.projects(PACKAGES):
+            found[f"craft-{project.name}"] = (partial(self.craft, project), (f"rebuild-{project.name}",))
+        found["sized"] = (self.sized, ())
         found["growth"] = (self.growth, ())
         found["aider"] = (self.aider, ())
         for package in self.histories:
@@ -186,6 +194,14 @@ class Study:
     def build(self, project: Project, how: str) -> None:
         write(self.folder / f"{how}-{project.name}.jsonl", [built(project.name, how, self.place(project))])
 
+    def craft(self, project: Project) -> None:
+        write(self.folder / f"craft-{project.name}.jsonl", [crafted(project, self.place(project), self.quick)])
+
+    def sized(self) -> None:
+        folder = (self.folder / "sized").resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        write(self.folder / "sized.jsonl", [sized(folder)])
+
     def growth(self) -> None:
         write(self.folder / "growth.jsonl", grown(self.quick))
 
@@ -214,6 +230,15 @@ class Study:
             short(EXPECTED - 3 * sigma), short(EXPECTED + 3 * sigma),
             {"leaves": leaves, "done": done, "sigma": short(sigma), "packages": rows},
             verdict(within and leaves >= 400, not within),
+        )  # fmt: skip
+        for text, value, low, high, control, holds in craft_rows(
+            [row for one in self.projects(PACKAGES) for row in read(self.folder / f"craft-{one.name}.jsonl")]
+        ):
+            yield claim(text, f"{P1} §4.1, app. D", value, low, high, control, verdict(holds, not holds))
+        (size,) = read(self.folder / "sized.jsonl")
+        yield claim(
+            "craft: size of requests 2.28.2 without __init__.py is 17 files, 2,783 lines, 22,206 tokens (value: tokens)",
+            f"{P1} §4.1, by its own counter", float(size["without_init"][2]), None, None, size, verdict(size["ok"], not size["ok"]),
         )  # fmt: skip
         yield {**growth_row(list(read(self.folder / "growth.jsonl"))), "command": COMMAND, "machine": machine()}
 

@@ -18,14 +18,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-BENCH = Path(__file__).resolve().parents[1]
-for _place in (BENCH, BENCH.parents[2] / "tests" / "zerorepo"):
-    if str(_place) not in sys.path:
-        sys.path.insert(0, str(_place))
+sys.path += [str(Path(__file__).resolve().parents[at]) + part for at, part in ((1, ""), (4, "/tests/zerorepo"))]
 
 from claim_parts.rebuild import COMMAND, PACKAGES, QUICK, Project, fetched, rebuilt, suite
 from zerorepo_renaming import renamed
@@ -67,7 +64,9 @@ def scored(tree: Path, tasks: Path, *words: object) -> dict[str, Any]:
 
 def brief(score: Mapping[str, Any]) -> dict[str, Any]:
     lost = [[one["id"], one["result"]] for one in score["results"] if not one["passed"]]
-    return {name: score[name] for name in ("tasks", "pass_rate", "voting_rate", "coverage", "novelty")} | {"lost": lost[:10]}
+    return {name: score[name] for name in ("tasks", "pass_rate", "voting_rate", "coverage", "novelty")} | {
+        "lost": lost[:10]
+    }
 
 
 # ------------------------------------------------------------ mutants
@@ -99,17 +98,33 @@ def operators(package: Package, names: list[str]) -> Iterator[tuple[str, int, in
                 swap = _SWAPS.get(type(operator))
                 if swap is None:
                     continue
-                begin, end = starts[left.end_lineno - 1] + left.end_col_offset, starts[right.lineno - 1] + right.col_offset
+                begin, end = (
+                    starts[left.end_lineno - 1] + left.end_col_offset,
+                    starts[right.lineno - 1] + right.col_offset,
+                )
                 gap = data[begin:end]
                 if gap.count(swap[0].encode()) == 1:
                     place = begin + gap.index(swap[0].encode())
-                    yield path, place, place + len(swap[0]), swap[1], f"{path}:{left.end_lineno}: {swap[0]} to {swap[1]}"
+                    yield (
+                        path,
+                        place,
+                        place + len(swap[0]),
+                        swap[1],
+                        f"{path}:{left.end_lineno}: {swap[0]} to {swap[1]}",
+                    )
 
 
 def mutants(project: Project, tree: Path, tasks: Path, count: int) -> list[dict[str, Any]]:
     """Scores of `count` mutants that the package's own suite finds, drawn with seed 0."""
     package = Package.load(tree)
-    names = sorted({one["name"] for line in tasks.read_text().splitlines() for one in json.loads(line)["interfaces"] if one.get("tested")})
+    names = sorted(
+        {
+            one["name"]
+            for line in tasks.read_text().splitlines()
+            for one in json.loads(line)["interfaces"]
+            if one.get("tested")
+        }
+    )
     every = sorted(set(operators(package, names)))
     random.Random(0).shuffle(every)
     rows: list[dict[str, Any]] = []
@@ -164,11 +179,60 @@ def measured(project: Project, folder: Path, quick: bool = False) -> dict[str, A
     }  # fmt: skip
 
 
+# ------------------------------------------------------------ the table of claims
+
+
+def rows(
+    found: Sequence[Mapping[str, Any]],
+) -> Iterator[tuple[str, float, float | None, float | None, dict[str, Any], bool]]:
+    """(claim, value, low, high, control, holds) of what `measured` gave for each package; low and high are the least and the
+    greatest over packages or mutants."""
+
+    def share(part: Sequence[Mapping[str, Any]]) -> float:
+        return round(sum(one["pass_rate"] * one["tasks"] for one in part) / sum(one["tasks"] for one in part), 4)
+
+    def range_of(part: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+        return round(min(one["pass_rate"] for one in part), 4), round(max(one["pass_rate"] for one in part), 4)
+
+    by_name = {one["package"]: {key: one[key] for key in ("itself", "itself_here", "stubs")} for one in found}
+    itself = [one[key] for one in found for key in ("itself", "itself_here")]
+    yield (
+        "craft: a package scored by the tasks of its own suite passes at least .99 of them (share of all tasks; low, high over packages)",
+        share(itself), *range_of(itself), {"packages": by_name}, all(one["pass_rate"] >= 0.99 for one in itself),
+    )  # fmt: skip
+    stubs = [one["stubs"] for one in found]
+    yield (
+        "craft: with stubs in place of its bodies a package passes nothing", share(stubs), *range_of(stubs), {"packages": by_name},
+        all(one["pass_rate"] == 0 for one in stubs),
+    )  # fmt: skip
+    mutants = [one for package in found for one in package["mutants"]]
+    between = [one for one in mutants if 0 < one["pass_rate"] < 1]
+    yield (
+        "craft: a mutant with one operator changed, found by the package's own suite, lies strictly between (share of mutants; low, "
+        "high: pass rates)", round(len(between) / len(mutants), 4), *range_of(mutants),
+        {"mutants": {one["package"]: one["mutants"] for one in found}}, len(between) == len(mutants),
+    )  # fmt: skip
+    for scheme in SCHEMES:
+        copies = [next(each for each in one["renamed"] if each["scheme"] == scheme) for one in found]
+        told = {one["package"]: each for one, each in zip(found, copies, strict=True)}
+        mapped = [one["with_map"] for one in copies]
+        yield (
+            f"craft: a copy under other names ({scheme}) with the map of names passes at least .95", share(mapped), *range_of(mapped),
+            {"packages": told}, all(one["pass_rate"] >= 0.95 for one in mapped),
+        )  # fmt: skip
+        alone = [one["without_map"] for one in copies]
+        yield (
+            f"craft: the same copy ({scheme}) without the map: pass rate, no bar", share(alone), *range_of(alone), {"packages": told}, True,
+        )  # fmt: skip
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("packages", nargs="*", metavar="PACKAGE")
     parser.add_argument("--quick", action="store_true", help="three small packages, two mutants each")
-    parser.add_argument("--folder", type=Path, default=Path("out/claims/zerorepo/crafted"), help="where packages are kept")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("out/claims/zerorepo/crafted"), help="where packages are kept"
+    )
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     for project in PACKAGES:

@@ -172,11 +172,8 @@ def test_one_operator_changed_lies_strictly_between(name: str, harvest: tuple[Pa
 RENAMED = {
     "elm/__init__.py": '"""Trees."""\n',
     "elm/trunk.py": CODE["oak/rings.py"].replace("count_rings", "tally_circles").replace("age_of", "felled_in"),
-    "elm/foliage.py": CODE["oak/leaves.py"]
-    .replace("Pile", "Heap")
-    .replace("rake", "gather")
-    .replace("heaviest", "weightiest"),
-}
+    "elm/foliage.py": CODE["oak/leaves.py"].replace("class Pile", "class Heap").replace("def rake", "def gather").replace("def heaviest", "def weightiest"),
+}  # fmt: skip
 NAMES = {
     "oak.rings": "elm.trunk", "oak.rings.count_rings": "elm.trunk.tally_circles", "oak.rings.age_of": "elm.trunk.felled_in",
     "oak.leaves": "elm.foliage", "oak.leaves.Pile": "elm.foliage.Heap", "oak.leaves.Pile.rake": "elm.foliage.Heap.gather",

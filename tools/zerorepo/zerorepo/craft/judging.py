@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -57,6 +57,11 @@ def rules(task: Task, located: Located, package: Package, encoder: Encoder | Non
     return ["yes", judging.kind(), judging.calls(), judging.members(), judging.meaning()]
 
 
+@lru_cache(maxsize=2)
+def _sources(package: Package) -> Sources:
+    return Sources(package)
+
+
 class Sources:
     """The definitions of a package's files, each file read once."""
 
@@ -98,7 +103,7 @@ def _does_nothing(one: ast.stmt) -> bool:
 class _Judging:
     def __init__(self, task: Task, located: Located, package: Package, encoder: Encoder | None) -> None:
         self.task, self.located, self.package, self.encoder = task, located, package, encoder
-        self.program, self.sources = package.program, Sources(package)
+        self.program, self.sources = package.program, _sources(package)
         self.tested = task.tested or list(task.interfaces)
         self.found: dict[str, Meaning] = {}
         for old, new in located.names.items():

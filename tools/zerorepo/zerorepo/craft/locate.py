@@ -142,7 +142,7 @@ class Locator:
     """Finds the interfaces of tasks in one repository. rename: the user's map, dotted name to dotted name."""
 
     def __init__(self, package: Package, encoder: Encoder | None, rename: Mapping[str, str] | None = None) -> None:
-        self.package, self.rename = package, dict(rename or {})
+        self.package, self.encoder, self.rename = package, encoder, dict(rename or {})
         self.alike = Resemblance(package, encoder)
         self._kept: tuple[Task, list[Located]] | None = None
 
@@ -338,15 +338,21 @@ class _Task:
                 picks[one.name] = _Choice(others[0], _NAMED, "named")
 
     def _home(self, module: str, picks: Mapping[str, _Choice]) -> str | None:
-        """The module that most of what is located out of a module stands in; ties by name."""
+        """The module that most of what is located out of a module stands in; ties by name. Where nothing of its own is
+        located, as of a package that only passes names on, the one as far above what stands below it."""
         if module in picks:
             return picks[module].name
-        where = Counter(
-            self.locator.alike.module_of(picks[one.name].name)
-            for one in self.task.interfaces
-            if one.name in picks and one.owner == module and one.kind != "module"
-        )
-        return min(where, key=lambda name: (-where[name], name)) if where else None
+        inside = [one for one in self.task.interfaces if one.name in picks and one.kind not in ("module", "method")]
+        homes = Counter(
+            self.locator.alike.module_of(picks[one.name].name) for one in inside if one.owner == module
+        ) or Counter(self._above(one, module, picks) for one in inside if one.name.startswith(module + "."))
+        return min(homes, key=lambda home: (-homes[home], home)) if homes else None
+
+    def _above(self, one: Interface, module: str, picks: Mapping[str, _Choice]) -> str:
+        home = self.locator.alike.module_of(picks[one.name].name)
+        for _ in range(one.owner.count(".") - module.count(".")):
+            home = home.rpartition(".")[0] or home
+        return home
 
     def _modules(self, wanted: Sequence[Interface], picks: dict[str, _Choice]) -> None:
         for one in wanted:

@@ -116,7 +116,7 @@ def found_by_rule(task: Task, locator: Locator, package: Package, tries: int) ->
         located = locator.located(task, attempt)
         if located is None:
             break
-        votes = judging.rules(task, located, package)
+        votes = judging.rules(task, located, package, locator.encoder)
         found = Found(task, located, list(votes), judging.passed(votes), attempt + 1)
         if found.voted:
             break

@@ -32,7 +32,8 @@ from zerorepo.craft.grouping import (
 )
 from zerorepo.craft.harvest import DATA_FILE, is_test_file, leaving, source_of
 from zerorepo.craft.package import Package
-from zerorepo.craft.suite import Case, TestFile, interfaces
+from zerorepo.craft.references import interfaces
+from zerorepo.craft.suite import Case, TestFile
 from zerorepo.craft.tasks import Task, task_of
 from zerorepo.generation.verdict import Verdict, judge, outcome_of
 
@@ -575,6 +576,33 @@ def test_what_the_package_fails_is_told(tmp_path: Path) -> None:
     assert "assert 4 == 5" in task.gold.reason and "no better amid its whole suite" in task.gold.reason
     assert f"not passed: {task.id}: failed: assert 4 == 5" in done.stderr
     assert "passed by the package itself  0 (0.0 %)" in done.stderr
+
+
+def test_what_passes_on_stubs_is_no_task(tmp_path: Path) -> None:
+    """A test that only looks whether something is there, and one that any error suits."""
+    folder = laid(tmp_path / "one", {**ONE, "one/core.py": ONE["one/core.py"] + "\ndef halve(x):\n    return x / 2\n\nclass Odd(Exception):\n    pass\n"}, {
+        "tests/test_core.py": """
+import pytest
+from one import core
+
+def test_double():
+    assert core.double(2) == 4
+
+def test_halve():
+    with pytest.raises(Exception):
+        core.halve("a")
+
+class TestOdd:
+    def test_odd(self):
+        assert issubclass(core.Odd, Exception)
+""",
+    })  # fmt: skip
+    tasks, told, said = harvested(folder, "--all")
+    assert [one.rpartition("/")[2] for one in tasks] == ["double"]
+    assert sorted(one.rpartition("/")[2] for one in told["on_stubs"]) == ["Odd", "halve"]
+    assert "dropped: passed on stubs, so test nothing" in said and told["gold"]["tasks"] == 1
+    kept, _, _ = harvested(folder, "--all", "--unchecked", "--overwrite")
+    assert len(kept) == 3  # nothing is run, so nothing is known
 
 
 def test_names_of_the_six_get_the_papers_row(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from zerorepo.craft.asked import Adaptation, ModelLocator, adapt_all, adapted_fa
 from zerorepo.craft.judging import JUDGES, passed, rules
 from zerorepo.craft.locate import Located, Locator
 from zerorepo.craft.package import Package
-from zerorepo.craft.suite import interfaces
+from zerorepo.craft.references import interfaces
 from zerorepo.craft.tasks import Task
 from zerorepo.generation.asking import Asker
 

@@ -14,8 +14,8 @@ from zerorepo_skeletons import TALLYBOOK
 from tenfold_shared import BadInput
 from zerorepo.craft.locate import Located, Locator, _Choice, best_first, read_rename
 from zerorepo.craft.package import Package
+from zerorepo.craft.references import interfaces
 from zerorepo.craft.resemblance import Resemblance, parameters_of, same_signature
-from zerorepo.craft.suite import interfaces
 from zerorepo.craft.tasks import Interface, Task
 from zerorepo.embeddings import TfIdf
 from zerorepo.features import own_phrases

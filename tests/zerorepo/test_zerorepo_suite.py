@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zerorepo.craft.beside import support_of
 from zerorepo.craft.package import Package
-from zerorepo.craft.suite import References, TestFile, interfaces, parsed, support_of, with_absolute
+from zerorepo.craft.references import References, interfaces, with_absolute
+from zerorepo.craft.suite import TestFile
+from zerorepo.craft.syntax import parsed
 
 SUITE = '''"""A suite with everything in it."""
 from __future__ import annotations

@@ -668,7 +668,7 @@ def craft_tasks(tasks: str, **given: Any) -> int:
     \b
     Examples:
       zerorepo craft tasks tasks.jsonl
-      zerorepo craft tasks tasks.jsonl --show boltons/tests/strutils/functions/slugify
+      zerorepo craft tasks tasks.jsonl --show boltons/boltons/strutils/functions/slugify
     """
     from zerorepo.craft.listing import run_tasks
 

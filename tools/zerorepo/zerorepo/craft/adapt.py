@@ -11,7 +11,7 @@ import ast
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from zerorepo.craft.suite import chain_of, is_dotted, parsed
+from zerorepo.craft.syntax import chain_of, is_dotted, parsed
 
 _SETTERS = ("setattr", "getattr", "hasattr", "delattr", "object")  # take an object and the name of an attribute
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from zerorepo.craft.judging import Sources
 from zerorepo.craft.locate import Located, Locator, plain
 from zerorepo.craft.package import Package
-from zerorepo.craft.suite import chain_of, parsed
+from zerorepo.craft.syntax import chain_of, parsed
 from zerorepo.craft.tasks import Interface, Task
 from zerorepo.generation import prompts
 from zerorepo.generation.asking import Ask, Asker

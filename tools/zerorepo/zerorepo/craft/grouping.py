@@ -16,8 +16,11 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
+from zerorepo.craft.beside import support_of
 from zerorepo.craft.package import TESTS, Meaning, Package
-from zerorepo.craft.suite import Case, References, TestFile, Use, parsed, support_of
+from zerorepo.craft.references import References, Use
+from zerorepo.craft.suite import Case, TestFile
+from zerorepo.craft.syntax import parsed
 from zerorepo.craft.tasks import FUNCTIONS, Interface
 from zerorepo.features import words_of
 from zerorepo.modules import dotted_name

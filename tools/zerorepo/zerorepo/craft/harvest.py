@@ -25,25 +25,26 @@ import msgspec
 from tenfold_shared import BadInput, Missing, sandbox
 from tenfold_shared.jsonl import Output
 from tenfold_shared.progress import Progress
+from zerorepo.craft.beside import support_of
 from zerorepo.craft.grouping import Group, Grouping, capability, described, grouped, ids_of, project_name
 from zerorepo.craft.listing import drawn, passed_over
 from zerorepo.craft.locate import Locator
 from zerorepo.craft.package import Package, in_tests
-from zerorepo.craft.running import run_case
+from zerorepo.craft.references import interfaces, with_absolute
+from zerorepo.craft.running import run_case, without_bodies
 from zerorepo.craft.scoring import Bench, Result, Where, found_by_rule, names_of, rewritten
-from zerorepo.craft.suite import TestFile, interfaces, parsed, support_of, with_absolute
+from zerorepo.craft.suite import TestFile
+from zerorepo.craft.syntax import parsed
 from zerorepo.craft.tasks import Gold, Interface, Support, Task, dumps
 from zerorepo.generation.folder import digest_of
 from zerorepo.generation.skeleton import decoded
 from zerorepo.generation.stripping import is_part
-from zerorepo.generation.verdict import Verdict
 from zerorepo.graph import one_line
 from zerorepo.modules import dotted_prefix
 from zerorepo.sources import WorkTree, is_python
 
 DATA_FILE, DATA_TASK = 1 << 20, 4 << 20  # most bytes of one data file of a task, and of all of them
 SHOWN = 10  # categories, and names of a kind, in the summary
-REASON = 200  # characters of why a test did not pass
 PLUGIN = "zerorepo_opened"
 _PLUGIN = Path(__file__).with_name("opened_inside.py").read_bytes()
 REPORT = ".zerorepo-opened"
@@ -96,7 +97,7 @@ def run_harvest(
         with Progress("harvest", len(taken), "tasks", quiet) as progress:
             if unchecked:
                 tasks = list(progress.over(suite.whole(one.id) for one in taken))
-                told = Told([], [], [])
+                told = Told([], [], [], [])
             else:
                 if not unsafe_no_sandbox:
                     sandbox.check()
@@ -302,18 +303,20 @@ def _is_code(path: str, text: str) -> bool:
 
 class Trialled(msgspec.Struct):
     """What trying a task on its package found, as the journal keeps it. data: files beside the test that it reads; left: those
-    of them that are too large. uncut: it passes only as the whole file."""
+    of them that are too large. uncut: it passes only as the whole file. vacuous: it passes on stubs, too."""
 
     gold: Gold
     uncut: bool
     data: list[str]
     left: list[str]
+    vacuous: bool = False
 
 
 class Told(NamedTuple):
-    """Ids of tasks that need their whole file; (id, path) of data left out; (id, result, reason) of tasks that the package does
-    not pass."""
+    """Ids of tasks that pass on stubs, and are left out; of those that need their whole file; (id, path) of data left out;
+    (id, result, reason) of tasks that the package does not pass."""
 
+    vacuous: list[str]
     uncut: list[str]
     left: list[tuple[str, str]]
     failed: list[tuple[str, str, str]]
@@ -361,7 +364,13 @@ class Trial:
             kept, left = self._fitting(self._read_by(task, source, support))
             if kept:
                 verdict = self._bench.run(task, source, self.with_data(support, kept))
-        return Trialled(_gold(found.result(verdict), verdict), False, kept, left)
+        vacuous = verdict.result == "passed" and self._holds_on_stubs(task, source, self.with_data(support, kept))
+        return Trialled(_gold(found.result(verdict)), False, kept, left, vacuous)
+
+    def _holds_on_stubs(self, task: Task, source: str, support: Sequence[Support]) -> bool:
+        """Whether the tests pass with stubs for the bodies of what they are about: then they test nothing of it."""
+        stubs = without_bodies(self.suite.package, [one.name for one in task.tested])
+        return self._bench.run(task, source, support, stubs).result == "passed"
 
     def with_data(self, support: Sequence[Support], data: Sequence[str]) -> list[Support]:
         held = {one.path for one in support}
@@ -413,13 +422,8 @@ class Trial:
         return kept, left
 
 
-def _gold(result: Result, verdict: Verdict | None = None) -> Gold:
-    """reason: the line that says most, the first that pytest marks with E in its short traceback, else the first of all."""
-    detail = verdict.detail if verdict is not None else result.reason
-    lines = [line.strip() for line in detail.split("\n") if line.strip()]
-    marked = [line[1:].strip() for line in lines if line.startswith("E ")]
-    said = marked or [line for line in lines if not line.endswith(":")]
-    return Gold(passed=result.passed, voted=result.voted, result=result.result, reason=said[0][:REASON] if said else "")
+def _gold(result: Result) -> Gold:
+    return Gold(passed=result.passed, voted=result.voted, result=result.result, reason=result.reason)
 
 
 def _all_tried(trial: Trial, names: Sequence[str], out: Output, progress: Progress) -> tuple[list[Task], Told]:
@@ -441,9 +445,12 @@ def _all_tried(trial: Trial, names: Sequence[str], out: Output, progress: Progre
             progress.update()
     finally:
         pool.shutdown(cancel_futures=True)
-    tasks, told = [], Told([], [], [])
+    tasks, told = [], Told([], [], [], [])
     for name in sorted(names):
         found = done[name]
+        if found.vacuous:
+            told.vacuous.append(name)
+            continue
         task = trial.suite.whole(name, uncut=found.uncut)
         task.gold = found.gold
         task.support = trial.with_data(task.support, found.data)
@@ -481,6 +488,7 @@ def _counts(
         "tasks": len(tasks),
         "tests_in_tasks": sum(len(task.functions) for task in tasks),
         "categories": dict(sorted(categories.items(), key=lambda one: (-one[1], one[0]))),
+        "on_stubs": told.vacuous,
         "uncut": told.uncut,
         "data_left_out": [{"id": name, "file": path} for name, path in told.left],
         "gold": None,
@@ -531,6 +539,8 @@ def _lines(counts: Mapping[str, Any]) -> Iterator[str]:
     rows.append(("capabilities", f"{counts['capabilities']:,}"))
     if counts["passed_over"]:
         rows.append(("  passed over for base or issue in a name", f"{counts['passed_over']:,}"))
+    if counts["on_stubs"]:
+        rows.append(("  dropped: passed on stubs, so test nothing", f"{len(counts['on_stubs']):,}"))
     rows.append(("tasks", f"{counts['tasks']:,} of {counts['tests_in_tasks']:,} tests in {len(counts['categories']):,} categories"))  # fmt: skip
     shown = list(counts["categories"].items())
     rows += [(f"  {one_line(name)}", f"{count:,}") for name, count in shown[:SHOWN]]
@@ -548,7 +558,7 @@ def _lines(counts: Mapping[str, Any]) -> Iterator[str]:
     for name, value in rows:
         yield f"  {name:<{wide}}  {value}"
     for kind, entries in (("not passed", [f"{one['id']}: {one['result']}: {one['reason']}" for one in (gold or {}).get("failed", ())]),
-                          ("whole file", counts["uncut"]),
+                          ("passed on stubs", counts["on_stubs"]), ("whole file", counts["uncut"]),
                           ("too large", [f"{one['file']}, for {one['id']}" for one in counts["data_left_out"]])):  # fmt: skip
         yield from (f"  {kind}: {one_line(entry)}" for entry in entries[:SHOWN])
         if len(entries) > SHOWN:

@@ -18,7 +18,7 @@ import numpy as np
 from zerorepo.craft.locate import Located, plain
 from zerorepo.craft.package import Meaning, Package
 from zerorepo.craft.resemblance import parameters_of, stems
-from zerorepo.craft.suite import chain_of, parsed
+from zerorepo.craft.syntax import chain_of, parsed
 from zerorepo.craft.tasks import Interface, Task
 from zerorepo.embeddings import Encoder, TfIdf
 from zerorepo.features import words_of

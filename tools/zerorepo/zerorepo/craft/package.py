@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tenfold_shared import BadInput
-from zerorepo.encode import encode, file_nodes
+from zerorepo.encode import encode
 from zerorepo.generation.stripping import is_part
 from zerorepo.graph import UNITS, Graph, Node
 from zerorepo.modules import dotted_name, dotted_prefix, import_root
@@ -73,7 +73,7 @@ class Package:
 
     @cached_property
     def program(self) -> Program:
-        return Program(node for path, data in self.files.items() if is_python(path) for node in file_nodes(path, data))
+        return Program(node for node in self.graph.nodes if node.kind not in ("repo", "folder"))
 
     @cached_property
     def module_paths(self) -> dict[str, str]:
@@ -98,7 +98,7 @@ class Package:
         """Names that an import of the package begins with; tests and what only makes the package are left out."""
         return sorted({name.partition(".")[0] for name, path in self.module_paths.items() if is_part(path, self.files)})
 
-    @property
+    @cached_property
     def roots(self) -> tuple[str, ...]:
         """Folders that imports begin at, the top first."""
         parts = (path for path in self.module_paths.values() if is_part(path, self.files))

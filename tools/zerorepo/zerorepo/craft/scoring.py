@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tenfold_shared import BadInput, TenfoldError
+from tenfold_shared import BadInput
 from tenfold_shared.cli import Backend
 from tenfold_shared.jsonl import Journal, Output, Source
 from tenfold_shared.progress import Progress
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 SCHEMA = "craft-score/1"
 RULES = "rules"  # what answers where no model is given
 SHOWN = 5
-_REASON = 400  # characters of why a task failed
+_REASON = 200  # characters of why a task failed
 _RESULT = "result "  # journal entries of finished tasks
 _GOLD = "gold "
 
@@ -103,7 +103,11 @@ class Found(msgspec.Struct):
 
 
 def _reason(verdict: Verdict) -> str:
-    return "" if verdict.result == "passed" else verdict.detail[-_REASON:]
+    """The line that says most: the first that pytest marks with E in its short traceback, else the first of all."""
+    lines = [line.strip() for line in verdict.detail.split("\n") if line.strip()] if verdict.result != "passed" else []
+    marked = [line[1:].strip() for line in lines if line.startswith("E ")]
+    said = marked or [line for line in lines if not line.endswith(":")] or lines
+    return said[0][:_REASON] if said else ""
 
 
 # ---------------------------------------------------------------- by rule
@@ -164,12 +168,6 @@ class Bench:
             return found.result(None)
         source, support = rewritten(found.task, names_of(found.task, found.located, self.package))
         return found.result(self.run(found.task, source, support))
-
-
-def gold_of(task: Task, locator: Locator, bench: Bench, tries: int) -> Gold:
-    """What the steps by rule give on a package, the real one: the ceiling."""
-    result = bench.judged(found_by_rule(task, locator, bench.package, tries))
-    return Gold(passed=result.passed, voted=result.voted, result=result.result, reason=result.reason)
 
 
 def in_parallel(
@@ -415,6 +413,3 @@ def _status(told: Record, status: str, quiet: bool) -> int:
             file=sys.stderr,
         )  # fmt: skip
     return 1 if told["refused"] and status != "budget" else 0
-
-
-__all__ = ["Bench", "Found", "Result", "TenfoldError", "Where", "gold_of", "run_score"]

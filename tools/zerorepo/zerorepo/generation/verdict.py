@@ -191,7 +191,9 @@ def read_junit(data: bytes) -> Report | None:
     except (ElementTree.ParseError, ValueError, KeyError):
         return None
     seen, held, problems, holding = {"failure": 0, "error": 0, "skipped": 0}, 0, [], set()
-    subtests = False  # a test with subtests has one entry, which bears the marks of all; what held is in the total alone
+    subtests = (
+        False  # a test with subtests has one entry, which bears the marks of all; what held is in the total alone
+    )
     for case in root.iter("testcase"):
         marks = [child for child in case if child.tag in seen]
         held += not marks

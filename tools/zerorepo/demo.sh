@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A specification becomes a tested repository, its answers replayed from a recording through the real checks and the sandbox.
+# A specification becomes a tested repository, its answers replayed from a recording through the real checks and the sandbox; that
+# repository, and the same as it was half built, are scored by the tests of the project it was made after.
 # This repository and an installed package as graphs, kept in step along real commits; real issues of this repository localised in
 # the graph of the commit before their fix, and compared with what the fix changed. Leaves its outputs in out/demo/zerorepo.
 set -euo pipefail
@@ -21,6 +22,15 @@ say zerorepo run "$here/tallybook/repo_data.json" --model "replay:$here/tallyboo
   echo "its tests, run again outside: $(cd "$out/tallybook" && PYTHONPATH=. python -B -m pytest -q -p no:cacheprovider tests | tail -1)"
 } >> "$out/figure.txt"
 say zerorepo export "$out/tallybook/rpg.json" --to html -o "$out/tallybook.html" -q
+
+say zerorepo craft harvest "$here/tallybook" --tests "$here/tallybook/tests" -o "$out/tasks.jsonl" -q
+mkdir "$out/half-built"
+git -C "$out/tallybook" archive HEAD~11 | tar -x -C "$out/half-built"
+for one in tallybook half-built; do
+  say zerorepo craft score "$out/$one" --tasks "$out/tasks.jsonl" --embeddings tfidf -o "$out/$one.score.json" -q
+done
+echo "the two scored by the tests of the project it was made after" >> "$out/figure.txt"
+say zerorepo craft report "$out/tallybook.score.json" "$out/half-built.score.json" --plot "$out/scores.png" >> "$out/figure.txt"
 
 say zerorepo encode . -o "$out/tenfold.json" --allow-unparsed -q
 say zerorepo validate "$out/tenfold.json"

@@ -10,12 +10,15 @@ machine, command}. Times are medians of runs in turn.
   with the plugins of the environment.
 - leaf: the example built by its oracle with one worker, time a leaf, integration tests included; floor: as many bare
   pytest runs as it took.
+- craft: the example scored by tasks of its own tests with one worker, time a task; floor: a bare pytest run of each task's
+  test file as it is, in the repository itself.
 - plan: leaves to their order, 500 to 8,000 of them, ten files to a hundred; R² of a line through the times. Floor: none.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
@@ -110,6 +113,64 @@ def leaf(times: int, pytest_seconds: float) -> None:
     row("leaf: the example, one worker", statistics.median(spent) / leaves, None, None, runs * pytest_seconds / leaves, times, leaves=leaves, runs=runs)  # fmt: skip
 
 
+def scored(times: int) -> None:
+    command = Path(sys.executable).parent / "zerorepo"
+    with tempfile.TemporaryDirectory() as place:
+        tasks = Path(place) / "tasks.jsonl"
+        harvest = [command, "craft", "harvest", EXAMPLE, "--tests", EXAMPLE / "tests", "--all", "-q", "-o", tasks]
+        subprocess.run(harvest, check=True)
+        found = [json.loads(line) for line in tasks.read_text().splitlines()]
+
+        def each() -> None:
+            for one in found:
+                environment = {
+                    "PYTHONPATH": str(EXAMPLE),
+                    "PATH": "/usr/bin:/bin",
+                    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+                }
+                words = [
+                    sys.executable,
+                    "-B",
+                    "-m",
+                    "pytest",
+                    "-q",
+                    "-c",
+                    "/dev/null",
+                    "-p",
+                    "no:cacheprovider",
+                    "--rootdir=.",
+                ]
+                cases = [f"{one['file']}::{case}" for case in one["cases"]]
+                subprocess.run([*words, *cases], cwd=EXAMPLE, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+        def ours() -> None:
+            words = [
+                command,
+                "craft",
+                "score",
+                EXAMPLE,
+                "--tasks",
+                tasks,
+                "--workers",
+                "1",
+                "--embeddings",
+                "tfidf",
+                "-q",
+            ]
+            subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+
+        told = medians({"bare": each, "ours": ours}, times)
+    row(
+        "craft: a task of a score",
+        told["ours"] / len(found),
+        None,
+        None,
+        told["bare"] / len(found),
+        times,
+        tasks=len(found),
+    )
+
+
 def planned(leaves: int) -> Graph:
     """So many functions, each calling two others before it, eighty to a file, each file importing the last."""
     nodes, edges = [Node(id=".", kind="repo", path=".")], []
@@ -147,6 +208,7 @@ def main() -> None:
     sandbox(times)
     seconds = verdict(times)
     leaf(max(1, times // 5), seconds)
+    scored(max(1, times // 5))
     plans(times)
 
 

@@ -9,8 +9,8 @@ import ast
 
 from zerorepo.craft.package import Package, in_tests
 from zerorepo.craft.references import absolute
-from zerorepo.craft.suite import TestFile
-from zerorepo.craft.syntax import parsed, words_of_strings
+from zerorepo.craft.suite import TestFile, read_suite_file
+from zerorepo.craft.syntax import asked_for, parsed
 from zerorepo.craft.tasks import Support
 from zerorepo.modules import import_root
 
@@ -32,9 +32,7 @@ class _Beside:
     def needed(self, path: str, source: str) -> dict[str, str]:
         conftests = [one for one in (_in(folder, CONFTEST) for folder in _above(path)) if one in self.package.files]
         texts = {path: source}
-        asked = {node.arg for node in ast.walk(parsed(source)) if isinstance(node, ast.arg)} | words_of_strings(
-            parsed(source)
-        )
+        asked = set(asked_for(source))
         for one in conftests:
             self.wanted[one] = set()
         while True:
@@ -48,10 +46,12 @@ class _Beside:
                     names |= hooks | fixtures
             texts = {path: source, **self._texts()}
             for name, text in texts.items():
-                tree = parsed(text)
-                self._imported(name, tree)
+                try:
+                    self._imported(name, parsed(text))
+                except ValueError:
+                    continue  # what uses it fails, on the real package as well
                 if name == path or name.rpartition("/")[2] == CONFTEST:
-                    asked |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)} | words_of_strings(tree)
+                    asked |= asked_for(text)
             if {name: None if names is None else len(names) for name, names in self.wanted.items()} == before:
                 break
         del texts[path]
@@ -101,7 +101,7 @@ class _Beside:
 
     def _file(self, path: str) -> TestFile | None:
         try:
-            return TestFile(path, self._text(path, None))
+            return read_suite_file(path, self._text(path, None))
         except ValueError:
             return None
 
@@ -110,7 +110,7 @@ class _Beside:
         if names is None:
             return text
         try:
-            return TestFile(path, text).helpers(names)
+            return read_suite_file(path, text).helpers(names)
         except ValueError:
             return text
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from zerorepo.craft.beside import support_of
 from zerorepo.craft.package import TESTS, Meaning, Package
-from zerorepo.craft.references import References, Use
+from zerorepo.craft.references import Use, uses_of
 from zerorepo.craft.suite import Case, TestFile
 from zerorepo.craft.syntax import parsed
 from zerorepo.craft.tasks import FUNCTIONS, Interface
@@ -131,7 +131,7 @@ class _Suite:
         # What fixtures that every test of a file gets reach: no test is about that.
         self._unasked: dict[str, Counter[str]] = {}
         for file in files:
-            uses = References(file.tree, file.path, package).uses
+            uses = file.uses(package)
             self.classes[file.path] = sorted({one.meaning.name for one in uses if one.meaning.kind == "class"})
             for case in file.cases:
                 self.reached[file.path, case.id] = self._reached(file, case)
@@ -232,7 +232,7 @@ class _Suite:
 
 def _uses(path: str, text: str, package: Package) -> Sequence[Use]:
     try:
-        return References(parsed(text), path, package).uses
+        return uses_of(text, path, package)
     except ValueError:  # a conftest that is no Python reaches nothing
         return ()
 

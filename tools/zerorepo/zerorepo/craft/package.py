@@ -39,6 +39,7 @@ class Package:
         self.files = dict(sorted(files.items()))
         self.name = name
         self.graph: Graph = encode(Held(self.files))
+        self._meanings: dict[str, Meaning | None] = {}
 
     @classmethod
     def load(cls, folder: str | Path, also: Iterable[str | Path] = ()) -> Package:
@@ -107,6 +108,11 @@ class Package:
     def meaning(self, name: str) -> Meaning | None:
         """What a dotted name stands for, as an import statement and attributes would find it; None where nothing of this
         package."""
+        if name not in self._meanings:
+            self._meanings[name] = self._meaning(name)
+        return self._meanings[name]
+
+    def _meaning(self, name: str) -> Meaning | None:
         if name in self.module_paths:
             return Meaning(name, "module", self.program.nodes.get(self.module_paths[name]))
         if name in self.folders:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from zerorepo.craft.package import Meaning, Package, in_tests
@@ -128,6 +129,12 @@ class References:
                     self.uses.append(Use("", found, one.lineno))
 
 
+@lru_cache(maxsize=256)
+def uses_of(source: str, path: str, package: Package) -> tuple[Use, ...]:
+    """What `References` finds in a source. Raises ValueError where it is no Python."""
+    return tuple(References(parsed(source), path, package).uses)
+
+
 def with_absolute(source: str, path: str, package: Package) -> str:
     """The source with absolute imports in the place of relative ones of the package itself; those of the suite stay."""
     lines = source.split("\n")
@@ -156,7 +163,7 @@ def interfaces(sources: Mapping[str, str], package: Package, tested: Collection[
     meanings: dict[str, Meaning] = {}
     written: dict[str, set[str]] = {}
     for path, source in sources.items():
-        for use in References(parsed(source), path, package).uses:
+        for use in uses_of(source, path, package):
             meanings.setdefault(use.meaning.name, use.meaning)
             written.setdefault(use.meaning.name, set())
             if use.written:

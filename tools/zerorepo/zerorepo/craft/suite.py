@@ -10,11 +10,11 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from zerorepo.craft.package import Package
-from zerorepo.craft.references import References
+from zerorepo.craft.references import Use, uses_of
 from zerorepo.craft.syntax import DEFINITIONS, at_level, first_line, parsed, words_of_strings
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -60,6 +60,7 @@ class TestFile:
         self._lines = self.source.split("\n")
         imports = [one for one in self.tree.body if isinstance(one, (ast.Import, ast.ImportFrom))]
         self._imported = {name for one in imports for name in _bound(one)}
+        self._helpers: dict[frozenset[str], str] = {}
         self._items = [self._item(one) for one in self.tree.body]
 
     # ------------------------------------------------------------ tests
@@ -120,7 +121,10 @@ class TestFile:
 
     def helpers(self, names: Iterable[str]) -> str:
         """The file with these names of its module level alone, and what they rest on: of a conftest or helper module."""
-        return self._cut(set(names), set())
+        wanted = frozenset(names)
+        if wanted not in self._helpers:
+            self._helpers[wanted] = self._cut(set(wanted), set())
+        return self._helpers[wanted]
 
     def _cut(self, names: set[str], tests: set[tuple[str, str]]) -> str:
         tested = {case.owner or case.name for case in self.cases}
@@ -256,9 +260,13 @@ class TestFile:
         fixtures of the file do that it rests on."""
         case = next(one for one in self.cases if one.id == case_id)
         if deep:
-            tree = parsed(self._cut({case.owner or case.name}, {(case.owner, case.name)}))
-            return Counter(found.meaning.name for found in References(tree, self.path, package).uses)
+            text = self._cut({case.owner or case.name}, {(case.owner, case.name)})
+            return Counter(found.meaning.name for found in uses_of(text, self.path, package))
         return self._direct(package).get(case_id, Counter())
+
+    def uses(self, package: Package) -> tuple[Use, ...]:
+        """Every place of the file that names something of the package."""
+        return uses_of(self.source, self.path, package)
 
     def _direct(self, package: Package) -> dict[str, Counter[str]]:
         if getattr(self, "_counted_for", None) is not package:
@@ -267,7 +275,7 @@ class TestFile:
             for name, one in ranges:
                 by_line.update(dict.fromkeys(range(first_line(one), (one.end_lineno or 0) + 1), name))
             counted: dict[str, Counter[str]] = {}
-            for use in References(self.tree, self.path, package).uses:
+            for use in self.uses(package):
                 if use.line in by_line:
                     counted.setdefault(by_line[use.line], Counter())[use.meaning.name] += 1
             self._counted_for, self._counted = package, counted
@@ -276,6 +284,12 @@ class TestFile:
     def _definitions(self, case: Case) -> Iterator[ast.stmt]:
         level: Iterable[ast.stmt] = self.classes[case.owner].body if case.owner else at_level(self.tree.body)
         return (one for one in level if isinstance(one, _FUNCTIONS) and one.name == case.name)
+
+
+@lru_cache(maxsize=256)
+def read_suite_file(path: str, source: str) -> TestFile:
+    """A TestFile, made once. Raises ValueError."""
+    return TestFile(path, source)
 
 
 # ---------------------------------------------------------------- syntax

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import warnings
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
+@lru_cache(maxsize=64)  # the same helper files are looked at for every test of a suite
 def parsed(source: str) -> ast.Module:
-    """Raises ValueError where it is no Python."""
+    """The tree, which is not to be changed. Raises ValueError where it is no Python."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -60,3 +62,10 @@ def words_of_strings(one: ast.AST) -> set[str]:
         for word in node.value.replace(",", " ").split()
         if word.isidentifier()
     }
+
+
+@lru_cache(maxsize=256)
+def asked_for(source: str) -> frozenset[str]:
+    """Names that a file may ask fixtures by: parameters, and words in strings. Raises ValueError where it is no Python."""
+    tree = parsed(source)
+    return frozenset({node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)} | words_of_strings(tree))

@@ -115,6 +115,18 @@ def test_a_method_through_a_module_is_the_other_name() -> None:
     assert before == ["turned", Leaf.turn] and after == ["turned", Leaf.spin]
 
 
+def test_a_method_that_a_class_has_from_another_changes_by_its_own_name_alone() -> None:
+    places = {"oak.core.Leaf": "elm.foliage.Blade", "oak.core.Leaf.turn": "elm.base.Part.spin", "oak.core": "elm.trunk"}
+    names = Names(places, {}, frozenset(places), frozenset({"oak.core"}), frozenset({"oak.core.Leaf.turn"}))
+    values = {"elm.foliage.Blade": Leaf, "elm.trunk.MOST": 1}
+    for source in (
+        "from oak.core import Leaf\nfound.append(Leaf.turn(Leaf()))",
+        "import oak.core as c\nfound.append(c.Leaf.turn(c.Leaf()))",
+    ):
+        assert reached(adapted(source, names), values) == ["turned"]
+        assert ".spin(" in adapted(source, names)
+
+
 def test_a_parameter_that_hides_an_import_is_left_alone() -> None:
     source = (
         "import oak.core as c\ndef f(c):\n    return c.grow\ndef g():\n    c = 5\n    return c\nfound += [c.grow]\n"

@@ -221,7 +221,9 @@ def test_meaning_goes_by_words_and_abstains_where_there_are_none():
     code = GOLD.replace("def plain", "def successor")
     assert votes(code, ["store.boxes.plain"], located=alone)["meaning"] is None
     by_map = Located({"store.boxes.plain": "store.boxes.plain"}, {"store.boxes.plain": "renamed"}, [])
-    assert votes(GOLD, ["store.boxes.plain"], located=by_map)["meaning"] is None
+    assert (
+        votes(GOLD, ["store.boxes.plain"], located=by_map)["meaning"] == "yes"
+    )  # the user says so, and nothing says otherwise
 
 
 # ------------------------------------------------------------ the vote

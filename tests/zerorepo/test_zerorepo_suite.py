@@ -252,7 +252,7 @@ def test_a_test_that_is_not_there_and_a_file_that_is_no_python() -> None:
 
 FILES = {
     "oak/__init__.py": "from oak.core import grow\nfrom .deep.util import *\n",
-    "oak/core.py": 'LIMIT = 5\n\ndef grow(x: int, by=1) -> int:\n    """Grow X."""\n    return x + by\n\nclass Leaf:\n    """A leaf."""\n    def turn(self):\n        return 1\n    def fall(self):\n        return 2\n',
+    "oak/core.py": 'import json\nfrom typing import Generic, TypeVar\nT = TypeVar("T")\nLIMIT = 5\n\ndef grow(x: int, by=1) -> int:\n    """Grow X."""\n    return x + by\n\nclass Leaf(Generic[T]):\n    """A leaf."""\n    def turn(self):\n        return 1\n    def fall(self):\n        return 2\n\nclass Twig(Leaf[int]):\n    pass\n',
     "oak/deep/__init__.py": "",
     "oak/deep/util.py": "__all__ = ['trim']\n\ndef trim(x):\n    return x\n\ndef hidden(x):\n    return x\n",
     "oak/tests/__init__.py": "",
@@ -281,6 +281,8 @@ def test_what_names_stand_for(oak: Package) -> None:
         ("oak.core.LIMIT", "oak.core.LIMIT", "variable"),
         ("oak.deep.util", "oak.deep.util", "module"),
         ("oak", "oak", "module"),
+        ("oak.core.json", "oak.core.json", "variable"),  # imported there from elsewhere
+        ("oak.core.Twig.turn", "oak.core.Leaf.turn", "method"),  # of a base with a parameter
     ):
         found = oak.meaning(written)
         assert found is not None and (found.name, found.kind) == (name, kind)

@@ -167,7 +167,8 @@ class _Walk:
         )
         node.features, node.provenance = own_phrases(node)
         if kind == "class":
-            node.bases = [text for text in map(_chain, definition.bases) if text]
+            bases = (one.value if isinstance(one, ast.Subscript) else one for one in definition.bases)  # `Base[T]`
+            node.bases = [text for text in map(_chain, bases) if text]
         elif definition.returns is not None:
             node.returns = _annotated(definition.returns)
         self.nodes.append(node)

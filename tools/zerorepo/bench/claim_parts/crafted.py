@@ -3,7 +3,8 @@
     python tools/zerorepo/bench/claim_parts/crafted.py [--quick] [--folder DIR] [PACKAGE...]
 
 For each package of rebuild.py its tasks are harvested from its own suite. Then are scored: the package itself (all should
-pass); its stubs (none may); mutants with one operator changed, those that the package's own suite finds (below all, above
+pass); the same with every body replaced by a stub (none may pass), and the skeleton that `rebuild` makes, which keeps the bodies
+that an import runs (only what is about those may pass); mutants with one operator changed, those that the package's own suite finds (below all, above
 none); and copies under other names (tests/zerorepo/zerorepo_renaming.py), once with the map of names and once without. An
 object a package is printed. ../claims.py makes the rows.
 """
@@ -28,8 +29,10 @@ from claim_parts.rebuild import COMMAND, PACKAGES, QUICK, Project, fetched, rebu
 from zerorepo_renaming import renamed
 
 from zerorepo.craft.package import Package
+from zerorepo.generation.skeleton import decoded, stubs_of
+from zerorepo.graph import Graph
 
-MUTANTS = 8  # that the package's own suite finds, of each package
+MUTANTS = 5  # that the package's own suite finds, of each package
 MOST_TRIED = 5 * MUTANTS
 SCHEMES = ("synonyms", "opaque")
 # One operator to another, in the place of the old one.
@@ -164,15 +167,46 @@ def under_other_names(tree: Path, tasks: Path, scheme: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def without_bodies(path: str, data: bytes) -> bytes:
+    if not path.endswith(".py"):
+        return data
+    text, encoding = decoded(data)
+    return stubs_of(text).encode(encoding)
+
+
+def on_skeleton(folder: Path, tasks: Path) -> dict[str, Any]:
+    """The score of a skeleton; strange: what passes there though nothing of what it is about kept its body."""
+    score = scored(folder, tasks)
+    package, graph = Package.load(folder), Graph.load(folder / "rpg.json")
+    stubs = {node.id for node in graph.nodes if node.status == "stubbed"}
+    about = {
+        one["id"]: [each["name"] for each in one["interfaces"] if each.get("tested")] for one in map(json.loads, tasks.read_text().splitlines())
+    }  # fmt: skip
+    strange = []
+    for one in score["results"]:
+        found = [package.meaning(one["located"][name]) for name in about[one["id"]] if name in one["located"]]
+        whole = [each.node.id for each in found if each is not None and each.node is not None]
+        kept = [
+            node.id for node in graph.nodes
+            if node.kind in ("function", "method") and node.id not in stubs
+            and any(node.id == one_ or node.id.startswith(one_ + ".") for one_ in whole)
+        ]  # fmt: skip
+        if one["passed"] and not kept:
+            strange.append(one["id"])
+    return {**brief(score), "strange": strange}
+
+
 def measured(project: Project, folder: Path, quick: bool = False) -> dict[str, Any]:
     """One package, with all that is scored by its tasks."""
     begin = time.monotonic()
     tree = fetched(project, folder)
     tasks, counts = harvested(project, tree)
-    stubs, _, _ = rebuilt(tree, "stubs")
+    skeleton, _, _ = rebuilt(tree, "stubs")
+    stubs = tree.with_name(f"{tree.name}.all-stubs")
+    written({path: without_bodies(path, data) for path, data in Package.load(tree).files.items()}, stubs)
     return {
         "package": f"{project.name} {project.version}", "harvest": counts, "itself": brief(scored(tree, tasks)),
-        "itself_here": brief(scored(tree, tasks, "--gold", tree)), "stubs": brief(scored(stubs, tasks)),
+        "itself_here": brief(scored(tree, tasks, "--gold", tree)), "stubs": brief(scored(stubs, tasks)), "skeleton": on_skeleton(skeleton, tasks),
         "mutants": mutants(project, tree, tasks, 2 if quick else MUTANTS),
         "renamed": [under_other_names(tree, tasks, scheme) for scheme in SCHEMES],
         "seconds": round(time.monotonic() - begin, 1),
@@ -199,6 +233,12 @@ def rows(
     yield (
         "craft: a package scored by the tasks of its own suite passes at least .99 of them (share of all tasks; low, high over packages)",
         share(itself), *range_of(itself), {"packages": by_name}, all(one["pass_rate"] >= 0.99 for one in itself),
+    )  # fmt: skip
+    skeletons = {one["package"]: one["skeleton"] for one in found}
+    yield (
+        "craft: of a skeleton whose bodies are stubs but for those that an import runs, only tasks about those pass (pass rate)",
+        share(list(skeletons.values())), *range_of(list(skeletons.values())), {"packages": skeletons},
+        not any(one["strange"] for one in skeletons.values()),
     )  # fmt: skip
     stubs = [one["stubs"] for one in found]
     yield (

@@ -25,12 +25,14 @@ class _Edit(NamedTuple):
 class Names(NamedTuple):
     """What becomes of names. places: dotted name as written to the new one, those alone that change. members: attribute of a
     value to the new one. written: every dotted name of the package that the tests write, changing or not; modules: those of
-    them that are modules, which must be imported before they can be an attribute."""
+    them that are modules, which must be imported before they can be an attribute; methods: those that are methods, which only their
+    class has."""
 
     places: Mapping[str, str]
     members: Mapping[str, str]
     written: frozenset[str]
     modules: frozenset[str] = frozenset()
+    methods: frozenset[str] = frozenset()
 
 
 def adapted(source: str, names: Names) -> str:
@@ -222,8 +224,20 @@ class _Adaptation:
         for part in parts:
             written.append(f"{written[-1]}.{part.attr}")
         length = max((at for at, name in enumerate(written) if name in self.names.written), default=0)
+        if written[length] in self.names.methods:
+            # Only its own name changes here: the class before it, which may have it from another, is seen to by itself.
+            fresh = self._new(written[length]).rpartition(".")[2]
+            if parts[length - 1].attr != fresh:
+                self._rename_attribute(parts[length - 1], fresh)
+            if length > 1 and written[length - 1] in self.names.written:
+                self._chained(binding, parts[: length - 1], written)
+            return length
         if not length:
             return 0
+        return self._chained(binding, parts[:length], written)
+
+    def _chained(self, binding: _Binding, parts: list[ast.Attribute], written: list[str]) -> int:
+        length = len(parts)
         old, new, kept = written[length], self._new(written[length]), self._new(written[0])
         if new == kept + old[len(written[0]) :]:
             return length  # what the root's own import becomes suffices

@@ -322,7 +322,7 @@ class _Judging:
 
     def _alike(self, one: Interface) -> float | None:
         """Likeness of what is told of the interface and of the unit. None where no docstring says anything and the names
-        differ, or were given by the user's map: they are no evidence then."""
+        differ: they are no evidence then. Of names that the user's map gives, its word counts where no docstrings do."""
         meaning = self.found.get(one.name)
         if meaning is None:
             return None
@@ -331,7 +331,7 @@ class _Judging:
         last, new = plain(one.last), meaning.name.rpartition(".")[2]
         by_map = self.located.how.get(one.name) == "renamed"
         if by_map and not (one.doc and doc):
-            return None
+            return 1.0  # the user says that it means the same, and nothing says otherwise
         if not one.doc and not doc:
             return 1.0 if last == plain(new) else None
         names = [] if by_map else [" ".join(words_of(last))]

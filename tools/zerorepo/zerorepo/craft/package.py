@@ -125,7 +125,10 @@ class Package:
             path = self.module_paths.get(above.name)
             if path is None:
                 return None
-            return self._of(self.program.member(path, last), above.name, last)
+            found = self._of(self.program.member(path, last), above.name, last)
+            if found is None and last in self.program.bound.get(path, {}):
+                return Meaning(f"{above.name}.{last}", "variable", None)  # it imports that from elsewhere
+            return found
         if above.kind == "class" and above.node is not None:
             return self._of(self.program.attribute(above.node.id, last), above.name, last)
         return None

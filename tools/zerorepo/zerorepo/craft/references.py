@@ -93,8 +93,11 @@ class References:
                     inner.add(part.value)
                     part = part.value
                 written = ".".join([self.aliases[chain[0]], *chain[1:]])
-                while written.count(".") > self.aliases[chain[0]].count(".") and self._add(written, one.lineno) is None:
-                    written = written.rpartition(".")[0]
+                while written.count(".") > self.aliases[chain[0]].count("."):
+                    found = self._add(written, one.lineno)
+                    if found is not None and found.kind != "method":
+                        break
+                    written = written.rpartition(".")[0]  # of a method, its class is named as well
             elif (
                 isinstance(one, ast.Name)
                 and one not in inner

@@ -132,7 +132,8 @@ def names_of(task: Task, located: Located, package: Package) -> Names:
     places, members = located.places(task, package)
     written = frozenset(name for one in task.interfaces for name in one.written)
     modules = frozenset(name for one in task.interfaces if one.kind == "module" for name in one.written)
-    return Names(places, members, written, modules)
+    methods = frozenset(name for one in task.interfaces if one.kind == "method" for name in one.written)
+    return Names(places, members, written, modules, methods)
 
 
 def rewritten(task: Task, names: Names) -> tuple[str, list[Support]]:

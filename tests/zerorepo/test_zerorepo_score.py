@@ -15,7 +15,7 @@ from scripted_server import ScriptedServer, chat
 
 from tenfold_shared.sandbox import Limits
 from zerorepo.craft.package import Package
-from zerorepo.craft.running import laid_out, run_case
+from zerorepo.craft.running import laid_out, run_case, run_checked
 from zerorepo.craft.tasks import Task
 from zerorepo.generation.skeleton import stubs_of
 
@@ -222,6 +222,14 @@ def test_the_real_package_does_not_answer_in_the_repositorys_place() -> None:
 
 # ------------------------------------------------------------ hostile repositories
 
+# A report in which all that pytest was asked for held, and the last test, whatever it is called, did not.
+REPORTS = """names = [name[:-3].replace('/', '.') + '::' + case for name, _, case in (one.partition('::') for one in sys.argv if '::' in one)]
+names = [name.replace('::', '.').rpartition('.') for name in names]
+cases = ['<testcase classname="%s" name="%s"' % (name[0], name[2]) for name in names]
+text = '/>'.join(cases) + '><failure message="x">x</failure></testcase>'
+open('.zerorepo-junit.xml', 'w').write('<testsuites><testsuite tests="%d" failures="1" errors="0" skipped="0">%s</testsuite></testsuites>' % (len(cases), text))
+"""
+
 HOSTILE = {
     "writes": "import pathlib\nfor place in ({canary!r}, '/usr', '/etc'):\n    try:\n        pathlib.Path(place, 'new').write_text('x')\n    except OSError:\n        pass\n",
     "deletes": "import shutil\nshutil.rmtree({canary!r}, ignore_errors=True)\n",
@@ -231,8 +239,28 @@ HOSTILE = {
     "hangs": "while True:\n    pass\n",
     "makes all pass": "import _pytest.python\n_pytest.python.Function.runtest = lambda self: None\n",
     "never fails": "import _pytest.reports as r\nold = r.TestReport.from_item_and_call.__func__\ndef told(c, i, call):\n    found = old(c, i, call)\n    found.outcome, found.longrepr = 'passed', None\n    return found\nr.TestReport.from_item_and_call = classmethod(told)\n",
+    "spares the last": "import _pytest.python as p\nold = p.Function.runtest\np.Function.runtest = lambda self: old(self) if 'sentinel' in self.nodeid else None\n",
+    "swallows": "import _pytest.runner as r\nold = r.CallInfo.from_call.__func__\ndef told(c, *words, **more):\n    found = old(c, *words, **more)\n    if 'sentinel' not in str(found.excinfo and found.excinfo.getrepr()):\n        found.excinfo = None\n    return found\nr.CallInfo.from_call = classmethod(told)\n",
+    "reports itself": "import os, sys\n" + REPORTS + "os._exit(1)\n",
+    "reports at the end": "import atexit, sys\ndef end():\n    "
+    + REPORTS.replace("\n", "\n    ")
+    + "pass\natexit.register(end)\n",
+    "reports others": "import os, sys\n"
+    + REPORTS.replace("name[2])", "'test_other' if name is not names[-1] else name[2])")
+    + "os._exit(1)\n",
+    "is pytest": "",
     "brings a conftest": "",
 }
+BENDING = (
+    "makes all pass",
+    "never fails",
+    "spares the last",
+    "swallows",
+    "reports itself",
+    "reports at the end",
+    "reports others",
+    "is pytest",
+)
 CONFTEST = "import pytest\n\n\n@pytest.hookimpl(tryfirst=True)\ndef pytest_pyfunc_call(pyfuncitem):\n    return True\n"
 
 
@@ -252,6 +280,8 @@ def test_a_hostile_repository_stays_in_the_sandbox_and_passes_nothing(
             name: code.replace("return ", "return 0 and ") for name, code in CODE.items()
         }  # its answers are wrong, too
         files = {**wrong, "oak/__init__.py": text + CODE["oak/__init__.py"]}
+        if harm == "is pytest":
+            files["pytest.py"] = files["_pytest.py"] = files["sitecustomize.py"] = HOSTILE["reports itself"]
         if harm == "brings a conftest":
             files |= dict.fromkeys(("conftest.py", "oak/conftest.py", "tests/conftest.py"), CONFTEST)
             files["pytest.ini"] = "[pytest]\naddopts = -p no:python\n"
@@ -260,8 +290,88 @@ def test_a_hostile_repository_stays_in_the_sandbox_and_passes_nothing(
             listening.accept()
     assert found["pass_rate"] == 0.0, found["results"]
     assert [path.name for path in canary.iterdir()] == ["secret"] and (canary / "secret").read_text() == "42"
-    if harm in ("makes all pass", "never fails"):
+    if harm in BENDING:
         assert all("how tests are judged" in one["reason"] for one in found["results"])
+
+
+def small(source: str, cases: list[str], top: str = "pay", file: str = "tests/test_x.py") -> Task:
+    return Task(
+        id="x", category="c", file=file, module="functions", cap="x", functions=cases, alg_description="", query_code=source,
+        task_query="", project=top, cases=cases, top=[top], interfaces=[],
+    )  # fmt: skip
+
+
+CHECKED: dict[str, Any] = {"limits": Limits(wall_s=20), "python": sys.executable, "unsafe": False, "roots": [""]}
+ALWAYS = b"class Same:\n    __eq__ = lambda self, other: True\n    __ne__ = lambda self, other: False\n\n\ndef twice(x):\n    return Same()\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "case"),
+    [
+        ("from pay import twice\n\n\ndef test_x():\n    assert twice(2) == 4\n", "test_x"),
+        ("from pay import twice\n\n\ndef test_x():\n    assert 4 == twice(2)\n", "test_x"),
+        ("import pytest\nfrom pay import twice\n\n\n@pytest.mark.parametrize('x', ['a::b[c]', 'é'])\ndef test_x(x):\n    assert twice(x) == x + x\n", "test_x"),
+        ("import unittest\nfrom pay import twice\n\n\nclass A(unittest.TestCase):\n    def test_x(self):\n        self.assertEqual(twice(2), 4)\n", "A::test_x"),
+    ],
+)  # fmt: skip
+def test_what_equals_everything_passes_nothing(source: str, case: str) -> None:
+    task = small(source, [case])
+    assert run_checked({"pay.py": b"def twice(x):\n    return x * 2\n"}, task, source, [], **CHECKED).result == "passed"
+    verdict = run_checked({"pay.py": ALWAYS}, task, source, [], **CHECKED)
+    assert verdict.result == "error" and "ask for something else" in verdict.detail
+
+
+def test_files_in_the_tests_way_give_way() -> None:
+    """A repository with a file where the task has a folder, or the other way round, is scored all the same."""
+    source = "from pay import twice\n\n\ndef test_x():\n    assert twice(2) == 4\n"
+    code = {"pay.py": b"def twice(x):\n    return x * 2\n"}
+    for more in ({"checks": b"x"}, {"checks/test_x.py/a.txt": b"x"}, {"zerorepo_sentinel.py/a": b"x"}):
+        task = small(source, ["test_x"], file="checks/test_x.py")
+        assert run_checked({**code, **more}, task, source, [], **CHECKED).result == "passed", more
+
+
+@pytest.mark.parametrize("name", ["score.json", "score.json.gz", "score.json.zst"])
+def test_a_finished_score_is_read_again_as_it_was_packed(name: str, harvest: tuple[Path, Path], tmp_path: Path) -> None:
+    words = (
+        "craft",
+        "score",
+        harvest[0],
+        "--tasks",
+        harvest[1],
+        "--embeddings",
+        "tfidf",
+        "-o",
+        tmp_path / name,
+        "--json",
+    )
+    first, again = zerorepo(*words), zerorepo(*words)
+    assert first.returncode == again.returncode == 0, again.stderr
+    assert json.loads(first.stdout) == json.loads(again.stdout) and f"zerorepo: {tmp_path / name}: complete already" in again.stderr  # fmt: skip
+    (tmp_path / name).write_bytes(b"{")
+    spoilt = zerorepo(*words)
+    assert spoilt.returncode == 2 and "Traceback" not in spoilt.stderr, spoilt.stderr
+
+
+@pytest.mark.parametrize("code", ["def (", "x = '\0'", "x = " + "1+" * 20_000 + "1"])
+def test_a_task_whose_test_is_no_python_is_bad_input(code: str, harvest: tuple[Path, Path], tmp_path: Path) -> None:
+    task = {**json.loads(harvest[1].read_text().splitlines()[0]), "query_code": code}
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(task))
+    done = zerorepo("craft", "score", harvest[0], "--tasks", tmp_path / "tasks.jsonl", "--embeddings", "tfidf")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "tasks.jsonl:1: query_code: no Python: " in done.stderr
+
+
+def test_a_name_of_a_map_that_is_far_too_deep(harvest: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "names.json").write_text(json.dumps({"oak": ".".join(["a"] * 5000)}))
+    done = zerorepo("craft", "score", harvest[0], "--tasks", harvest[1], "--rename", tmp_path / "names.json")
+    assert done.returncode == 2 and "the repository has no a.a" in done.stderr
+
+
+def test_no_escape_of_a_tasks_file_reaches_the_terminal(harvest: tuple[Path, Path], tmp_path: Path) -> None:
+    task = {**json.loads(harvest[1].read_text().splitlines()[0]), "project": "\x1b[31mred\nline"}
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(task))
+    done = zerorepo("craft", "score", harvest[0], "--tasks", tmp_path / "tasks.jsonl", "--embeddings", "tfidf")
+    assert done.returncode == 0 and "\x1b" not in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_tasks_from_elsewhere_are_laid_out_inside_alone(harvest: tuple[Path, Path], tmp_path: Path) -> None:

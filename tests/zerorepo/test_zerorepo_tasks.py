@@ -259,7 +259,11 @@ def test_where_no_task_is_left_nothing_is_written(tmp_path):
     [
         (b"", "no task"), (b"[]", "t.jsonl:1: "), (b'{"schema": "craft/9"}', "t.jsonl:1: schema"), (b"{", "t.jsonl:1: expected one JSON"),
         (dumps(made("a.py")) + b"\n" + dumps(made("a.py")), "t.jsonl:2: id: .* stands twice"),
-        (dumps(made("../a.py")), "stays in the repository"),
+        (dumps(made("../a.py")), "stays in the repository"), (dumps(made("a" * 300 + ".py")), "at most 255 bytes"), (dumps(made("a")), "file: "),
+        (dumps(made("a.py", cases=[])), "cases: "), (dumps(made("a.py", cases=["--help"])), "cases: '--help'"),
+        (dumps(made("a.py", cases=["A::b\0"])), "cases: "), (dumps(made("a.py", gold=Gold(passed=True, voted=False))), "gold.passed"),
+        *((dumps(made("a.py", interfaces=[Interface(name=name, kind="class", written=[old])])), "interfaces: ")
+          for name, old in (("", "a"), (".".join("a" * 5000), "a"), ("a", "a..b"))),
     ],
 )  # fmt: skip
 def test_what_is_no_task_is_told_with_its_line(tmp_path, line, told):

@@ -100,7 +100,7 @@ def run_sample(
                 places.append(where)
                 yield where, decode_line(where, line)
 
-        read = read_tasks(records())
+        read = read_tasks(records(), "<stdin>" if tasks == "-" else tasks)
         left = _sound(read, places) if sound else read
         taken = drawn(left, files=files, classes=classes, caps=caps, seed=seed)
         counts = {"read": len(read), **({"sound": len(left)} if sound else {}),
@@ -203,7 +203,7 @@ def run_tasks(tasks: str, *, wanted: str | None, as_json: bool, quiet: bool, **_
     """The verb. Raises BadInput for what is no task, and for an id that is none, with the nearest."""
     from tenfold_shared.cli import print_table
 
-    read = read_tasks(Source([tasks], None))
+    read = read_tasks(Source([tasks], None), "<stdin>" if tasks == "-" else tasks)
     if wanted is not None:
         _show(_one(read, wanted), as_json)
         return 0

@@ -20,6 +20,7 @@ from zerorepo.resolve import Program, Symbol
 from zerorepo.sources import Held, WorkTree, is_python
 
 LARGEST = 4 << 20  # bytes of a file that is laid out beside the code; larger data is left out
+DEEPEST = 400  # dots of a name that is looked up: paths and classes are not nested so deep
 TESTS = ("tests", "test")  # names of folders that hold tests
 
 
@@ -108,6 +109,8 @@ class Package:
     def meaning(self, name: str) -> Meaning | None:
         """What a dotted name stands for, as an import statement and attributes would find it; None where nothing of this
         package."""
+        if name.count(".") > DEEPEST:
+            return None
         if name not in self._meanings:
             self._meanings[name] = self._meaning(name)
         return self._meanings[name]

@@ -2,23 +2,30 @@
 
 Under harvest.py and scoring.py, over generation/verdict.py. The repository's own tests, conftest files and settings of pytest
 have no say: what is run is the task's test with the task's support, without plugins. In the same process, last, a test runs
-that must fail: code under test that makes every test pass is found by it.
+that must fail: code under test that makes every test pass is found by it. What passes is run again with a contrary test
+(contrary.py), which finds the code that knows better than that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from tenfold_shared.sandbox import Limits
+import msgspec
+
+from tenfold_shared.sandbox import Limits, Outcome
+from zerorepo.craft.contrary import contrary
 from zerorepo.craft.package import Package
 from zerorepo.craft.tasks import Support, Task
 from zerorepo.generation.skeleton import decoded, stubs_of, units_of
-from zerorepo.generation.verdict import Verdict, judge, outcome_of
+from zerorepo.generation.verdict import JUNIT, Verdict, judge, outcome_of, read_junit
 
 SENTINEL = "zerorepo_sentinel"  # module; its one test is test_sentinel
 _MUST_FAIL = b'def test_sentinel():\n    raise AssertionError("this test must fail")\n'
 # What pytest itself imports: a package of such a name cannot be hidden from it.
 _OF_PYTEST = frozenset("pytest _pytest pluggy iniconfig packaging pygments exceptiongroup colorama".split())
+_PATIENCE = 10.0  # seconds
+_FOREIGN = "The report has other tests than those that were run: something changes how tests are judged."
+_CONTRARY = "The tests pass as well where they ask for something else: something changes how tests are judged."
 _WORDS = ("-c", "/dev/null", "-p", "no:cacheprovider")
 
 
@@ -35,10 +42,17 @@ def laid_out(
     for name in task.top:
         if name not in tops and name not in _OF_PYTEST and name.isidentifier():
             files[f"{name}.py"] = f"raise ImportError('{name} is not in the repository')\n".encode()
-    files |= {one.path: one.data for one in support}
-    files[task.file] = source.encode("utf-8", "surrogateescape")
-    files[f"{SENTINEL}.py"] = _MUST_FAIL
-    return files
+    own = {one.path: one.data for one in support}
+    own[task.file] = source.encode("utf-8", "surrogateescape")
+    own[f"{SENTINEL}.py"] = _MUST_FAIL
+    return {path: data for path, data in files.items() if not _in_the_way(path, own)} | own
+
+
+def _in_the_way(path: str, own: Collection[str]) -> bool:
+    """Whether a file of the repository lies where the task needs a folder, or in a folder where it needs a file."""
+    parts = path.split("/")
+    above = {"/".join(parts[:end]) for end in range(1, len(parts))}
+    return not above.isdisjoint(own) or any(one.startswith(f"{path}/") for one in own)
 
 
 def run_case(
@@ -48,12 +62,58 @@ def run_case(
     """(verdict, collected files). beside_tests: Package.beside_tests of what is scored; source, support: the task's, adapted.
     words: more of pytest's command line. Raises Missing where there is no sandbox or pytest, BadInput where the files do not
     fit in one."""
+    outcome = _outcome(beside_tests, task, source, support, limits, python, unsafe, roots, words, collect)
+    return judge(outcome, limits, sentinel=f"{SENTINEL}::test_sentinel"), outcome.files
+
+
+def run_checked(
+    beside_tests: Mapping[str, bytes], task: Task, source: str, support: Sequence[Support], *,
+    limits: Limits, python: str, unsafe: bool, roots: Sequence[str],
+) -> Verdict:  # fmt: skip
+    """As run_case; what passes, and passes too where the test asks for something else or in the name of others, is `error`."""
+    outcome = _outcome(beside_tests, task, source, support, limits, python, unsafe, roots)
+    verdict = judge(outcome, limits, sentinel=f"{SENTINEL}::test_sentinel")
+    if verdict.result != "passed":
+        return verdict
+    try:
+        text, changed = contrary(source, task.cases)
+    except ValueError as error:
+        return msgspec.structs.replace(verdict, result="error", detail=f"{task.file}: {error}")
+    held, asked = _holding(outcome), set(_dotted(task, task.cases))
+    if not held <= asked:
+        return msgspec.structs.replace(verdict, result="error", detail=_FOREIGN)
+    held &= set(_dotted(task, changed))
+    if not held:
+        return verdict
+    # A test that stops half-way may leave threads that never end; nothing is to be learnt from waiting for those.
+    patience = msgspec.structs.replace(limits, wall_s=min(limits.wall_s, _PATIENCE + 4 * outcome.seconds))
+    again = _outcome(beside_tests, task, text, support, patience, python, unsafe, roots)
+    if again.killed or not held & _holding(again):
+        return verdict
+    return Verdict("error", verdict.counts, outcome.code, _CONTRARY, verdict.seconds + again.seconds)
+
+
+def _outcome(
+    beside_tests: Mapping[str, bytes], task: Task, source: str, support: Sequence[Support], limits: Limits, python: str,
+    unsafe: bool, roots: Sequence[str], words: Sequence[str] = (), collect: Sequence[str] = (),
+) -> Outcome:  # fmt: skip
     tests = [*(f"{task.file}::{case}" for case in task.cases), f"{SENTINEL}.py::test_sentinel"]
-    outcome = outcome_of(
+    return outcome_of(
         laid_out(beside_tests, task, source, support, roots), tests, [*_WORDS, *words], limits=limits, python=python, roots=roots,
         unsafe=unsafe, plugins=False, collect=collect,
     )  # fmt: skip
-    return judge(outcome, limits, sentinel=f"{SENTINEL}::test_sentinel"), outcome.files
+
+
+def _holding(outcome: Outcome) -> set[str]:
+    """Tests that held by the report, dotted and without parameters, which code under test could choose anew each time."""
+    report = read_junit(outcome.files.get(JUNIT, b""))
+    return {name.partition("[")[0] for name in (report.held_names if report is not None else ())}
+
+
+def _dotted(task: Task, cases: Sequence[str]) -> list[str]:
+    """Names of cases as the report has them."""
+    file = task.file.removesuffix(".py").replace("/", ".")
+    return [".".join([file, *case.split("::")]) for case in cases]
 
 
 def without_bodies(package: Package, names: Collection[str]) -> dict[str, bytes]:

@@ -11,21 +11,20 @@ import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tenfold_shared import BadInput
 from tenfold_shared.cli import Backend
-from tenfold_shared.jsonl import Journal, Output, Source
+from tenfold_shared.jsonl import Journal, Output, Source, read_text
 from tenfold_shared.progress import Progress
 from tenfold_shared.sandbox import Limits
 from zerorepo.craft import coverage, judging
 from zerorepo.craft.adapt import Names, adapted
 from zerorepo.craft.locate import Located, Locator, read_rename
 from zerorepo.craft.package import Package
-from zerorepo.craft.running import run_case
+from zerorepo.craft.running import run_checked
 from zerorepo.craft.size import size_of
 from zerorepo.craft.tasks import Gold, Support, Task, dumps, read_tasks
 from zerorepo.embeddings import encoder as open_encoder
@@ -160,8 +159,7 @@ class Bench:
     ) -> Verdict:
         """files: in place of the package's own, such as stubs."""
         beside = self.beside_tests if files is None else files
-        verdict, _ = run_case(beside, task, source, support, limits=self.where.limits, python=self.where.python, unsafe=self.where.unsafe, roots=self.roots)  # fmt: skip
-        return verdict
+        return run_checked(beside, task, source, support, limits=self.where.limits, python=self.where.python, unsafe=self.where.unsafe, roots=self.roots)  # fmt: skip
 
     def judged(self, found: Found) -> Result:
         """Adapt the test to what was found by rule, and run it."""
@@ -240,7 +238,7 @@ def run_score(
     from zerorepo.generation.verdict import check
 
     source = Source([tasks_file, *([rename] if rename else []), *([taxonomy] if taxonomy else [])], None)
-    tasks = read_tasks(Source([tasks_file], None))
+    tasks = read_tasks(Source([tasks_file], None), "<stdin>" if tasks_file == "-" else tasks_file, to_run=True)
     unknown = [task.id for task in tasks if task.gold is None]
     if unknown and gold is None:
         raise BadInput(
@@ -271,9 +269,9 @@ def run_score(
     with Output(output, tool="zerorepo", version=__version__, verb="craft score", options=options, source=source,
                 overwrite=overwrite) as out:  # fmt: skip
         if out.finished:
-            told = msgspec.json.decode(Path(str(output)).read_bytes())
+            told = _finished(str(output))
             if not quiet:
-                print(f"{out.path}: complete already; nothing to do", file=sys.stderr)
+                print(f"zerorepo: {output}: complete already; nothing to do", file=sys.stderr)
         else:
             score = _Score(package, real, tasks, where, tries, seed, renamed, taxonomy, ood, name)
             told, status = score.measured(out.journal, quiet, backend, sampling, steps, budget_tokens)
@@ -282,6 +280,17 @@ def run_score(
     if as_json:
         print(msgspec.json.encode(_summary(told)).decode())
     return _status(told, told["status"], quiet)
+
+
+def _finished(output: str) -> Record:
+    """A score that is there already. Raises BadInput where it is none any more."""
+    try:
+        told = msgspec.json.decode(read_text(output, output))
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadInput(f"{output}: is no longer what was written: {error}; add --overwrite to score again") from None
+    if not isinstance(told, dict) or told.get("schema") != SCHEMA or not {"refused", "status", "gold"} <= told.keys():
+        raise BadInput(f"{output}: is no longer what was written; add --overwrite to score again")
+    return told
 
 
 def _package(folder: str) -> Package:
@@ -404,11 +413,11 @@ def _status(told: Record, status: str, quiet: bool) -> int:
             file=sys.stderr,
         )
     for name, why in list(told["refused"].items())[:SHOWN]:
-        print(f"zerorepo: {name}: no usable answer: {one_line(why)[:200]}", file=sys.stderr)
+        print(f"zerorepo: {one_line(name)}: no usable answer: {one_line(why)[:200]}", file=sys.stderr)
     if not quiet:
         gold = told["gold"]
         print(
-            f"{told['repository']}: {told['tasks']} tasks of {told['project']}: pass {told['pass_rate']:.1%} (the real package {gold['pass_rate']:.1%}),"
+            f"{one_line(told['repository'])}: {told['tasks']} tasks of {one_line(told['project'])}: pass {told['pass_rate']:.1%} (the real package {gold['pass_rate']:.1%}),"
             f" vote {told['voting_rate']:.1%} ({gold['voting_rate']:.1%}), coverage {told['coverage']:.1%}, novelty {told['novelty']:.1%},"
             f" {told['files']:,} files, {told['loc']:,} lines, {told['tokens']:,} tokens; judged by {told['answered_by']}",
             file=sys.stderr,

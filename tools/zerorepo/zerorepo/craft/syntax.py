@@ -18,7 +18,8 @@ def parsed(source: str) -> ast.Module:
             warnings.simplefilter("ignore")
             return ast.parse(source)
     except SyntaxError as error:
-        raise ValueError(f"line {error.lineno}: {error.msg}") from None
+        where = f"line {error.lineno}: " if error.lineno is not None else ""  # none where it has a NUL
+        raise ValueError(f"{where}{error.msg}") from None
     except (RecursionError, MemoryError):
         raise ValueError("nested too deeply") from None
 

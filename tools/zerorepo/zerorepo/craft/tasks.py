@@ -15,8 +15,12 @@ from typing import Any, Literal
 import msgspec
 
 from tenfold_shared import BadInput
+from zerorepo.craft.syntax import parsed
 
 SCHEMA = "craft/1"
+DEEPEST = 100  # parts of a dotted name
+LONGEST_PATH, LONGEST_PART = 3000, 255
+SHOWN = 80  # characters of a value, in a message
 FUNCTIONS = "functions"  # the module of tests that stand in no class
 Kind = Literal["module", "class", "function", "method", "variable"]
 
@@ -133,8 +137,29 @@ def task_of(where: str, record: Any) -> Task:
             raise BadInput(f"{where}: {one.path}: base64: {error}") from None
     for path in (task.file, *(one.path for one in task.support)):
         if fault := path_fault(path):
-            raise BadInput(f"{where}: {path!r}: {fault}")
+            raise BadInput(f"{where}: {path[:SHOWN]!r}: {fault}")
+    if fault := _fault(task):
+        raise BadInput(f"{where}: {fault}")
     return task
+
+
+def _fault(task: Task) -> str:
+    """Why a task cannot be run or placed, with its field; '' where it can."""
+    if not task.file.endswith(".py"):
+        return f"file: {task.file[:SHOWN]!r}: expected a Python file"
+    if not task.cases:
+        return "cases: expected one test at least"
+    for case in task.cases:
+        if not all(part.isidentifier() for part in case.split("::")):
+            return f"cases: {case[:SHOWN]!r}: expected a test as `name` or `Class::name`"
+    for one in task.interfaces:
+        for name in (one.name, *one.written):
+            parts = name.split(".")
+            if len(parts) > DEEPEST or not all(parts):
+                return f"interfaces: {name[:SHOWN]!r}: expected a dotted name of at most {DEEPEST} parts"
+    if task.gold is not None and task.gold.passed and not task.gold.voted:
+        return "gold.passed: true without voted; expected both, as a task is passed where its vote was won"
+    return ""
 
 
 def path_fault(path: str) -> str:
@@ -148,18 +173,26 @@ def path_fault(path: str) -> str:
         or any(part in ("", ".", "..") for part in parts)
     ):
         return "expected a relative path that stays in the repository"
+    if len(path) > LONGEST_PATH or any(len(part.encode()) > LONGEST_PART for part in parts):
+        return f"expected at most {LONGEST_PART} bytes between slashes and {LONGEST_PATH} in all"
     return ""
 
 
-def read_tasks(source: Iterable[tuple[str, dict[str, Any]]]) -> list[Task]:
+def read_tasks(source: Iterable[tuple[str, dict[str, Any]]], name: str = "tasks", to_run: bool = False) -> list[Task]:
     """The tasks of a tenfold_shared.jsonl.Source. Raises BadInput with file and line for what is none, an unknown schema,
-    an id twice, or where there is not one."""
+    an id twice, or where there is not one. name: of the source, where it has no line; to_run: their tests
+    must be Python."""
     found: dict[str, Task] = {}
-    where = "tasks"
+    where = name
     for where, record in source:
         task = task_of(where, record)
         if task.id in found:
             raise BadInput(f"{where}: id: {task.id!r} stands twice")
+        if to_run:
+            try:
+                parsed(task.query_code)
+            except ValueError as error:
+                raise BadInput(f"{where}: query_code: no Python: {error}") from None
         found[task.id] = task
     if not found:
         raise BadInput(f"{where}: no task; expected what `zerorepo craft harvest` writes")

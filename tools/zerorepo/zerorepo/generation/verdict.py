@@ -58,7 +58,8 @@ class Verdict(msgspec.Struct):
 
 class Report(msgspec.Struct):
     """A JUnit report that is whole. held: tests that ran and neither failed, erred nor were skipped. problems: kind, name and
-    text of each failure and error. holding: names of the files and classes, dotted, that have a test which held."""
+    text of each failure and error. holding: names of the files and classes, dotted, that have a test which held;
+    held_names: those tests, dotted too."""
 
     tests: int
     failures: int
@@ -67,6 +68,7 @@ class Report(msgspec.Struct):
     held: int
     problems: list[tuple[str, str, str]]
     holding: set[str] = msgspec.field(default_factory=set)
+    held_names: set[str] = msgspec.field(default_factory=set)
 
 
 def run_tests(
@@ -191,6 +193,7 @@ def read_junit(data: bytes) -> Report | None:
     except (ElementTree.ParseError, ValueError, KeyError):
         return None
     seen, held, problems, holding = {"failure": 0, "error": 0, "skipped": 0}, 0, [], set()
+    names: set[str] = set()
     subtests = (
         False  # a test with subtests has one entry, which bears the marks of all; what held is in the total alone
     )
@@ -200,6 +203,7 @@ def read_junit(data: bytes) -> Report | None:
         subtests |= len(marks) > 1 and all(mark.tag == "skipped" for mark in marks)
         if not marks:
             holding.add(case.get("classname") or "")
+            names.add(f"{case.get('classname')}.{case.get('name')}")
         for mark in marks:
             seen[mark.tag] += 1
             if mark.tag in _KINDS:
@@ -214,6 +218,7 @@ def read_junit(data: bytes) -> Report | None:
         held=max(held, said["tests"] - said["failures"] - said["errors"] - said["skipped"]) if subtests else held,
         problems=problems,
         holding=holding,
+        held_names=names,
     )
 
 

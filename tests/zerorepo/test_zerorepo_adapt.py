@@ -136,6 +136,78 @@ def test_a_parameter_that_hides_an_import_is_left_alone() -> None:
     assert reached(new, {PLACES[name]: value for name, value in VALUES.items()}) == [VALUES["oak.core.grow"]]
 
 
+FOREIGN = """import os, json, pytest
+from collections import OrderedDict
+from oak.core import Leaf
+here = []
+late = None
+def f():
+    global late
+    late = Leaf()
+    word = "a"
+    word = str(word)
+    other = Leaf()
+    other = []
+    return other.turn
+def g(param, here=here):
+    return param.turn, here.turn, late.turn, Leaf().turn
+os.turn(", ".turn([]), {}.turn(), [].turn, f"{here}".turn, json.turn.turn)
+OrderedDict.turn, getattr(os, "turn"), word.turn, here.turn
+class Mine(OrderedDict):
+    def turn(self):
+        pass
+"""
+
+
+def test_attributes_of_what_is_not_the_packages_stay() -> None:
+    """A method `join` of the package that is called `unite` elsewhere is no reason for `os.path.unite`, nor `", ".unite`."""
+    new = adapted(FOREIGN, NAMES)
+    renamed = {
+        "other.turn",
+        "param.turn",
+        "here.turn, late.turn, Leaf().turn",
+        "word.turn",
+    }  # of f's `word` nothing is known at the top
+    expected = FOREIGN.replace("from oak.core import Leaf", "from elm.foliage import Blade as Leaf")
+    for one in renamed:
+        expected = expected.replace(one, one.replace("turn", "spin"))
+    assert new == expected
+
+
+HIDING = {
+    "comprehension": ("x = [c for c in [1]]\n    return c.grow", True),
+    "inside a comprehension": ("return [c.grow for c in []]", False),
+    "except": ("try:\n        pass\n    except ValueError as c:\n        pass\n    return c.grow", False),
+    "match": ("match 1:\n        case [c]:\n            pass\n    return c.grow", False),
+    "function": ("def c():\n        pass\n    return c.grow", False),
+    "class": ("class c:\n        pass\n    return c.grow", False),
+}
+
+
+@pytest.mark.parametrize("name", HIDING)
+def test_what_hides_an_import(name: str) -> None:
+    body, reaches = HIDING[name]
+    new = adapted(f"import oak.core as c\ndef f():\n    {body}\n", NAMES)
+    assert ("c.rise" in new or "_elm_trunk_rise" in new) == reaches and ("c.grow" in new) != reaches, new
+
+
+def test_what_is_set_is_set_where_it_lives() -> None:
+    """Also of a variable the value at the time: a name that an import binds would be a copy."""
+    source = "import oak\nimport oak.core\noak.core.LIMIT = 7\ndef f():\n    return oak.core.LIMIT\noak.core.LIMIT += 1\nfound.append(f())\n"
+    names = NAMES._replace(variables=frozenset({"oak.core.LIMIT"}))
+    places = {"oak.core.LIMIT": "elm.deep.trunk.MOST", "oak": "elm", "oak.core": "elm.other"}
+    for one in (names, names._replace(places=places)):
+        new = adapted(source, one)
+        values = {one.places["oak.core.LIMIT"]: 1, "elm.other.x": 1}
+        assert reached(source, {"oak.core.LIMIT": 1}) == reached(new, values) == [8], new
+
+
+def test_a_star_of_which_nothing_is_used() -> None:
+    new = adapted("try:\n    from oak.core import *\nexcept ImportError:\n    pass\n", NAMES)
+    ast.parse(new)
+    assert "oak" not in new
+
+
 def test_mock_patch_takes_the_new_place() -> None:
     new = adapted(
         'from unittest import mock\nfrom oak.core import Leaf\nmock.patch("oak.core.grow")\nmock.patch.object(Leaf, "turn")\n',

@@ -603,6 +603,56 @@ class TestOdd:
     assert "dropped: passed on stubs, so test nothing" in said and told["gold"]["tasks"] == 1
     kept, _, _ = harvested(folder, "--all", "--unchecked", "--overwrite")
     assert len(kept) == 3  # nothing is run, so nothing is known
+    text = "from one import core\n\nclass TestOdd:\n    def test_odd(self):\n        assert issubclass(core.Odd, Exception)\n"
+    (folder / "tests/test_core.py").write_text(text)
+    done = harvest(folder, "--all", "-o", str(tmp_path / "none.jsonl"), code=2)
+    assert "all 1 passed on stubs" in done.stderr and not (tmp_path / "none.jsonl").exists()
+
+
+def test_a_property_and_a_base_are_stubs_as_well(tmp_path: Path) -> None:
+    """What a test is about may have a body that its name alone does not lead to: a setter, a base's method."""
+    core = """class Plain:
+    def twice(self, x):
+        return 2 * x
+
+
+class Sum(Plain):
+    @property
+    def total(self):
+        return 4
+
+    @total.setter
+    def total(self, value):
+        raise AttributeError("read-only")
+
+
+class Other(Plain):
+    pass
+"""
+    tests = """import pytest
+from one.core import Other, Sum
+
+def test_total():
+    with pytest.raises(AttributeError):
+        Sum().total = 5
+
+def test_other():
+    assert Other().twice(2) == 4
+"""
+    folder = laid(tmp_path / "one", {"one/__init__.py": "", "one/core.py": core, "tests/test_core.py": tests})
+    tasks, told, _ = harvested(folder, "--all")
+    assert told["on_stubs"] == [] and len(tasks) == 2
+
+
+def test_the_folders_name_is_part_of_what_decides(tmp_path: Path) -> None:
+    """The project is named after it, so the same files in another folder are another project's."""
+    tests = {"tests/test_core.py": "from one.core import double\n\ndef test_double():\n    assert double(2) == 4\n"}
+    done = []
+    for name in ("first", "second"):
+        words = ["craft", "harvest", ".", "--tests", "tests", "--all", "--unchecked", "-o", str(tmp_path / "t.jsonl")]
+        folder = laid(tmp_path / name, ONE, tests)
+        done.append(subprocess.run([COMMAND, *words], cwd=folder, capture_output=True, text=True))
+    assert done[0].returncode == 0 and done[1].returncode == 2 and "project" in done[1].stderr, done[1].stderr
 
 
 def test_names_of_the_six_get_the_papers_row(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_server import ScriptedServer, chat
+from scripted_server import Reply, ScriptedServer, chat
 
 from tenfold_shared.sandbox import Limits
 from zerorepo.craft.package import Package
-from zerorepo.craft.running import laid_out, run_case, run_checked
+from zerorepo.craft.running import laid_out, run_case, run_checked, without_bodies
 from zerorepo.craft.tasks import Task
 from zerorepo.generation.skeleton import stubs_of
 
@@ -218,6 +218,92 @@ def test_the_real_package_does_not_answer_in_the_repositorys_place() -> None:
     assert verdict.result == "error" and "msgspec is not in the repository" in verdict.detail
     own = Package({"msgspec/__init__.py": b"class json:\n    decode = int\n"})
     assert run_case(own.beside_tests(), task, task.query_code, [], **told)[0].result == "passed"
+    # A folder without __init__.py gives way to an installed package: it must not.
+    for place, roots in (("msgspec", [""]), ("src/msgspec", ["", "src"])):
+        beside = {f"{place}/json.py": b"def decode(text):\n    return 7\n"}
+        source = task.query_code.replace("import msgspec", "import msgspec.json")
+        verdict, _ = run_case(beside, task, source, [], **{**told, "roots": roots})
+        assert verdict.result == "failed" and "assert 7 == 1" in verdict.detail
+        source = source.replace("== 1", "== 7")
+        assert run_case(beside, task, source, [], **{**told, "roots": roots})[0].result == "passed"
+
+
+FORGED = b"""import os
+open(".zerorepo-junit.xml", "w").write('''<testsuites><testsuite name="p" errors="0" failures="1" skipped="0" tests="2">
+<testcase classname="tests.test_x" name="test_x"/><testcase classname="zerorepo_sentinel" name="test_sentinel"><failure/>
+</testcase></testsuite></testsuites>''')
+os._exit(1)
+"""
+
+
+@pytest.mark.parametrize(
+    "name", ["pytest.py", "pytest/__main__.py", "sitecustomize.py", "_pytest/__init__.py", "pluggy.py"]
+)
+def test_a_repository_is_not_in_pytests_place(name: str) -> None:
+    task = Task(
+        id="x", category="c", file="tests/test_x.py", module="functions", cap="x", functions=["test_x"], alg_description="",
+        query_code="import oak\n\n\ndef test_x():\n    assert oak.f() == 1\n", task_query="", project="oak", cases=["test_x"],
+        top=["oak"], interfaces=[],
+    )  # fmt: skip
+    files = {"oak.py": b"def f():\n    return 2\n", name: FORGED, f"src/{name}": FORGED}
+    told: dict[str, Any] = {
+        "limits": Limits(wall_s=20),
+        "python": sys.executable,
+        "unsafe": False,
+        "roots": ["", "src"],
+    }
+    verdict, _ = run_case(files, task, task.query_code, [], **told)
+    assert verdict.result == "failed" and "assert 2 == 1" in verdict.detail
+    with_own = Task(**{**{field: getattr(task, field) for field in task.__struct_fields__}, "top": ["pluggy"]})
+    assert "pluggy.py" in laid_out({"pluggy.py": b""}, with_own, "", [])  # a package of that name may be what is tested
+
+
+@pytest.mark.parametrize("word", ["import unittest\n    raise unittest.SkipTest", "import pytest\n    pytest.xfail()"])
+def test_what_skips_instead_of_working_is_not_passed(word: str, harvest: tuple[Path, Path], tmp_path: Path) -> None:
+    """Beside a test that passes, one that does not run would be passed with it."""
+    text = CODE["oak/rings.py"].replace("    found = 0\n", "    if least != 1:\n        _todo()\n    found = 0\n")
+    text += f"\n\ndef _todo():\n    {word}\n"
+    found = scored(write(tmp_path / "lazy", {**CODE, "oak/rings.py": text}), harvest[1])
+    by_cap = {one["id"].rpartition("/")[2]: one for one in found["results"]}
+    assert by_cap["count_rings"]["result"] == "skipped" and not by_cap["count_rings"]["passed"]
+    assert "1 of its tests were skipped, of the real package 0" in by_cap["count_rings"]["reason"]
+    assert sum(one["passed"] for one in found["results"]) == 3
+
+
+def test_stubs_of_what_has_no_body_of_its_own() -> None:
+    """Of a class also its bases' methods, of a name every definition; a variable's value may be made by any function."""
+    package = Package({"elm/__init__.py": b"""from functools import partial
+
+def _add(a, b):
+    return a + b
+
+inc = partial(_add, 1)
+
+class Plant:
+    def grow(self):
+        return 1
+
+class Tree(Plant):
+    pass
+
+if inc:
+    def trim(x):
+        return 1
+else:
+    def trim(x):
+        return 2
+"""})  # fmt: skip
+
+    def bodies(*names: str) -> set[str]:
+        text = without_bodies(package, names)["elm/__init__.py"].decode()
+        return {line.strip() for line in text.splitlines() if line.strip().startswith("return")}
+
+    everything = {"return a + b", "return 1", "return 2"}
+    assert bodies("elm.inc") == set() == bodies("elm.nothing")
+    assert bodies("elm.Tree") == everything  # trim's stays
+    assert "return a + b" in bodies("elm.trim") and "return 2" not in bodies("elm.trim")
+    assert without_bodies(package, ["elm.Tree"])["elm/__init__.py"].count(b"NotImplementedError") == 1
+    assert without_bodies(package, ["elm.trim"])["elm/__init__.py"].count(b"NotImplementedError") == 2
 
 
 # ------------------------------------------------------------ hostile repositories
@@ -259,7 +345,6 @@ BENDING = (
     "reports itself",
     "reports at the end",
     "reports others",
-    "is pytest",
 )
 CONFTEST = "import pytest\n\n\n@pytest.hookimpl(tryfirst=True)\ndef pytest_pyfunc_call(pyfuncitem):\n    return True\n"
 
@@ -429,12 +514,17 @@ def test_bad_input_is_one_clear_line(harvest: tuple[Path, Path], tmp_path: Path)
     )
     (tmp_path / "torn.jsonl").write_text(first + "\n" + first[:40])
     (tmp_path / "names.json").write_text('{"oak": "birch"}')
+    (tmp_path / "broken.jsonl").write_text(json.dumps(json.loads(first) | {"query_code": "def (:\n"}) + "\n")
+    mixed = json.loads(first) | {"id": "other", "project": "ash"}
+    (tmp_path / "mixed.jsonl").write_text(first + "\n" + json.dumps(mixed) + "\n")
     write(tmp_path / "bare", {"README.md": "nothing"})
     for told, words in (
         ("no such folder", [tmp_path / "nowhere", "--tasks", tasks]),
         ("no Python code to score", [tmp_path / "bare", "--tasks", tasks]),
         ("no task", [real, "--tasks", tmp_path / "empty.jsonl"]),
         ("twice.jsonl:2: id", [real, "--tasks", tmp_path / "twice.jsonl"]),
+        ("query_code: no Python: line 1", [real, "--tasks", tmp_path / "broken.jsonl"]),
+        ("tasks of 2 projects: ash, ", [real, "--tasks", tmp_path / "mixed.jsonl"]),
         ("craft/9", [real, "--tasks", tmp_path / "schema.jsonl"]),
         ("have no ceiling", [real, "--tasks", tmp_path / "unchecked.jsonl"]),
         ("torn.jsonl:2", [real, "--tasks", tmp_path / "torn.jsonl"]),
@@ -448,7 +538,9 @@ def test_bad_input_is_one_clear_line(harvest: tuple[Path, Path], tmp_path: Path)
 def test_what_is_laid_out(harvest: tuple[Path, Path]) -> None:
     task = Task(**{**json.loads(harvest[1].read_text().splitlines()[0]), "interfaces": [], "gold": None, "support": []})
     files = laid_out({"oak/a.py": b"", "lib/b.py": b""}, task, "x = 1\n", [])
-    assert set(files) == {"oak/a.py", "lib/b.py", task.file, "zerorepo_sentinel.py"} and files[task.file] == b"x = 1\n"
+    parts = {"oak/a.py", "oak/__init__.py", "lib/b.py", task.file, "zerorepo_sentinel.py"}
+    assert set(files) == parts and files[task.file] == b"x = 1\n"
+    assert laid_out({"oak/a.py": b"", "oak/__init__.py": b"x"}, task, "", [])["oak/__init__.py"] == b"x"
     assert b"not in the repository" in laid_out({"lib/b.py": b""}, task, "", [])["oak.py"]
 
 
@@ -525,6 +617,36 @@ def test_a_model_finds_votes_and_adapts_what_rules_cannot(harvest: tuple[Path, P
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "replayed.json").read_text())["results"] == found["results"]
     assert str(tmp_path) not in (tmp_path / "score.json").read_text()
+
+
+def test_a_server_that_is_away_casts_no_votes_and_loses_none(harvest: tuple[Path, Path], tmp_path: Path) -> None:
+    """What was answered is kept, and the same command goes on when it is back."""
+    only = tmp_path / "one.jsonl"
+    only.write_text(
+        next(line for line in harvest[1].read_text().splitlines() if "age_of" in json.loads(line)["id"]) + "\n"
+    )
+    away = True
+    heard = 0
+
+    def reply(request: Mapping[str, Any]) -> Any:
+        nonlocal heard
+        if request["messages"][-1]["content"].startswith("Say whether the code"):
+            heard += 1
+            return Reply(503) if away and heard > 2 else chat('{"implements": true, "reason": "so"}')
+        return chat('{"moves": {}}')
+
+    words = ["craft", "score", harvest[0], "--tasks", only, "--embeddings", "tfidf", "--max-retries", 0]
+    words += ["--concurrency", 1, "-o", tmp_path / "score.json"]
+    with ScriptedServer() as server:
+        server.script = (reply,)
+        words += ["--model", f"{server.url}#m"]
+        done = zerorepo(*words)
+        assert done.returncode == 3 and "no answer" in done.stderr and not (tmp_path / "score.json").exists()
+        away, heard = False, 0
+        done = zerorepo(*words)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "score.json").read_text())
+    assert found["pass_rate"] == found["voting_rate"] == 1.0 and heard == 3  # two were in the journal
 
 
 def test_a_tie_and_unreadable_votes_do_not_pass(harvest: tuple[Path, Path], tmp_path: Path) -> None:

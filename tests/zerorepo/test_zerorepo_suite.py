@@ -241,6 +241,27 @@ def test_a_cut_down_file_holds_what_was_asked_for_and_cuts_to_itself(ids: set[st
     assert again.pruned(ids) == text
 
 
+def test_settings_of_other_modules_are_kept() -> None:
+    """`random.seed(0)` holds for what a test calls, whether or not it names random."""
+    source = "import random\nimport warnings\nimport sys\nfrom oak import f\n\nwarnings.simplefilter('error')\nrandom.seed(3)\n\ndef test_f():\n    assert f()\n\ndef test_g():\n    sys.exit()\n"
+    text = TestFile("test_all.py", source).pruned(["test_f"])
+    assert "warnings.simplefilter('error')" in text and "random.seed(3)" in text and "sys" not in text
+    compile(text, "test_all.py", "exec")
+
+
+def test_a_helper_that_is_no_python_comes_as_it_is() -> None:
+    files = {"oak/__init__.py": "def f():\n    return 1\n", "tests/__init__.py": "", "tests/old.py": "print 'x'\n"}
+    source = "from oak import f\ntry:\n    from . import old\nexcept SyntaxError:\n    old = None\n\ndef test_f():\n    assert f() and old is None\n"
+    package = Package({path: text.encode() for path, text in files.items()})
+    told = {one.path: one.text for one in support_of("tests/test_f.py", source, package)}
+    assert told["tests/old.py"] == "print 'x'\n"
+
+
+def test_two_relative_imports_on_a_line(oak: Package) -> None:
+    told = with_absolute("from .. import core as c; from ..core import Leaf; x = 1\n", "oak/tests/test_core.py", oak)
+    assert told == "from oak import core as c; from oak.core import Leaf; x = 1\n"
+
+
 def test_a_test_that_is_not_there_and_a_file_that_is_no_python() -> None:
     with pytest.raises(KeyError):
         TestFile("test_all.py", SUITE).pruned(["test_nothing"])

@@ -8,6 +8,7 @@ too, and fails at its import.
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -26,13 +27,14 @@ class Names(NamedTuple):
     """What becomes of names. places: dotted name as written to the new one, those alone that change. members: attribute of a
     value to the new one. written: every dotted name of the package that the tests write, changing or not; modules: those of
     them that are modules, which must be imported before they can be an attribute; methods: those that are methods, which only their
-    class has."""
+    class has; variables: those that are variables, whose value may be another later."""
 
     places: Mapping[str, str]
     members: Mapping[str, str]
     written: frozenset[str]
     modules: frozenset[str] = frozenset()
     methods: frozenset[str] = frozenset()
+    variables: frozenset[str] = frozenset()
 
 
 def adapted(source: str, names: Names) -> str:
@@ -50,7 +52,13 @@ class _Binding(NamedTuple):
     homes: list[ast.stmt]
 
 
+_FOREIGN = _Binding("", [])  # of what is not the package's for certain: another module, a literal, a builtin's value
 _Scope = dict[str, _Binding | None]  # None: a parameter or variable hides what is outside
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+# Modules whose names and values are none of the package's. `test` may be the suite.
+_ELSEWHERE = (sys.stdlib_module_names | {"pytest", "hypothesis", "numpy"}) - {"test"}
+_LITERALS = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Set, ast.Dict, *_COMPREHENSIONS[:3])
+_BUILT = frozenset("bool bytearray bytes complex dict float frozenset int list repr set sorted str tuple".split())
 
 
 class _Adaptation:
@@ -64,6 +72,9 @@ class _Adaptation:
         self.edits: list[_Edit] = []
         self.brought: dict[ast.stmt, dict[str, str]] = {}  # import to the new ones beside it: local name to dotted name
         self.bound: dict[ast.AST, _Binding] = {}  # uses of names to what they are bound to
+        self.shared = {
+            name for node in ast.walk(self.tree) if isinstance(node, (ast.Global, ast.Nonlocal)) for name in node.names
+        }
         self.taken = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)} | {
             node.arg for node in ast.walk(self.tree) if isinstance(node, ast.arg)
         }
@@ -92,6 +103,9 @@ class _Adaptation:
                     self.bound[node] = found
             is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
             inner = [*scopes, self._scope(node)] if is_function else scopes
+            if isinstance(node, _COMPREHENSIONS):
+                targets = (name for one in node.generators for name in ast.walk(one.target))
+                inner = [*scopes, dict.fromkeys((one.id for one in targets if isinstance(one, ast.Name)), None)]
             for field, value in ast.iter_fields(node):
                 outside = field in ("decorator_list", "returns", "args")
                 for child in value if isinstance(value, list) else [value]:
@@ -106,9 +120,18 @@ class _Adaptation:
         body = getattr(node, "body", [])
         inside = list(_inside(body if isinstance(body, list) else [body]))
         outer = {name for one in inside if isinstance(one, (ast.Global, ast.Nonlocal)) for name in one.names}
+        looping = {
+            name
+            for one in inside
+            if isinstance(one, _COMPREHENSIONS)
+            for each in one.generators
+            for name in ast.walk(each.target)
+        }
+        plain = self._plain(inside) - self.shared
         for one in inside:
-            if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store) and one.id not in outer:
-                own[one.id] = None
+            for name in _stored(one) if one not in looping else ():
+                if name not in outer:
+                    own[name] = _FOREIGN if name in plain else None
         for one in inside:
             if isinstance(one, (ast.Import, ast.ImportFrom)):
                 for local, dotted in self._bindings(one):
@@ -117,7 +140,24 @@ class _Adaptation:
                         known.homes.append(one)
                     elif self._ours(dotted):
                         own[local] = _Binding(dotted, [one])
+                    elif local not in own and dotted.partition(".")[0] in _ELSEWHERE:
+                        own[local] = _FOREIGN
         return own
+
+    @staticmethod
+    def _plain(inside: Iterable[ast.AST]) -> set[str]:
+        """Names of a scope that hold nothing but literals and values of builtins, by every statement that binds them."""
+        found: dict[str, bool] = {}
+        told: set[ast.AST] = set()
+        for one in inside:
+            if isinstance(one, (ast.Assign, ast.AnnAssign)):
+                for target in one.targets if isinstance(one, ast.Assign) else [one.target]:
+                    if isinstance(target, ast.Name):
+                        told.add(target)
+                        found[target.id] = found.get(target.id, True) and _is_built(one.value)
+            elif one not in told:
+                found.update(dict.fromkeys(_stored(one), False))
+        return {name for name, holds in found.items() if holds}
 
     def _bindings(self, one: ast.Import | ast.ImportFrom) -> list[tuple[str, str]]:
         """(local name, dotted name) of an import statement."""
@@ -183,7 +223,7 @@ class _Adaptation:
                 names = {name: self._new(f"{module}.{name}") for name in sorted(self._starred(module))}
                 if self._new(module) == module and all(new == f"{module}.{name}" for name, new in names.items()):
                     return None
-                return [_from(new, name) for name, new in names.items()]
+                return [_from(new, name) for name, new in names.items()] or ["pass"]
             written = f"{module}.{alias.name}"
             fresh = self._new(written)
             return None if fresh == written else [_from(fresh, alias.asname or alias.name)]
@@ -212,6 +252,8 @@ class _Adaptation:
                 inner.add(part.value)
                 part = part.value
             binding = self.bound.get(part)
+            if binding is _FOREIGN or _is_built(part):
+                continue
             done = self._chain(binding, parts) if binding is not None else 0
             of_module = binding is not None and binding.dotted in self.names.modules and done == 0
             for at, rest in enumerate(parts[done:]):
@@ -247,12 +289,16 @@ class _Adaptation:
                 if part.attr != fresh:
                     self._rename_attribute(part, fresh)
             return length
-        local = self._local(new)
-        for home in binding.homes:
-            self.brought.setdefault(home, {})[local] = new
-        begin = self._at(parts[0].value.lineno, parts[0].value.col_offset)
         last = parts[length - 1]
-        self.edits.append(_Edit(begin, self._at(last.end_lineno or 0, last.end_col_offset or 0), local))
+        # What is set, and a variable's value as it is then, is an attribute of where it lives; a name would be a copy of it.
+        lives = not isinstance(last.ctx, ast.Load) or old in self.names.variables
+        home_of, _, attribute = new.rpartition(".") if lives and "." in new else (new, "", "")
+        local = self._local(home_of)
+        for home in binding.homes:
+            self.brought.setdefault(home, {})[local] = home_of
+        begin = self._at(parts[0].value.lineno, parts[0].value.col_offset)
+        text = f"{local}.{attribute}" if attribute else local
+        self.edits.append(_Edit(begin, self._at(last.end_lineno or 0, last.end_col_offset or 0), text))
         return length
 
     def _local(self, dotted: str) -> str:
@@ -280,6 +326,8 @@ class _Adaptation:
                 if called[-1] not in _SETTERS or not isinstance(word, ast.Constant) or not isinstance(word.value, str):
                     continue
                 root = self.bound.get(_root(one.args[0]))
+                if root is _FOREIGN or _is_built(_root(one.args[0])):
+                    continue
                 if target is not None and root is not None:
                     dotted = ".".join([root.dotted, *target[1:], word.value])
                     if dotted in self.names.written:
@@ -299,7 +347,7 @@ class _Adaptation:
             if not isinstance(one, ast.ClassDef):
                 continue
             for base in one.bases:
-                if chain_of(base) is None or _root(base) not in self.bound:
+                if chain_of(base) is None or self.bound.get(_root(base), _FOREIGN) is _FOREIGN:
                     continue
                 for inner in one.body:
                     if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef)) and inner.name in self.names.members:
@@ -314,6 +362,24 @@ class _Adaptation:
 
     def _at(self, line: int, column: int) -> int:
         return self.starts[line - 1] + column
+
+
+def _stored(one: ast.AST) -> list[str]:
+    """Names that a node itself binds, those of imports left out."""
+    if isinstance(one, ast.Name):
+        return [one.id] if isinstance(one.ctx, ast.Store) else []
+    if isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return [one.name]
+    if isinstance(one, (ast.ExceptHandler, ast.MatchAs, ast.MatchStar)):
+        return [one.name] if one.name else []
+    return [one.rest] if isinstance(one, ast.MatchMapping) and one.rest else []
+
+
+def _is_built(one: ast.expr | None) -> bool:
+    """Whether an expression's value is a literal's or a builtin's, which no other package's methods are looked up on."""
+    if isinstance(one, ast.Call):
+        return isinstance(one.func, ast.Name) and one.func.id in _BUILT
+    return isinstance(one, _LITERALS) and not (isinstance(one, ast.Constant) and one.value in (None, ...))
 
 
 def _module(one: ast.ImportFrom) -> str:

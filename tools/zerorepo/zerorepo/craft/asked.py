@@ -16,7 +16,7 @@ from zerorepo.craft.package import Package
 from zerorepo.craft.syntax import chain_of, parsed
 from zerorepo.craft.tasks import Interface, Task
 from zerorepo.generation import prompts
-from zerorepo.generation.asking import Ask, Asker
+from zerorepo.generation.asking import Ask, Asker, expect_answer
 from zerorepo.generation.votes import ROUNDS
 from zerorepo.lift import extract
 from zerorepo.outline import estimate, outline
@@ -195,7 +195,8 @@ def model_votes(
     asker: Asker, tasks: Sequence[Task], located: Sequence[Located], package: Package, overview: str, attempt: int = 0
 ) -> list[tuple[list[Vote], list[str]]]:
     """(votes, reasons) of each task: ROUNDS answers to one question each. An answer that cannot be read is None, which is not
-    cast; reasons are those of the votes against. What is not there at all needs no model: five times no."""
+    cast; reasons are those of the votes against. What is not there at all needs no model: five times no. Raises Missing where
+    the model did not answer at all: another start may do better."""
     sources = Sources(package)
     asks: list[Ask] = []
     at: list[int] = []
@@ -208,7 +209,8 @@ def model_votes(
         user = f"{VOTE}\n# What is described\n{_told(task)}\n{_wanted(task)}\n# The code\n{code}"
         asks += [Ask("vote", task.id, overview, user, attempt, sample) for sample in range(ROUNDS)]
         at += [place] * ROUNDS
-    for place, answer in zip(at, asker.all(asks), strict=True):
+    for place, ask, answer in zip(at, asks, asker.all(asks), strict=True):
+        expect_answer(ask, answer)  # the silence of a server that is away is no vote that could not be read
         vote, reason = _read_vote(answer)
         told[place][0].append(vote)
         if vote == "no" and reason:

@@ -9,6 +9,7 @@ the same from run to run.
 from __future__ import annotations
 
 import ast
+import copy
 import hashlib
 from collections.abc import Sequence
 
@@ -25,7 +26,7 @@ def contrary(source: str, cases: Sequence[str]) -> tuple[str, list[str]]:
     begins with an assertion that does not hold. A case whose function is not in the file, being inherited, stays as it is.
     Raises ValueError where the source is no Python, or nested too deeply to be written again.
     """
-    tree = parsed(source)
+    tree = copy.deepcopy(parsed(source))  # which others read, too
     changed = []
     for case in dict.fromkeys(cases):
         test = _defined(tree, case)

@@ -34,7 +34,7 @@ from zerorepo.craft.references import interfaces, with_absolute
 from zerorepo.craft.running import run_case, without_bodies
 from zerorepo.craft.scoring import Bench, Result, Where, found_by_rule, names_of, rewritten
 from zerorepo.craft.suite import TestFile
-from zerorepo.craft.syntax import parsed
+from zerorepo.craft.syntax import is_code, parsed
 from zerorepo.craft.tasks import Gold, Interface, Support, Task, dumps
 from zerorepo.generation.folder import digest_of
 from zerorepo.generation.skeleton import decoded
@@ -70,7 +70,7 @@ def run_harvest(
     places, unreadable = _found(loaded, package, tests)
     tried = None if unchecked else {"test_time": test_time, "test_memory": test_memory, "python": python, "unsafe_no_sandbox": unsafe_no_sandbox}  # fmt: skip
     decides = {
-        "tests": list(tests), "all": everything, "unchecked": unchecked, "seed": seed, "tried": tried,
+        "project": project_name(loaded.name), "tests": list(tests), "all": everything, "unchecked": unchecked, "seed": seed, "tried": tried,
         **({} if everything else {"files": files, "classes": classes, "caps": caps}),
         "inputs": [digest_of(loaded.files)],
     }  # fmt: skip
@@ -104,6 +104,8 @@ def run_harvest(
                 limits = sandbox.Limits(wall_s=test_time, memory_mb=test_memory)
                 trial = Trial(suite, Where(limits, python or sys.executable, unsafe_no_sandbox, workers))
                 tasks, told = _all_tried(trial, [one.id for one in taken], out, progress)
+        if not tasks:
+            raise BadInput(f"{package}: no task in {', '.join(tests)}: all {len(taken)} passed on stubs, so they test nothing of it")  # fmt: skip
         tasks.sort(key=lambda one: one.id)
         for task in tasks:
             out.write_line(dumps(task))
@@ -228,13 +230,13 @@ class Suite:
         support = [self._absolute(one) for one in support_of(group.file, source, self.package)]
         source = with_absolute(source, group.file, self.package)
         texts = {group.file: source}
-        texts |= {one.path: one.text for one in support if one.text is not None and _is_code(one.path, one.text)}
+        texts |= {one.path: one.text for one in support if one.text is not None and is_code(one.path, one.text)}
         found = interfaces(texts, self.package, {group.about})
         about = next(one for one in found if one.name == group.about)
         return self._task(name, group, source, found, support, described(group, about, self.package))
 
     def _absolute(self, one: Support) -> Support:
-        if one.text is None or not _is_code(one.path, one.text):
+        if one.text is None or not is_code(one.path, one.text):
             return one
         return Support(path=one.path, text=with_absolute(one.text, one.path, self.package))
 
@@ -286,16 +288,6 @@ def _set_by(node: ast.AST, owner: str, level: Collection[str]) -> set[str]:
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
     classes = {owner, "type(self)", "self.__class__", "cls"} - {""} if owner else set()
     return {one.attr for one in targets if isinstance(one, ast.Attribute) and ast.unparse(one.value) in classes}
-
-
-def _is_code(path: str, text: str) -> bool:
-    if not is_python(path):
-        return False
-    try:
-        parsed(text)
-    except ValueError:
-        return False
-    return True
 
 
 # ---------------------------------------------------------------- on the package itself
@@ -423,7 +415,10 @@ class Trial:
 
 
 def _gold(result: Result) -> Gold:
-    return Gold(passed=result.passed, voted=result.voted, result=result.result, reason=result.reason)
+    return Gold(
+        passed=result.passed, voted=result.voted, result=result.result, reason=result.reason,
+        skipped=result.skipped if result.passed else None,
+    )  # fmt: skip
 
 
 def _all_tried(trial: Trial, names: Sequence[str], out: Output, progress: Progress) -> tuple[list[Task], Told]:

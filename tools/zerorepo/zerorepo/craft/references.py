@@ -142,7 +142,7 @@ def with_absolute(source: str, path: str, package: Package) -> str:
     """The source with absolute imports in the place of relative ones of the package itself; those of the suite stay."""
     lines = source.split("\n")
     found = [one for one in ast.walk(parsed(source)) if isinstance(one, ast.ImportFrom) and one.level]
-    for one in sorted(found, key=lambda node: -node.lineno):
+    for one in sorted(found, key=lambda node: (-node.lineno, -node.col_offset)):  # from the end, so that places hold
         module = absolute(one, path, package)
         meaning = package.meaning(module)
         of_suite = meaning is None or in_tests(package.module_paths.get(meaning.name, ""))

@@ -26,6 +26,7 @@ from zerorepo.craft.locate import Located, Locator, read_rename
 from zerorepo.craft.package import Package
 from zerorepo.craft.running import run_checked
 from zerorepo.craft.size import size_of
+from zerorepo.craft.syntax import is_code
 from zerorepo.craft.tasks import Gold, Support, Task, dumps, read_tasks
 from zerorepo.embeddings import encoder as open_encoder
 from zerorepo.embeddings import lacks
@@ -57,8 +58,9 @@ class Where(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """What became of a task. result: of the verdict, or `not located`, `not voted`; located: canonical names of the real
-    package to names of the repository, how: by which rule; tries: places that were looked at."""
+    """What became of a task. result: of the verdict, or `not located`, `not voted`, `not run`; located: canonical names of the real
+    package to names of the repository, how: by which rule; tries: places that were looked at; skipped: tests of it that did
+    not run."""
 
     id: str
     category: str
@@ -73,6 +75,15 @@ class Result(msgspec.Struct, kw_only=True):
     how: dict[str, str] = {}
     missing: list[str] = []
     tries: int = 0
+    skipped: int = 0
+
+    def beside(self, real: Gold) -> None:
+        """Take the real package's result. A test that it passed, and that does not run here, is not passed: code that says
+        `skip` where it is not written would else pass by the tests beside it."""
+        self.gold = real.passed
+        if self.passed and real.passed and real.skipped is not None and self.skipped > real.skipped:
+            self.passed, self.result = False, "skipped"
+            self.reason = f"{self.skipped} of its tests were skipped, of the real package {real.skipped}"
 
 
 class Found(msgspec.Struct):
@@ -92,13 +103,16 @@ class Found(msgspec.Struct):
             "tries": self.tries,
         }  # fmt: skip
         if verdict is None:
-            result = (
-                "not voted"
-                if at is not None and not {one.name for one in task.tested} & set(at.missing)
-                else "not located"
-            )
+            there = at is not None and not {one.name for one in task.tested} & set(at.missing)
+            result = "not run" if self.voted else "not voted" if there else "not located"
             return Result(passed=False, result=result, **told)
-        return Result(passed=verdict.result == "passed", result=verdict.result, reason=_reason(verdict), **told)
+        return Result(
+            passed=verdict.result == "passed",
+            result=verdict.result,
+            reason=_reason(verdict),
+            skipped=verdict.counts["skipped"],
+            **told,
+        )
 
 
 def _reason(verdict: Verdict) -> str:
@@ -132,14 +146,16 @@ def names_of(task: Task, located: Located, package: Package) -> Names:
     written = frozenset(name for one in task.interfaces for name in one.written)
     modules = frozenset(name for one in task.interfaces if one.kind == "module" for name in one.written)
     methods = frozenset(name for one in task.interfaces if one.kind == "method" for name in one.written)
-    return Names(places, members, written, modules, methods)
+    variables = frozenset(name for one in task.interfaces if one.kind == "variable" for name in one.written)
+    return Names(places, members, written, modules, methods, variables)
 
 
 def rewritten(task: Task, names: Names) -> tuple[str, list[Support]]:
-    """The task's test and support with these names. Raises ValueError where one is no Python."""
+    """The task's test and support with these names. A file beside the test that is no Python stays as it is: the suite has it
+    so, as one that must not be imported."""
     support = [
         one
-        if one.text is None or not one.path.endswith(".py")
+        if one.text is None or not is_code(one.path, one.text)
         else Support.of(one.path, adapted(one.text, names).encode())
         for one in task.support
     ]
@@ -239,6 +255,9 @@ def run_score(
 
     source = Source([tasks_file, *([rename] if rename else []), *([taxonomy] if taxonomy else [])], None)
     tasks = read_tasks(Source([tasks_file], None), "<stdin>" if tasks_file == "-" else tasks_file, to_run=True)
+    projects = sorted({task.project for task in tasks})
+    if len(projects) > 1:
+        raise BadInput(f"{tasks_file}: tasks of {len(projects)} projects: {', '.join(projects)[:200]}; a repository is scored by those of one")  # fmt: skip
     unknown = [task.id for task in tasks if task.gold is None]
     if unknown and gold is None:
         raise BadInput(
@@ -354,7 +373,7 @@ class _Score:
                 )
         count = len(self.tasks)
         for one, real in zip(results, ceiling, strict=True):
-            one.gold = real.passed
+            one.beside(real)
         told: Record = {
             "schema": SCHEMA,
             "repository": self.package.name,
@@ -399,7 +418,7 @@ class _Score:
             return [task.gold for task in self.tasks if task.gold is not None]
         locator, bench = Locator(self.real, self.encoder, {}), Bench(self.real, self.where)
         results = in_parallel(self.tasks, locator, bench, self.tries, journal, _GOLD, step)
-        return [Gold(passed=one.passed, voted=one.voted) for one in results]
+        return [Gold(passed=one.passed, voted=one.voted, skipped=one.skipped) for one in results]
 
 
 def _summary(told: Record) -> Record:

@@ -239,8 +239,9 @@ class TestFile:
         if isinstance(one, ast.ImportFrom):
             always |= one.module == "__future__" or one.names[0].name == "*"
         elif isinstance(one, ast.Expr):
-            # A call for its effect: on everything (`warnings.simplefilter`), or on a name (`TABLE.append`).
-            always |= not isinstance(one.value, ast.Constant) and not roots
+            # A call for its effect: on everything (`seed(0)`, and `warnings.simplefilter` or `random.seed` of a module that is
+            # imported, which the tests need not name), or on a name of the file (`TABLE.append`).
+            always |= not isinstance(one.value, ast.Constant) and (not roots or bool(roots & self._imported))
         elif isinstance(one, ast.If):
             always |= not binds and not roots and "__main__" not in ast.unparse(one.test)
         elif isinstance(one, _FUNCTIONS):

@@ -24,6 +24,17 @@ def parsed(source: str) -> ast.Module:
         raise ValueError("nested too deeply") from None
 
 
+def is_code(path: str, text: str) -> bool:
+    """Whether a file of this path and text is Python that can be parsed."""
+    if not path.endswith(".py"):
+        return False
+    try:
+        parsed(text)
+    except ValueError:
+        return False
+    return True
+
+
 def chain_of(one: ast.expr) -> list[str] | None:
     """`["a", "b", "c"]` of `a.b.c`; None of any other expression."""
     names: list[str] = []

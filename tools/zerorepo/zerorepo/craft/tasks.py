@@ -71,12 +71,14 @@ class Support(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Gold(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """What the same steps give on the real package itself. result: of verdict.Verdict; reason: why not, "" where passed."""
+    """What the same steps give on the real package itself. result: of verdict.Verdict; reason: why not, "" where passed;
+    skipped: how many tests did not run, or were expected to fail, where the others passed; None where that is not known."""
 
     passed: bool
     voted: bool
     result: str = ""
     reason: str = ""
+    skipped: int | None = None
 
 
 class Task(msgspec.Struct, omit_defaults=True, kw_only=True):

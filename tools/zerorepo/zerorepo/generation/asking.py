@@ -175,8 +175,7 @@ class Asker:
             asks = {at: again(items[at][0], why, turn) for at, why in open_.items()}
             for at, answer in zip(asks, self.all(list(asks.values())), strict=True):
                 ask, check, wanted = items[at]
-                if answer.finish == "error" and not _REFUSED.search(answer.text):  # nobody answered; others may later
-                    raise Missing(f"{ask.role} {ask.subject}: no answer: {answer.text}; what was answered is kept, the same command goes on")  # fmt: skip
+                expect_answer(ask, answer)
                 try:
                     value, problem = extract(answer.whole, wanted)
                     if problem:
@@ -236,6 +235,12 @@ class Asker:
     @property
     def tokens(self) -> int:
         return sum(one.prompt_tokens + one.completion_tokens for one in self.spent.values())
+
+
+def expect_answer(ask: Ask, answer: Answer) -> None:
+    """Raises Missing where nobody answered: others may later."""
+    if answer.finish == "error" and not _REFUSED.search(answer.text):
+        raise Missing(f"{ask.role} {ask.subject}: no answer: {answer.text}; what was answered is kept, the same command goes on")  # fmt: skip
 
 
 def again(ask: Ask, problem: str, turn: int) -> Ask:

@@ -3,38 +3,12 @@
 import json
 
 import pytest
+from zerorepo_scripted import Scripted
 
 from tenfold_shared import Missing
-from tenfold_shared.generate import Completion, Sampling
+from tenfold_shared.generate import Sampling
 from tenfold_shared.jsonl import Journal
 from zerorepo.generation.asking import TRIES, Ask, Asker, OverBudget, label
-
-
-class Scripted:
-    """A back end that answers as a function of the request and keeps what it was asked."""
-
-    batch_size = None
-    context = None
-    model = "scripted"
-
-    def __init__(self, answer):
-        self.answer, self.asked = answer, []
-
-    def count_tokens(self, request):
-        return None
-
-    def close(self):
-        pass
-
-    def generate(self, requests, sampling):
-        for request in requests:
-            if request is None:
-                continue
-            self.asked.append(request)
-            told = self.answer(request)
-            text, finish = told if isinstance(told, tuple) else (told, "stop")
-            error = text if finish == "error" else None
-            yield Completion(request.key, "" if error else text, finish, 10, 5, "scripted", error=error)
 
 
 def asker(answer, **more):

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zerorepo_scripted import Scripted
 
 from tenfold_shared import BadInput
-from tenfold_shared.generate import Completion, Sampling
+from tenfold_shared.generate import Sampling
 from zerorepo.craft import paper
 from zerorepo.craft.coverage import Taxonomy, assigned, features_of, of_json, of_tasks, refined, told
 from zerorepo.craft.package import Package
@@ -411,29 +412,6 @@ def test_a_package_covers_itself_and_another_does_not():
 
 
 # ---------------------------------------------------------------- a model's refinement
-
-
-class Scripted:
-    """A back end that answers as a function of the request."""
-
-    batch_size = None
-    context = None
-    model = "scripted"
-
-    def __init__(self, answer):
-        self.answer, self.asked = answer, []
-
-    def count_tokens(self, request):
-        return None
-
-    def close(self):
-        pass
-
-    def generate(self, requests, sampling):
-        for request in requests:
-            if request is not None:
-                self.asked.append(request)
-                yield Completion(request.key, self.answer(request), "stop", 10, 5, "scripted", error=None)
 
 
 FEATURES = ["x", "w", "y", "x"]

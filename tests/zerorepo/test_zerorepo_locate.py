@@ -2,14 +2,12 @@
 
 import itertools
 import json
-import subprocess
-import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from zerorepo_renaming import SCHEMES, new_name, renamed
-from zerorepo_skeletons import TALLYBOOK
+from zerorepo_skeletons import TALLYBOOK, suite
 
 from tenfold_shared import BadInput
 from zerorepo.craft.locate import Located, Locator, _Choice, best_first, read_rename
@@ -381,21 +379,7 @@ def test_a_renamed_copy_works_and_says_what_is_called_what(tmp_path, scheme):
 
 def _suite(folder):
     """How many tests of a folder pass, all of them."""
-    words = [
-        sys.executable,
-        "-B",
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-c",
-        "/dev/null",
-        "--rootdir=.",
-        "tests",
-    ]
-    env = {"PYTHONPATH": ".", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=env)
+    done = suite(folder)
     assert done.returncode == 0, done.stdout[-3000:]
     return int(done.stdout.strip().splitlines()[-1].split()[0])
 

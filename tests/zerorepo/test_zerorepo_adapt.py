@@ -216,6 +216,11 @@ def test_mock_patch_takes_the_new_place() -> None:
     assert 'mock.patch("elm.trunk.rise")' in new and 'mock.patch.object(Leaf, "spin")' in new
 
 
+def test_a_string_that_may_be_a_file_stays() -> None:
+    new = adapted('from oak.core import grow\nx = ["oak.txt", "oak.core", "oak.core.grow.cache", "oak"]\n', NAMES)
+    assert '["oak.txt", "elm.trunk", "elm.trunk.rise.cache", "oak"]' in new
+
+
 def test_other_words_stay() -> None:
     source = 'import oakum\nfrom oakum.core import grow\nx = "oak.core is a module"\ny = {"turn": 1}["turn"]\nfound = oakum.core.grow\n'
     assert adapted(source, NAMES) == source

@@ -1,6 +1,7 @@
 """Test files cut down to some of their tests: pytest itself says that each still does what it did; and what of a package
 a test names, against lists made by hand."""
 
+import ast
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zerorepo.craft import suite
 from zerorepo.craft.beside import support_of
 from zerorepo.craft.package import Package
 from zerorepo.craft.references import References, interfaces, with_absolute
@@ -260,6 +262,41 @@ def test_a_helper_that_is_no_python_comes_as_it_is() -> None:
 def test_two_relative_imports_on_a_line(oak: Package) -> None:
     told = with_absolute("from .. import core as c; from ..core import Leaf; x = 1\n", "oak/tests/test_core.py", oak)
     assert told == "from oak import core as c; from oak.core import Leaf; x = 1\n"
+
+
+def test_coroutines_that_pytest_does_not_run_by_itself() -> None:
+    text = "import unittest\nasync def test_a(): pass\ndef test_b(): pass\nclass TestC:\n    async def test_c(self): pass\n"
+    text += "class D(unittest.IsolatedAsyncioTestCase):\n    async def test_d(self): pass\n"
+    file = TestFile("test_all.py", text)
+    assert [case.id for case in file.cases if file.needs_plugin(case)] == ["test_a", "TestC::test_c"]
+
+
+def test_statements_that_share_a_line_come_apart() -> None:
+    file = TestFile(
+        "test_all.py", "import json; X = 1; Y = 2\nZ = 3\ndef test_a():\n    assert X\ndef test_b():\n    assert Z\n"
+    )
+    assert file.pruned(["test_a"]) == "X = 1\n\n\ndef test_a():\n    assert X\n"
+    assert file.pruned(["test_b"]) == "Z = 3\n\n\ndef test_b():\n    assert Z\n"
+
+
+def test_a_large_file_is_cut_in_time_that_grows_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work, not seconds: how often a line's number is looked up for one cut."""
+
+    def looked(count: int) -> int:
+        file = TestFile("test_all.py", "".join(f"def test_{at}():\n    assert {at} == {at}\n" for at in range(count)))
+        seen: list[int] = []
+        original = suite.first_line
+
+        def counted(one: ast.stmt) -> int:
+            seen.append(1)
+            return original(one)
+
+        monkeypatch.setattr(suite, "first_line", counted)
+        file.pruned([case.id for case in file.cases])
+        monkeypatch.setattr(suite, "first_line", original)
+        return len(seen)
+
+    assert looked(400) < 2.5 * looked(200)
 
 
 def test_a_test_that_is_not_there_and_a_file_that_is_no_python() -> None:

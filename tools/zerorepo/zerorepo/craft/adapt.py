@@ -317,7 +317,7 @@ class _Adaptation:
         tops = {name.partition(".")[0] for name in self.names.written}
         for one in ast.walk(self.tree):
             if isinstance(one, ast.Constant) and isinstance(one.value, str) and is_dotted(one.value):
-                if one.value.partition(".")[0] in tops:
+                if one.value.partition(".")[0] in tops and self._is_named(one.value):
                     self._string(one, self._new(one.value))
             elif isinstance(one, ast.Call) and len(one.args) >= 2:
                 called = chain_of(one.func) or [""]
@@ -334,6 +334,13 @@ class _Adaptation:
                         self._string(word, self._new(dotted).rpartition(".")[2])
                         continue
                 self._string(word, self.names.members.get(word.value, word.value))
+
+    def _is_named(self, text: str) -> bool:
+        """Whether a string is a dotted name of the package, or of something below one: not `lib.json`, which may be a file."""
+        name = text
+        while name and name not in self.names.written:
+            name = name.rpartition(".")[0]
+        return name == text or "." in name
 
     def _string(self, one: ast.Constant, fresh: str) -> None:
         begin, end = self._at(one.lineno, one.col_offset), self._at(one.end_lineno or 0, one.end_col_offset or 0)

@@ -43,6 +43,7 @@ _RUNS: dict[tuple[str, ...], str] = {("public", "api"): "public api"}
 _HARMLESS: set[tuple[str, ...]] = {("doc", "example"), ("doc", "examples"), ("docs", "example"), ("docs", "examples"), ("docstring", "example"),
              ("docstring", "examples"), ("duck", "typing")}  # fmt: skip
 NOTHING = "reaches nothing of the package"
+COROUTINE = "coroutine that needs a plugin of pytest"
 # A word that so large a share of a suite's tests has, and so many, is what the package is about: `version` of semver's.
 SUBJECT, FEWEST = 0.1, 10
 _FRAME = ("test", "tests", "testcase", "testcases")  # words at the ends of a name that say it is a test's
@@ -106,7 +107,7 @@ def grouped(
             about = suite.about(file, case)
             reason = NOTHING
             if about is not None:
-                reason = no_algorithm(case, file.path, suite.last_names(file, case), subjects)
+                reason = COROUTINE if file.needs_plugin(case) else no_algorithm(case, file.path, suite.last_names(file, case), subjects)  # fmt: skip
             if reason or about is None:
                 dropped.append(Dropped(file.path, case.id, reason))
             else:

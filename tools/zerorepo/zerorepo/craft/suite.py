@@ -8,6 +8,7 @@ word for word. Nothing is run here; that the cut-down file still passes on the p
 from __future__ import annotations
 
 import ast
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property, lru_cache
@@ -100,6 +101,12 @@ class TestFile:
             if last in self.classes and last not in seen | {name} and self._is_unittest(last, seen | {name}):
                 return True
         return False
+
+    def needs_plugin(self, case: Case) -> bool:
+        """A coroutine that pytest does not run by itself; unittest does run its own."""
+        if case.owner and self._is_unittest(case.owner, frozenset()):
+            return False
+        return any(isinstance(one, ast.AsyncFunctionDef) for one in self._definitions(case))
 
     @cached_property
     def fixtures(self) -> dict[str, bool]:
@@ -227,11 +234,18 @@ class TestFile:
 
     def _text(self, one: ast.stmt) -> str:
         """A statement word for word; others on its lines come too, where a semicolon joins them."""
-        first, last = first_line(one), one.end_lineno or one.lineno
-        alone = all(
-            other is one or (other.end_lineno or 0) < first or first_line(other) > last for other in self.tree.body
-        )
-        return "\n".join(self._lines[first - 1 : last]).rstrip() if alone else ast.unparse(one)
+        if one in self._joined_lines:
+            return ast.unparse(one)
+        return "\n".join(self._lines[first_line(one) - 1 : one.end_lineno]).rstrip()
+
+    @cached_property
+    def _joined_lines(self) -> set[ast.stmt]:
+        """Statements of the module's level that share a line with another."""
+        found: set[ast.stmt] = set()
+        for one, other in itertools.pairwise(self.tree.body):
+            if (one.end_lineno or one.lineno) >= first_line(other):
+                found |= {one, other}
+        return found
 
     def _item(self, one: ast.stmt) -> _Item:
         binds, roots = _bound(one), _changed(one)

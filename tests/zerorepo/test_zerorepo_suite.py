@@ -378,6 +378,13 @@ def test_interfaces_have_every_way_they_are_written(oak: Package) -> None:
     assert "oak.core.Leaf.fall" not in found and found["oak"].kind == "module"
 
 
+def test_methods_of_values_whose_class_is_not_named_are_interfaces_where_few_have_the_name(oak: Package) -> None:
+    text = "import oak\n\ndef test_it():\n    oak.grow(1).turn().nothing()\n    [].append(1)\n"
+    found = {one.name: one for one in interfaces({"oak/tests/test_x.py": text}, oak, {"oak.core.grow"})}
+    assert set(found) == {"oak", "oak.core.grow", "oak.core.Leaf.turn"}
+    assert found["oak.core.Leaf.turn"].kind == "method" and not found["oak.core.Leaf.turn"].written
+
+
 def test_support_is_cut_down_to_what_is_needed(oak: Package) -> None:
     path = "oak/tests/test_core.py"
     told = {

@@ -389,7 +389,7 @@ class Program:
         if use.startswith("@"):
             return self._read(use[1:], path, unit)
         if use.startswith("?"):
-            return self._namesakes(use.rpartition(".")[2], path)
+            return self.namesakes(use.rpartition(".")[2], path)
         symbol = self.evaluate(use, path, unit)
         if symbol is None:
             receiver, _, name = use.rpartition(".")
@@ -397,7 +397,7 @@ class Program:
                 return []
             known = self.evaluate(receiver, path, unit)
             # a module or a class of ours that lacks the name, or something from outside: no guess
-            return self._namesakes(name, path) if known is None and self._may_be_ours(use, path, unit) else []
+            return self.namesakes(name, path) if known is None and self._may_be_ours(use, path, unit) else []
         if symbol.kind == "function":
             receiver, _, name = use.rpartition(".")
             confidence = symbol.confidence
@@ -443,7 +443,7 @@ class Program:
                 return self.member(path, name) is not None
             qualname = qualname.rpartition(".")[0]
 
-    def _namesakes(self, name: str, path: str) -> list[tuple[str, str]]:
+    def namesakes(self, name: str, path: str) -> list[tuple[str, str]]:
         """Methods of this name, where there are few and they belong to one family of classes."""
         if name in COMMON:
             return []  # what is unknown is rather a list, a dict or a file than the one class with such a method

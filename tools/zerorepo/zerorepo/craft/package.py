@@ -31,6 +31,10 @@ class Meaning(NamedTuple):
     kind: str  # module, class, function, method, variable
     node: Node | None
 
+    @property
+    def last(self) -> str:
+        return self.name.rpartition(".")[2].partition("#")[0]
+
 
 class Package:
     """The files of a repository or package. files: path to bytes, as they lie below the folder that imports start from,

@@ -7,7 +7,7 @@ attributes of values, of which only the name is known: they count where a class 
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -132,6 +132,21 @@ class References:
                     self.uses.append(Use("", found, one.lineno))
 
 
+def _of_values(source: str, path: str, package: Package, known: Collection[str]) -> Iterator[Meaning]:
+    """Methods that a source may call on values of classes that it does not name, as what a function gives: those whose name
+    few have, all of one family of classes (Program.namesakes). known: last names of what it is seen to use."""
+    uses = References(parsed(source), path, package)
+    for one in ast.walk(parsed(source)):
+        if not isinstance(one, ast.Attribute) or one.attr in known or one.attr.startswith("__"):
+            continue
+        chain = chain_of(one)
+        if chain is not None and (chain[0] in uses.aliases or chain[:-1] == ["self"]):
+            continue
+        for method, _ in package.program.namesakes(one.attr, path):
+            node = package.program.nodes[method]
+            yield Meaning(package.dotted(node), "method", node)
+
+
 @lru_cache(maxsize=256)
 def uses_of(source: str, path: str, package: Package) -> tuple[Use, ...]:
     """What `References` finds in a source. Raises ValueError where it is no Python."""
@@ -171,6 +186,8 @@ def interfaces(sources: Mapping[str, str], package: Package, tested: Collection[
             written.setdefault(use.meaning.name, set())
             if use.written:
                 written[use.meaning.name].add(use.written)
+        for method in _of_values(source, path, package, {one.last for one in meanings.values()}):
+            meanings.setdefault(method.name, method)
     for name in tested:
         found = package.meaning(name)
         if found is not None:

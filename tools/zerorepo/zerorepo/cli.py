@@ -1,4 +1,7 @@
-"""The `zerorepo` command: click options in, calls into the modules beside it, exit codes out."""
+"""The `zerorepo` command: click options in, calls into the modules beside it, exit codes out.
+
+Longer than most modules: it is the options and help texts of some thirty verbs, and nothing else.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from zerorepo.craft.syntax import chain_of, parsed
 from zerorepo.craft.tasks import Interface, Task
 from zerorepo.embeddings import Encoder, TfIdf
 from zerorepo.features import words_of
-from zerorepo.generation.skeleton import Unit, decoded, units_of
+from zerorepo.generation.skeleton import Unit, decoded, raises_not_implemented, units_of
 from zerorepo.generation.votes import QUORUM, majority
 from zerorepo.graph import Node, mark_of
 from zerorepo.parse import COMMON
@@ -94,10 +94,9 @@ def is_stub(definition: Any) -> bool:
 
 
 def _does_nothing(one: ast.stmt) -> bool:
-    if isinstance(one, ast.Raise):
-        raised = one.exc.func if isinstance(one.exc, ast.Call) else one.exc
-        return isinstance(raised, ast.Name) and raised.id == "NotImplementedError"
-    return isinstance(one, ast.Pass) or (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))
+    if isinstance(one, ast.Pass) or raises_not_implemented(one):
+        return True
+    return isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant)
 
 
 class _Judging:

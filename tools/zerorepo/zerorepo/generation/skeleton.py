@@ -101,7 +101,7 @@ def with_units(source: str, units: Mapping[str, str]) -> str:
 def is_empty(unit: Unit) -> bool:
     """A function with nothing to write: its body is a docstring, `...` or `raise NotImplementedError` alone."""
     body = unit.definition.body[_has_doc(unit.definition) :]
-    return len(body) == 0 or (len(body) == 1 and (_is_dots(body[0]) or _is_stub(body[0])))
+    return len(body) == 0 or (len(body) == 1 and (_is_dots(body[0]) or raises_not_implemented(body[0])))
 
 
 def decoded(data: bytes) -> tuple[str, str]:
@@ -273,7 +273,8 @@ def _is_dots(statement: Any) -> bool:
     )
 
 
-def _is_stub(statement: Any) -> bool:
+def raises_not_implemented(statement: Any) -> bool:
+    """`raise NotImplementedError`, called or not."""
     if not isinstance(statement, ast.Raise):
         return False
     raised = statement.exc.func if isinstance(statement.exc, ast.Call) else statement.exc

@@ -6,7 +6,6 @@ imports a model library, so that `--help` stays instant.
 
 from __future__ import annotations
 
-import copy
 import errno
 import hashlib
 import importlib.util
@@ -747,40 +746,3 @@ def _clear_cache() -> None:
         click.echo(f"{entry.name}  {size / 1e6:.1f} MB")
         shutil.rmtree(entry)
     click.echo(f"{folder}: freed {total / 1e6:.1f} MB")
-
-
-# ---------------------------------------------------------------- reference text
-
-
-def reference(group: click.Group) -> str:
-    """Markdown of every verb and option, from the help text: what a README's reference section holds.
-
-    The verbs of a group within the group follow it, under their full names.
-    """
-    return "\n".join(_reference(group, str(group.name)))
-
-
-def _reference(group: click.Group, path: str) -> list[str]:
-    parts = []
-    for name, command in sorted(group.commands.items()):
-        full = f"{path} {name}"
-        alone = copy.copy(command)
-        alone._help_option = None  # click keeps the one of its first context; a text must not depend on what ran before
-        context = click.Context(alone, info_name=full, max_content_width=100, terminal_width=100)
-        parts.append(f"### `{full}`\n\n```text\n{alone.get_help(context)}\n```\n")
-        if isinstance(command, click.Group):
-            parts += _reference(command, full)
-    return parts
-
-
-REFERENCE_BEGIN = "<!-- reference: generated from the help text by `make docs` -->"
-REFERENCE_END = "<!-- end of reference -->"
-
-
-def with_reference(readme: str, group: click.Group) -> str:
-    """README's text with the part between the two reference markers made anew. Raises BadInput."""
-    head, begin, rest = readme.partition(REFERENCE_BEGIN)
-    _, end, tail = rest.partition(REFERENCE_END)
-    if not begin or not end:
-        raise BadInput(f"README: expected the lines {REFERENCE_BEGIN} and {REFERENCE_END}")
-    return f"{head}{begin}\n\n{reference(group)}\n{end}{tail}"

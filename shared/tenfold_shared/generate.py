@@ -502,6 +502,7 @@ class VllmGenerator:
         self._vocab: int = engine.vllm_config.model_config.get_vocab_size()
         self._room: int = 2 * engine.vllm_config.scheduler_config.max_num_seqs
         self._serial = itertools.count()
+        self._lost = False
 
     def count_tokens(self, request: Request) -> int | None:
         try:
@@ -548,13 +549,14 @@ class VllmGenerator:
                         if output.finished and output.request_id in under_way:
                             yield self._completion(under_way.pop(output.request_id), output)
         finally:
-            if under_way and self._engine is not None:
+            if under_way and self._engine is not None and not self._lost:
                 self._engine.abort_request(list(under_way))
 
     def _step(self) -> Any:
         try:
             return self._engine.step()
         except Exception as error:
+            self._lost = True  # it may have closed its sockets: nothing more is asked of it but to shut down
             raise Missing(f"{self.model}: vLLM's engine failed: {one_line(error)}") from error
 
     def _completion(self, key: str, output: Any) -> Completion:

@@ -1,4 +1,4 @@
-"""The READMEs do not lie: every command in them runs, and reference sections match the help.
+"""The READMEs do not lie: every command in them runs, the tables of verbs and VERBS.md match the help, and all ten have the same sections.
 
 Fences by language: `sh` runs as it stands, in a fresh folder that sees `tools/`; `sh server` runs with
 a loopback model in place of http://127.0.0.1:8000; `sh engines` is run by `make test-engines`. Lines
@@ -6,7 +6,7 @@ that begin with `make` are checked to name a target (CI itself runs `make test`)
 `pip install` are run by test_install_alone.py or need a network.
 """
 
-import importlib
+import importlib.util
 import os
 import re
 import subprocess
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from commandline import LoopbackModel
 
-from tenfold_shared.cli import options, with_reference
+from tenfold_shared.cli import options
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md")), *sorted(ROOT.glob("tools/*/README.md"))]
@@ -71,11 +71,71 @@ def test_every_make_line_names_a_target(readme):
             assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("tool", sorted(p.name for p in (ROOT / "tools").iterdir() if (p / "pyproject.toml").exists()))
-def test_reference_section_matches_the_help(tool):
-    group = importlib.import_module(f"{tool.replace('-', '_')}.cli").main
-    readme = (ROOT / "tools" / tool / "README.md").read_text()
-    assert with_reference(readme, group) == readme, "run `make docs`"
+SECTIONS = [
+    "What it is for",
+    "Install alone",
+    "Quick start",
+    "Verbs",
+    "How it works",
+    "Formats",
+    "What was measured",
+    "Beyond one machine",
+    "Limits",
+]
+TOOLS = sorted(p.parent.name for p in ROOT.glob("tools/*/pyproject.toml"))
+
+
+@pytest.fixture(scope="module")
+def docs():
+    spec = importlib.util.spec_from_file_location("make_docs", ROOT / ".ci" / "make_docs.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_readme_has_the_sections_all_ten_have(tool):
+    text = (ROOT / "tools" / tool / "README.md").read_text()
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    assert re.findall(r"^## (.*)$", prose, re.MULTILINE) == SECTIONS
+    for title, body in zip(SECTIONS, re.split(r"^## .*$", prose, flags=re.MULTILINE)[1:], strict=True):
+        assert body.strip() or title in ("Quick start", "Install alone"), f"{title} is empty"
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_verbs_are_those_of_the_help(tool, docs):
+    group = docs.group_of(tool)
+    readme, verbs = ((ROOT / "tools" / tool / name).read_text() for name in ("README.md", "VERBS.md"))
+    assert docs.with_table(readme, group) == readme, "run `make docs`"
+    assert docs.reference(group) == verbs, "run `make docs`"
+    for full, _ in docs.commands(group, tool):
+        assert f"\n## `{full}`\n" in verbs
+
+
+def test_verbs_of_a_group_in_the_group_and_missing_markers(docs):
+    import click
+
+    @click.group("demo")
+    def group():
+        pass
+
+    @group.group("inner")
+    def inner():
+        """A group of verbs."""
+
+    @inner.command("one")
+    @click.option("--deep-option", help="Only here.")
+    def one(deep_option):
+        """The inner verb | and a bar."""
+
+    text = docs.reference(group)
+    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## `demo inner`", "## `demo inner one`"]
+    assert "Usage: demo inner one [OPTIONS]" in text and "--deep-option" in text
+    fresh = docs.with_table(f"a\n{docs.BEGIN}\nold\n{docs.END}\nb\n", group)
+    assert "old" not in fresh and fresh.startswith("a\n") and fresh.endswith("b\n")
+    assert "| [`demo inner one`](VERBS.md#demo-inner-one) | The inner verb \\| and a bar. |" in fresh
+    with pytest.raises(ValueError, match="expected the lines"):
+        docs.with_table("no markers", group)
 
 
 def test_shared_options_read_the_same_in_every_verb_of_every_tool():

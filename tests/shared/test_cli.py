@@ -12,8 +12,6 @@ from click.testing import CliRunner
 from tenfold_shared import BadInput, Busy, Missing, OutOfTime
 from tenfold_shared.cli import (
     EXTRAS,
-    REFERENCE_BEGIN,
-    REFERENCE_END,
     Backend,
     Duration,
     Numbers,
@@ -26,10 +24,8 @@ from tenfold_shared.cli import (
     engine_arguments,
     options,
     read_template,
-    reference,
     take,
     tool,
-    with_reference,
 )
 
 
@@ -315,37 +311,6 @@ def test_doctor_clears_the_cache(tmp_path, monkeypatch):
     result = CliRunner().invoke(make(lambda given: 0), ["doctor", "--clear-cache"])
     assert "model-0123456789abcdef  2.0 MB" in result.stdout and "freed 2.0 MB" in result.stdout
     assert not made.exists() and "docs: made by none of the tools; left" in result.stdout and (foreign / "w").exists()
-
-
-def test_reference_is_made_from_the_help():
-    group = make(lambda given: 0)
-    text = with_reference(f"a\n{REFERENCE_BEGIN}\nold\n{REFERENCE_END}\nb\n", group)
-    assert "old" not in text and "--top-p" in text and text.startswith("a\n") and text.endswith("b\n")
-    assert reference(group).count("### `demo ") == 2
-    with pytest.raises(BadInput, match="reference"):
-        with_reference("no markers", group)
-
-
-def test_reference_holds_the_verbs_of_a_group_in_the_group():
-    group = make(lambda given: 0)
-
-    @group.group("inner")
-    def inner():
-        """A group of verbs."""
-
-    @inner.command("one")
-    @click.option("--deep-option", help="Only here.")
-    def one(deep_option):
-        """The inner verb."""
-
-    text = reference(group)
-    assert [line for line in text.splitlines() if line.startswith("###")] == [
-        "### `demo doctor`",
-        "### `demo inner`",
-        "### `demo inner one`",
-        "### `demo verb`",
-    ]
-    assert "Usage: demo inner one [OPTIONS]" in text and "--deep-option" in text
 
 
 def test_errors_of_a_verb_in_a_group_in_the_group_are_one_line():

@@ -14,7 +14,7 @@ ifneq ($(wildcard ../shared/data),)
 export TENFOLD_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: help demo test test-deep test-engines lint docs bench claims gpu-check gpu-capacity wheels clean
+.PHONY: help demo test test-deep test-engines lint docs bench claims evidence gpu-check gpu-capacity wheels clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,7 +22,8 @@ help:
 	@echo "test           lint, types, contracts and tests (about 3 minutes)"
 	@echo "test-deep      full matrices, kill runs (TOOL=cotpass for one tool)"
 	@echo "test-engines   tests against vLLM's CPU build, in .venv-engines, and verl, in .venv-verl"
-	@echo "lint docs bench claims gpu-check gpu-capacity wheels clean; demo-TOOL test-TOOL bench-TOOL claims-TOOL"
+	@echo "bench claims   measure again, tool by tool (hours), then EVIDENCE.md; evidence: that page alone"
+	@echo "lint docs gpu-check gpu-capacity wheels clean; demo-TOOL test-TOOL bench-TOOL claims-TOOL"
 
 # ---------------------------------------------------------------- environments
 
@@ -104,11 +105,16 @@ demo-%: .make/venv
 	@PATH="$(abspath $(BIN)):$$PATH" bash tools/$*/demo.sh
 
 bench: $(addprefix bench-,$(TOOLS))
+	@$(BIN)/python .ci/evidence.py
 
 bench-%: .make/venv
 	@PATH="$(abspath $(BIN)):$$PATH" python .ci/bench_table.py tools/$*
 
 claims: $(patsubst tools/%/bench/claims.py,claims-%,$(wildcard tools/*/bench/claims.py))
+	@$(BIN)/python .ci/evidence.py
+
+evidence: .make/venv
+	@$(BIN)/python .ci/evidence.py
 
 claims-%: .make/venv
 	@PATH="$(abspath $(BIN)):$$PATH" python tools/$*/bench/claims.py

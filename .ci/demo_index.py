@@ -10,7 +10,9 @@ import html
 import json
 import os
 import platform
+import re
 import sys
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,7 +26,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 a { color: var(--link) }
 h2 { border-top: 1px solid var(--line); padding-top: 1.5rem; margin-top: 2.5rem }
 pre { background: var(--soft); padding: .8rem; overflow-x: auto; font-size: 13px; line-height: 1.35 }
-pre.commands { white-space: pre-wrap; overflow-wrap: anywhere; padding-left: 2.3rem; text-indent: -1.5rem }
+pre.commands { white-space: pre-wrap; overflow-wrap: anywhere } pre.commands span { display: block; padding-left: 1.5rem; text-indent: -1.5rem }
 table { border-collapse: collapse; width: 100% } td, th { border-bottom: 1px solid var(--line); padding: .35rem .6rem; text-align: left; vertical-align: top }
 td.seconds { text-align: right; white-space: nowrap }
 img { max-width: 100%; height: auto; background: #fff }
@@ -36,15 +38,20 @@ dl { border-left: 4px solid var(--line); padding-left: 1rem } dt { font-weight: 
 
 def card_of(tool: str) -> dict[str, str]:
     read: dict[str, str] = json.loads((ROOT / "tools" / tool / "demo.json").read_text())
-    return {key: html.escape(value) for key, value in read.items()}
+    return {key: re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(value)) for key, value in read.items()}
+
+
+def description(tool: str) -> str:
+    return html.escape(tomllib.loads((ROOT / "tools" / tool / "pyproject.toml").read_text())["project"]["description"])
 
 
 def section(folder: Path) -> str:
     card = card_of(folder.name)
     read = {name: html.escape((folder / f"{name}.txt").read_text().strip("\n")) for name in TEXTS}
-    commands = "\n".join(f"<span>{line}</span>" for line in read["commands"].splitlines())
+    commands = "".join(f"<span>{line}</span>" for line in read["commands"].splitlines())
     pictures = "".join(
-        f'<p><img alt="{card["picture"]}" src="data:image/png;base64,{base64.b64encode(p.read_bytes()).decode()}"></p>'
+        f'<p><a href="{folder.name}/{p.name}"><img alt="{card["picture"]}"'
+        f' src="data:image/png;base64,{base64.b64encode(p.read_bytes()).decode()}"></a></p>'
         for p in sorted(folder.glob("*.png"))
     )
     pictures += "".join(
@@ -62,7 +69,7 @@ def section(folder: Path) -> str:
 def row(folder: Path) -> str:
     seconds = (folder / "seconds.txt").read_text().strip()
     return (
-        f'<tr><td><a href="#{folder.name}">{folder.name}</a></td><td>{card_of(folder.name)["what"]}</td>'
+        f'<tr><td><a href="#{folder.name}">{folder.name}</a></td><td>{description(folder.name)}</td>'
         f'<td class="seconds">{seconds} s</td></tr>'
     )
 
@@ -83,7 +90,7 @@ def main() -> int:
 <p>{len(whole)} demos, {total} s, {where}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. Each section shows the commands as
 they ran, the figure they printed, its picture, what the paper claims, and what is not yet measured. Everything here
 is small enough for two CPU cores; the measured claims, with seeds, controls and intervals, stand in <code>EVIDENCE.md</code>.</p>
-<table><thead><tr><th>tool</th><th>what was run</th><th>time</th></tr></thead><tbody>{"".join(map(row, whole))}</tbody></table>
+<table><thead><tr><th>tool</th><th>what it is</th><th>time</th></tr></thead><tbody>{"".join(map(row, whole))}</tbody></table>
 {"".join(map(section, whole))}</body></html>"""
     (OUT / "index.html").write_text(page)
     print(f"{(OUT / 'index.html').relative_to(ROOT)} written: {', '.join(folder.name for folder in whole)}")

@@ -309,7 +309,7 @@ def tell(found: Record, settings: Settings, *, as_json: bool, quiet: bool) -> No
     equal = found["equal_rewards"]
     before, after = found["before"], found["after"]
     print(
-        f"grpo-roc: {found['groups']} groups, {found['trajectories']} trajectories; {equal['all_right']} groups all right and {equal['all_wrong']} all wrong were dropped; kept {after['trajectories']} of {before['trajectories']}; "
+        f"grpo-roc: {found['groups']} groups, {found['trajectories']} trajectories; dropped: {equal['all_right']} all right, {equal['all_wrong']} all wrong; kept {after['trajectories']} of {before['trajectories']}; "
         f"failed calls in right ones {share(before['error_share_in_right'])} -> {share(after['error_share_in_right'])}, right {share(before['right'])} -> {share(after['right'])}",
         file=sys.stderr,
     )

@@ -195,7 +195,7 @@ def show(found: Record) -> None:
     from tenfold_shared.cli import print_table
 
     table = Table(
-        title=f"{found['task']}: {len(found['seeds'])} seeds, {found['steps']} steps; mean over seeds, and {found['first']} less it with 95 % interval"
+        title=f"{found['task']}: mean over seeds ({len(found['seeds'])}) after {found['steps']} steps, and {found['first']} less it{' with 95 % interval' if len(found['seeds']) > 1 else ''}"
     )
     names = ("error_share", "doubled", "tokens", "accuracy")
     for column in ("arm", *(FIELDS[name] for name in names)):
@@ -215,6 +215,8 @@ def show(found: Record) -> None:
     print_table(table)
     for one in found.get("claims", ()):
         print(f"{one['supported']:>9}  {one['claim']}: {one['why']}")
+    if found.get("claims") and len(found["seeds"]) == 1:
+        print("one seed has no interval, so that nothing is shown by it: --seeds 8")
 
 
 def picture(steps: Sequence[Record], arms: Sequence[str], seeds: Sequence[int], path: Path) -> None:
@@ -233,6 +235,6 @@ def picture(steps: Sequence[Record], arms: Sequence[str], seeds: Sequence[int], 
         axes.plot(x, np.nanmean(curves, 0), color=colours[arm], label=arm, linewidth=1.6)
         axes.fill_between(x, np.nanmin(curves, 0), np.nanmax(curves, 0), color=colours[arm], alpha=0.15, linewidth=0)
     axes.set(xlabel="step", ylabel="failed calls, share in right trajectories", ylim=(0, None))
-    axes.set_title(f"mean over {len(seeds)} seeds, and from least to most", fontsize=9)
+    axes.set_title(f"mean over seeds ({len(seeds)}), and from least to most", fontsize=9)
     axes.legend(fontsize=8)
     drawing.savefig(path, dpi=130)

@@ -55,4 +55,4 @@ for line in Path(sys.argv[1]).read_text().splitlines():
     for row in told["ranking"]:
         unit = f"{row['file']}:{row['qualname']}"
         print(f"  {row['rank']} {'*' if unit in truth else ' '} {unit}:{row['start']}-{row['end']}")
-    print(f"  * changed by the fix, {len(truth)} functions in all")
+    print(f"  * changed by the fix; functions it changed: {len(truth)}")

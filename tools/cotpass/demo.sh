@@ -13,7 +13,7 @@ say cotpass grade "$out/samples.jsonl" -o "$out/graded.jsonl" --overwrite
 say cotpass judge "$out/graded.jsonl" --judge steps -o "$out/judged.jsonl" --overwrite
 # More than one right answer in a hundred may hold no checkable step; the demo shows the table all the same.
 say cotpass metric "$out/judged.jsonl" --max-unjudged 1 --plot "$out/curves.png" > "$out/figure.txt"
-cotpass metric "$out/judged.jsonl" --max-unjudged 1 --json -q > "$out/report.json"
+cotpass metric "$out/judged.jsonl" --max-unjudged 1 --json > "$out/report.json" 2> "$out/report.log" || { cat "$out/report.log" >&2; exit 1; } # it warned above already
 cat "$out/figure.txt"
 echo $((SECONDS - started)) > "$out/seconds.txt"
 echo "cotpass demo: $(cat "$out/seconds.txt") s; outputs in $out" >&2

@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 TOOLS := $(notdir $(wildcard tools/*))
+PIPELINES := $(basename $(notdir $(wildcard tests/pipelines/*.sh)))
 TOOL ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,15 +15,17 @@ ifneq ($(wildcard ../shared/data),)
 export TENFOLD_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: help demo test test-deep test-engines lint docs bench claims evidence gpu-check gpu-capacity wheels clean
+.PHONY: help demo pipelines test test-deep test-engines fuzz lint docs bench claims evidence gpu-check gpu-capacity wheels clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "demo           install into .venv, run every tool's demo, write out/demo/index.html"
-	@echo "test           lint, types, contracts and tests (about 3 minutes)"
-	@echo "test-deep      full matrices, kill runs (TOOL=cotpass for one tool)"
+	@echo "demo           install into .venv, run every tool's demo (about ten minutes), write out/demo/index.html"
+	@echo "test           lint, types, contracts and tests (under 25 minutes on two cores)"
+	@echo "test-deep      full matrices, kill runs, under 40 minutes (TOOL=cotpass for one tool)"
 	@echo "test-engines   tests against vLLM's CPU build, in .venv-engines, and verl, in .venv-verl"
+	@echo "fuzz           readers of outside data, in .venv-fuzz (READER=records SECONDS=600; without READER all, hours)"
 	@echo "bench claims   measure again, tool by tool (hours), then EVIDENCE.md; evidence: that page alone"
+	@echo "pipelines      shell pipelines across tools (tests/pipelines), a line each; pipeline-NAME for one"
 	@echo "lint docs gpu-check gpu-capacity wheels clean; demo-TOOL test-TOOL bench-TOOL claims-TOOL"
 
 # ---------------------------------------------------------------- environments
@@ -58,6 +61,14 @@ help:
 	@.venv-verl/bin/python -c 'import sysconfig, pathlib; here = pathlib.Path(sysconfig.get_path("purelib")); base = here.parents[3] / ".venv" / here.relative_to(here.parents[2]); (here / "base.pth").write_text(f"import site; site.addsitedir({str(base)!r})\n")'
 	@touch $@
 
+# Over .venv, as the one above.
+.make/venv-fuzz: requirements-fuzz.txt .make/venv
+	@echo "installing into .venv-fuzz"
+	@rm -rf .venv-fuzz && $(PYTHON) -m venv .venv-fuzz
+	@.venv-fuzz/bin/python -m pip install $(PIP) -r requirements-fuzz.txt
+	@.venv-fuzz/bin/python -c 'import sysconfig, pathlib; here = pathlib.Path(sysconfig.get_path("purelib")); base = here.parents[3] / ".venv" / here.relative_to(here.parents[2]); (here / "base.pth").write_text(f"import site; site.addsitedir({str(base)!r})\n")'
+	@touch $@
+
 # Wheels of our own, and beside them every wheel their base installs need: for installs with --no-index.
 wheels: .make/venv
 	@mkdir -p dist && rm -f dist/*.whl
@@ -78,6 +89,7 @@ lint: .make/venv
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python .ci/check_extras.py
+	@$(BIN)/python .ci/check_files.py
 
 test: lint .make/wheelhouse
 	@$(PYTEST)
@@ -89,6 +101,15 @@ test-deep: .make/venv .make/wheelhouse
 test-engines: .make/venv-engines .make/venv-verl
 	@.venv-engines/bin/python -m pytest -m engines -p no:cacheprovider $$(grep -rl --include='*.py' mark.engines tests)
 	@.venv-verl/bin/python -m pytest -p no:cacheprovider tests/*/with_verl_*.py
+
+# Seconds are of CPU. What is found lies under tests/fuzz/finds, what was run in SECURITY.md.
+READER ?= all
+SECONDS ?= 600
+fuzz: .make/venv-fuzz
+	@for one in $(if $(filter all,$(READER)),$$(.venv-fuzz/bin/python tests/fuzz/drive.py --list),$(READER)); do \
+	  .venv-fuzz/bin/python tests/fuzz/drive.py $$one --seconds $(SECONDS) || exit 1; \
+	done
+	@.venv-fuzz/bin/python tests/fuzz/drive.py --write
 
 test-%: .make/venv .make/wheelhouse
 	@$(PYTEST) tests/$*
@@ -103,6 +124,17 @@ demo: $(addprefix demo-,$(TOOLS))
 
 demo-%: .make/venv
 	@PATH="$(abspath $(BIN)):$$PATH" bash tools/$*/demo.sh
+
+# Across tools: each script of tests/pipelines, its last line here; what else it said is beside its outputs.
+pipelines: .make/venv
+	@mkdir -p out/pipelines
+	@for one in $(PIPELINES); do \
+	  $(MAKE) -s pipeline-$$one > out/pipelines/$$one.txt 2> out/pipelines/$$one.log || { cat out/pipelines/$$one.log >&2; exit 1; }; \
+	  echo "$$one: $$(tail -n 1 out/pipelines/$$one.txt)"; \
+	done
+
+pipeline-%: .make/venv
+	@PATH="$(abspath $(BIN)):$$PATH" bash tests/pipelines/$*.sh
 
 bench: $(addprefix bench-,$(TOOLS))
 	@$(BIN)/python .ci/evidence.py
@@ -126,4 +158,4 @@ gpu-capacity:
 	@$(PYTHON) tools/antkv/bench/gpu/capacity.py
 
 clean:
-	rm -rf .venv .venv-engines .venv-verl .wheelhouse .make dist out
+	rm -rf .venv .venv-engines .venv-verl .venv-fuzz .wheelhouse .make dist out

@@ -1,7 +1,7 @@
 """The thin library under the ten tools: errors every module raises, nothing heavier.
 
 Sits between the tools (above) and tenfold_kernels (below). Importing this module imports
-nothing else; `cli.py` turns the errors below into one stderr line and an exit code.
+nothing else; `cli/group.py` turns the errors below into one stderr line and an exit code.
 """
 
 __version__ = "0.1.0"
@@ -29,6 +29,17 @@ class Busy(TenfoldError):
     """Another live process holds the output."""
 
     code = 75
+
+
+def unread(name: object, error: OSError, wanted: str = "") -> BadInput:
+    """What is said of a file that could not be opened, in the same words everywhere; wanted: what it was to be."""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        told = "no such file"
+    elif isinstance(error, IsADirectoryError):
+        told, wanted = "is a directory", wanted or "expected a file"
+    else:
+        told = f"cannot be read: {error.strerror or error}"
+    return BadInput(f"{name}: {told}{f'; {wanted}' if wanted else ''}")
 
 
 class OutOfTime(TenfoldError):

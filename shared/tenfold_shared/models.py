@@ -1,6 +1,6 @@
 """From a model's URI to something that answers: `open_generator`, `load_causal_lm`, `ensure_smollm2`.
 
-Sits between the tools' `--model` option and generate.py, which holds the backends. What a URI may
+Sits between the tools' `--model` option and the package generate, which holds the backends. What a URI may
 be stands in shared/README.md. GGUF files (the embedded SmolLM2 is one) are converted once to a
 safetensors folder in the cache, so that every backend, training included, can use them.
 """
@@ -31,19 +31,14 @@ from types import ModuleType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from tenfold_shared import BadInput, Missing, TenfoldError
-from tenfold_shared.cli import cache_dir
-from tenfold_shared.generate import (
-    Generator,
-    Recorder,
-    ReplayGenerator,
-    ServerGenerator,
-    TransformersGenerator,
-    VllmGenerator,
-    one_line,
-    out_of_memory,
-)
-from tenfold_shared.jsonl import redact
+from tenfold_shared import BadInput, Missing, TenfoldError, unread
+from tenfold_shared.cache import cache_dir
+from tenfold_shared.generate import Generator
+from tenfold_shared.generate.recording import Recorder, ReplayGenerator
+from tenfold_shared.generate.server import ServerGenerator
+from tenfold_shared.generate.transformers import TransformersGenerator, out_of_memory
+from tenfold_shared.generate.vllm import VllmGenerator
+from tenfold_shared.redaction import one_line, redact
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +176,7 @@ def config_of(uri: str, extra: str) -> Any:
     try:
         from transformers import AutoConfig
     except ImportError:
-        raise Missing(f"needs transformers: pip install '{extra}'") from None
+        raise Missing(f"transformers is not installed: pip install '{extra}'") from None
     path = Path(uri).expanduser()
     if path.is_file() and path.suffix != ".gguf":
         where, revision = str(path), None
@@ -200,13 +195,13 @@ def config_of(uri: str, extra: str) -> Any:
 def _adapter(folder: Path) -> Checkpoint:
     try:
         base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise BadInput(f"{folder}/adapter_config.json: expected base_model_name_or_path: {one_line(error)}") from None
     if not isinstance(base, str) or not base:
         raise BadInput(f"{folder}/adapter_config.json: base_model_name_or_path: expected a model, got {base!r}")
     if not any((folder / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):
         raise BadInput(f"{folder}: expected the adapter's weights in adapter_model.safetensors")
-    if (Path(base) / "adapter_config.json").is_file():
+    if os.path.isfile(os.path.join(base, "adapter_config.json")):  # False, too, for what cannot be a name
         raise BadInput(f"{folder}: its base {base} is an adapter itself; merge that one first")
     try:
         return resolve(base)._replace(adapter=str(folder))
@@ -359,7 +354,7 @@ def _convert_once(gguf: Path, convert: Callable[[Path, Path], None] | None = Non
     try:
         folder = cache_dir() / f"{gguf.stem}-{_fingerprint(gguf)}"
     except OSError as error:
-        raise BadInput(f"{gguf}: cannot be read: {error.strerror}") from None
+        raise unread(gguf, error) from None
     if folder.is_dir():
         return folder
     aside = folder.with_name(folder.name + ".part")

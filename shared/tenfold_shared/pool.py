@@ -1,6 +1,6 @@
 """Warm, killable worker processes with hard deadlines: call a function that may hang or crash.
 
-Sits under `answers.py` and every tool that runs code it cannot trust to return. A worker is this
+Sits under `answers` and every tool that runs code it cannot trust to return. A worker is this
 module run as a program: it imports the target, says it is ready, then answers one call at a time,
 each a length-prefixed msgpack frame on a pipe. No pickle, no signal handler and no multiprocessing:
 a call works from any thread, and a hang inside a C loop ends by SIGKILL like any other.

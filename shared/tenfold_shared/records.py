@@ -2,7 +2,7 @@
 
 A record is a plain dict at run time, so that fields we do not know are carried through
 untouched; the msgspec structs below only say what the fields we do know must look like.
-`jsonl.py` calls `validate` on each line it reads. Documented for users in shared/README.md.
+`jsonl/source.py` calls `validate` on each line it reads. Documented for users in shared/README.md.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def validate(record: Any, kind: str) -> None:
     try:
         msgspec.convert(record, KINDS[kind])
     except msgspec.ValidationError as error:
-        raise RecordProblem(_readable(str(error))) from None
+        raise RecordProblem(readable(error)) from None
     if kind == "task" and not record.get("messages") and "prompt" not in record:
         raise RecordProblem("messages: expected a chat list here, or a string in `prompt`; found neither")
     match = (record.get("meta") or {}).get("match", "any")
@@ -145,14 +145,24 @@ def _check_schema(declared: Any, kind: str) -> None:
         raise RecordProblem(f"schema: expected {schema(kind)}, got {declared}")
 
 
-def _readable(message: str) -> str:
-    """msgspec's `Expected `str`, got `int` - at `$.id`` as `id: expected str, got int`."""
-    text, _, path = message.partition(" - at `")
+def readable(error: Exception) -> str:
+    """What was wrong with JSON, in the words of all tools: msgspec's `Expected `str`, got `int` - at `$.id`` as
+    `id: expected str, got int`; bytes that are no JSON as such."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"expected UTF-8: {error.reason} at byte {error.start}"
+    if isinstance(error, RecursionError):
+        return "JSON nested too deeply"
+    if not isinstance(error, msgspec.ValidationError):
+        return f"not JSON: {error}"
+    text, _, path = str(error).partition(" - at `")
     field = path.rstrip("`").removeprefix("$").removeprefix(".")
     text = text.replace("`", "")
     if text.startswith("Object missing required field "):
         missing = text.removeprefix("Object missing required field ")
         return f"{field + '.' if field else ''}{missing}: required field is missing"
+    if text.startswith("Object contains unknown field "):
+        unknown = text.removeprefix("Object contains unknown field ")
+        return f"{field + '.' if field else ''}{unknown}: unknown field"
     return f"{field or 'record'}: {text[:1].lower()}{text[1:]}"
 
 

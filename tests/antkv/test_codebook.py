@@ -158,7 +158,7 @@ def test_same_bytes_for_the_same_seed_and_nothing_to_do_twice(folder, tmp_path):
     data = [out.read_bytes() for out in outs]
     assert data[0] == data[1] != data[2]
     again = antkv(*["calibrate", folder / "text.txt", "--model", folder, "--dim", 4, "--centroids", 16, "--tokens", 1024, "--length", 128, "-o", outs[0]])  # fmt: skip
-    assert again.returncode == 0 and "is made already" in again.stderr
+    assert again.returncode == 0 and "complete already" in again.stderr
     assert not (tmp_path / "0.safetensors.work").exists()
     other = calibrate(folder, outs[0], "--weights", "none")
     assert other.returncode == 2 and "--weights" in other.stderr and outs[0].read_bytes() == data[0]

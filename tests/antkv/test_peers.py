@@ -314,6 +314,7 @@ def compared_row(folder, books, *more):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.deep
 def test_its_bits_do_not_depend_on_where_a_run_ends(dtype):
     model, draw, found = tiny(num_hidden_layers=1), torch.Generator().manual_seed(0), []
     cache = QuantoCache(model, 2, 128)

@@ -300,9 +300,9 @@ def test_plan_wants_a_size(tmp_path):
 
 
 def test_bench_holds_its_result_to_the_dequantised_cache(folder):
-    row = told("bench", "--model", folder, "--tokens", 256, "--bits", "0.375", "--rounds", 1)
+    row = told("bench", "--model", folder, "--context", 256, "--bits", "0.375", "--rounds", 1)
     assert row["ratio"] == pytest.approx(row["peer"] / row["ours"], rel=0.02, abs=1e-3) and row["n"] == 256
-    assert "multiple of 64" in antkv("bench", "--model", folder, "--tokens", 200).stderr
+    assert "multiple of 64" in antkv("bench", "--model", folder, "--context", 200).stderr
 
 
 def test_bench_tells_the_bytes_it_has_not(folder, monkeypatch):
@@ -311,7 +311,7 @@ def test_bench_tells_the_bytes_it_has_not(folder, monkeypatch):
     from tenfold_shared import Missing
 
     how = {"uri": str(folder), "trust_remote_code": False, "bits": "1", "rope": "pre", "rounds": 1, "as_json": False}
-    with pytest.raises(Missing, match=r"--tokens 100000000000: needs (\d+) bytes of memory") as told:
+    with pytest.raises(Missing, match=r"--context 100000000000: needs (\d+) bytes of memory") as told:
         bench.run(tokens=100_000_000_000, **how)
     wanted = int(str(told.value).split()[3])
     assert wanted == pytest.approx(1e11 * (2 * 2 * 2 * 16 * (4 + 1 / 8) + 2 * 16 * (8 / 8 + 24)), rel=1e-6)

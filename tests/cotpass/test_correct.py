@@ -211,7 +211,10 @@ def test_refusal_is_exit_one_and_raw_values_stay(tmp_path):
         (["--correct", "rogan-gladen", "--rates", "r.json", "--fpr", 0.1], "holds both"),
         (["--correct", "rogan-gladen", "--rates", "r.json"], "r.json: fpr.value: expected a share"),
         (["--correct", "rogan-gladen", "--rates", "l.json"], "rates of one vote"),
-        (["--correct", "rogan-gladen", "--rates", "j.jsonl"], "expected the JSON object"),
+        (
+            ["--correct", "rogan-gladen", "--rates", "j.jsonl"],
+            "expected what `cotpass calibrate report --json` printed",
+        ),
         (["--correct", "rogan-gladen", "--fpr", 1.5, "--fnr", 0], "1.5"),
     ],
 )

@@ -228,10 +228,10 @@ def test_command_refusals(tmp_path):
         ([{**row, "votes": row["votes"][:1]} for row in same], "at least 3"),
         ([{"id": "a", "sample": 0, "response": "r", "correct": True}], "cotpass judge"),
         ([same[0], {**same[1], "votes": ["yes"] * 4}], "bad.jsonl:2: id '1' sample 0: votes: expected 3"),
-        ([same[0], same[0]], "came before"),
+        ([same[0], same[0]], "appears twice"),
         ([{**same[0], "votes": ["maybe"]}], "votes"),
         ([{**row, "judge": [{"model": f"m{i}"}] * 3} for i, row in enumerate(same)], "one judge"),
-        ([], "expected judged records"),
+        ([], "expected at least one record with votes"),
     ]
     for rows, message in bad:
         write(tmp_path / "bad.jsonl", rows)

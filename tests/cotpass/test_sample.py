@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cotpass.sample import assemble, plan, prompt_of, request_seed
+from cotpass.sample import assemble, plan, prompt_of
 from cotpass.steps import check_steps
+from tenfold_shared.generate import request_seed
 from tenfold_shared.records import validate
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "tools" / "cotpass" / "examples"

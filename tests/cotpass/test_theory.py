@@ -402,14 +402,14 @@ def run_json(*arguments, code=0):
 
 
 def test_command_gives_the_contract():
-    report, errors = run_json(*FIRST, "--group", 16, "--simulate", 20000, "--seed", 4)
+    report, errors = run_json(*FIRST, "--group-size", 16, "--simulate", 20000, "--seed", 4)
     assert errors == "" and report["warnings"] == []
     assert report["inputs"] == {"p_c": 0.3, "alpha": 0.9, "beta": 0.2, "group": 16, "std": "population"}
     assert {name: report[name] for name in advantage(0.3, 0.9, 0.2, 16)} == advantage(0.3, 0.9, 0.2, 16)
     drawn = report["simulated"]
     assert drawn == simulate(0.3, 0.9, 0.2, 16, 20000, seed=4)
     assert all(abs(drawn[name] - report["exact"][name]) < 4 * drawn["stderr"][name] for name in ("ok", "bad"))
-    assert run_json(*FIRST, "--group", 16, "--std", "none")[0]["exact"]["ok"] == pytest.approx(0.49 * 15 / 16)
+    assert run_json(*FIRST, "--group-size", 16, "--std", "none")[0]["exact"]["ok"] == pytest.approx(0.49 * 15 / 16)
 
 
 def test_command_estimates_known_chances(tmp_path):
@@ -419,7 +419,7 @@ def test_command_estimates_known_chances(tmp_path):
     records.append({"id": "p0", "sample": 100, "response": "r", "correct": True, "votes": ["yes", "no", "abstain"]})
     records.append({"id": "p0", "sample": 101, "response": "r", "correct": False})
     path = write(tmp_path / "judged.jsonl", records)
-    report, errors = run_json("--estimate", path, "--group", 8, "--per-problem")
+    report, errors = run_json("--estimate", path, "--group-size", 8, "--per-problem")
     assert errors.count("\n") == 1 and "1 right and 1 wrong answers have no majority verdict" in errors
     for name, truth in (("p_c", 0.5), ("alpha", 0.9), ("beta", 0.2)):
         score = report[name]
@@ -432,7 +432,7 @@ def test_command_estimates_known_chances(tmp_path):
     values = (report[name]["value"] for name in ("p_c", "alpha", "beta"))
     assert report["exact"] == advantage(*values, 8)["exact"]
     # What is given is used as given, and still estimated.
-    given_, _ = run_json("--estimate", path, "--group", 8, "--beta", 0.5)
+    given_, _ = run_json("--estimate", path, "--group-size", 8, "--beta", 0.5)
     assert given_["inputs"]["beta"] == 0.5 and given_["beta"] == report["beta"]
     assert given_["exact"] == advantage(report["p_c"]["value"], report["alpha"]["value"], 0.5, 8)["exact"]
     # The records can come down a pipe, and be limited.
@@ -461,7 +461,7 @@ def test_command_from_the_steps_judge(tmp_path):
 
 
 def test_command_shows_a_table(tmp_path):
-    result = cotpass("theory", *FIRST, "--group", 8, "--simulate", 500)
+    result = cotpass("theory", *FIRST, "--group-size", 8, "--simulate", 500)
     assert result.returncode == 0 and result.stderr == ""
     for text in ("0.919611", "-0.394119", "0.996273", "0.658537", "500 simulated groups", "G = 8"):
         assert text in result.stdout
@@ -483,7 +483,7 @@ def test_command_shows_a_table(tmp_path):
     ],
 )
 def test_command_warns(chances, text):
-    report, errors = run_json("--pc", chances[0], "--alpha", chances[1], "--beta", chances[2], "--group", 4)
+    report, errors = run_json("--pc", chances[0], "--alpha", chances[1], "--beta", chances[2], "--group-size", 4)
     assert text in errors and any(text in line for line in report["warnings"])
     assert errors.count("\n") == len(report["warnings"])
 
@@ -501,8 +501,8 @@ def test_command_without_wrong_reasoning(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ((*FIRST, "--group", 1), "--group"),
-        ((*FIRST, "--group", "x"), "--group"),
+        ((*FIRST, "--group-size", 1), "--group-size"),
+        ((*FIRST, "--group-size", "x"), "--group-size"),
         (("--pc", 0.3), "give all three"),
         ((), "give all three"),
         (("--pc", 1.2, "--alpha", 0.9, "--beta", 0.2), "--pc"),
@@ -529,15 +529,15 @@ def record(**fields):
     ("records", "text"),
     [
         ([{"id": "a", "sample": 0, "response": "r"}], "run `cotpass grade` first"),
-        ([{"id": "a", "sample": 0, "response": "r", "correct": True}], "none with votes"),
+        ([{"id": "a", "sample": 0, "response": "r", "correct": True}], "at least one record with votes"),
         ([record(), record(sample=1, correct=False, votes=[])], "none of the 1 wrong answers is judged"),
         ([record(correct=False), record(sample=1, votes=[])], "none of the 1 right answers is judged"),
         ([record(), record(sample=1, correct=False, votes=["abstain"])], "has a majority verdict"),
-        ([record(), record()], "every (id, sample) once"),
+        ([record(), record()], "appears twice"),
         ([record(), record(sample=1, votes=["yes", "no"])], "expected 1 votes"),
         ([record(judge=[{"steps": []}]), record(sample=1, judge=[{"model": "m"}])], "expected one judge"),
         ([record(votes=["maybe"])], "votes"),
-        ([], "none with votes"),
+        ([], "at least one record with votes"),
     ],
 )
 def test_bad_records_are_refused_in_one_line(tmp_path, records, text):

@@ -26,17 +26,17 @@ for form in megatron olmo-core; do datamix export mixture.json --to "$form" --pa
 { echo index,train_a_web,train_a_code; for i in $(seq 0 9); do echo "$i,0.$i,$(awk "BEGIN { print 1 - 0.$i }")"; done; } > mixtures.csv
 { echo index,metric/a_web_val_loss,metric/a_code_val_loss; for i in $(seq 0 9); do echo "$i,3.$i,2.$((9 - i))"; done; } > losses.csv
 datamix import regmix --mixture mixtures.csv --loss losses.csv --target code -o table -q
-datamix baseline regmix table --regression ridge --samples 100 --best 4 -o ridge.json -q > table.txt
+datamix baseline regmix table --regression ridge --candidates 100 --best 4 -o ridge.json -q > table.txt
 datamix doctor --json > doctor.json
 grep -q '"extras"' doctor.json
 
 extra=hf
 missing swarm corpus -o swarm
-missing swarm run corpus --only 1 -o swarm
+missing swarm run corpus --run 1 -o swarm
 missing train-agent swarm -o agent
 missing apply mixture.json corpus --proxy 22k -o run
 missing apply mixture.json corpus --model smollm2 -o run
-missing apply mixture.json corpus --feedback feedback.jsonl --weights weights.json -o schedule.jsonl
+missing apply mixture.json corpus --feedback feedback.jsonl --weights-file weights.json -o schedule.jsonl
 missing plan mixture.json corpus -o schedule.jsonl
 missing compare corpus -o compared
 missing explain agent --corpus corpus

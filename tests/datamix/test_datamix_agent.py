@@ -393,7 +393,7 @@ def test_what_is_no_agent_is_refused_in_one_line(tmp_path):
         (folder / "agent.json").write_text(json.dumps(told | changed))
 
     with_(schema="agent/2")
-    refused("schema agent/2; this version reads agent/1")
+    refused("schema: expected agent/1, got 'agent/2'")
     with_(features="set/9")
     refused("features set/9")
     with_(arch="quantum")
@@ -446,7 +446,7 @@ def test_a_card_that_was_edited_is_refused(tmp_path):
         with pytest.raises(BadInput, match="does not fit its own checksum"):
             Agent.load(folder)
     path.write_text(json.dumps(told | {"temper": 1}))
-    with pytest.raises(BadInput, match=r"agent\.json: not an agent: .*unknown field `temper`"):
+    with pytest.raises(BadInput, match=r"agent\.json: not an agent: temper: unknown field"):
         Agent.load(folder)
     path.write_text(json.dumps(dict(sorted(told.items())), indent=7))  # the same card, written another way
     assert Agent.load(folder).card.form == told["form"]

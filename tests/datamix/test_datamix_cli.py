@@ -107,7 +107,7 @@ def test_from_texts_to_a_comparison(tmp_path, monkeypatch):
     (tmp_path / "tiny.toml").write_text(
         "width = 16\nheads = 2\ncontext = 16\nbatch = 4\nbase_updates = 20\nwarmup = 2\n"
     )
-    budget = ("--steps", 4, "--budget-bytes", 768, "--source-budget", 0.3)
+    budget = ("--steps", 4, "--run-tokens", 768, "--source-budget", 0.3)
     small = ("--feedback-tokens", 128, "-q")
 
     monkeypatch.chdir(tmp_path)
@@ -174,7 +174,7 @@ def test_options_reach_what_they_are_for(small, tmp_path, monkeypatch):
     words = (
         "--steps",
         6,
-        "--budget-bytes",
+        "--run-tokens",
         1152,
         "--source-budget",
         0.3,
@@ -189,7 +189,7 @@ def test_options_reach_what_they_are_for(small, tmp_path, monkeypatch):
     done = here("swarm", small.corpus, "--trajectories", 16, *words, "-o", tmp_path / "swarm")
     assert done.returncode == 0 and "16 runs of 1 tasks, 0 failed" in done.stdout
     assert (tmp_path / "swarm" / "trajectories.jsonl").read_bytes() == (small.swarm / "trajectories.jsonl").read_bytes()
-    done = here("train-agent", small.swarm, "--members", 3, "--caution", 0.25, "--train-steps", 6, "--form", "free", "--split", "even", "--no-feedback",
+    done = here("train-agent", small.swarm, "--members", 3, "--caution", 0.25, "--train-steps", 6, "--pace", "free", "--within", "even", "--no-feedback",
                 "--seed", 5, "-o", tmp_path / "agent", "--json", "-q")  # fmt: skip
     told = json.loads(done.stdout)
     for name, value in {
@@ -227,7 +227,7 @@ def test_a_single_run_is_told(small, tmp_path):
         2,
         "--steps",
         6,
-        "--budget-bytes",
+        "--run-tokens",
         1152,
         "--proxy",
         small.proxy,
@@ -235,11 +235,11 @@ def test_a_single_run_is_told(small, tmp_path):
         "-o",
         tmp_path / "swarm",
     )
-    done = here("swarm", "run", small.corpus, *words, "--only", 2, "--json")
+    done = here("swarm", "run", small.corpus, *words, "--run", 2, "--json")
     assert (done.returncode, json.loads(done.stdout)) == (0, {"run": 2, "status": "done"})
     done = here("swarm", "collect", tmp_path / "swarm")
     assert done.returncode == 2 and "1 of 2 runs are not finished: 1" in done.stderr
-    assert here("swarm", small.corpus, *words, "--only", 1).stdout == ""
+    assert here("swarm", small.corpus, *words, "--run", 1).stdout == ""
     assert here("swarm", "collect", tmp_path / "swarm", "--json").returncode == 0
     assert len(swarms.read(tmp_path / "swarm")) == 2
 
@@ -299,16 +299,16 @@ def test_sampled_schedules_go_to_stdout(small):
         ("baseline uniform {corpus} -o {corpus}/corpus.json --overwrite", "is within an input; choose another output"),
         ("baseline regmix {swarm} -o {swarm}/new.json", "is within an input; choose another output"),
         ("plan {missing} {swarm} -o {swarm}/plan.json --overwrite", "is within an input; choose another output"),
-        ("sample {corpus} --budget-bytes 3 --steps 4", "--budget-bytes 3: is less than one token for each of --steps 4"),
+        ("sample {corpus} --run-tokens 3 --steps 4", "--run-tokens 3: is less than one token for each of --steps 4"),
         ("swarm {corpus}", "-o SWARM is missing"),
         ("swarm {corpus} --trajectories 0 -o {out}", "--trajectories"),
         ("swarm {corpus} --source-budget 1.5 -o {out}", "--source-budget"),
         ("swarm {corpus} --source-budget nan -o {out}", "--source-budget"),
         ("swarm {corpus} --sampler lucky -o {out}", "no such sampler"),
         ("swarm {corpus} --proxy 23k -o {out}", "--proxy 23k: expected one of 22k"),
-        ("swarm {corpus} --only 25 -o {out}", "--only 25: expected a run from 1 to 24"),
+        ("swarm {corpus} --run 25 -o {out}", "--run 25: expected a run from 1 to 24"),
         ("swarm {corpus} --tasks 2 --task-sources 9 -o {out}", "--task-sources 9"),
-        ("swarm {corpus} --budget-bytes 160 -o {out}", "fewer than one update"),
+        ("swarm {corpus} --run-tokens 160 -o {out}", "fewer than one update"),
         ("swarm {corpus} --max-epochs 0.01 -o {out}", "delta is the smallest target"),
         ("swarm {here} -o {out}", "expected a corpus"),
         ("swarm {missing} -o {out}", "no such file"),
@@ -322,7 +322,7 @@ def test_sampled_schedules_go_to_stdout(small):
         ("train-agent {corpus} -o {out}", "trajectories.jsonl"),
         ("apply {missing} {corpus} -o {out}", "expected one of --model, --proxy"),
         ("apply {missing} {corpus} --proxy 22k --model x -o {out}", "expected one of --model, --proxy"),
-        ("apply {missing} {corpus} --feedback f -o {out}", "--feedback and --weights go together"),
+        ("apply {missing} {corpus} --feedback f -o {out}", "--feedback and --weights-file go together"),
         ("baseline luck {corpus}", "'luck' is not one of"),
         ("baseline fixed {corpus}", "--target-share is missing"),
         ("baseline proportional {swarm}", "is a swarm"),

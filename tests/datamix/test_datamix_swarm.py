@@ -218,7 +218,7 @@ def test_processes_and_single_runs_give_the_same_bytes(small, six, tmp_path, cap
         assert json.loads(capsys.readouterr().out) == {"run": number, "status": "done"}
         if number > 1:
             with pytest.raises(
-                BadInput, match=rf"{number - 1} of {RUNS} runs are not finished: 1.*run them with --only I"
+                BadInput, match=rf"{number - 1} of {RUNS} runs are not finished: 1.*run them with --run I"
             ):
                 swarm.collect(str(single), as_json=True)
     assert not (single / "trajectories.jsonl").exists()
@@ -275,7 +275,7 @@ def test_a_torn_state_is_not_trusted(small, tmp_path):
 def command(small, folder, *more):
     return [
         str(BIN), "swarm", str(small.corpus), "--trajectories", str(RUNS), "--tasks", "2", "--task-sources", "2", "--task-targets", "1",
-        "--steps", "6", "--budget-bytes", "1152", "--source-budget", "0.3", "--feedback-tokens", "256", "--proxy", str(small.proxy), "-q", "-o", str(folder), *more,
+        "--steps", "6", "--run-tokens", "1152", "--source-budget", "0.3", "--feedback-tokens", "256", "--proxy", str(small.proxy), "-q", "-o", str(folder), *more,
     ]  # fmt: skip
 
 
@@ -447,7 +447,7 @@ def test_overwrite_replaces_what_a_swarm_made_and_nothing_else(small, tmp_path):
     old = (folder / "runs" / "00000" / "trajectory.json").stat().st_mtime_ns
     assert run(folder, small.corpus, trajectories=2, seed=5, overwrite=True) == 0  # anew, though it was the same
     assert (folder / "runs" / "00000" / "trajectory.json").stat().st_mtime_ns > old
-    with pytest.raises(BadInput, match="--only: goes without --overwrite"):
+    with pytest.raises(BadInput, match="--run: goes without --overwrite"):
         run(folder, small.corpus, trajectories=2, seed=5, overwrite=True, only=1)
 
 
@@ -460,7 +460,7 @@ def test_what_is_in_the_way_is_told(small, tmp_path):
     with pytest.raises(BadInput, match="does not exist"):
         run(tmp_path / "no" / "swarm", small.corpus)
     for only in (0, 17):
-        with pytest.raises(BadInput, match=rf"--only {only}: expected a run from 1 to 16"):
+        with pytest.raises(BadInput, match=rf"--run {only}: expected a run from 1 to 16"):
             run(tmp_path / "swarm", small.corpus, only=only)
     with pytest.raises(BadInput, match=r"plan\.json: no such file"):
         swarm.collect(str(tmp_path), as_json=True)
@@ -471,7 +471,7 @@ def test_a_damaged_run_or_plan_is_named(small, tmp_path):
     folder = tmp_path / "swarm"
     shutil.copytree(small.swarm, folder)
     (folder / "runs" / "00004" / "trajectory.json").write_bytes(b'{"id": "00004"')
-    with pytest.raises(BadInput, match=r"00004/trajectory\.json: not a run.*--only 5"):
+    with pytest.raises(BadInput, match=r"00004/trajectory\.json: not a run.*--run 5"):
         swarm.collect(str(folder), as_json=True)
     (folder / "plan.json").write_bytes(b"{")
     with pytest.raises(BadInput, match=r"plan\.json: not a swarm's plan"):
@@ -481,7 +481,7 @@ def test_a_damaged_run_or_plan_is_named(small, tmp_path):
 @pytest.mark.parametrize(
     ("budget", "told"),
     [
-        (Budget(8, 6, 0.3), "--budget-bytes: 8 tokens a step are fewer than one update of 4 rows of 16"),
+        (Budget(8, 6, 0.3), "--run-tokens: 8 tokens a step are fewer than one update of 4 rows of 16"),
         (Budget(1920, 20, 0.3, 1.0), "delta is the smallest target"),
         (Budget(1920, 20, 1.0, 0.5), "--max-epochs 0.5"),
     ],
@@ -517,7 +517,7 @@ def test_a_second_start_is_told_to_wait(small, tmp_path):
 
 
 def test_a_run_that_another_process_is_at_is_waited_for(small, tmp_path):
-    """`swarm run` beside `--only`: the one takes the other's result and does not write into its folder."""
+    """`swarm run` beside `--run`: the one takes the other's result and does not write into its folder."""
     folder = tmp_path / "swarm"
     assert run(folder, small.corpus, trajectories=2, only=1) == 0
     lock = Lock(folder / "runs" / ".00001.lock", folder)

@@ -121,9 +121,9 @@ def test_people_get_a_table(small, tmp_path, capsys):
     ("how", "told"),
     [
         ({"algo": "model", "arch": "decoder"}, "--arch decoder: --algo model has a set network of its own"),
-        ({"algo": "cql", "members": 3}, "--members, --caution and --split: are of --algo model"),
-        ({"algo": "sft", "caution": 0.1}, "--members, --caution and --split"),
-        ({"algo": "cql", "split": "even"}, "--members, --caution and --split"),
+        ({"algo": "cql", "members": 3}, "--members, --caution and --within: are of --algo model"),
+        ({"algo": "sft", "caution": 0.1}, "--members, --caution and --within"),
+        ({"algo": "cql", "split": "even"}, "--members, --caution and --within"),
         ({"algo": "sft", "alpha": 1.0}, "--alpha: is of --algo cql"),
         ({"algo": "model", "alpha": 1.0}, "--alpha: is of --algo cql"),
         ({"algo": "dqn"}, "--algo dqn: expected model, cql or sft"),

@@ -25,6 +25,7 @@ def carry(*options, **more):
 
 
 @pytest.mark.xdist_group("models")
+@pytest.mark.deep
 def test_the_trained_example_solves_what_self_consistency_does_not(tmp_path):
     done = dser(*carry("--limit", 8, "--iterations", 12, "-o", tmp_path / "run"))
     assert done.returncode == 0, done.stderr
@@ -36,6 +37,7 @@ def test_the_trained_example_solves_what_self_consistency_does_not(tmp_path):
 
 
 @pytest.mark.xdist_group("models")
+@pytest.mark.deep
 def test_static_batches_resume_to_the_same_bytes(tmp_path):
     options = ("--limit", 4, "--chains", 6, "--iterations", 6, "--batch-size", 8)
     whole = dser(*carry(*options, "-o", tmp_path / "whole"))

@@ -9,7 +9,7 @@ import time
 import pytest
 from dser_command import Server, dser, hashed_reply, kind_of, read, records, sim, tasks, write
 
-from dser import solve as solving
+from dser import runner
 from dser.chain import Chain, Procedure
 from dser.prompts import Prompts
 
@@ -38,7 +38,7 @@ def test_each_call_is_asked_about_its_own_chain(tmp_path):
     assert len(asked) == len(steps) == 2 * 3 * 7
     for (name, chain, n, role), _ in steps.items():
         problem = f"What is {name[1:]} + 1?"
-        said = asked[solving.call_seed(0, name, chain, n, role)]
+        said = asked[runner.call_seed(0, name, chain, n, role)]
         if role == "solve":
             assert said == f"{problem}\n\nThink it through step by step. Put the final answer in \\boxed{{}}."
             continue
@@ -74,7 +74,7 @@ def test_output_is_in_the_order_of_the_input_and_the_report_of_one_run_is_one(tm
 
 def test_early_stop_with_a_slow_chain(tmp_path):
     """A chain that lags: the others are far ahead when the problem is stopped, and nothing of that may show."""
-    names = {solving.call_seed(0, "t0", 3, n, role) for n in range(41) for role in ("solve", "verify", "refine")}
+    names = {runner.call_seed(0, "t0", 3, n, role) for n in range(41) for role in ("solve", "verify", "refine")}
 
     def agreeing(body):  # right with chance .8, by the seed
         if kind_of(body) == "verify":
@@ -111,7 +111,7 @@ def test_early_stop_with_a_slow_chain(tmp_path):
 
 
 def test_failed_chains_come_back_and_are_tried_again(tmp_path):
-    bad = {solving.call_seed(0, "t1", 1, 1, "verify"), *(solving.call_seed(0, "t2", k, 0, "solve") for k in range(3))}
+    bad = {runner.call_seed(0, "t1", 1, 1, "verify"), *(runner.call_seed(0, "t2", k, 0, "solve") for k in range(3))}
     ill = threading.Event()
     ill.set()
 

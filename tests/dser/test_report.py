@@ -9,9 +9,9 @@ import pytest
 from dser_command import dser, read, records, sim, tasks, write
 
 from dser import markov
+from dser.findings import report_of
 from dser.log import read_log
 from dser.plan import plan_of
-from dser.report import report_of
 from dser.trace import Trace
 from dser.vote import Grader
 
@@ -207,7 +207,7 @@ def test_a_plot(tmp_path):
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("", "holds no step"),
+        ("", "expected at least one step"),
         ("{}\n", "steps.jsonl:1"),
         ('{"id":"a","chain":0,"iteration":0,"role":"refine"}\n', "first step"),
     ],

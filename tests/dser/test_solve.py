@@ -12,7 +12,7 @@ import time
 import pytest
 from dser_command import BIN, Server, dser, hashed_reply, kind_of, read, records, reply_of, sim, start, tasks, write
 
-from dser import solve as solving
+from dser import runner
 
 
 def same_run(a, b):
@@ -37,7 +37,7 @@ def test_every_prompt_is_predictable(tmp_path):
     assert asked == {"solve": 2, "verify": 2, "refine": 2}
     seeds = {(kind_of(body), body["seed"]) for body in server.bodies}
     assert seeds == {
-        (role, solving.call_seed(5, "t0", chain, n, role))
+        (role, runner.call_seed(5, "t0", chain, n, role))
         for chain in (0, 1)
         for role, n in (("solve", 0), ("verify", 0), ("refine", 1))
     }
@@ -291,7 +291,7 @@ def test_passing_faults_are_tried_again(tmp_path, fault):
 
 
 def test_a_chain_that_fails_leaves_the_others_to_vote(tmp_path):
-    bad, ill = solving.call_seed(0, "t0", 1, 0, "verify"), threading.Event()
+    bad, ill = runner.call_seed(0, "t0", 1, 0, "verify"), threading.Event()
     ill.set()
 
     def reply(body):
@@ -324,7 +324,7 @@ def test_a_chain_that_fails_leaves_the_others_to_vote(tmp_path):
 
 
 def test_content_filter_fails_that_chain_only(tmp_path):
-    bad = solving.call_seed(0, "t0", 0, 0, "solve")
+    bad = runner.call_seed(0, "t0", 0, 0, "solve")
     done, _, (sample,) = solved(
         tmp_path, lambda body: reply_of("", "content_filter") if body["seed"] == bad else hashed_reply(body)
     )
@@ -453,7 +453,11 @@ def test_no_key_reaches_the_run(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "word"),
     [
-        ("a.jsonl", '{"id": "a", "prompt": "x"}\n{"id": "a", "prompt": "y"}\n', "a.jsonl:2: id: a is also the id"),
+        (
+            "a.jsonl",
+            '{"id": "a", "prompt": "x"}\n{"id": "a", "prompt": "y"}\n',
+            "a.jsonl:2: id: a appears twice, first at",
+        ),
         ("a.jsonl", '{"id": "a", "prompt": "  "}\n', "a.jsonl:1: prompt: expected the text of a problem"),
         ("a.jsonl", '{"id": "a"}\n', "a.jsonl:1: expected `messages`, `prompt`, `problem` or `question`"),
         ("a.jsonl", '{"id": "a", "messages": []}\n', "a.jsonl:1: messages"),

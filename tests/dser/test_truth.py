@@ -12,9 +12,9 @@ from test_vote import problem
 
 from dser import markov
 from dser.chain import Procedure
+from dser.findings import report_of
 from dser.log import Problem, Settings
 from dser.plan import plan_of
-from dser.report import report_of
 from dser.simulate import run_windows
 from dser.vote import vote
 

@@ -1,10 +1,9 @@
-"""The environment: what hostile programs come to, what is left of them, sessions, lost interpreters, and the filter of system calls run by a second reading of BPF."""
+"""The environment: what hostile programs come to, what is left of them, lost interpreters, levels."""
 
 import contextlib
 import errno
 import os
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -14,25 +13,13 @@ from pathlib import Path
 import msgspec
 import pytest
 from grpo_hostile import CHANNEL, HOSTILE
+from grpo_programs import BOUNDED, MISSING, known, processes, run, until
 
-from grpo_roc.env import environment, isolation, seccomp, worker, zygote
+from grpo_roc.env import environment, isolation, worker, zygote
 from grpo_roc.env.environment import Environment, Program, Result, Settings, status_of
-from grpo_roc.env.zygote import descendants
 from tenfold_shared import Missing
 
-MISSING = isolation.probe()
-BOUNDED = [level for level in ("strict", "standard") if level not in MISSING]
 STRICT = [level for level in BOUNDED if level == "strict"]
-
-
-def processes(pid=None):
-    """Warm interpreters and what came from them, below a process (this one): what a program leaves is handed to its interpreter, and stays below."""
-    found = set()
-    for one in descendants(pid or os.getpid()):
-        with contextlib.suppress(OSError):
-            if b"grpo_roc.env.zygote" in Path(f"/proc/{one}/cmdline").read_bytes():
-                found.add(one)
-    return found
 
 
 def alive(pids):
@@ -45,42 +32,10 @@ def alive(pids):
     return found
 
 
-def until(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "never happened"
-        time.sleep(0.02)
-
-
-def known(env):
-    """Its interpreters and their children, once those asked for have come."""
-    found = set()
-    for one in env.workers:
-        with one.lock:
-            while one.asked:
-                one.hear()
-            found |= {one.process.pid, *one.children}
-    return found
-
-
-@pytest.fixture(scope="module", params=BOUNDED)
-def env(request):
-    before = processes()
-    with Environment(level=request.param, workers=2, timeout=2.0) as found:
-        yield found
-        scratch = found.scratch
-    until(lambda: processes() <= before)
-    assert not scratch.exists()
-
-
 def hostile(name):
     """Those that are to be stopped by the clock soon; the others have time, on a busy machine too."""
     code, statuses = HOSTILE[name]
     return Program(code, timeout=1.0 if "timeout" in statuses.split() else 15.0)
-
-
-def run(env, code, given="", **more):
-    return env.run(Program(code, given, **more))
 
 
 # ---------------------------------------------------------------- what programs come to
@@ -323,121 +278,6 @@ def test_streams_that_a_program_sent_away_are_not_waited_for(env, monkeypatch):
     began = time.monotonic()
     result = run(env, CHANNEL + code)
     assert (result.status, result.stdout) == ("ok", "1\n") and time.monotonic() - began < 15
-
-
-# ---------------------------------------------------------------- sessions
-
-
-def test_a_session_keeps_what_it_knows(env):
-    assert run(env, "import math\nx = math.comb(40, 20)", session="a").status == "ok_no_output"
-    assert run(env, "x % 1000", session="a").stdout == "820\n"
-    assert run(env, "1 / 0", session="a").status == "error"
-    assert run(env, "def f():\n    return x\nf() - x", session="a").stdout == "0\n"
-    assert run(env, "x", session="b").status == "error"
-    late = run(env, "while True:\n    pass", session="a", timeout=0.3)
-    assert late.status == "timeout"
-    assert run(env, "x", session="a").status == "error"  # a new process
-    assert run(env, "import os\nos._exit(3)", session="b").status == "error"
-    assert run(env, "5", session="b").stdout == "5\n"
-
-
-def test_cells_of_one_session_are_run_in_their_order(env):
-    calls = [
-        env.submit(Program("x = []" if k == 0 else f"x.append({k})\nprint(x)", session="order")) for k in range(10)
-    ]
-    assert [one.result().stdout for one in calls][1:] == [f"{list(range(1, k + 1))}\n" for k in range(1, 10)]
-
-
-def test_the_oldest_session_goes_where_there_are_too_many():
-    with Environment(level=BOUNDED[-1] if BOUNDED else "rlimit-only", sessions=2, preload=()) as env:
-        for name in "abc":
-            run(env, f"x = {name!r}", session=name)
-        assert [run(env, "x", session=name).stdout for name in "cb"] == ["'c'\n", "'b'\n"]
-        assert run(env, "x", session="a").status == "error"
-
-
-def test_a_session_is_ended_while_a_cell_runs(env):
-    """Its call comes to its end at once, and nothing of it is left."""
-    for _ in range(5):
-        call = env.submit(Program("import time\ntime.sleep(60)", session="ended", timeout=100.0))
-        until(lambda: "ended" in env.sessions)
-        assert env.end("ended") and not env.end("ended")
-        assert call.result(20).status == "killed"
-        assert run(env, "5", session="ended").stdout == "5\n" and env.end("ended")
-    until(lambda: processes() == known(env))
-
-
-def test_a_session_that_is_ended_before_its_cell_began_is_not_begun_again(monkeypatch):
-    """Its descriptors are closed by the thread that has it, which may be waiting at them."""
-    with Environment(level="rlimit-only", preload=()) as env:
-        asked = []
-
-        def play(child, *_, **__):
-            asked.append((env.end("a"), child.pidfd >= 0))
-            raise worker.Lost("killed")
-
-        with monkeypatch.context() as ending:
-            ending.setattr(environment, "play", play)
-            assert run(env, "1", session="a").status == "killed" and asked == [(True, True)]
-        assert run(env, "5", session="a").stdout == "5\n"
-
-
-def test_nothing_of_a_session_runs_between_its_cells(env):
-    begin = "import threading, time\ndef f():\n    while True:\n        pass\nthreading.Thread(target=f, daemon=True).start()\n"
-    first = float(run(env, begin + "print(time.process_time())", session="idle").stdout)
-    time.sleep(1)
-    assert float(run(env, "print(time.process_time())", session="idle").stdout) - first < 0.5
-    env.end("idle")
-
-
-def test_what_waits_goes_on_after_it_was_stopped(env):
-    """Waits with an end are begun again by a system call of their own."""
-    begin = """import os, select, threading
-held = threading.Lock()
-held.acquire()
-poll = select.poll()
-poll.register(os.pipe()[0])
-for wait in (lambda: held.acquire(timeout=60), lambda: poll.poll(60_000)):
-    threading.Thread(target=wait, daemon=True).start()"""
-    assert run(env, begin, session="stopped").status == "ok_no_output"
-    for k in range(5):
-        assert run(env, f"{k}", session="stopped").stdout == f"{k}\n"
-    env.end("stopped")
-
-
-def test_what_a_cell_closes_is_there_for_the_next(env):
-    closing = "import os\nfor n in (0, 1, 2):\n    os.close(n)"
-    for _ in range(2):
-        run(env, closing, session="closed")
-        assert run(env, "print(input())", "x", session="closed").stdout == "x\n"
-    env.end("closed")
-
-
-def test_a_cell_whose_output_would_be_lost_is_not_run(env):
-    code = "import os\nheld = []\ntry:\n    while True:\n        held.append(os.open('.', 0))\nexcept OSError:\n    os.close(held.pop())"
-    assert run(env, code, session="held").status == "ok_no_output"
-    assert run(env, "print(1)", session="held").status == "error"
-    assert run(env, "print(1)", session="held").stdout == "1\n"
-    env.end("held")
-
-
-def test_a_session_whose_process_ended_is_not_the_environments_fault(env):
-    assert run(env, "x = 1", session="dead").status == "ok_no_output"
-    env.sessions["dead"].child.kill()
-    until(env.sessions["dead"].child.gone)
-    assert run(env, "x", session="dead").status == "killed"
-    assert run(env, "5", session="dead").stdout == "5\n"
-    env.end("dead")
-
-
-def test_a_session_that_takes_nothing_is_ended_by_its_time(env):
-    """A thread of an earlier cell keeps the interpreter from reading a long program."""
-    code = "import threading, time\ndef f():\n    time.sleep(0.2)\n    9 ** (10 ** 8)\nthreading.Thread(target=f, daemon=True).start()"
-    assert run(env, code, session="stuck").status == "ok_no_output"
-    time.sleep(0.5)
-    began = time.monotonic()
-    late = run(env, "import time\ntime.sleep(0.5)\n#" + "x" * (1 << 20), session="stuck", timeout=1.0)
-    assert late.status == "timeout" and time.monotonic() - began < 15
 
 
 # ---------------------------------------------------------------- the environment's own faults
@@ -721,109 +561,6 @@ def test_trajectories_take_turns():
 )
 def test_what_it_came_to(result, reason, memory, status):
     assert status_of(Result("", **result), reason, memory, 2.0) == status
-
-
-# ---------------------------------------------------------------- the filter, by a second reading of BPF
-
-
-def decided(code, number, *arguments, arch=seccomp.ARCH_X86_64):
-    """What a BPF program answers to a system call: an interpreter of the few instructions that seccomp knows."""
-    given = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
-    data = struct.pack("<iIQ6Q", number if number < 1 << 31 else number - (1 << 32), arch, 0, *given)
-    steps = list(struct.iter_unpack("HBBI", code))
-    at, value = 0, 0
-    while True:
-        kind, yes, no, k = steps[at]
-        at += 1
-        if kind == 0x20:
-            (value,) = struct.unpack_from("<I", data, k)
-        elif kind == 0x06:
-            return k
-        else:
-            holds = {0x15: value == k, 0x35: value >= k, 0x45: bool(value & k)}[kind]
-            at += yes if holds else no
-
-
-@pytest.mark.parametrize("modes", [True, False])
-def test_the_filters_say_what_their_tables_say(modes):
-    """Of a program's two filters the stricter answer holds."""
-    allowed, killed = seccomp.RET_ALLOW, seccomp.RET_KILL_PROCESS
-    refused, done = seccomp.RET_ERRNO | errno.EPERM, seccomp.RET_ERRNO
-    absent, unfit, lacking = (seccomp.RET_ERRNO | n for n in (errno.ENOSYS, errno.ENOTTY, errno.EOPNOTSUPP))
-    strict = [killed, absent, unfit, lacking, refused, done, allowed]
-    codes = seccomp.outer(), seccomp.inner(7, modes=modes)
-
-    def both(number, *arguments, **more):
-        return min((decided(code, number, *arguments, **more) for code in codes), key=strict.index)
-
-    groups = [
-        seccomp.ALLOWED, seccomp.REFUSED, seccomp.LACKING, seccomp.MODES, seccomp.TIMES, seccomp.OF_ONESELF, seccomp.SIGNALS,
-        {"clone": seccomp.CLONE, "clone3": seccomp.CLONE3, "prctl": seccomp.PRCTL, "ioctl": seccomp.IOCTL, "fcntl": seccomp.FCNTL, "socketpair": seccomp.SOCKETPAIR},
-    ]  # fmt: skip
-    numbers = [number for group in groups for number in group.values()]
-    assert len(set(numbers)) == len(numbers) and not set(seccomp.WARDEN.values()) & (
-        set(numbers) - set(seccomp.REFUSED.values())
-    )
-    want = dict.fromkeys(range(600), killed)
-    want |= dict.fromkeys(seccomp.ALLOWED.values(), allowed) | dict.fromkeys(seccomp.REFUSED.values(), refused)
-    want |= dict.fromkeys(seccomp.LACKING.values(), lacking) | {seccomp.CLONE3: absent}
-    want |= dict.fromkeys(seccomp.MODES.values(), allowed if modes else done)
-    want |= dict.fromkeys(seccomp.TIMES.values(), allowed if modes else refused)  # by a time of null: now
-    want |= dict.fromkeys(seccomp.SIGNALS.values(), refused) | dict.fromkeys(seccomp.OF_ONESELF.values(), allowed)
-    want |= {seccomp.CLONE: refused, seccomp.PRCTL: refused, seccomp.IOCTL: unfit, seccomp.FCNTL: allowed, seccomp.SOCKETPAIR: refused}  # fmt: skip
-    assert {number: both(number) for number in range(600)} == want
-    for number in seccomp.SIGNALS.values():
-        assert both(number, 7) == allowed and both(number, 8) == refused
-    for number in seccomp.OF_ONESELF.values():
-        assert both(number, 7) == both(number, 1) == refused
-    for number in seccomp.TIMES.values():
-        assert both(number, 0, 0, 0x7FFF12345678) == (allowed if modes else done)
-    assert both(seccomp.CLONE, 0x3D0F00) == allowed  # as pthread_create asks
-    assert both(seccomp.CLONE, 17) == refused
-    assert [both(seccomp.PRCTL, one) for one in (15, 1, 22, 4)] == [allowed, refused, refused, refused]
-    # F_GETFL, F_SETLK, F_DUPFD_CLOEXEC; F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_SETPIPE_SZ
-    assert {both(seccomp.FCNTL, 3, one) for one in (3, 6, 1030)} == {allowed}
-    assert {both(seccomp.FCNTL, 3, one) for one in (8, 10, 15, 1024, 1031)} == {refused}
-    # TCGETS, FIOCLEX; FIOSETOWN, FIOASYNC, TIOCSTI, FS_IOC_SETFLAGS
-    assert {both(seccomp.IOCTL, 3, one) for one in (0x5401, 0x5451)} == {allowed}
-    assert {both(seccomp.IOCTL, 3, one) for one in (0x8901, 0x5452, 0x5412, 0x40086602)} == {unfit}
-    # streams and packets of AF_UNIX, also as Python asks for them (SOCK_CLOEXEC); datagrams, raw, other families
-    assert {both(seccomp.SOCKETPAIR, 1, one) for one in (1, 5, 0x80001)} == {allowed}
-    assert {both(seccomp.SOCKETPAIR, *one) for one in ((1, 2), (1, 3), (1, 0x80002), (2, 1), (30, 5))} == {refused}
-    assert both(0, arch=0x40000003) == both(seccomp.X32_BIT) == killed
-    assert all(len(code) // 8 < 4096 for code in codes) and len(codes[1]) // 8 < 80  # short: installed in every child
-
-
-def test_numbers_of_system_calls_are_the_kernels():
-    """Against the headers of this machine, where they are; else against the table of a few that everyone knows."""
-    header = next(
-        (
-            path
-            for path in map(Path, ("/usr/include/x86_64-linux-gnu/asm/unistd_64.h", "/usr/include/asm/unistd_64.h"))
-            if path.exists()
-        ),
-        None,
-    )
-    known = {"read": 0, "write": 1, "openat": 257, "execve": 59, "clone": 56, "clone3": 435, "prctl": 157, "kill": 62}
-    if header is not None:
-        words = [line.split() for line in header.read_text().splitlines() if line.startswith("#define __NR_")]
-        known = {name.removeprefix("__NR_"): int(number) for _, name, number in words}
-    tables = (
-        seccomp.ALLOWED
-        | seccomp.REFUSED
-        | seccomp.LACKING
-        | seccomp.MODES
-        | seccomp.TIMES
-        | seccomp.OF_ONESELF
-        | seccomp.SIGNALS
-        | seccomp.WARDEN
-        | {"clone": seccomp.CLONE, "clone3": seccomp.CLONE3, "prctl": seccomp.PRCTL}
-        | {"ioctl": seccomp.IOCTL, "fcntl": seccomp.FCNTL, "socketpair": seccomp.SOCKETPAIR}
-    )
-    assert {name: number for name, number in tables.items() if name in known} == {
-        name: known[name] for name in tables if name in known
-    }
-    assert len(set(tables.values())) == len(tables)
 
 
 def test_what_differs_between_fresh_interpreters_differs_between_children(env):

@@ -108,7 +108,7 @@ def words_of(place, run, *more, tasks=None, model=None):
     ("records", "why"),
     [
         ([], "no problem"),
-        ([{"id": "a", "prompt": "x", "answer": "1"}, {"id": "a", "prompt": "y", "answer": "2"}], "tasks.jsonl:2: a: appears twice; ids must be unique"),
+        ([{"id": "a", "prompt": "x", "answer": "1"}, {"id": "a", "prompt": "y", "answer": "2"}], "tasks.jsonl:2: id: a appears twice; ids must be unique"),
         ([{"id": "a", "prompt": "x", "answer": "1"}, {"id": "b", "prompt": "y", "answer": ""}], "tasks.jsonl:2: b: answer: expected a gold answer"),
         ([{"id": "a", "prompt": "x", "answer": None}], "tasks.jsonl:1: a: answer: expected a gold answer"),
         ([{"id": "a", "prompt": "", "answer": "1"}], "tasks.jsonl:1: prompt: expected the problem's text"),

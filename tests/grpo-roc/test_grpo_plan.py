@@ -217,20 +217,20 @@ def test_what_is_advised_is_enough(gpus, tp, memory, length, checkpointing, offl
 
 
 def test_a_run_that_fits_and_one_that_does_not():
-    fits = here("--gpus", 1, "--gpu-memory-gb", 24)
+    fits = here("--gpus", 1, "--gpu-mem", "24G")
     assert fits.exit_code == 0 and "training: fits" in fits.stdout and "would fit" not in fits.stdout
     assert "134,515,008" in fits.stdout and "23,040 B" in fits.stdout
-    tight = here("--gpus", 1, "--gpu-memory-gb", 24, "--no-checkpointing", "--micro-tokens", 40_000)
+    tight = here("--gpus", 1, "--gpu-mem", "24G", "--no-gradient-checkpointing", "--pass-tokens", 40_000)
     assert tight.exit_code == 1 and "training: does not fit" in tight.stdout
     advised = re.findall(r"would fit: (.*)", tight.stdout)
-    assert advised[0] == "--checkpointing"
-    again = here("--gpus", 1, "--gpu-memory-gb", 24, "--micro-tokens", 40_000, *shlex.split(advised[0]))
+    assert advised[0] == "--gradient-checkpointing"
+    again = here("--gpus", 1, "--gpu-mem", "24G", "--pass-tokens", 40_000, *shlex.split(advised[0]))
     assert again.exit_code == 0
 
 
 def test_the_papers_run_on_its_gpus(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(qwen3_14b().to_dict()))
-    words = ("--model", tmp_path, "--gpus", 64, "--gpu-memory-gb", 192, "--tool-rate", 340, "--mean-length", 6144)
+    words = ("--model", tmp_path, "--gpus", 64, "--gpu-mem", "192G", "--tool-rate", 340, "--mean-length", 6144)
     found = run(*words)
     assert all(found["fits"].values()) and found["changes"] == [] and found["uri"] == str(tmp_path)
     assert found["step"]["rollouts"] == 16_384 and found["step"]["tool_calls"] == 45_056
@@ -259,7 +259,7 @@ def test_every_number_has_a_formula():
         (("--gpus", 8, "--tensor-parallel", 3, "--gpus", 9), ""),
         (("--gpus", 8, "--tensor-parallel", 3), "--tensor-parallel 3: expected a divisor of --gpus 8"),
         (("--gpus", 8, "--tensor-parallel", 2), "--tensor-parallel 2: expected a divisor of the model's 3 KV heads"),
-        (("--micro-tokens", 14_335), "--micro-tokens 14335: expected 14336 or more"),
+        (("--pass-tokens", 14_335), "--pass-tokens 14335: expected 14336 or more"),
         (("--mean-length", 20_000), "expected no more than --max-length"),
         (("--oversample", 0.5), "--oversample"),
         (("--model", "nowhere/"), "nowhere/"),

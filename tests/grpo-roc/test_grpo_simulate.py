@@ -511,7 +511,7 @@ def test_a_rate_curve_and_a_history(tmp_path):
     [
         (("--generate", 5), "--cache-tokens"),
         (("--generate", 5, "--cache-tokens", 1000), "--cache-tokens 1000: a trajectory takes up to"),
-        (("--generate", 5, "--cache-tokens", 99_999, "--mean-tokens", 9000, "--max-length", 9000), "--mean-tokens 9000: expected less than"),
+        (("--generate", 5, "--cache-tokens", 99_999, "--mean-length", 9000, "--max-length", 9000), "--mean-length 9000: expected less than"),
         (("--generate", 5, "--cache-tokens", 99_999, "x.jsonl"), "--generate: makes traces in place of a file"),
         (("--generate", 5, "--cache-tokens", 99_999, "--rate-curve", "none.json"), "none.json: no such file"),
         (("--generate", 5, "--cache-tokens", 99_999, "--policy", "best"), "'best' is not one of"),

@@ -322,7 +322,7 @@ def test_a_server_samples_with_the_policy_as_it_is_at_each_step(place, tmp_path,
     other = AutoModelForCausalLM.from_pretrained(place / "model", dtype=torch.float32).eval()
     start = [BIN] if ranks == 1 else [BIN.parent / "torchrun", "--standalone", "--nproc-per-node", 2, "-m", "grpo_roc.cli"]  # fmt: skip
     with Peer(other, weights=True, blocks=4000) as server:
-        words = ["train", place / "tasks.jsonl", "--model", place / "cold", "--engine", server.uri, "--steps", 2, "--prompts", 4, "--group-size", 2, "--lr", 0.002, "--warmup", 0, "--max-tokens", 32, "--max-prompt", 2000, "-q", "-o", tmp_path / "run", *COMMON]  # fmt: skip
+        words = ["train", place / "tasks.jsonl", "--model", place / "cold", "--rollout-engine", server.uri, "--steps", 2, "--prompts", 4, "--group-size", 2, "--lr", 0.002, "--warmup", 0, "--max-tokens", 32, "--max-prompt", 2000, "-q", "-o", tmp_path / "run", *COMMON]  # fmt: skip
         done = subprocess.run(
             list(map(str, [*start, *words])), capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )  # fmt: skip

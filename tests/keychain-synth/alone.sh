@@ -19,7 +19,7 @@ keychain-synth synth "$EXAMPLES/musique.jsonl" --tokenizer tokenizer.json --leng
 keychain-synth audit rows.jsonl --tokenizer tokenizer.json --json | tee report.json
 grep -q '"resolved": 20' report.json
 keychain-synth inspect rows.jsonl
-keychain-synth needle --tokenizer tokenizer.json --lengths 2000 --depths 0,100 -o needles.jsonl
+keychain-synth needle --tokenizer tokenizer.json --length 2000 --depths 0,100 -o needles.jsonl
 test "$(wc -l < needles.jsonl)" = 2
 python - <<'PY'
 import json
@@ -32,7 +32,7 @@ PY
 keychain-synth score samples.jsonl -o scored.jsonl --json > score.json
 grep -q '"correct": 20' score.json
 keychain-synth score --stress > stress.txt
-keychain-synth mine rows.jsonl --samples scored.jsonl -o mined.jsonl -q
+keychain-synth mine rows.jsonl --answers scored.jsonl -o mined.jsonl -q
 test ! -s mined.jsonl
 keychain-synth mix --part keychain-musique=rows.jsonl --scale 0.004 --allow-short -o mixed.jsonl -q
 keychain-synth convert mixed.jsonl --to verl -o train.jsonl -q

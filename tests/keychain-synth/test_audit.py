@@ -340,7 +340,7 @@ def test_words_like_keys_are_no_keys_to_begin_with(tmp_path):
 @pytest.mark.parametrize(
     "records, code, message",
     [
-        ([], 2, "expected rows, got none"),
+        ([], 2, "expected at least one row, got none"),
         ([{"id": "a", "prompt": "x"}], 2, "rows:1: meta.question: expected a row made by `keychain-synth synth`"),
         ([{"id": "a", "prompt": "x", "meta": None}], 2, "rows:1: meta: expected object, got null"),
     ],

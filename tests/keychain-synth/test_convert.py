@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from rows import keychain, questions, read, write
 
 from keychain_synth import reward
-from keychain_synth.convert import ABILITIES, FORMS, WRITERS, Settings, data_source
-from keychain_synth.convert import read as read_line
+from keychain_synth.readers import read as read_line
 from keychain_synth.resolver import pairs_in
 from keychain_synth.row import CHAIN, PLAIN, SYSTEM
+from keychain_synth.writers import ABILITIES, FORMS, WRITERS, Settings, data_source
 from tenfold_shared import BadInput
 
 HOLDING = [form for form in FORMS if form != "openai-batch"]
@@ -383,8 +383,8 @@ def test_messages_for_what_cannot_be_written(tmp_path):
     )
     told = convert(bare, "--to", "messages", "-o", tmp_path / "o.parquet", code=2).stderr
     assert told.endswith("only --to verl is written as parquet; give messages a name that ends in .jsonl\n")
-    told = convert(bare, "--to", "rows", "--from", "verl", code=2).stderr
-    assert told.endswith("r.jsonl:1: --from verl: this line is of another form; found the fields id, prompt\n")
+    told = convert(bare, "--to", "rows", "--form", "verl", code=2).stderr
+    assert told.endswith("r.jsonl:1: --form verl: this line is of another form; found the fields id, prompt\n")
     mixed = write(tmp_path / "m.jsonl", [{"x": 1}, {"id": "a", "prompt": "x"}])
     done = convert(mixed, "--to", "rows", "--skip-bad", "1")
     assert done.stdout == '{"id":"a","prompt":"x"}\n' and "skipped: " in done.stderr
@@ -396,13 +396,13 @@ def test_messages_for_what_cannot_be_written(tmp_path):
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     import sys
 
-    from keychain_synth.convert import Parquet
+    from keychain_synth.parquet import Parquet
     from tenfold_shared import Missing
 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(Missing) as error:
         Parquet("x.parquet")
-    assert str(error.value) == "x.parquet: parquet files need pyarrow: pip install 'keychain-synth[parquet]'"
+    assert str(error.value) == "x.parquet: pyarrow is not installed: pip install 'keychain-synth[parquet]'"
 
 
 def test_a_finished_output_is_left_and_another_split_is_refused(tmp_path, made):

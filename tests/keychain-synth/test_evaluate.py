@@ -401,7 +401,7 @@ def test_the_command(tmp_path):
     [reward] = [param for param in main.commands["eval"].params if param.name == "rule"]
     assert tuple(reward.type.choices) == evaluate.REWARDS
     rows, out, heat = tmp_path / "rows.jsonl", tmp_path / "out.jsonl", tmp_path / "heat.png"
-    made = keychain("needle", "--tokenizer", "smollm2", "--lengths", "400,500", "--depths", "0,100", "-o", rows)
+    made = keychain("needle", "--tokenizer", "smollm2", "--length", "400,500", "--depths", "0,100", "-o", rows)
     assert made.returncode == 0 and "4 rows of 2 lengths and 2 depths" in made.stderr
     with LoopbackModel(reply=lambda body: values_asked(body)[0]) as model:
         done = keychain("eval", rows, "--model", model.uri, "-n", 2, "-o", out, "--plot", heat, "--patterns", "--json")

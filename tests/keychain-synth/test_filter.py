@@ -61,12 +61,12 @@ def summary(done):
 def test_keeps_what_is_right_sometimes(tmp_path, spread, bounds, kept):
     qa, samples = spread
     out = tmp_path / "kept.jsonl"
-    found = summary(keychain("filter", qa, "--samples", samples, *bounds, "-o", out, "--json"))
+    found = summary(keychain("filter", qa, "--answers", samples, *bounds, "-o", out, "--json"))
     assert [each["id"] for each in read(out)] == kept.split()
     assert found["right"] == [1] * 9 and found["n"] == 8
     assert found["kept"] == len(kept.split()) and found["kept_share"] == pytest.approx(len(kept.split()) / 9)
     assert json.loads(out.with_name("kept.jsonl.manifest.json").read_text())["counts"]["filter"] == found
-    again = keychain("filter", qa, "--samples", samples, *bounds, "-o", out, "--json")
+    again = keychain("filter", qa, "--answers", samples, *bounds, "-o", out, "--json")
     assert summary(again) == found and "complete already" in again.stderr
 
 
@@ -81,7 +81,7 @@ def test_published_counts_through_the_whole_verb(tmp_path, source):
     rows = write(tmp_path / "rows.jsonl", tasks(names, source=source))
     lines = [{"id": name, "pass_rate": counts[name] / 8, "num_correct": counts[name]} for name in sorted(names)]
     out = tmp_path / "kept.jsonl"
-    found = summary(keychain("filter", rows, "--samples", write(tmp_path / "s.jsonl", lines), "-o", out, "--json"))
+    found = summary(keychain("filter", rows, "--answers", write(tmp_path / "s.jsonl", lines), "-o", out, "--json"))
     assert found["right"] == scaled and found["kept"] == sum(scaled[1:8])
     assert [row["id"] for row in read(out)] == [name for name in names if 1 <= counts[name] <= 7]
 
@@ -104,14 +104,14 @@ def test_published_counts_at_full_size():
 
 def test_the_table_people_see(tmp_path, spread):
     qa, samples = spread
-    done = keychain("filter", qa, "--samples", samples, "-o", tmp_path / "kept.jsonl")
+    done = keychain("filter", qa, "--answers", samples, "-o", tmp_path / "kept.jsonl")
     assert done.stdout == (
         "| right | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 |      kept |\n"
         "|------:|--:|--:|--:|--:|--:|--:|--:|--:|--:|----------:|\n"
         "|   all | 1 | 1 | 1 | 1 | 1 | 1 | 1 | 1 | 1 | 7 (77.8%) |\n"
     )
     # Where records have stdout, it is on stderr.
-    done = keychain("filter", qa, "--samples", samples)
+    done = keychain("filter", qa, "--answers", samples)
     assert len(done.stdout.splitlines()) == 7 and "7 (77.8%)" in done.stderr
 
 
@@ -126,7 +126,7 @@ def test_what_is_written_reads_back_as_the_same_questions(tmp_path):
     qa.write_text(json.dumps([hotpot, {**hotpot, "_id": "h2"}]))
     samples = write(tmp_path / "s.jsonl", verdicts({"h1": 3, "h2": 8}))
     out = tmp_path / "kept.jsonl"
-    found = summary(keychain("filter", qa, "--samples", samples, "-o", out, "--json"))
+    found = summary(keychain("filter", qa, "--answers", samples, "-o", out, "--json"))
     [before, after] = [[each for each in read_items(str(path)) if isinstance(each, Item)] for path in (qa, out)]
     assert read(out)[0]["source"] == "hotpotqa" and found["kept"] == 1
     [kept] = after
@@ -143,7 +143,7 @@ def test_parts_have_lines_of_their_own_and_unusable_questions_are_named(tmp_path
     two = write(tmp_path / "rows.jsonl", tasks(["r0", "r1"], source="musique"))
     samples = write(tmp_path / "s.jsonl", verdicts({"q0": 1, "q1": 8, "q2": 4, "r0": 0, "r1": 2}))
     out = tmp_path / "kept.jsonl"
-    done = keychain("filter", one, two, "--samples", samples, "-o", out, "--json")
+    done = keychain("filter", one, two, "--answers", samples, "-o", out, "--json")
     found = summary(done)
     assert found["parts"]["other"]["right"] == [0, 1, 0, 0, 0, 0, 0, 0, 1]
     assert found["parts"]["musique"] == {"read": 2, "kept": 1, "kept_share": 0.5, "right": [1, 0, 1] + [0] * 6}
@@ -166,10 +166,10 @@ def test_trajectories_of_the_keychain_repository_by_text_and_by_id(tmp_path):
 
     lines = [line(0, input=asked[0]), line(2, input=f" {asked[1]} "), line(4, id="q2", input="other words")]
     samples = write(tmp_path / "s.jsonl", lines)
-    found = summary(keychain("filter", qa, "--samples", samples, "-o", tmp_path / "a.jsonl", "--json"))
+    found = summary(keychain("filter", qa, "--answers", samples, "-o", tmp_path / "a.jsonl", "--json"))
     assert found["n"] == 4 and found["right"] == [1, 0, 1, 0, 1] and found["keep"] == [1, 3]
     # Scored anew by the texts, all of which say y, which is the gold of the samples.
-    done = keychain("filter", qa, "--samples", samples, "--reward", "exact", "-o", tmp_path / "b.jsonl", "--json")
+    done = keychain("filter", qa, "--answers", samples, "--reward", "exact", "-o", tmp_path / "b.jsonl", "--json")
     assert summary(done)["right"] == [0, 0, 0, 0, 3]
 
 
@@ -188,9 +188,9 @@ def test_responses_are_scored_by_the_last_box_both_ways(tmp_path):
              for name, text in said.items() for at in range(2)]  # fmt: skip
     samples = write(tmp_path / "s.jsonl", lines)
     out = tmp_path / "kept.jsonl"
-    summary(keychain("filter", rows, "--samples", samples, "-o", out, "--json"))
+    summary(keychain("filter", rows, "--answers", samples, "-o", out, "--json"))
     assert [row["id"] for row in read(out)] == ["first-phrase", "longer", "shorter"]
-    summary(keychain("filter", rows, "--samples", samples, "--reward", "exact", "-o", out, "--json", "--overwrite"))
+    summary(keychain("filter", rows, "--answers", samples, "--reward", "exact", "-o", out, "--json", "--overwrite"))
     assert [row["id"] for row in read(out)] == ["first-phrase"]
 
 
@@ -201,7 +201,7 @@ AS_MANY = "expected as many for every question (failed ones are not counted)"
 
 def refused(tmp_path, rows, lines, *args, code=2):
     out = tmp_path / "out.jsonl"
-    done = keychain("filter", rows, "--samples", write(tmp_path / "s.jsonl", lines), "-o", out, *args)
+    done = keychain("filter", rows, "--answers", write(tmp_path / "s.jsonl", lines), "-o", out, *args)
     assert done.returncode == code and not (code == 2 and out.exists()), done.stderr
     return done.stderr.replace(str(tmp_path) + "/", "")
 
@@ -220,7 +220,7 @@ def refused(tmp_path, rows, lines, *args, code=2):
         ),
         (
             [*verdicts({"a": 1}, 2), {**verdicts({"a": 1}, 1)[0]}],
-            "s.jsonl:3: id 'a' sample 0: came before; was a file given twice?",
+            "s.jsonl:3: id: a#0 appears twice; ids (and samples within an id) must be unique",
         ),
         (
             [{"id": "a", "sample": 0, "response": "\\boxed{a}"}],
@@ -236,7 +236,7 @@ def refused(tmp_path, rows, lines, *args, code=2):
             [{"id": "a", "trajectories": [{"em": 1}]}],
             "s.jsonl:1: trajectories: expected objects with text and is_correct",
         ),
-        ([], "s.jsonl: expected samples, got none"),
+        ([], "s.jsonl: expected at least one sample, got none"),
         (verdicts({"z": 1}), "s.jsonl: has answers to none of the 2 questions, such as 'a'"),
     ],
 )
@@ -259,7 +259,7 @@ def test_failed_samples_are_no_draws(tmp_path):
     lines = verdicts({"a": 1, "b": 1})
     lines[-1] = {"id": "b", "sample": 7, "response": "", "finish_reason": "error", "error": "HTTP 500"}
     samples = write(tmp_path / "s.jsonl", lines)
-    done = keychain("filter", rows, "--samples", samples, "-o", tmp_path / "kept")
+    done = keychain("filter", rows, "--answers", samples, "-o", tmp_path / "kept")
     assert done.returncode == 1 and [row["id"] for row in read(tmp_path / "kept")] == ["a"]
     assert f"keychain-synth: 1 have no answers in {samples}: 'b'\n" in done.stderr
     # One that never was drawn is another matter.
@@ -297,7 +297,7 @@ def test_samples_from_a_pipe(tmp_path):
 
     rows = write(tmp_path / "rows.jsonl", tasks("a"))
     samples = write(tmp_path / "s.jsonl", verdicts({"a": 1}))
-    done = subprocess.run(["bash", "-c", f"{BIN} filter {rows} --samples <(cat {samples})"],
+    done = subprocess.run(["bash", "-c", f"{BIN} filter {rows} --answers <(cat {samples})"],
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 2 and "is no regular file, and is read more than once" in done.stderr
 
@@ -312,7 +312,7 @@ def test_options_that_do_not_go_together(tmp_path):
     assert told == f"keychain-synth: s.jsonl: 'a' has 8 answers, -n says 4; {AS_MANY}\n"
     done = keychain("filter", rows)
     assert (done.returncode, done.stderr) == (
-        2, "keychain-synth: expected either --samples FILE, answers that are there, or --model URI, to ask for them\n",
+        2, "keychain-synth: expected either --answers FILE, answers that are there, or --model URI, to ask for them\n",
     )  # fmt: skip
 
 
@@ -337,7 +337,7 @@ def test_any_counts_make_a_table_of_one_width():
 
 def test_tallies_read_once_name_a_repeated_trajectory(tmp_path):
     path = write(tmp_path / "s.jsonl", [{"id": "a", "pass_rate": 0.5}, {"id": "a", "pass_rate": 0.5}])
-    with pytest.raises(BadInput, match=r"s\.jsonl:2: id 'a': came before"):
+    with pytest.raises(BadInput, match=r"s\.jsonl:2: id: a appears twice"):
         Tallies(str(path), None, None)
 
 
@@ -450,11 +450,11 @@ def test_mine_drops_what_every_rollout_solves_and_changes_no_byte_of_the_rest(tm
     rows = write(tmp_path / "rows.jsonl", [{**row, "more": ["ü"]} for row in tasks("abcd", part="math")])
     samples = write(tmp_path / "s.jsonl", verdicts({"a": 8, "b": 7, "c": 0, "d": 8}))
     out = tmp_path / "stage2.jsonl"
-    found = summary(keychain("mine", rows, "--samples", samples, "-o", out, "--json"))
+    found = summary(keychain("mine", rows, "--answers", samples, "-o", out, "--json"))
     assert [json.dumps(row) for row in read(out)] == [json.dumps(row) for row in read(rows) if row["id"] in "bc"]
     assert found["keep"] == [0, 7] and found["kept_share"] == 0.5
     found = summary(
-        keychain("mine", rows, "--samples", samples, "--min-solved", "1", "--json", "-o", tmp_path / "x.jsonl")
+        keychain("mine", rows, "--answers", samples, "--min-solved", "1", "--json", "-o", tmp_path / "x.jsonl")
     )
     assert found["kept"] == 1
 
@@ -475,7 +475,7 @@ def test_mine_scores_a_mixture_by_each_rows_own_reward(tmp_path):
             said = [right, right if solved else wrong]
             lines += [{**row, "sample": at, "response": f"<think>\n</think>{text}"} for at, text in enumerate(said)]
     out = tmp_path / "out.jsonl"
-    args = ["--samples", write(tmp_path / "s.jsonl", lines), "-o", out, "--json"]
+    args = ["--answers", write(tmp_path / "s.jsonl", lines), "-o", out, "--json"]
     found = summary(keychain("mine", write(tmp_path / "rows.jsonl", rows), *args))
     assert [row["id"] for row in read(out)] == [f"{name}-False" for name in cases]
     assert found["right"] == [0, 4, 4]
@@ -484,10 +484,10 @@ def test_mine_scores_a_mixture_by_each_rows_own_reward(tmp_path):
 def test_stdin_and_shards(tmp_path):
     rows = write(tmp_path / "rows.jsonl", tasks("abcdefg"))
     samples = write(tmp_path / "s.jsonl", verdicts({name: at for at, name in enumerate("abcdefg")}))
-    whole = keychain("mine", rows, "--samples", samples).stdout
-    piped = keychain("mine", "-", "--samples", samples, stdin=rows.read_text())
+    whole = keychain("mine", rows, "--answers", samples).stdout
+    piped = keychain("mine", "-", "--answers", samples, stdin=rows.read_text())
     assert piped.stdout == whole and len(whole.splitlines()) == 7
-    parts = [keychain("mine", rows, "--samples", samples, "--shard", f"{at}/3").stdout for at in (1, 2, 3)]
+    parts = [keychain("mine", rows, "--answers", samples, "--shard", f"{at}/3").stdout for at in (1, 2, 3)]
     assert "".join(parts) == whole and all(parts)
 
 
@@ -503,25 +503,25 @@ def test_a_run_that_lacks_answers_is_over_all_the_same(tmp_path):
     """The file will not say more: nothing waits to be continued, and other samples are another run."""
     rows = write(tmp_path / "rows.jsonl", tasks("ab"))
     samples = write(tmp_path / "s.jsonl", verdicts({"a": 1}))
-    assert keychain("mine", rows, "--samples", samples, "-o", tmp_path / "out").returncode == 1
+    assert keychain("mine", rows, "--answers", samples, "-o", tmp_path / "out").returncode == 1
     assert not (tmp_path / ".out.journal").exists() and (tmp_path / "out").exists()
     write(samples, verdicts({"a": 1, "b": 2}))
-    done = keychain("mine", rows, "--samples", samples, "-o", tmp_path / "out")
-    assert done.returncode == 2 and "was made with --samples" in done.stderr
-    assert keychain("mine", rows, "--samples", samples, "-o", tmp_path / "out", "--overwrite").returncode == 0
+    done = keychain("mine", rows, "--answers", samples, "-o", tmp_path / "out")
+    assert done.returncode == 2 and "was made with --answers" in done.stderr
+    assert keychain("mine", rows, "--answers", samples, "-o", tmp_path / "out", "--overwrite").returncode == 0
 
 
 def test_rates_may_come_rounded(tmp_path):
     rows = write(tmp_path / "rows.jsonl", tasks("a"))
     samples = write(tmp_path / "s.jsonl", [{"id": "a", "pass_rate": 0.4286}])
-    done = keychain("mine", rows, "--samples", samples, "-n", "7", "-q", "--json")
+    done = keychain("mine", rows, "--answers", samples, "-n", "7", "-q", "--json")
     assert done.returncode == 0 and json.loads(done.stderr)["right"] == [0, 0, 0, 1, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("meta", [{"part": [1]}, {"source": 5}, {"data_source": 5}, {"question": None}])
 def test_odd_meta_is_no_matter(tmp_path, meta):
     made = [{**task, "meta": meta} if at else task for at, task in enumerate(tasks("ab"))]
-    done = keychain("mine", write(tmp_path / "rows.jsonl", made), "--samples",
+    done = keychain("mine", write(tmp_path / "rows.jsonl", made), "--answers",
                     write(tmp_path / "s.jsonl", verdicts({"a": 1, "b": 1})), "-q")  # fmt: skip
     assert done.returncode == 0 and "Traceback" not in done.stderr
 
@@ -530,5 +530,5 @@ def test_questions_left_out_are_counted_also_when_quiet(tmp_path):
     one = {"id": "a", "question": "Where?", "answers": ["Rome"],
            "paragraphs": [{"title": "T", "text": "In Rome.", "is_supporting": True}]}  # fmt: skip
     qa = write(tmp_path / "qa.jsonl", [one, {**one, "id": "b", "answers": []}])
-    done = keychain("filter", qa, "--samples", write(tmp_path / "s.jsonl", verdicts({"a": 1})), "-q")
+    done = keychain("filter", qa, "--answers", write(tmp_path / "s.jsonl", verdicts({"a": 1})), "-q")
     assert done.returncode == 0 and "questions left out: 1 empty-answer" in done.stderr

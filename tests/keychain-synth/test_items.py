@@ -1,13 +1,11 @@
-"""Question files as their publishers ship them, read into one form; and the items that ship with the tool."""
+"""Question files as their publishers ship them, read into one form."""
 
 import gzip
-import importlib.util
 import json
 import random
 import re
 import sys
 import tracemalloc
-from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -15,25 +13,11 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from keychain_files import HOTPOT, MUSIQUE, WIKI
 
-from keychain_synth.items import COMPARISONS, YES_NO, Dropped, Item, Paragraph, read_items, read_passages, sniff
+from keychain_synth.items import Dropped, Item, Paragraph, read_items, read_passages, sniff
 from tenfold_shared import BadInput, Missing
 
-EXAMPLES = Path(__file__).parents[2] / "tools/keychain-synth/examples"
-
-HOTPOT = {
-    "_id": "5a7a06935542990198eaf050",
-    "answer": "Dublin",
-    "question": "Where was the author of Dracula born?",
-    "supporting_facts": [["Dracula", 1], ["Bram Stoker", 0]],
-    "context": [
-        ["Dracula", ["Dracula is a novel.", " Its author is Bram Stoker.", " It has letters."]],
-        ["Cork", ["Cork is a city."]],
-        ["Bram Stoker", ["Bram Stoker was born in Dublin.", " He died in 1912."]],
-    ],
-    "type": "bridge",
-    "level": "hard",
-}
 HOTPOT_HF = {
     **{name: HOTPOT[name] for name in ("question", "answer", "type", "level")},
     "id": HOTPOT["_id"],
@@ -56,20 +40,6 @@ HOTPOT_ITEM = Item(
     source="hotpotqa",
     type="bridge",
 )
-
-WIKI = {
-    "_id": "8813f87c0bdd11eba7f7acde48001122",
-    "type": "compositional",
-    "question": "Where was the director of Up and Away born?",
-    "context": [
-        ["Up and Away", ["Up and Away is a film.", "It was made by Jan Nowak."]],
-        ["Jan Nowak", ["Jan Nowak was born in Wrocław.", "In 2013 he made his first film."]],
-        ["Łódź", ["Łódź is a city."]],
-    ],
-    "supporting_facts": [["Up and Away", 1], ["Jan Nowak", 0]],
-    "evidences": [["Up and Away", "director", "Jan Nowak"], ["Jan Nowak", "place of birth", "Wrocław"]],
-    "answer": "Wrocław",
-}
 WIKI_HF = {**WIKI, **{name: json.dumps(WIKI[name]) for name in ("context", "supporting_facts", "evidences")}}
 WIKI_COLUMNS = {
     **WIKI,
@@ -89,23 +59,6 @@ WIKI_ITEM = Item(
     source="2wiki",
     type="compositional",
 )
-
-MUSIQUE = {
-    "id": "3hop1__482757_12019_7",
-    "paragraphs": [
-        {"idx": 0, "title": "A", "paragraph_text": "A leads to B.", "is_supporting": True},
-        {"idx": 1, "title": "X", "paragraph_text": "X is idle.", "is_supporting": False},
-        {"idx": 2, "title": "B", "paragraph_text": "B leads to C, and C to Delta.", "is_supporting": True},
-    ],
-    "question": "Where does A lead in the end?",
-    "question_decomposition": [
-        {"id": 482757, "question": "Where does A lead?", "answer": "B", "paragraph_support_idx": 0},
-        {"id": 12019, "question": "Where does #1 lead?", "answer": "Delta", "paragraph_support_idx": 2},
-    ],
-    "answer": "Delta",
-    "answer_aliases": ["Δ", "Delta", " "],
-    "answerable": True,
-}
 TWIN = {
     **MUSIQUE,
     "answerable": False,
@@ -222,7 +175,7 @@ def test_parquet_without_pyarrow_names_the_extra(put, monkeypatch):
     for path in put("q.parquet", b"PAR1..."), put("noname", b"PAR1..."):
         with pytest.raises(Missing) as raised:
             list(read_items(path))
-        assert str(raised.value) == f"{path}: parquet files need pyarrow: pip install 'keychain-synth[parquet]'"
+        assert str(raised.value) == f"{path}: pyarrow is not installed: pip install 'keychain-synth[parquet]'"
 
 
 def test_sentences_are_joined_as_each_source_needs():
@@ -401,7 +354,7 @@ def test_accents_and_composed_letters_do_not_hide_an_answer(put):
             b'["\\q"]',
             "q.json: byte 3: JSON is malformed: invalid escaped character: 'q\"]'; is the download complete?",
         ),
-        (b"[1e999]", "q.json[0]: expected JSON: Number out of range"),
+        (b"[1e999]", "q.json[0]: not JSON: Number out of range"),
         (b'{"a": "\xff"}', "q.json:1: expected UTF-8: invalid start byte at byte 0"),
         (b'{"a": 1\n', "q.json:1: expected one JSON object a line: Input data was truncated"),
         (
@@ -446,12 +399,12 @@ def test_wrong_format_says_what_it_saw(put, wanted, record, seen):
     with pytest.raises(BadInput) as raised:
         list(read_items(put("q.json", array(record)), wanted))
     assert str(raised.value) == (
-        f"q.json[0]: --format {wanted}: this record looks like {seen}; give --format {seen}, or leave it out"
+        f"q.json[0]: --form {wanted}: this record looks like {seen}; give --form {seen}, or leave it out"
     )
 
 
 def test_unknown_format(put):
-    with pytest.raises(BadInput, match=r"^--format squad: expected auto or one of hotpotqa, musique, 2wiki, generic$"):
+    with pytest.raises(BadInput, match=r"^--form squad: expected auto or one of hotpotqa, musique, 2wiki, generic$"):
         list(read_items(put("q.json", array(HOTPOT)), "squad"))
 
 
@@ -582,127 +535,3 @@ def test_generic_records_are_kept_whole_or_dropped_with_a_reason(tmp_path_factor
             assert each.answers[0] == record["answers"][0].strip()
             kept = [p for p in record["paragraphs"] if p["text"].strip()]
             assert [msgspec.to_builtins(p)["text"] for p in each.paragraphs] == [p["text"] for p in kept]
-
-
-# ---------------------------------------------------------------- the items that ship with the tool
-
-
-@pytest.fixture(scope="module")
-def make():
-    spec = importlib.util.spec_from_file_location("make_items", EXAMPLES / "make_items.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def asked(make):
-    """(item, steps) of every shipped question, steps as in make_items.py."""
-    found = []
-    for name, table in ("hotpot.json", make.HOTPOT), ("musique.jsonl", make.MUSIQUE), ("2wiki.json", make.WIKI):
-        items = list(read_items(str(EXAMPLES / name)))
-        assert not [each for each in items if isinstance(each, Dropped)]
-        found += [(item, row[-1]) for item, row in zip(items, table, strict=True)]
-    return found
-
-
-def has(answer, text):
-    """Whether ANSWER stands in TEXT as whole words."""
-    return re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE) is not None
-
-
-def test_shipped_files_come_from_the_script(make, tmp_path):
-    make.write(tmp_path)
-    for name in ("hotpot.json", "musique.jsonl", "2wiki.json"):
-        assert (tmp_path / name).read_bytes() == (EXAMPLES / name).read_bytes()
-
-
-def test_shipped_items_are_many_and_different(make, asked):
-    assert len(asked) >= 60 and len({item.id for item, _ in asked}) == len(asked)
-    assert len({item.question for item, _ in asked}) == len(asked)
-    assert len({each.title for item, _ in asked for each in item.paragraphs}) >= 120
-    texts = [" ".join(sentences) for sentences in make.SENTENCES.values()]
-    assert len(set(texts)) == len(texts)
-    assert all(2 <= len(sentences) <= 4 for sentences in make.SENTENCES.values())
-    assert all(
-        each.endswith(".") and each == each.strip() for sentences in make.SENTENCES.values() for each in sentences
-    )
-    assert {item.hops for item, _ in asked} == {2, 3, 4}
-
-
-def test_shipped_items_hold_their_gold_and_two_to_six_distractors(asked):
-    for item, steps in asked:
-        gold = {each.title for each in item.paragraphs if each.supporting}
-        assert gold == {title for title, *_ in steps}, item.question
-        assert 2 <= len(item.paragraphs) - len(gold) <= 6
-        titles = [each.title for each in item.paragraphs]
-        assert len(set(titles)) == len(titles)
-        assert item.hops == len(steps)
-
-
-def test_shipped_steps_are_read_off_their_sentences(make, asked):
-    for _, steps in asked:
-        for title, sentence, _, answer in steps:
-            assert has(answer, make.SENTENCES[title][sentence]), (title, answer)
-
-
-def test_shipped_chains_lead_from_step_to_step_and_to_the_answer(asked):
-    for item, steps in asked:
-        if item.type in COMPARISONS:
-            continue
-        assert steps[-1][3] == item.answers[0]
-        for (_, _, _, answer), (title, *_) in pairwise(steps):
-            paragraph = next(each for each in item.paragraphs if each.title == title)
-            assert has(answer, f"{paragraph.title} {paragraph.text}"), (answer, title)
-
-
-def test_shipped_comparisons_follow_from_their_steps(asked):
-    """yes and no say whether what is compared is the same; dates of birth say who was first."""
-    for item, steps in asked:
-        if item.type not in COMPARISONS:
-            continue
-        same = len({answer for *_, answer in steps[-2:]}) == 1
-        if item.answers[0] in YES_NO:
-            assert same == (item.answers[0] == "yes"), item.question
-        elif item.type == "bridge_comparison":
-            pick = max if "later" in item.question else min
-            assert item.answers[0] == pick(steps[-2:], key=lambda step: int(step[3]))[0]
-        elif item.answers[0] not in YES_NO:
-            assert same and steps[0][3] == item.answers[0]
-
-
-def test_shipped_questions_give_nothing_away(asked):
-    """No answer in its question, in a distractor, or, along a chain, before the last document."""
-    for item, steps in asked:
-        assert not any(has(answer, item.question) for answer in item.answers), item.question
-        if item.answers[0] in YES_NO:
-            continue
-        for each in item.paragraphs:
-            early = item.type not in COMPARISONS and each.title != steps[-1][0]
-            if early or not each.supporting:
-                assert not has(item.answers[0], f"{each.title} {each.text}"), (item.question, each.title)
-
-
-def test_shipped_musique_decompositions(asked):
-    records = [json.loads(line) for line in (EXAMPLES / "musique.jsonl").read_text().splitlines()]
-    for record in records:
-        steps = record["question_decomposition"]
-        chain, _, numbers = record["id"].partition("__")
-        assert int(chain[0]) == len(steps) and numbers == "_".join(str(step["id"]) for step in steps)
-        assert steps[-1]["answer"] == record["answer"]
-        for index, step in enumerate(steps):
-            support = record["paragraphs"][step["paragraph_support_idx"]]
-            assert support["is_supporting"] and has(step["answer"], support["paragraph_text"])
-            assert re.findall(r"#\d", step["question"]) == ([f"#{index}"] if index else [])
-        assert set(record) == set(MUSIQUE) and set(steps[0]) == set(MUSIQUE["question_decomposition"][0])
-
-
-@pytest.mark.parametrize("name, like, glue", [("hotpot.json", HOTPOT, ""), ("2wiki.json", WIKI, " ")])
-def test_shipped_arrays_are_as_the_downloads(make, name, like, glue):
-    for record in json.loads((EXAMPLES / name).read_text()):
-        assert list(record) == list(like)
-        context = dict(record["context"])
-        assert all(sentence < len(context[title]) for title, sentence in record["supporting_facts"])
-        assert all(glue.join(context[title]) == " ".join(make.SENTENCES[title]) for title in context)
-        for subject, _, found in record.get("evidences", ()):
-            assert any(title.startswith(subject) and has(found, " ".join(context[title])) for title in context)

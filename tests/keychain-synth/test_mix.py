@@ -104,7 +104,7 @@ def test_all_stages_into_a_folder(tmp_path, parts):
 
 def test_a_warm_up_that_replaces(tmp_path, parts):
     out = tmp_path / "w.jsonl"
-    mix(*parts, "--scale", "0.01", "--stage", "warmup", "--warmup", "replace", "-o", out)
+    mix(*parts, "--scale", "0.01", "--stage", "warmup", "--warmup-rows", "replace", "-o", out)
     counts = Counter(row["meta"]["part"] for row in read(out))
     assert (
         [counts[name] for name in PLAIN] == [50] * 3 and sum(counts.values()) == 210 and not set(CHAINS) & set(counts)
@@ -166,7 +166,7 @@ def test_stage_2_is_what_mine_keeps(tmp_path, parts):
     rows = read(stage1)
     write(rollouts, [{**row, "sample": at, "response": "", "reward": float(number % 3 > 0 or at > 0)}
                      for number, row in enumerate(rows) for at in range(8)])  # fmt: skip
-    done = keychain("mine", stage1, "--samples", rollouts, "-o", mined, "--json")
+    done = keychain("mine", stage1, "--answers", rollouts, "-o", mined, "--json")
     assert done.returncode == 0 and json.loads(done.stdout)["kept_share"] == pytest.approx(1 / 3)
     assert set(json.loads(done.stdout)["parts"]) <= set(TABLE_1)
     mix("--stage", "2", "--mined", mined, "-o", out)
@@ -233,8 +233,8 @@ def test_chats_without_a_system_prompt_get_one(tmp_path):
     assert found["math/own"]["messages"] == [own, user] and "system_added" not in found["math/own"]["meta"]
     assert found["math/raw"]["prompt"] == "1+1=" and "messages" not in found["math/raw"]
     (tmp_path / "s.txt").write_text("Think.")
-    assert mixed("--system", tmp_path / "s.txt")["math/bare"]["messages"][0]["content"] == "Think."
-    assert mixed("--system", "none")["math/bare"]["messages"] == [user]
+    assert mixed("--system-file", tmp_path / "s.txt")["math/bare"]["messages"][0]["content"] == "Think."
+    assert mixed("--system-file", "none")["math/bare"]["messages"] == [user]
 
 
 # ---------------------------------------------------------------- presets of one's own
@@ -263,7 +263,7 @@ def test_a_preset_of_ones_own(tmp_path):
     }
     args = ["--preset", preset, *(word for name, path in files.items() for word in ("--part", f"{name}={path}"))]
     assert Counter(json.loads(line)["meta"]["part"] for line in mix(*args).stdout.splitlines()) == {"a": 4, "b": 2}
-    warm = mix(*args, "--stage", "warmup", "--warmup", "replace").stdout.splitlines()
+    warm = mix(*args, "--stage", "warmup", "--warmup-rows", "replace").stdout.splitlines()
     assert Counter(json.loads(line)["meta"]["data_source"] for line in warm) == {"custom_math_b": 6}
 
 
@@ -271,10 +271,10 @@ def test_a_preset_of_ones_own(tmp_path):
     "text, told",
     [
         ("name = x", "not TOML: Invalid value (at line 1, column 8)"),
-        ('name = "x"', "Object missing required field part"),
+        ('name = "x"', "part: required field is missing"),
         (
             'name="x"\n[[part]]\nname="a"\nrows=1\ndata_source="s"\nrow=2',
-            "Object contains unknown field row - at $.part[0]",
+            "part[0].row: unknown field",
         ),
         (
             'name="x"\n[[part]]\nname="a"\nrows=0\ndata_source="s"',

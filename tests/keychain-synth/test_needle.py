@@ -44,12 +44,12 @@ def text(tmp_path):
     return str(path)
 
 
-def make(out, tokenizer="smollm2", kind="single", lengths=(512,), depths="0,33,50,100", haystack="noise", samples=1,
+def make(out, tokenizer="smollm2", kind="single", lengths=(512,), depths="0,33,50,100", haystack="noise", per_depth=1,
          output="rows.jsonl", **more):  # fmt: skip
     """Rows through the verb, as records."""
     numbers = {name: more.pop(name, None) for name in ("keys", "values", "queries", "hops")}
     test = needle.settings(kind, **numbers, **more)
-    code = needle.run(test, tokenizer=tokenizer, lengths=lengths, depths=depths, haystack=haystack, samples=samples,
+    code = needle.run(test, tokenizer=tokenizer, lengths=lengths, depths=depths, haystack=haystack, per_depth=per_depth,
                       output=str(out / output), overwrite=True, max_time=None, quiet=True)  # fmt: skip
     assert code == 0
     return [json.loads(line) for line in (out / output).read_text().splitlines()]
@@ -184,7 +184,7 @@ def resolve(text):
 
 @pytest.mark.parametrize(("chains", "hops"), [(1, 4), (4, 3), (2, 1)])
 def test_variables_resolve(text, tmp_path, chains, hops):
-    rows = make(tmp_path, kind="variable-tracking", keys=chains, hops=hops, haystack=text, lengths=(1200,), samples=2)
+    rows = make(tmp_path, kind="variable-tracking", keys=chains, hops=hops, haystack=text, lengths=(1200,), per_depth=2)
     for row in rows:
         _, context, after = parts(row)
         holders, steps = resolve(context)
@@ -213,7 +213,7 @@ def test_a_haystack_of_needles(words, tmp_path):
 
 
 def test_rows_of_one_length_and_sample_share_their_haystack(text, tmp_path):
-    rows = make(tmp_path, haystack=text, lengths=(600, 900), samples=2, depths="0,100")
+    rows = make(tmp_path, haystack=text, lengths=(600, 900), per_depth=2, depths="0,100")
     starts = {(row["meta"]["length"], row["meta"]["sample"]): row["meta"]["haystack"]["start"] for row in rows}
     assert starts[600, 0] == starts[900, 0] != starts[600, 1]
     assert len({row["answer"][0] for row in rows}) == len({row["id"] for row in rows}) == len(rows) == 8
@@ -271,7 +271,7 @@ def test_same_bytes_for_the_same_seed(text, tmp_path):
     code = (
         "import sys; from keychain_synth import needle\n"
         "test = needle.settings('multikey', 3, None, None, None, seed=int(sys.argv[2]))\n"
-        "needle.run(test, tokenizer='smollm2', lengths=(700,), depths='0,50', haystack=sys.argv[1], samples=1,"
+        "needle.run(test, tokenizer='smollm2', lengths=(700,), depths='0,50', haystack=sys.argv[1], per_depth=1,"
         " output=None, overwrite=False, max_time=None, quiet=True)\n"
     )
 
@@ -289,13 +289,13 @@ def test_same_bytes_for_the_same_seed(text, tmp_path):
 def test_a_finished_run_is_no_work_and_another_one_is_refused(tmp_path, capsys):
     make(tmp_path)
     before = (tmp_path / "rows.jsonl").stat()
-    again = {"tokenizer": "smollm2", "depths": "0,33,50,100", "haystack": "noise", "samples": 1, "max_time": None,
+    again = {"tokenizer": "smollm2", "depths": "0,33,50,100", "haystack": "noise", "per_depth": 1, "max_time": None,
              "output": str(tmp_path / "rows.jsonl"), "overwrite": False, "quiet": True}  # fmt: skip
     test = needle.settings("single", None, None, None, None)
     assert needle.run(test, lengths=(512,), **again) == 0
     assert (tmp_path / "rows.jsonl").stat().st_ino == before.st_ino
     assert "complete already; nothing to do" in capsys.readouterr().err
-    with pytest.raises(BadInput, match=r"was made with --lengths \[512\], this one has \[600\]"):
+    with pytest.raises(BadInput, match=r"was made with --length \[512\], this one has \[600\]"):
         needle.run(test, lengths=(600,), **again)
 
 
@@ -363,7 +363,7 @@ def test_what_is_asked_for_is_named(tmp_path):
 
 def test_the_king_james_text(words, tmp_path):
     """Real sentences, of which the longest has 748 tokens: they are cut, so that short rows are full, too."""
-    rows = make(tmp_path, haystack="bible", lengths=(1000, 8000), depths="0,44,100", samples=3)
+    rows = make(tmp_path, haystack="bible", lengths=(1000, 8000), depths="0,44,100", per_depth=3)
     source = " ".join(book.text().split())
     for row in rows:
         _, context, _ = parts(row)
@@ -438,7 +438,7 @@ def test_a_length_beyond_the_models_is_said_and_done(words, tmp_path, capsys):
     shutil.copy(words.folder / "tokenizer.json", tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 1000}')
     assert make(tmp_path, tokenizer=str(tmp_path), messages=False, lengths=(900, 1100), depths="0")
-    assert "--lengths 1100: the tokenizer says that its model takes 1000 tokens" in capsys.readouterr().err
+    assert "--length 1100: the tokenizer says that its model takes 1000 tokens" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- parts
@@ -489,14 +489,14 @@ def test_the_command(tmp_path):
     choices = {param.name: getattr(param.type, "choices", None) for param in main.commands["needle"].params}
     assert list(choices["kind"]) == list(needle.KINDS)
     assert tuple(choices["key_type"]) == tuple(choices["value_type"]) == needle.TYPES
-    done = keychain("needle", "--tokenizer", "smollm2", "--lengths", "500,600", "--depths", "0,100",
+    done = keychain("needle", "--tokenizer", "smollm2", "--length", "500,600", "--depths", "0,100",
                     "--kind", "multikey", "--keys", 3, "--value-type", "uuids", "--reserve", 32, "--seed", 5, "--prompt", "-q")  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     ours = make(tmp_path, kind="multikey", keys=3, value_type="uuids", reserve=32, seed=5, messages=False,
                 lengths=(500, 600), depths="0,100")  # fmt: skip
     assert rows == ours
-    wrong = keychain("needle", "--tokenizer", "smollm2", "--lengths", "500", "--depths", "120")
+    wrong = keychain("needle", "--tokenizer", "smollm2", "--length", "500", "--depths", "120")
     assert (wrong.returncode, wrong.stderr) == (
         2, "keychain-synth: --depths 120: expected percents from 0 to 100, such as 0,25,50,75,100\n"
     )  # fmt: skip
@@ -504,7 +504,7 @@ def test_the_command(tmp_path):
 
 def test_shards_and_limits_are_parts_of_the_whole(tmp_path):
     def run(*args):
-        done = keychain("needle", "--tokenizer", "smollm2", "--lengths", "400,500", "--depths", "0,50,100", "--samples",
+        done = keychain("needle", "--tokenizer", "smollm2", "--length", "400,500", "--depths", "0,50,100", "--per-depth",
                         "2", "-q", *args)  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -518,7 +518,7 @@ def test_shards_and_limits_are_parts_of_the_whole(tmp_path):
 
 def test_a_grid_of_any_size_begins_at_once(tmp_path):
     """Nothing is laid out before the first row: --max-time ends it with rows made."""
-    done = keychain("needle", "--tokenizer", "smollm2", "--lengths", "400", "--samples", "1000000000", "--max-time",
+    done = keychain("needle", "--tokenizer", "smollm2", "--length", "400", "--per-depth", "1000000000", "--max-time",
                     "1s", "-q")  # fmt: skip
     assert done.returncode == 1 and "--max-time: 1 s are over" in done.stderr and done.stdout.count("\n") > 3
 
@@ -526,7 +526,7 @@ def test_a_grid_of_any_size_begins_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--lengths", "99999999999"), "--lengths 99999999999: expected at most 16777216"),
+        (("--length", "99999999999"), "--length 99999999999: expected at most 16777216"),
         (("--kind", "multivalue", "--values", "99999999"), "--values"),
         (("--haystack", "{folder}/cut.gz"), "is the file complete?"),
         (("--haystack", "{folder}/latin"), "expected UTF-8: invalid start byte at byte 1"),
@@ -542,7 +542,7 @@ def test_what_needles_cannot_be_made_of(tmp_path, args, message):
 def test_a_haystack_from_a_pipe(tmp_path):
     text = tmp_path / "text"
     text.write_text("A sentence stands here. " * 900)
-    command = f"{BIN} needle --tokenizer smollm2 --lengths 400 --haystack <(cat {text}) -q"
+    command = f"{BIN} needle --tokenizer smollm2 --length 400 --haystack <(cat {text}) -q"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.returncode == 2 and "is no regular file, and is read more than once" in done.stderr
 
@@ -554,8 +554,8 @@ def test_text_without_spaces_fills_rows(tmp_path, kind):
     text = " ".join(sentences) if kind == "blob" else "".join(f"第{at}条路通往城镇很长很干。" for at in range(900))
     path = tmp_path / "text"
     path.write_text(text)
-    done = keychain("needle", "--tokenizer", "smollm2", "--haystack", path, "--lengths", "4096", "--depths", "0,50,100",
-                    "--samples", "3", "-q")  # fmt: skip
+    done = keychain("needle", "--tokenizer", "smollm2", "--haystack", path, "--length", "4096", "--depths", "0,50,100",
+                    "--per-depth", "3", "-q")  # fmt: skip
     assert done.returncode == 0, done.stderr
     for line in done.stdout.splitlines():
         assert json.loads(line)["meta"]["tokens"] > 4096 - 128 - 250
@@ -569,5 +569,5 @@ def test_a_haystack_without_a_token_ends(tmp_path):
     folder.mkdir()
     Raw(BPE({"a": 0, "b": 1}, [])).save(str(folder / "tokenizer.json"))
     path.write_text("zz zz. " * 50)
-    done = keychain("needle", "--tokenizer", folder, "--haystack", path, "--lengths", "64", "--prompt")
+    done = keychain("needle", "--tokenizer", folder, "--haystack", path, "--length", "64", "--prompt")
     assert done.returncode == 2 and "has no token of this tokenizer" in done.stderr

@@ -170,7 +170,9 @@ def test_our_records_as_trajectories():
     assert (row["num_correct"], row["pass_rate"]) == (1, 0.5)
     [row] = as_trajectories(second, [evaluate(one, Settings()) for one in second["samples"]])
     assert row["answers"] == [] and row["trajectories"][0]["is_correct"] == 0
-    with pytest.raises(BadInput, match=r"^f:9: q1#0: appears twice; samples within an id must be unique$"):
+    with pytest.raises(
+        BadInput, match=r"^f:9: id: q1#0 appears twice; ids \(and samples within an id\) must be unique$"
+    ):
         list(grouped([("f:1", sample()), ("f:9", sample())]))
 
 
@@ -227,7 +229,7 @@ def test_bad_gold(tmp_path):
     with pytest.raises(BadInput, match=r"gold.jsonl:2: expected a gold record with `id` and `answer`$"):
         read_gold(str(gold))
     gold = write(tmp_path / "gold.jsonl", [{"id": "q2", "answer": "x"}] * 2)
-    with pytest.raises(BadInput, match=r"gold.jsonl:2: id 'q2' appears twice in the gold file$"):
+    with pytest.raises(BadInput, match=r"gold.jsonl:2: id: q2 appears twice; ids must be unique$"):
         read_gold(str(gold))
     with pytest.raises(BadInput, match=r"^file.jsonl:1: id 'q1' is not in the --gold file$"):
         samples(sample(), gold={"q2": {"answer": "x"}})
@@ -323,7 +325,7 @@ def test_bad_lines_and_closed_pipes(tmp_path):
     two = keychain("score", path, "--skip-bad", 2)
     assert two.returncode == 0 and two.stdout.count("\n") == 160 and two.stderr.count("skipped: ") == 2
     twice = keychain("score", "-", stdin=2 * (json.dumps(sample()) + "\n"))
-    assert twice.returncode == 2 and "<stdin>:2: q1#0: appears twice" in twice.stderr
+    assert twice.returncode == 2 and "<stdin>:2: id: q1#0 appears twice" in twice.stderr
     pipe = f"'{BIN}' score '{data(tmp_path, 4000)}' -q | head -1"
     done = subprocess.run(pipe, shell=True, capture_output=True, text=True, timeout=60)
     assert done.stdout.count("\n") == 1 and done.stderr == ""

@@ -134,7 +134,7 @@ def test_audit_counts_and_shortcut(tmp_path, qa):
         ("--prompt",),
         ("--plain",),
         ("--plain", "--prompt"),
-        ("--system", "none"),
+        ("--system-file", "none"),
         ("--fit", "paper", "--length", "1024"),
         ("--chains", "1", "--hops", "1"),
     ],
@@ -246,7 +246,7 @@ def test_bad_options(tmp_path, qa, args, message):
 @pytest.mark.parametrize(
     ("args", "stdin", "message"),
     [
-        (("no.json",), None, "no.json: cannot be read"),
+        (("no.json",), None, "no.json: no such file"),
         (("-",), "", "<stdin>: no question is left to make rows of: the files are empty"),
         (("-", "--shard", "1/2"), "{}", "--shard: needs files"),
         (("-", "--tokenizer", "no-such"), "{}", "--tokenizer no-such: no such folder or file"),

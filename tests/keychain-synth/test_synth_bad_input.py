@@ -16,7 +16,7 @@ import zstandard
 from rows import BIN, item, keychain, questions, read, write
 
 from tenfold_shared import models
-from tenfold_shared.cli import cache_dir
+from tenfold_shared.cache import cache_dir
 
 SMALL = ("--tokenizer", "smollm2", "--length", "1024", "--chains", "3", "--hops", "2")
 
@@ -182,7 +182,7 @@ PLAIN_CHAT = "{% for m in messages %}<<{{ m.role }}>>{{ m.content }}\n{% endfor 
         (
             "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}",
             (),
-            "its chat template refuses the messages: no system role; is it the system prompt? --system none leaves it out",
+            "its chat template refuses the messages: no system role; is it the system prompt? --system-file none leaves it out",
         ),
         (
             "{% for m in messages %}{{ m.content[:9] }}{% endfor %}",
@@ -314,11 +314,13 @@ def test_ids(tmp_path):
 def test_a_system_prompt_that_is_no_text(tmp_path):
     system = tmp_path / "system"
     system.write_bytes(b"Think \xff.")
-    done = synth(tmp_path, items(), "--system", system)
-    assert done.returncode == 2 and f"--system {system}: expected UTF-8: invalid start byte at byte 6" in done.stderr
+    done = synth(tmp_path, items(), "--system-file", system)
+    assert (
+        done.returncode == 2 and f"--system-file {system}: expected UTF-8: invalid start byte at byte 6" in done.stderr
+    )
     packed = tmp_path / "system.gz"
     packed.write_bytes(gzip.compress(b"Think. " * 500)[:20])
-    done = synth(tmp_path, items(), "--system", packed)
+    done = synth(tmp_path, items(), "--system-file", packed)
     assert done.returncode == 2 and "is the file complete?" in done.stderr
 
 

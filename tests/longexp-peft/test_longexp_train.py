@@ -74,21 +74,21 @@ def test_from_data_to_an_adapter_that_peft_loads(base, tmp_path):
 
 
 def test_two_runs_are_one_and_another_seed_is_not(base, tmp_path):
-    one = weights(train(base, tmp_path / "a", "--max-steps", 5, "--lora-dropout", 0.3))
-    assert weights(train(base, tmp_path / "b", "--max-steps", 5, "--lora-dropout", 0.3)) == one
-    assert weights(train(base, tmp_path / "c", "--max-steps", 5, "--lora-dropout", 0.3, "--seed", 1)) != one
+    one = weights(train(base, tmp_path / "a", "--steps", 5, "--lora-dropout", 0.3))
+    assert weights(train(base, tmp_path / "b", "--steps", 5, "--lora-dropout", 0.3)) == one
+    assert weights(train(base, tmp_path / "c", "--steps", 5, "--lora-dropout", 0.3, "--seed", 1)) != one
 
 
 def test_exact_has_the_losses_of_dense_for_fifty_steps(base, tmp_path):
-    dense = losses(train(base, tmp_path / "d", "--max-steps", 50))
-    exact = losses(train(base, tmp_path / "e", "--max-steps", 50, "--mode", "exact"))
+    dense = losses(train(base, tmp_path / "d", "--steps", 50))
+    exact = losses(train(base, tmp_path / "e", "--steps", 50, "--mode", "exact"))
     assert len(dense) == 50 and max(abs(a - b) for a, b in zip(dense, exact, strict=True)) < 1e-5
     assert dense[-1] < dense[0]
 
 
 @pytest.mark.parametrize("method", ["adapter", "bitfit", "prefix", "ptuning"])
 def test_every_method_learns_and_is_exact(base, tmp_path, method):
-    more = ("--method", method, "--virtual-tokens", 4, "--bottleneck", 8, "--max-steps", 16)
+    more = ("--method", method, "--virtual-tokens", 4, "--bottleneck", 8, "--steps", 16)
     dense = losses(train(base, tmp_path / "d", *more))
     exact = losses(train(base, tmp_path / "e", *more, "--mode", "exact", "--eval", base / "valid.jsonl"))
     assert max(abs(a - b) for a, b in zip(dense, exact, strict=True)) < 1e-5
@@ -115,7 +115,7 @@ def kill_after(arguments, ready, how=signal.SIGKILL):
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(base, tmp_path, bundle):
-    arguments = ["train", base / "train.jsonl", "--model", base, "--batch-tokens", 128, "--lr", 1e-2, "--warmup", 2, "-q", "--max-steps", 40, "--mode", "predicted", "--bundle", bundle, "--audit-every", 3, "--lora-dropout", 0.2]  # fmt: skip
+    arguments = ["train", base / "train.jsonl", "--model", base, "--batch-tokens", 128, "--lr", 1e-2, "--warmup", 2, "-q", "--steps", 40, "--mode", "predicted", "--bundle", bundle, "--audit-every", 3, "--lora-dropout", 0.2]  # fmt: skip
     assert here(*arguments, "-o", tmp_path / "whole").returncode == 0
     work = tmp_path / "killed.work"
 
@@ -142,17 +142,17 @@ def test_a_killed_run_goes_on_to_the_same_bytes(base, tmp_path, bundle):
 
 
 def test_a_half_written_state_is_not_trusted(base, tmp_path):
-    arguments = ["train", base / "train.jsonl", "--model", base, *SMALL, "--max-steps", 6, "-o", tmp_path / "a"]
+    arguments = ["train", base / "train.jsonl", "--model", base, *SMALL, "--steps", 6, "-o", tmp_path / "a"]
     assert here(*arguments, "--max-time", "0.001s").returncode == 1
     state = tmp_path / "a.work/state.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
     done = here(*arguments)
     assert done.returncode == 0 and "starting again" in done.stderr
-    assert weights(tmp_path / "a") == weights(train(base, tmp_path / "b", "--max-steps", 6))
+    assert weights(tmp_path / "a") == weights(train(base, tmp_path / "b", "--steps", 6))
 
 
 def test_time_that_runs_out_is_kept(base, tmp_path):
-    arguments = ["train", base / "train.jsonl", "--model", base, *SMALL, "--max-steps", 6, "-o", tmp_path / "a"]
+    arguments = ["train", base / "train.jsonl", "--model", base, *SMALL, "--steps", 6, "-o", tmp_path / "a"]
     for _ in range(6):
         done = here(*arguments, "--max-time", "0.001s")
         if done.returncode == 0:
@@ -161,7 +161,7 @@ def test_time_that_runs_out_is_kept(base, tmp_path):
     else:
         done = here(*arguments)
     assert done.returncode == 0
-    assert weights(tmp_path / "a") == weights(train(base, tmp_path / "b", "--max-steps", 6))
+    assert weights(tmp_path / "a") == weights(train(base, tmp_path / "b", "--steps", 6))
 
 
 def torchrun(arguments, processes=2):
@@ -186,9 +186,9 @@ def test_two_ranks_are_one_process_with_accumulated_gradients(base, tmp_path, ho
         "--model",
         base,
         *SMALL,
-        "--max-steps",
+        "--steps",
         6,
-        "--accumulate",
+        "--batch-rows",
         4,
         "--mode",
         "exact",
@@ -209,7 +209,7 @@ def test_sharded_ranks_with_unequal_rows_and_a_bundle(base, bundle, tmp_path):
         "--model",
         base,
         *SMALL,
-        "--accumulate",
+        "--batch-rows",
         3,
         "--mode",
         "predicted",
@@ -228,8 +228,8 @@ def test_sharded_ranks_with_unequal_rows_and_a_bundle(base, bundle, tmp_path):
 
 
 def test_gradient_checkpointing_changes_no_loss(base, tmp_path):
-    plain = losses(train(base, tmp_path / "a", "--max-steps", 6, "--mode", "exact"))
-    again = losses(train(base, tmp_path / "b", "--max-steps", 6, "--mode", "exact", "--checkpointing"))
+    plain = losses(train(base, tmp_path / "a", "--steps", 6, "--mode", "exact"))
+    again = losses(train(base, tmp_path / "b", "--steps", 6, "--mode", "exact", "--gradient-checkpointing"))
     assert max(abs(a - b) for a, b in zip(plain, again, strict=True)) < 1e-6
 
 
@@ -239,20 +239,20 @@ def test_gradient_checkpointing_changes_no_loss(base, tmp_path):
 @pytest.fixture(scope="module")
 def bundle(base, tmp_path_factory):
     made = tmp_path_factory.mktemp("bundle") / "bundle"
-    done = here("calibrate", base / "train.jsonl", "--model", base, "--batch-tokens", 128, "--block", 4, "--attention-block", 16, "-q", "-o", made)  # fmt: skip
+    done = here("calibrate", base / "train.jsonl", "--model", base, "--batch-tokens", 128, "--neuron-block", 4, "--attention-block", 16, "-q", "-o", made)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    done = here("predictor", "train", made, base / "train.jsonl", "--model", base, "--batch-tokens", 128, "--block", 4, "--rank", 8, "--steps", 200, "-q")  # fmt: skip
+    done = here("predictor", "train", made, base / "train.jsonl", "--model", base, "--batch-tokens", 128, "--neuron-block", 4, "--rank", 8, "--steps", 200, "-q")  # fmt: skip
     assert done.returncode == 0, done.stderr
     return made
 
 
 @pytest.mark.parametrize("mode", ["predicted", "static"])
 def test_lossy_modes_end_beside_dense_and_are_audited(base, bundle, tmp_path, mode):
-    dense = losses(train(base, tmp_path / "d", "--max-steps", 30))
+    dense = losses(train(base, tmp_path / "d", "--steps", 30))
     told = train(
         base,
         tmp_path / "s",
-        "--max-steps",
+        "--steps",
         30,
         "--mode",
         mode,
@@ -286,7 +286,7 @@ def test_a_set_that_loses_too_much_grows_until_the_layer_is_dense(base, bundle, 
     told = train(
         base,
         tmp_path / "s",
-        "--max-steps",
+        "--steps",
         40,
         "--mode",
         "static",
@@ -329,7 +329,7 @@ def test_an_exact_run_that_is_not_ends(base, tmp_path, monkeypatch):
 
 def test_audits_draw_nothing(base, tmp_path):
     """Dropout on every LoRA: exact stays exact under audits, and audits move no mask."""
-    more = ("--mode", "exact", "--target-modules", "q_proj,fc1,fc2", "--lora-dropout", 0.3, "--max-steps", 12)
+    more = ("--mode", "exact", "--target-modules", "q_proj,fc1,fc2", "--lora-dropout", 0.3, "--steps", 12)
     often = train(base, tmp_path / "a", *more, "--audit-every", 1)
     never = train(base, tmp_path / "b", *more, "--audit-every", 0)
     assert weights(often) == weights(never)
@@ -343,7 +343,7 @@ def test_biases_train_in_sixteen_bits(base, tmp_path):
         "bitfit",
         "--dtype",
         "bfloat16",
-        "--max-steps",
+        "--steps",
         30,
         "--lr",
         1e-4,
@@ -367,8 +367,8 @@ def test_biases_train_in_sixteen_bits(base, tmp_path):
 
 
 def test_going_on_with_an_adapter(base, tmp_path):
-    first = train(base, tmp_path / "a", "--max-steps", 12, "--mode", "exact")
-    told = train(base, tmp_path / "b", "--max-steps", 3, "--init", first)
+    first = train(base, tmp_path / "a", "--steps", 12, "--mode", "exact")
+    told = train(base, tmp_path / "b", "--steps", 3, "--init", first)
     assert losses(told)[0] < losses(first)[0] - 0.05
     for more, said in ((("--alpha", 64), "lora_alpha"), (("--rank", 8), "with r 4"), (("--target-modules", "fc1"), "target_modules"), (("--method", "prefix"), "prefix cannot")):  # fmt: skip
         refused(
@@ -377,7 +377,7 @@ def test_going_on_with_an_adapter(base, tmp_path):
             "--model",
             base,
             *SMALL,
-            "--max-steps",
+            "--steps",
             3,
             "--init",
             first,
@@ -433,7 +433,7 @@ def test_a_gated_model_without_zeros_needs_a_word(base, tmp_path):
         == 0
     )
     refused(3, base / "train.jsonl", "--model", gated, "-q", "--mode", "static", "--bundle", bundle, "-o", tmp_path / "a", said=["--allow-lossy", "profile"])  # fmt: skip
-    done = here("train", base / "train.jsonl", "--model", gated, "-q", "--mode", "static", "--bundle", bundle, "--allow-lossy", "--max-steps", 2, "-o", tmp_path / "a")  # fmt: skip
+    done = here("train", base / "train.jsonl", "--model", gated, "-q", "--mode", "static", "--bundle", bundle, "--allow-lossy", "--steps", 2, "-o", tmp_path / "a")  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 
@@ -478,7 +478,7 @@ def test_models_that_do_more_than_is_computed_are_refused(base, tmp_path):
 
 
 def test_odd_numbers_are_taken_or_told(base, tmp_path):
-    train(base, tmp_path / "a", "--max-steps", 2, "--seed", 10**26)
+    train(base, tmp_path / "a", "--steps", 2, "--seed", 10**26)
     refused(2, base / "train.jsonl", "--model", base, *SMALL, "--method", "prefix", "--virtual-tokens", 1000, "-o", tmp_path / "b", said=["--virtual-tokens 1000", "512 positions"])  # fmt: skip
 
 
@@ -493,7 +493,7 @@ def test_a_failed_start_touches_no_one_elses_folder(base, tmp_path):
 def test_a_bundle_that_was_changed_is_another_run(base, bundle, tmp_path):
     from longexp_peft.bundle import Bundle
 
-    more = ("--max-steps", 2, "--mode", "static", "--bundle")
+    more = ("--steps", 2, "--mode", "static", "--bundle")
     train(base, tmp_path / "a", *more, bundle)
     other = Bundle.load(bundle)
     other.info["layers"][0]["static"] += 4
@@ -513,18 +513,18 @@ def test_a_bundle_that_was_changed_is_another_run(base, bundle, tmp_path):
 
 
 def test_other_options_on_the_same_output_are_refused(base, tmp_path):
-    train(base, tmp_path / "a", "--max-steps", 2)
-    refused(2, base / "train.jsonl", "--model", base, *SMALL, "--max-steps", 3, "-o", tmp_path / "a", said=["--max-steps 2, this one has 3", "--overwrite"])  # fmt: skip
+    train(base, tmp_path / "a", "--steps", 2)
+    refused(2, base / "train.jsonl", "--model", base, *SMALL, "--steps", 3, "-o", tmp_path / "a", said=["--steps 2, this one has 3", "--overwrite"])  # fmt: skip
     for more, said in (
         (("--rank", 2), "--rank 4, this one has 2"),
         (("--seed", -1), "--seed 0"),
         (("--mode", "exact"), '--mode "dense"'),
     ):
         refused(
-            2, base / "train.jsonl", "--model", base, *SMALL, "--max-steps", 2, *more, "-o", tmp_path / "a", said=[said]
+            2, base / "train.jsonl", "--model", base, *SMALL, "--steps", 2, *more, "-o", tmp_path / "a", said=[said]
         )
     before = weights(tmp_path / "a")
-    train(base, tmp_path / "a", "--max-steps", 3, "--overwrite")
+    train(base, tmp_path / "a", "--steps", 3, "--overwrite")
     assert weights(tmp_path / "a") != before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
@@ -534,7 +534,7 @@ def test_other_options_on_the_same_output_are_refused(base, tmp_path):
         "--model",
         base,
         *SMALL,
-        "--max-steps",
+        "--steps",
         3,
         "--overwrite",
         "-o",
@@ -557,7 +557,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps(base, tmp_path):
         1e30,
         "--warmup",
         0,
-        "--clip",
+        "--max-norm",
         0,
         "-o",
         tmp_path / "a",
@@ -580,7 +580,7 @@ def test_many_kills_at_any_moment(base, bundle, tmp_path):
     """Twenty kills, some of them while a state is being written: the same bytes as without any."""
     import random
 
-    arguments = ["train", base / "train.jsonl", "--model", base, "--batch-tokens", 128, "--lr", 1e-2, "--warmup", 2, "-q", "--max-steps", 400, "--mode", "predicted", "--bundle", bundle, "--audit-every", 3]  # fmt: skip
+    arguments = ["train", base / "train.jsonl", "--model", base, "--batch-tokens", 128, "--lr", 1e-2, "--warmup", 2, "-q", "--steps", 400, "--mode", "predicted", "--bundle", bundle, "--audit-every", 3]  # fmt: skip
     whole = command(*arguments, "-o", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     draw, killed = random.Random(0), 0

@@ -33,7 +33,17 @@ def garden_bundle(garden, tmp_path_factory):
     made = tmp_path_factory.mktemp("garden") / "bundle"
     read = ("--model", garden, "--batch-tokens", 128, "-q")
     done = here(
-        "calibrate", garden / "train.jsonl", *read, "--block", 16, "--attention-block", 16, "--tokens", 6000, "-o", made
+        "calibrate",
+        garden / "train.jsonl",
+        *read,
+        "--neuron-block",
+        16,
+        "--attention-block",
+        16,
+        "--tokens",
+        6000,
+        "-o",
+        made,
     )
     assert done.returncode == 0, done.stderr
     done = here(
@@ -42,7 +52,7 @@ def garden_bundle(garden, tmp_path_factory):
         made,
         garden / "train.jsonl",
         *read,
-        "--block",
+        "--neuron-block",
         16,
         "--rank",
         8,
@@ -173,7 +183,7 @@ def test_predictors_find_the_planted_sets(garden, garden_bundle):
 
 def test_predicted_neurons_stay_few_while_an_adapter_trains(garden, garden_bundle, tmp_path):
     """Doubt about every token must not add up to blocks that none wants."""
-    done = here("train", garden / "train.jsonl", "--model", garden, "--mode", "predicted", "--bundle", garden_bundle, "--batch-tokens", 128, "--lr", 3e-3, "--max-steps", 120, "--audit-every", 10, "-q", "-o", tmp_path / "a")  # fmt: skip
+    done = here("train", garden / "train.jsonl", "--model", garden, "--mode", "predicted", "--bundle", garden_bundle, "--batch-tokens", 128, "--lr", 3e-3, "--steps", 120, "--audit-every", 10, "-q", "-o", tmp_path / "a")  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "a/log.jsonl").read_text().splitlines()]
     assert sum(one["density"] for one in lines[-20:]) / 20 < 0.6  # two topics of four fire: a half
@@ -211,7 +221,7 @@ def test_svd_needs_no_training_and_takes_drift_exactly(garden, garden_bundle, tm
         "svd",
         "--rank",
         16,
-        "--block",
+        "--neuron-block",
         16,
         "--tokens",
         4000,
@@ -344,7 +354,7 @@ def test_bench_makes_its_own_bundle_and_arms_of_attention(tmp_path):
         128,
         "--attention-block",
         16,
-        "--block",
+        "--neuron-block",
         4,
         "--steps",
         2,
@@ -400,7 +410,7 @@ def test_merge_is_the_base_with_the_adapter(base, tmp_path, method):
         128,
         "--lr",
         1e-2,
-        "--max-steps",
+        "--steps",
         4,
         "-q",
         "-o",
@@ -430,7 +440,7 @@ def test_an_adapter_of_another_model_or_a_damaged_one_is_refused(base, tmp_path)
         base,
         "--batch-tokens",
         128,
-        "--max-steps",
+        "--steps",
         1,
         "-q",
         "-o",
@@ -463,7 +473,7 @@ def test_an_adapter_of_another_model_or_a_damaged_one_is_refused(base, tmp_path)
 def test_what_is_no_change_of_weights_is_not_merged(base, tmp_path):
     for method, said in (("prefix", "serve it with peft"), ("adapter", "load_adapter")):
         folder = tmp_path / method
-        assert here("train", base / "train.jsonl", "--model", base, "--method", method, "--virtual-tokens", 4, "--batch-tokens", 128, "--max-steps", 1, "-q", "-o", folder).returncode == 0  # fmt: skip
+        assert here("train", base / "train.jsonl", "--model", base, "--method", method, "--virtual-tokens", 4, "--batch-tokens", 128, "--steps", 1, "-q", "-o", folder).returncode == 0  # fmt: skip
         done = here("merge", folder, "-q", "-o", tmp_path / "m")
         assert done.returncode == 2 and said in done.stderr
     done = here("merge", tmp_path, "-q", "-o", tmp_path / "m")
@@ -475,7 +485,7 @@ def test_what_is_no_change_of_weights_is_not_merged(base, tmp_path):
 
 def test_pictures(base, tmp_path):
     for name, mode in (("dense", "dense"), ("exact", "exact")):
-        assert here("train", base / "train.jsonl", "--model", base, "--mode", mode, "--batch-tokens", 128, "--max-steps", 5, "--eval", base / "valid.jsonl", "--eval-every", 2, "-q", "-o", tmp_path / name).returncode == 0  # fmt: skip
+        assert here("train", base / "train.jsonl", "--model", base, "--mode", mode, "--batch-tokens", 128, "--steps", 5, "--eval", base / "valid.jsonl", "--eval-every", 2, "-q", "-o", tmp_path / name).returncode == 0  # fmt: skip
     assert here("plot", tmp_path / "dense", tmp_path / "exact", "-o", tmp_path / "runs.svg", "-q").returncode == 0
     text = (tmp_path / "runs.svg").read_text()
     assert "<svg" in text and "dense" in text

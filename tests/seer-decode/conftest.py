@@ -31,7 +31,7 @@ def gates(model, tmp_path_factory):
     made = tmp_path_factory.mktemp("gates")
     for block in (16, 32):
         done = here(
-            "distill", model / "text.jsonl", "--model", model, "--block", block, "--steps", 6, "--seq-len", 256, "--lr", 0.01,
+            "distill", model / "text.jsonl", "--model", model, "--block", block, "--steps", 6, "--length", 256, "--lr", 0.01,
             "--warmup", 1, "-o", made / str(block), "-q",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

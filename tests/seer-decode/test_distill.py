@@ -37,7 +37,7 @@ def run(model, out, texts=None, how=None, **change):
         "trust_remote_code": False, "save_dtype": "float32", "allow_extrapolation": False, "max_time": None, "output": str(out),
         "overwrite": False, "as_json": False, "quiet": True,
     } | change  # fmt: skip
-    how = Settings(**({"steps": 8, "seq_len": 128, "lr": 1e-2, "warmup": 2, "batch": 2} | (how or {})))
+    how = Settings(**({"steps": 8, "length": 128, "lr": 1e-2, "warmup": 2, "batch_rows": 2} | (how or {})))
     return distill.run([str(text) for text in texts or [model / "text.jsonl"]], how, **given)
 
 
@@ -133,7 +133,9 @@ def test_one_layer_is_held_at_a_time():
     assert len(held) == 8 and alive == [0] * 4
 
 
-@pytest.mark.parametrize("how", [{"rows": 20}, {"rows": 24, "parts": 3, "batch": 1}, {"parts": 2, "batch": 1}])
+@pytest.mark.parametrize(
+    "how", [{"rows": 20}, {"rows": 24, "parts": 3, "batch_rows": 1}, {"parts": 2, "batch_rows": 1}]
+)
 def test_rows_are_drawn_anew_and_alike_in_all_layers(how):
     model = make_lm()
     trainer = Trainer(model, Gates.of(model.config, seed=1, block=16), Settings(steps=4, **how), Ranks())
@@ -165,7 +167,7 @@ def test_rows_are_drawn_anew_and_alike_in_all_layers(how):
 
 def test_the_command_leaves_gates_and_the_base_as_it_was(model, tmp_path, capsys):
     before = digest(model)
-    done = seer("distill", model / "text.jsonl", "--model", model, "--block", 16, "--steps", 12, "--seq-len", 256, "--lr", 0.02,
+    done = seer("distill", model / "text.jsonl", "--model", model, "--block", 16, "--steps", 12, "--length", 256, "--lr", 0.02,
                 "--warmup", 1, "-o", tmp_path / "g", "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
@@ -176,14 +178,14 @@ def test_the_command_leaves_gates_and_the_base_as_it_was(model, tmp_path, capsys
     assert told["nats_last"] < told["nats_first"] and made.training["steps"] == 12 and made.base.weights
     info = json.loads(here("info", tmp_path / "g", "--model", model, "--json").stdout)
     assert info["parameters"] == told["parameters"]
-    how = {"steps": 12, "seq_len": 256, "lr": 0.02, "warmup": 1, "batch": 1}
+    how = {"steps": 12, "length": 256, "lr": 0.02, "warmup": 1, "batch_rows": 1}
     assert run(model, tmp_path / "g", how=how, dtype="auto", save_dtype="bfloat16", quiet=False) == 0
     assert "complete already" in capsys.readouterr().err
     with pytest.raises(BadInput, match="--steps 12, this one has 13"):
         run(model, tmp_path / "g", how=how | {"steps": 13}, dtype="auto", save_dtype="bfloat16")
 
 
-@pytest.mark.parametrize("how", [{}, {"rows": 24, "parts": 2, "batch": 1}], ids=["plain", "parts"])
+@pytest.mark.parametrize("how", [{}, {"rows": 24, "parts": 2, "batch_rows": 1}], ids=["plain", "parts"])
 @pytest.mark.parametrize("at", [1, 5, 8])
 def test_a_killed_run_goes_on_to_the_same_bytes(model, tmp_path, monkeypatch, how, at):
     assert run(model, tmp_path / "whole", how=how) == 0
@@ -254,7 +256,7 @@ def test_sigkill_and_a_second_start(model, tmp_path):
         "16",
         "--steps",
         "60",
-        "--seq-len",
+        "--length",
         "256",
         "-q",
     ]
@@ -277,8 +279,8 @@ def test_sigkill_and_a_second_start(model, tmp_path):
 
 def test_two_ranks_are_one(model, tmp_path):
     """torchrun's environment, gloo: each reads its rows of a batch, and the gates are one process's."""
-    how = ["distill", str(model / "text.jsonl"), "--model", str(model), "--block", "16", "--steps", "4", "--seq-len", "128",
-           "--batch", "2", "--save-dtype", "float32", "--dtype", "float32", "-q"]  # fmt: skip
+    how = ["distill", str(model / "text.jsonl"), "--model", str(model), "--block", "16", "--steps", "4", "--length", "128",
+           "--batch-rows", "2", "--save-dtype", "float32", "--dtype", "float32", "-q"]  # fmt: skip
     assert here(*how, "-o", tmp_path / "one").returncode == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -299,7 +301,7 @@ def test_two_ranks_are_one(model, tmp_path):
 
 
 def test_a_run_whose_rows_have_no_target_goes_on_too(model, tmp_path):
-    how = {"slice_ratio": 0.0, "seq_len": 17, "steps": 4, "batch": 1}
+    how = {"slice_ratio": 0.0, "length": 17, "steps": 4, "batch_rows": 1}
     assert run(model, tmp_path / "g", how=how | {"rows": 1}, max_time=1e-9) == 1
     (tmp_path / "g.work" / ".state.safetensors.tmp").write_bytes(b"half")
     assert run(model, tmp_path / "g", how=how | {"rows": 1}) == 0 and not (tmp_path / "g.work").exists()
@@ -322,9 +324,9 @@ def test_gates_go_on_from_others(model, gates, tmp_path):
     [
         ({"output": None}, {}, "expected -o GATE"),
         ({"output": "/nowhere/at/all"}, {}, "does not exist"),
-        ({}, {"seq_len": 4096}, "the model has 2048 positions"),
-        ({}, {"parts": 2}, "--parts 2: expected --batch 1"),
-        ({}, {"seq_len": 16}, "expected more than a block of 16 tokens"),
+        ({}, {"length": 4096}, "the model has 2048 positions"),
+        ({}, {"parts": 2}, "--parts 2: expected --batch-rows 1"),
+        ({}, {"length": 16}, "expected more than a block of 16 tokens"),
         ({"chat_template": "/nowhere.jinja"}, {}, "no such file"),
         ({"init": "/nowhere"}, {}, "no such f"),
     ],
@@ -347,7 +349,7 @@ def test_what_is_in_the_way(model, tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="holds other things"):
         run(model, tmp_path / "h")
     monkeypatch.setattr(distill.needs, "available", lambda device: 1000)
-    with pytest.raises(Missing, match=r"distill: needs .* GiB more memory, .* a smaller --seq-len"):
+    with pytest.raises(Missing, match=r"distill: needs .* GiB more memory, .* a smaller --length"):
         run(model, tmp_path / "i")
 
 

@@ -3,9 +3,8 @@
 import pytest
 from seer_models import config, qwen
 
-from seer_decode.plan import Roofline, Weights, size_of, step
+from seer_decode.plan import Roofline, Weights, step
 from seer_decode.shape import Shape
-from tenfold_shared import BadInput
 
 K = 1024
 # batch, tokens, dense µs, blocks, sparse µs, cap by bytes, with the gate, with 5 µs on both sides
@@ -92,10 +91,3 @@ def test_tied_tables_and_layers_that_slide():
     token = 2 * 2 * 8 * 2
     assert found["memory"]["cache"] == (1000 + 2 * 64) * token
     assert found["step_bytes"]["dense"] - found["step_bytes"]["weights"] == (1000 + 2 * 64) * token
-
-
-def test_sizes():
-    assert size_of("4.3T", "-x") == 4.3e12 and size_of("80GiB", "-x") == 80 * 2**30 and size_of("900GB/s", "-x") == 9e11
-    for text in ("", "-1G", "0", "fast"):
-        with pytest.raises(BadInput, match="--bandwidth"):
-            size_of(text, "--bandwidth")

@@ -138,7 +138,7 @@ def test_plan(folder):
         (["plan", "--budget", 64, "--sparsity", 0.5], "expected one of them"),
         (["plan", "--sparsity", 1], "--sparsity"),
         (["plan", "--bandwidth", "fast"], "--bandwidth fast"),
-        (["plan", "--gpu-mem", "-3"], "--gpu-mem -3"),
+        (["plan", "--gpu-mem", "-3"], "'--gpu-mem': '-3': expected a size"),
         (["plan", "--context", "8k"], "whole numbers"),
         (["info", "--block", 48], "48"),
         (["info", "--key-pooling", "Kavgmax"], "--key-pooling"),

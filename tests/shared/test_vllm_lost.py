@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from tenfold_shared import Missing
-from tenfold_shared.generate import Request, Sampling, VllmGenerator
+from tenfold_shared.generate import Request, Sampling
+from tenfold_shared.generate.vllm import VllmGenerator
 
 
 class Tokenizer:

@@ -124,3 +124,8 @@ def save_gguf(path, seed=0):
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def rebase(adapter, base):
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": base}))

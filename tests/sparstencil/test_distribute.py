@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparstencil import reference, runs
+from sparstencil import reference, runs, stepping
 from sparstencil.boundary import NAMES, Boundary
 from sparstencil.distribute import Block
 from sparstencil.stencil import Stencil
@@ -88,7 +88,7 @@ def test_the_command_under_torchrun_gives_the_bytes_of_one_process(tmp_path):
     given, out, alone = tmp_path / "u.npy", tmp_path / "out.npy", tmp_path / "alone.npy"
     np.save(given, np.random.default_rng(3).standard_normal((61, 47)).astype(np.float32))
     run = ["run", given, "--stencil", "box-2d9p", "--steps", 9, "--boundary", "mirror,wrap", "--fuse", 2]
-    done = torchrun(*run, "--decomp", "2x1", "--checkpoint-every", 4, "-o", out, "--json")
+    done = torchrun(*run, "--decomp", "2x1", "--save-every", 4, "-o", out, "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert (told["ranks"], told["steps"], told["backend"]) == ("2x1", 9, "cpu")
@@ -98,8 +98,8 @@ def test_the_command_under_torchrun_gives_the_bytes_of_one_process(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
         ["u.npy", "out.npy", "out.npy.manifest.json", "alone.npy", "alone.npy.manifest.json"]
     )
-    again = torchrun(*run, "--decomp", "2x1", "--checkpoint-every", 4, "-o", out)
-    assert again.returncode == 0 and again.stderr.count("is made already") == 1, again.stderr
+    again = torchrun(*run, "--decomp", "2x1", "--save-every", 4, "-o", out)
+    assert again.returncode == 0 and again.stderr.count("complete already") == 1, again.stderr
 
 
 def test_counts_on_ranks_are_those_of_one_process(tmp_path):
@@ -111,7 +111,7 @@ def test_counts_on_ranks_are_those_of_one_process(tmp_path):
     run = ["run", tmp_path / "i.npy", "--stencil", stencil, "--steps", 2, "--boundary", "fixed,wrap", "--decomp", "2x1"]
     done = torchrun(*run, "-o", tmp_path / "o.npy")
     assert done.returncode == 0, done.stderr
-    assert np.array_equal(np.load(tmp_path / "o.npy"), runs.apply(given, stencil, 2, "fixed,wrap"))
+    assert np.array_equal(np.load(tmp_path / "o.npy"), stepping.apply(given, stencil, 2, "fixed,wrap"))
 
 
 def test_torchrun_without_a_decomposition_is_refused(tmp_path):
@@ -127,13 +127,13 @@ def test_ranks_go_on_from_a_checkpoint(tmp_path):
     given, out = tmp_path / "u.npy", tmp_path / "out.npy"
     field = np.random.default_rng(3).standard_normal((40, 30)).astype(np.float32)
     np.save(given, field)
-    run = ["run", given, "--stencil", "heat-2d", "--steps", 6, "--decomp", "1x2", "--checkpoint-every", 4, "-o", out]
+    run = ["run", given, "--stencil", "heat-2d", "--steps", 6, "--decomp", "1x2", "--save-every", 4, "-o", out]
     done = torchrun(*run)
     assert done.returncode == 0, done.stderr
     whole, manifest = out.read_bytes(), json.loads((tmp_path / "out.npy.manifest.json").read_text())
     out.unlink()
     identity = {key: manifest[key] for key in ("schema", "tool", "verb", "version", "options", "inputs")}
-    half = runs.apply(field, "heat-2d", 4, backend="cpu")
+    half = stepping.apply(field, "heat-2d", 4, backend="cpu")
     runs.Checkpoint(str(out), identity).save(half, 4)
     done = torchrun(*run)
     assert done.returncode == 0 and done.stderr.count("goes on after step 4 of 6") == 1, done.stderr

@@ -17,8 +17,9 @@ import sparstencil
 from sparstencil import cpu, reference
 from sparstencil import grid as grids
 from sparstencil.boundary import Boundary
-from sparstencil.runs import Checkpoint, Chosen, How, choose
+from sparstencil.runs import Checkpoint
 from sparstencil.stencil import Stencil, read
+from sparstencil.stepping import Chosen, How, choose
 from sparstencil.suite import named
 from sparstencil.tune import known
 from tenfold_shared import BadInput
@@ -128,7 +129,7 @@ BAD = [  # arguments after `run`, what stderr says
     (["u.npy", "--stencil", "heat-2d", "--mode", "s8"], "whole numbers"),
     (["u.npy", "--stencil", "heat-2d", "-o", "x.tiff"], "ends in .npy"),
     (["u.npy", "--stencil", "heat-2d", "-o", "no/x.npy"], "folder no does not exist"),
-    (["u.npy", "--stencil", "heat-2d", "--checkpoint-every", "2"], "needs -o FILE"),
+    (["u.npy", "--stencil", "heat-2d", "--save-every", "2"], "needs -o FILE"),
     (["u.npy", "--stencil", "heat-2d", "--tile", "4", "--backend", "emulate"], "--tile 4: expected 2 sizes"),
     (["text.npy", "--stencil", "heat-2d"], "not a .npy file"),
     (["words.npy", "--stencil", "1d5p"], "real ones"),
@@ -148,7 +149,7 @@ BAD = [  # arguments after `run`, what stderr says
     (["u.npy", "--stencil", "k*u[0,0]"], "k is no number: a coefficient that varies cannot be a weight"),
     (["u.npy", "--stencil", "zero.npy"], "zero.npy: not an array of weights"),
     (["u.npy", "--stencil", "archive.npy"], "archive.npy: an archive of arrays"),
-    (["u.npy", "--stencil", "latin.json"], "latin.json: cannot be read"),
+    (["u.npy", "--stencil", "latin.json"], "latin.json: not JSON"),
     (["u.npy", "--stencil", "huge.json"], "weights[0] is 1000"),
     (["u.npy", "--stencil", "far.json"], "expected numbers from −65536 to 65536"),
     (["u.npy", "--stencil", "text.json"], "ndim: '2'; expected a whole number"),
@@ -158,13 +159,13 @@ BAD = [  # arguments after `run`, what stderr says
     (["array.npz", "--stencil", "heat-2d"], "array.npz: not a .npz file"),
     (["cut.npz", "--stencil", "heat-2d"], "cut.npz: not a .npz file"),
     (["raw.bin", "--stencil", "heat-2d", "--shape=-2x-5", "--dtype", "int8"], "expected numbers of at least 1"),
-    (["u.npy", "--stencil", "heat-2d", "-o", "text.npy"], "text.npy: is there already, and no manifest"),
-    (["batch.npy", "--stencil", "heat-2d", "--checkpoint-every", "2", "-o", "x.npy"], "is a batch of 3 grids"),
+    (["u.npy", "--stencil", "heat-2d", "-o", "text.npy"], "text.npy: exists, and no manifest"),
+    (["batch.npy", "--stencil", "heat-2d", "--save-every", "2", "-o", "x.npy"], "is a batch of 3 grids"),
     (["u.npy", "--stencil", "heat-2d", "-o", "u.npy", "--overwrite"], "is the grid itself"),
-    (["u.npy", "--stencil", "heat-2d", "-o", "sub.npy"], "-o sub.npy: is a folder"),
+    (["u.npy", "--stencil", "heat-2d", "-o", "sub.npy"], "-o sub.npy: is a directory"),
     (["u.npy", "--stencil", "heat-2d", "-o", "x.h5:/"], "expected the name of a dataset"),
     (["u.npy", "--stencil", "heat-2d", "-o", "x" * 230 + ".npy"], "leaves no room"),
-    (["u.npy", "--stencil", "sub.npy"], "sub.npy: is a folder"),
+    (["u.npy", "--stencil", "sub.npy"], "sub.npy: is a directory"),
     (["", "--stencil", "heat-2d"], "(empty name): no such file"),
     (["double.npy", "--stencil", "heat-2d", "--backend", "emulate"], "the grid is float64: say --mode f32"),
     (["bytes.npy", "--stencil", "u[0,1]", "--mode", "s8", "--boundary", "constant:1.5"], "constant 1.5 is no whole number"),
@@ -231,7 +232,7 @@ def test_what_can_go_on_is_said(npy, tmp_path):
 @pytest.mark.parametrize("backend", ["cpu", "emulate"])
 def test_a_killed_run_goes_on_to_the_same_bytes(backend, npy, tmp_path):
     args = ["run", npy, "--stencil", "box-2d9p", "--steps", 4000 if backend == "cpu" else 60, "--boundary", "nearest", "--backend", backend,
-            "--checkpoint-every", 20 if backend == "cpu" else 3]  # fmt: skip
+            "--save-every", 20 if backend == "cpu" else 3]  # fmt: skip
     whole = sparstencil_(*args, "-o", tmp_path / "whole.npy", "-q")
     assert whole.returncode == 0, whole.stderr
     target = tmp_path / "killed.npy"
@@ -257,7 +258,7 @@ def test_counts_go_on_to_the_same_bytes(tmp_path):
     """Below −127, too, where 8 bits no longer hold them."""
     np.save(tmp_path / "i.npy", np.random.default_rng(5).integers(-5, 1, (33, 45)).astype(np.int8))
     stencil, out = "3*u[0,0] + 2*u[0,1]", tmp_path / "o.npy"
-    args = ["run", tmp_path / "i.npy", "--stencil", stencil, "--steps", 5, "--checkpoint-every", 3, "-o", out]
+    args = ["run", tmp_path / "i.npy", "--stencil", stencil, "--steps", 5, "--save-every", 3, "-o", out]
     assert sparstencil_(*args).returncode == 0
     whole, manifest = out.read_bytes(), json.loads((tmp_path / "o.npy.manifest.json").read_text())
     assert np.load(out).min() < -7000
@@ -272,7 +273,7 @@ def test_counts_go_on_to_the_same_bytes(tmp_path):
 
 
 def test_damage_beside_an_output_is_said(npy, tmp_path):
-    args = ["run", npy, "--stencil", "heat-2d", "--steps", 4, "--checkpoint-every", 2, "-o", tmp_path / "o.npy"]
+    args = ["run", npy, "--stencil", "heat-2d", "--steps", 4, "--save-every", 2, "-o", tmp_path / "o.npy"]
     checkpoint, manifest = tmp_path / ".o.npy.checkpoint", tmp_path / "o.npy.manifest.json"
     for torn in (b"garbage\n", b'{"steps_done": 2}\n\x93NUMPY', b"[]\n", b""):
         checkpoint.write_bytes(torn)
@@ -331,7 +332,7 @@ def test_a_result_that_is_no_longer_whole_is_not_made_already(npy, tmp_path):
 def test_a_checkpoint_is_its_runs_alone(npy, tmp_path):
     """Kept by runs that have none, gone on from under --overwrite, and refused where a bit of it has changed."""
     args = ["run", npy, "--stencil", "heat-2d", "-o", tmp_path / "o.npy"]
-    long = [*args, "--steps", 6, "--checkpoint-every", 2]
+    long = [*args, "--steps", 6, "--save-every", 2]
     assert sparstencil_(*long).returncode == 0
     whole, manifest = (tmp_path / "o.npy").read_bytes(), json.loads((tmp_path / "o.npy.manifest.json").read_text())
     identity = {key: manifest[key] for key in ("schema", "tool", "verb", "version", "options", "inputs")}

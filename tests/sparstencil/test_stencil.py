@@ -150,7 +150,7 @@ def test_bad_weights_name_the_entry(tmp_path):
         ('{"offsets": [[0]], "weights": ["x"]}', r"weights\[0\]"),
         ('{"ndim": 2, "offsets": [[0]], "weights": [1]}', r"offsets\[0\]: 1 numbers"),
         ('{"offsets": [[0]], "weights": [NaN]}', r"weights\[0\] is nan"),
-        ("{", "cannot be read"),
+        ("{", "not JSON"),
     ):
         (tmp_path / "s.json").write_text(text)
         with pytest.raises(BadInput, match=told):

@@ -158,6 +158,7 @@ def test_the_number_of_workers_changes_nothing(built, tmp_path, more):
     assert head(tmp_path / "out") == head(folder / "out")
 
 
+@pytest.mark.deep
 def test_ray_tasks_come_to_the_same(built, tmp_path):
     folder, _ = built
     done = zerorepo(

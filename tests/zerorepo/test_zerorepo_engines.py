@@ -9,7 +9,8 @@ from contextlib import closing
 import pytest
 from zerorepo_skeletons import planned, tallybook
 
-from tenfold_shared.generate import Request, Sampling, VllmGenerator
+from tenfold_shared.generate import Request, Sampling
+from tenfold_shared.generate.vllm import VllmGenerator
 from tenfold_shared.models import load_causal_lm, open_generator
 from zerorepo.generation import prompts
 from zerorepo.generation.building import features_of

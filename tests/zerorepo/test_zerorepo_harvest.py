@@ -1,5 +1,5 @@
 """craft harvest on small packages written here: which tasks come of their suites, by hand; each on the package and on stubs of
-it; data files, order of tests, odd encodings, a kill in the middle, bad input. Names and words by brute force."""
+it; data files, order of tests, odd encodings, a kill in the middle, bad input."""
 
 import json
 import os
@@ -8,36 +8,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from zerorepo_harvests import COMMAND, ONE, harvest, harvested, laid, tasks_of
 
 from tenfold_shared.sandbox import Limits
 from zerorepo.craft.grouping import (
-    FEWEST,
     Dropped,
-    category_of,
-    described,
     grouped,
-    ids_of,
-    in_words,
-    no_algorithm,
-    project_name,
-    run_length,
-    told_words,
 )
-from zerorepo.craft.harvest import DATA_FILE, is_test_file, leaving, source_of
+from zerorepo.craft.harvest import is_test_file
 from zerorepo.craft.package import Package
-from zerorepo.craft.references import interfaces
-from zerorepo.craft.suite import Case, TestFile
-from zerorepo.craft.tasks import Task, task_of
+from zerorepo.craft.suite import TestFile
+from zerorepo.craft.tasks import Task
 from zerorepo.generation.verdict import Verdict, judge, outcome_of
 
-COMMAND = Path(sys.executable).parent / "zerorepo"
 LIMITS = Limits(wall_s=30, memory_mb=1024)
 
 PACKAGE = {
@@ -269,41 +256,6 @@ DROPPED = {
 }
 
 
-def laid(folder: Path, *trees: Mapping[str, str | bytes]) -> Path:
-    for tree in trees:
-        for path, content in tree.items():
-            place = folder / path
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return folder
-
-
-def harvest(folder: Path, *words: str, tests: str = "tests", code: int = 0, **more: Any) -> subprocess.CompletedProcess[str]:  # fmt: skip
-    done = subprocess.run(
-        [COMMAND, "craft", "harvest", folder, "--tests", folder / tests, *words], capture_output=True, text=True, **more
-    )
-    assert done.returncode == code, done.stderr
-    return done
-
-
-def tasks_of(text: str) -> dict[str, Task]:
-    found = [task_of("here", json.loads(line)) for line in text.splitlines()]
-    assert [task.id for task in found] == sorted(task.id for task in found)
-    return {task.id.partition("/")[2]: task for task in found}
-
-
-def harvested(folder: Path, *words: str, code: int = 0) -> tuple[dict[str, Task], dict[str, Any], str]:
-    """(tasks, counts of the manifest, stderr)"""
-    output = folder.parent / "tasks.jsonl"
-    done = harvest(folder, *words, "-o", str(output), code=code)
-    assert done.stdout == ""
-    counts = json.loads((folder.parent / "tasks.jsonl.manifest.json").read_text())["counts"]
-    said = [
-        line for line in done.stderr.splitlines() if not line.startswith(("group: ", "harvest: "))
-    ]  # of progress, where it is slow
-    return tasks_of(output.read_text()), counts, "\n".join(said)
-
-
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return laid(tmp_path_factory.mktemp("of") / "shop-1.2", PACKAGE, SUITE)
@@ -440,132 +392,6 @@ def test_a_draw_and_its_bytes(shop: Path) -> None:
     assert all(task.gold is None for task in found.values())
 
 
-# ---------------------------------------------------------------- what a suite can be like
-
-ONE = {"one/__init__.py": "", "one/core.py": "def double(x):\n    '''Twice it.'''\n    return 2 * x\n"}
-
-
-def test_data_files(tmp_path: Path) -> None:
-    """Listed, opened as bytes at import, too large, and in the folder of a subpackage; what an import looks through is none."""
-    folder = laid(tmp_path / "one", ONE, {
-        "tests/test_core.py": """
-import glob, pathlib, sys
-from one.core import double
-HERE = pathlib.Path(__file__).parent
-RAW = (HERE / "raw.bin").read_bytes()
-HALF = 1024 * 512 + 1
-
-def test_double_of_listed():
-    assert len(list((HERE / "many").glob("*.txt"))) == double(1)
-
-class TestDouble:
-    def test_raw(self):
-        sys.path.insert(0, str(HERE / "searched"))
-        import colorsys
-        assert double(RAW) == b"\\xff\\x00\\xff\\x00"
-
-class TestLarge:
-    def test_double_large(self):
-        assert len((HERE / "large.txt").read_text()) == double(HALF)
-
-class TestNone:
-    def test_double_none(self):
-        assert double(2) == 4
-""",
-        "tests/raw.bin": b"\xff\x00", "tests/many/a.txt": "", "tests/many/b.txt": "", "tests/many/deep/c.txt": "",
-        "tests/large.txt": "x" * (DATA_FILE + 2), "tests/not_read.txt": "", "tests/searched/not_read.txt": "",
-    })  # fmt: skip
-    tasks, told, said = harvested(folder, "--all")
-    support = {task.module: {one.path for one in task.support} for task in tasks.values()}
-    assert support == {
-        "functions": {"tests/many/a.txt", "tests/many/b.txt"},
-        "TestDouble": {"tests/raw.bin"},
-        "TestLarge": set(),
-        "TestNone": set(),
-    }
-    assert told["data_left_out"] == [{"id": "one/one/core/TestLarge/double", "file": "tests/large.txt"}]
-    assert {task.module: task.gold.passed for task in tasks.values() if task.gold} == {
-        "functions": True, "TestDouble": True, "TestLarge": False, "TestNone": True,
-    }  # fmt: skip
-    assert "passes only amid its whole suite" in told["gold"]["failed"][0]["reason"]
-    assert "too large: tests/large.txt" in said
-
-
-def test_a_suite_inside_the_package(tmp_path: Path) -> None:
-    """Relative imports of the package become absolute, those of the suite stay; the suite itself is nothing to be tested."""
-    folder = laid(tmp_path / "one", ONE, {
-        "one/tests/__init__.py": "", "one/tests/aid.py": "from ..core import double\ndef four(x):\n    return double(double(x))\n",
-        "one/tests/test_in.py": """
-from ..core import double
-from .aid import four
-
-def test_double():
-    assert double(1) == 2
-
-def test_four():
-    assert four(1) == 4
-""",
-    })  # fmt: skip
-    (task,) = tasks_of(harvest(folder, "-q", "--all", tests="one/tests").stdout).values()
-    assert task.id == "one/one/in/functions/double" and task.cases == ["test_double", "test_four"]
-    assert task.gold is not None and task.gold.passed
-    assert task.query_code.startswith("from one.core import double\nfrom .aid import four\n")
-    support = {one.path: one.data.decode() for one in task.support}
-    assert support["one/tests/aid.py"].startswith("from one.core import double\n")
-    assert [one.name for one in task.interfaces if one.kind == "function"] == ["one.core.double"]
-
-
-def test_tests_that_rest_on_earlier_ones(tmp_path: Path) -> None:
-    folder = laid(tmp_path / "one", ONE, {
-        "tests/test_order.py": """
-import unittest
-from one.core import double
-STATE = None
-
-class OrderTest(unittest.TestCase):
-    def test_0_nothing_reached(self):
-        OrderTest.known = 4
-
-    def test_1_double(self):
-        assert double(2) == self.known
-
-def test_sets():
-    global STATE
-    STATE = 6
-
-def test_double():
-    assert double(3) == STATE
-""",
-    })  # fmt: skip
-    tasks = tasks_of(harvest(folder, "-q", "--all").stdout)
-    assert {task.module: task.cases for task in tasks.values()} == {
-        "OrderTest": ["OrderTest::test_0_nothing_reached", "OrderTest::test_1_double"],
-        "functions": ["test_sets", "test_double"],
-    }
-    assert all(task.gold is not None and task.gold.passed for task in tasks.values())
-    assert [task.functions for task in tasks.values()] == [["test_1_double"], ["test_double"]]
-
-
-def test_whole_file_where_the_cut_one_fails(tmp_path: Path) -> None:
-    """A test that looks at its own module's text passes only in the whole file."""
-    folder = laid(tmp_path / "one", ONE, {
-        "tests/test_self.py": """
-import inspect, sys
-from one.core import double
-
-def unseen():
-    return "a mark that nobody names"
-
-def test_double():
-    assert double(inspect.getsource(sys.modules[__name__]).count("def un" + "seen")) == 2
-""",
-    })  # fmt: skip
-    tasks, told, said = harvested(folder, "--all")
-    (task,) = tasks.values()
-    assert "def unseen" in task.query_code and task.gold is not None and task.gold.passed
-    assert told["uncut"] == [task.id] and f"whole file: {task.id}" in said
-
-
 def test_what_the_package_fails_is_told(tmp_path: Path) -> None:
     folder = laid(tmp_path / "one", ONE, {
         "tests/test_core.py": "from one.core import double\ndef test_double():\n    assert double(2) == 5\n",
@@ -576,72 +402,6 @@ def test_what_the_package_fails_is_told(tmp_path: Path) -> None:
     assert "assert 4 == 5" in task.gold.reason and "no better amid its whole suite" in task.gold.reason
     assert f"not passed: {task.id}: failed: assert 4 == 5" in done.stderr
     assert "passed by the package itself  0 (0.0 %)" in done.stderr
-
-
-def test_what_passes_on_stubs_is_no_task(tmp_path: Path) -> None:
-    """A test that only looks whether something is there, and one that any error suits."""
-    folder = laid(tmp_path / "one", {**ONE, "one/core.py": ONE["one/core.py"] + "\ndef halve(x):\n    return x / 2\n\nclass Odd(Exception):\n    pass\n"}, {
-        "tests/test_core.py": """
-import pytest
-from one import core
-
-def test_double():
-    assert core.double(2) == 4
-
-def test_halve():
-    with pytest.raises(Exception):
-        core.halve("a")
-
-class TestOdd:
-    def test_odd(self):
-        assert issubclass(core.Odd, Exception)
-""",
-    })  # fmt: skip
-    tasks, told, said = harvested(folder, "--all")
-    assert [one.rpartition("/")[2] for one in tasks] == ["double"]
-    assert sorted(one.rpartition("/")[2] for one in told["on_stubs"]) == ["Odd", "halve"]
-    assert "dropped: passed on stubs, so test nothing" in said and told["gold"]["tasks"] == 1
-    kept, _, _ = harvested(folder, "--all", "--unchecked", "--overwrite")
-    assert len(kept) == 3  # nothing is run, so nothing is known
-    text = "from one import core\n\nclass TestOdd:\n    def test_odd(self):\n        assert issubclass(core.Odd, Exception)\n"
-    (folder / "tests/test_core.py").write_text(text)
-    done = harvest(folder, "--all", "-o", str(tmp_path / "none.jsonl"), code=2)
-    assert "all 1 passed on stubs" in done.stderr and not (tmp_path / "none.jsonl").exists()
-
-
-def test_a_property_and_a_base_are_stubs_as_well(tmp_path: Path) -> None:
-    """What a test is about may have a body that its name alone does not lead to: a setter, a base's method."""
-    core = """class Plain:
-    def twice(self, x):
-        return 2 * x
-
-
-class Sum(Plain):
-    @property
-    def total(self):
-        return 4
-
-    @total.setter
-    def total(self, value):
-        raise AttributeError("read-only")
-
-
-class Other(Plain):
-    pass
-"""
-    tests = """import pytest
-from one.core import Other, Sum
-
-def test_total():
-    with pytest.raises(AttributeError):
-        Sum().total = 5
-
-def test_other():
-    assert Other().twice(2) == 4
-"""
-    folder = laid(tmp_path / "one", {"one/__init__.py": "", "one/core.py": core, "tests/test_core.py": tests})
-    tasks, told, _ = harvested(folder, "--all")
-    assert told["on_stubs"] == [] and len(tasks) == 2
 
 
 def test_the_folders_name_is_part_of_what_decides(tmp_path: Path) -> None:
@@ -752,207 +512,3 @@ def test_killed_and_run_again(tmp_path: Path) -> None:
     assert told.count(b"from the journal") == 1
     assert told.replace(b',"reason":"from the journal"', b"") == whole.read_bytes()
     assert not journal.exists()
-
-
-# ---------------------------------------------------------------- words
-
-
-@pytest.mark.parametrize(
-    ("path", "category"),
-    [
-        ("tests/test_a.py", "proj"),
-        ("test_a.py", "proj"),
-        ("pkg/tests/test_a.py", "pkg"),
-        ("pkg/core/tests/test/test_a.py", "core"),
-        ("tests/unit/test_a.py", "unit"),
-        ("src/pkg/tests/deep/tests/test_a.py", "deep"),
-    ],
-)
-def test_category(path: str, category: str) -> None:
-    assert category_of(path, "proj") == category
-
-
-@pytest.mark.parametrize(
-    ("folder", "name"),
-    [("boltons-26.2.0", "boltons"), ("scikit_learn-1.9.1", "scikit_learn"), ("x-2", "x-2"), ("a-v1.0rc1", "a"),
-     ("requests", "requests"), ("py-2to3", "py-2to3")],
-)  # fmt: skip
-def test_project_name(folder: str, name: str) -> None:
-    assert project_name(folder) == name
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [("test_lru_copy", "lru copy"), ("TestCaseInsensitiveDict", "case insensitive dict"), ("FooTestCase", "foo"),
-     ("test", ""), ("testTestServer", "server"), ("test_test_case", ""), ("TTLCacheTest", "ttl cache")],
-)  # fmt: skip
-def test_told_words(name: str, words: str) -> None:
-    assert " ".join(told_words(name)) == words
-
-
-word = st.text("ab", min_size=1, max_size=4)
-
-
-@given(st.lists(word, min_size=1, max_size=3), st.lists(word, max_size=6))
-def test_run_length_by_brute_force(name: list[str], words: list[str]) -> None:
-    sought = "".join(name)
-    there = any("".join(words[i:j]) == sought for i in range(len(words)) for j in range(i + 1, len(words) + 1))
-    counts = there and (len(sought) >= 3 or "".join(words) == sought)
-    assert run_length("_".join(name), words) == (len(sought) if counts else 0)
-
-
-CASES = [
-    ("test_pickle", "", "", [], "pickling"),
-    ("test_repr", "", "", ["__repr__"], "repr"),
-    ("test_values", "TestPickle", "", [], "pickling"),
-    ("test_values", "", "test_deprecated.py", [], "deprecation"),
-    ("test_get_version", "", "", ["get_version"], ""),
-    ("test_get_version", "", "", ["parse"], "version"),
-    ("test_rsa_public_key", "", "", [], ""),
-    ("test_public_api", "", "", [], "public api"),
-    ("test_xs_doc_example", "", "", [], ""),
-    ("test_docs", "", "", [], "documentation"),
-    ("test_duck_typing_meta", "", "", [], ""),
-    ("test_typing", "", "", [], "typing"),
-    ("test_report_is_important", "", "", [], ""),
-    ("test_deprecated_alias", "", "", ["warns_deprecated"], "deprecation"),
-    ("test_no_warnings", "", "", [], "warning"),
-    ("test_importing", "", "", [], "import"),
-    ("test_benchmark_sums", "", "", [], "benchmark"),
-]
-
-
-@pytest.mark.parametrize(("name", "owner", "file", "reached", "reason"), CASES)
-def test_no_algorithm(name: str, owner: str, file: str, reached: list[str], reason: str) -> None:
-    assert no_algorithm(Case(name, owner, 1), f"tests/{file or 'test_it.py'}", reached) == reason
-
-
-def test_what_most_tests_speak_of_is_no_reason() -> None:
-    """A package about versions keeps the tests of them; fewer than FEWEST, or a small share, are not that."""
-    package = Package({path: text.encode() for path, text in ONE.items()}, "one")
-
-    def dropped(versions: int, others: int) -> int:
-        names = [f"test_version_{at}" for at in range(versions)] + [f"test_other_{at}" for at in range(others)]
-        text = "from one.core import double\n" + "".join(f"def {name}(): double(1)\n" for name in names)
-        return len(grouped([TestFile("tests/test_it.py", text)], package, "one").dropped)
-
-    assert dropped(FEWEST, 0) == 0
-    assert dropped(FEWEST - 1, 0) == FEWEST - 1
-    assert dropped(FEWEST, 9 * FEWEST) == FEWEST
-    assert dropped(FEWEST, 9 * FEWEST - 1) == 0
-
-
-def about(text: str, package: dict[str, str], case: str) -> str:
-    held = Package({path: source.encode() for path, source in package.items()}, "p")
-    found = grouped([TestFile("tests/test_it.py", text)], held, "p")
-    return next(one.about for one in found.groups if any(each.id == case for each in one.cases))
-
-
-KIN = {
-    "p/__init__.py": "",
-    "p/m.py": """
-class Box:
-    def update(self): pass
-    def fill(self): pass
-class Jar:
-    def update(self): pass
-    def seal(self): pass
-class OddError(Exception): pass
-def group_by(x): pass
-def group(x): pass
-def rare(x): pass
-def common(x): pass
-""",
-}
-ABOUT = [
-    # The longest run; however it is cut into words.
-    ("from p.m import *\ndef test_group_by_key(): group(1); group(2); group_by(3)\n", "test_group_by_key", "p.m.group_by"),
-    ("from p.m import *\ndef test_groupby(): group(1); group_by(3)\n", "test_groupby", "p.m.group_by"),
-    # A method by a value, of the class that the test is named after and not of another.
-    ("from p.m import *\nx = Box(), Jar()\nclass TestJar:\n    def test_update(self): y = Jar(); y.update()\n",
-     "TestJar::test_update", "p.m.Jar.update"),
-    ("from p.m import *\nx = Box(), Jar()\nclass TestBox:\n    def test_update(self): y = Box(); y.update()\n",
-     "TestBox::test_update", "p.m.Box.update"),
-    # ... and not of another where its own class has it from elsewhere.
-    ("from p.m import *\nx = Box(), Jar()\nclass TestJar:\n    def test_fill(self): y = Jar(); y.fill()\n",
-     "TestJar::test_fill", "p.m.Jar"),
-    # Not named: the class, not its method.
-    ("from p.m import *\ndef test_it_all(): x = Box(); x.fill(); x.fill()\n", "test_it_all", "p.m.Box"),
-    # By how often and how rare: `common` is in every test.
-    ("from p.m import *\ndef test_1(): common(1)\ndef test_2(): common(1); common(2); rare(1)\ndef test_3(): common(1)\n"
-     "def test_4(): common(1)\ndef test_5(): common(1)\ndef test_6(): common(1)\n", "test_2", "p.m.rare"),
-    # What is expected is not what is tested.
-    ("import pytest\nfrom p.m import *\ndef test_1(): rare(2)\ndef test_2():\n    with pytest.raises(OddError): rare(1)\n", "test_2", "p.m.rare"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("text", "case", "name"), ABOUT)
-def test_about(text: str, case: str, name: str) -> None:
-    assert about(text, KIN, case) == name
-
-
-def test_ids_differ() -> None:
-    """Two files of one stem and category, two interfaces of one name."""
-    package = Package({path: text.encode() for path, text in {
-        "p/__init__.py": "", "p/a.py": "def run(): pass\n", "p/b.py": "def run(): pass\n",
-    }.items()}, "p")  # fmt: skip
-    text = "import p.a, p.b\ndef test_run(): p.a.run()\ndef test_other(): p.b.run()\n"
-    files = [TestFile(path, text) for path in ("x/unit/test_it.py", "y/unit/test_it.py")]
-    found = grouped(files, package, "p").groups
-    assert sorted(ids_of(found, package, "p")) == [
-        "p/x/unit/test_it/functions/p.a.run", "p/x/unit/test_it/functions/p.b.run",
-        "p/y/unit/test_it/functions/p.a.run", "p/y/unit/test_it/functions/p.b.run",
-    ]  # fmt: skip
-    assert sorted(ids_of([one for one in found if one.file.startswith("x")], package, "p")) == [
-        "p/unit/it/functions/p.a.run", "p/unit/it/functions/p.b.run",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("doc", "text"),
-    [
-        ("Return :class:`~a.b.LruCache` of ``some_name``.", "Return a b lru cache of some name."),
-        ("Make it::", "Make it"),
-        ("Add two numbers. >>> add(1, 2) 3", "Add two numbers."),
-        ("See `the docs <http://x.y/z>`_ on HTTP and e.g. JSON.", "See the docs on HTTP and e.g. JSON."),
-        ("Call frob() now", "Call frob now"),
-        (" ".join(["word"] * 61), " ".join(["word"] * 60) + " ..."),
-    ],
-)
-def test_in_words(doc: str, text: str) -> None:
-    assert re.sub(r"_\b", "", in_words(doc)).replace("  ", " ") == text
-
-
-def test_described_of_little() -> None:
-    """No docstring, and a test that is called like what it tests."""
-    package = Package({"p/__init__.py": b"", "p/m.py": b"def go_far(x): pass\n"}, "p")
-    file = TestFile("tests/test_m.py", "from p.m import go_far\ndef test_go_far(): go_far(1)\n")
-    (group,) = grouped([file], package, "p").groups
-    (told,) = (one for one in interfaces({file.path: file.source}, package, {group.about}) if one.tested)
-    assert described(group, told, package) == (
-        "A function for go far, of m.",
-        "Find what does this, and run its test: what goes by go far.",
-    )
-
-
-def test_source_of() -> None:
-    assert source_of(b"# coding: cp1252\nx = '\x80'\n") == "# coding: utf-8\nx = '€'\n"
-    assert source_of("\ufeffx = 1\n".encode()) == "x = 1\n"
-    with pytest.raises(ValueError, match="encoding"):
-        source_of(b"x = '\xff'\n")
-
-
-def test_leaving() -> None:
-    text = """
-STATE, OTHER = 1, 2
-X = 1
-class TestA:
-    def test_1(self): TestA.a = 1
-    def test_2(self): type(self).b += 1
-    def test_3(self): self.c = 1
-    def test_4(self): TestB.d = 1
-def test_5():
-    global X, NEW
-    X = 1
-"""
-    assert leaving(TestFile("test_a.py", text)) == {"TestA::test_1": {"a"}, "TestA::test_2": {"b"}, "test_5": {"X"}}

@@ -1,4 +1,7 @@
-"""Stage B under a scripted model: right answers, every kind of wrong one, and what is written of either."""
+"""Stage B under a scripted model: right answers, every kind of wrong one, and what is written of either.
+
+Long because one stage is asked every kind of wrong answer on the same plan.
+"""
 
 import ast
 import itertools

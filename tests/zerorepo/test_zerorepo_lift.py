@@ -226,7 +226,7 @@ def test_a_killed_run_does_not_ask_again(tmp_path):
         return reply
 
     with ScriptedServer(slow) as server:
-        words = [COMMAND, "encode", "repo", "-o", "rpg.json", "--model", f"{server.url}#m", "--batch-tokens", "200"]
+        words = [COMMAND, "encode", "repo", "-o", "rpg.json", "--model", f"{server.url}#m", "--request-tokens", "200"]
         process = subprocess.Popen(list(map(str, words)), cwd=tmp_path, stderr=subprocess.DEVNULL)
         for _ in range(300):
             if any(stage(prompt_of(got.body)) == "places" for got in server.requests if got.body):
@@ -237,11 +237,11 @@ def test_a_killed_run_does_not_ask_again(tmp_path):
         assert not (tmp_path / "rpg.json").exists()
         server.requests.clear()
         held.set()
-        lift(server, tmp_path, "--batch-tokens", 200)
+        lift(server, tmp_path, "--request-tokens", 200)
         assert {stage(prompt_of(got.body)) for got in server.requests} == {"places"}
     with ScriptedServer(right) as server:
         os.rename(tmp_path / "rpg.json", tmp_path / "first.json")
-        lift(server, tmp_path, "--batch-tokens", 200)
+        lift(server, tmp_path, "--request-tokens", 200)
 
     def bare(name):  # the server's address is part of the model's name
         return re.sub(rb'"provenance":"[^"]*"', b"", (tmp_path / name).read_bytes())

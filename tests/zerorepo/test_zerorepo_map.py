@@ -190,6 +190,7 @@ def test_a_map_is_in_the_order_of_the_tree(own):
             assert "class " in text[: text.index(line)]
 
 
+@pytest.mark.deep
 def test_the_estimate_is_from_above(own, tokenizer):
     """For tokenizers of real models on a real map; and bytes are the bound of any byte-level one."""
     import tokenizers

@@ -44,7 +44,7 @@ def run(*words: object, cwd: Path, code: int = 0) -> subprocess.CompletedProcess
 @pytest.mark.parametrize("edges", [(), ("invokes",), ("contains", "imports")])
 @pytest.mark.parametrize("depth", [0, 1, 2, -1])
 def test_explore_gives_what_a_breadth_first_walk_gives(graph, direction, edges, depth):
-    start = "tenfold_shared/jsonl.py:Output.finish"
+    start = "tenfold_shared/jsonl/output.py:Output.finish"
     walk = networkx.DiGraph()
     walk.add_nodes_from(node.id for node in graph.nodes)
     for edge in graph.edges:
@@ -76,27 +76,27 @@ def test_fetch_gives_the_source_as_python_sees_it(graph, texts):
 
     told = fetch(graph, "Journal.put", texts)
     assert told["source"] + "\n" == inspect.getsource(module.Journal.put)
-    assert told["parent"] == "tenfold_shared/jsonl.py:Journal" and told["kind"] == "method"
+    assert told["parent"] == "tenfold_shared/jsonl/journal.py:Journal" and told["kind"] == "method"
     callers = {row["id"] for row in told["used_by"] if row["type"] == "invokes"}
     assert callers == {e.src for e in graph.edges if e.dst == told["id"] and e.type == "invokes"} and callers
 
 
 def test_a_name_is_found_by_its_end_and_never_guessed(graph):
-    assert find(graph, "Journal.put").id == "tenfold_shared/jsonl.py:Journal.put"
-    assert find(graph, "jsonl.py").id == "tenfold_shared/jsonl.py"
+    assert find(graph, "Journal.put").id == "tenfold_shared/jsonl/journal.py:Journal.put"
+    assert find(graph, "journal.py").id == "tenfold_shared/jsonl/journal.py"
     with pytest.raises(BadInput, match="nodes end so"):
         find(graph, "__init__")
     with pytest.raises(BadInput, match=r"nearest is .*Journal\.put"):
-        find(graph, "tenfold_shared/jsonl.py:Journal.putt")
+        find(graph, "tenfold_shared/jsonl/journal.py:Journal.putt")
 
 
 def test_snippets_are_found_where_the_text_stands(graph, texts):
     hits = search(graph, "Append-only", mode="snippets", texts=texts, top=20)
-    assert hits[0].node.id == "tenfold_shared/jsonl.py:Journal"
+    assert hits[0].node.id == "tenfold_shared/jsonl/journal.py:Journal"
     for hit in hits:
         assert "append" in "\n".join(texts.of(hit.node)).lower() or "only" in "\n".join(texts.of(hit.node)).lower()
     line, _, text = hits[0].evidence.partition(": ")
-    assert texts.lines("tenfold_shared/jsonl.py")[int(line) - 1].strip() == text
+    assert texts.lines("tenfold_shared/jsonl/journal.py")[int(line) - 1].strip() == text
 
 
 def test_features_are_found_by_meaning_and_filters_hold(place):
@@ -105,16 +105,16 @@ def test_features_are_found_by_meaning_and_filters_hold(place):
 
     told = hits("write data beside a path, fsync, rename", "--mode", "features", "--top", "3")
     assert told["hits"][0]["qualname"] == "write_atomic" and "tfidf" in told["embeddings"]
-    for hit in hits("read lines", "--glob", "*/jsonl.py", "--kind", "function", "--top", "20")["hits"]:
-        assert hit["file"].endswith("/jsonl.py") and hit["kind"] == "function"
-    inside = hits("read", "--scope", "tenfold_shared/jsonl.py:Source", "--top", "30")["hits"]
-    assert inside and all(hit["id"].startswith("tenfold_shared/jsonl.py:Source") for hit in inside)
-    span = hits("read", "--glob", "*/jsonl.py", "--lines", "1-120", "--top", "30")["hits"]
+    for hit in hits("read lines", "--glob", "*/streams.py", "--kind", "function", "--top", "20")["hits"]:
+        assert hit["file"].endswith("/streams.py") and hit["kind"] == "function"
+    inside = hits("read", "--scope", "tenfold_shared/jsonl/source.py:Source", "--top", "30")["hits"]
+    assert inside and all(hit["id"].startswith("tenfold_shared/jsonl/source.py:Source") for hit in inside)
+    span = hits("read", "--glob", "*/streams.py", "--lines", "1-120", "--top", "30")["hits"]
     assert span and all(hit["end"] <= 120 for hit in span)
 
 
 def test_the_verbs_print_for_people_and_for_programs(place):
-    assert "jsonl.py:Journal.put:" in run("explore", "Journal.put", "--depth", "0", cwd=place).stdout
+    assert "journal.py:Journal.put:" in run("explore", "Journal.put", "--depth", "0", cwd=place).stdout
     lines = run(
         "explore", "Journal.put", "--direction", "up", "--edge", "invokes", "--json", cwd=place
     ).stdout.splitlines()

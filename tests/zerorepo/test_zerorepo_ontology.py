@@ -15,21 +15,8 @@ from hypothesis import strategies as st
 from tenfold_shared import BadInput
 from tenfold_shared.jsonl import Output
 from zerorepo.embeddings import encoder
-from zerorepo.generation.ontology import (
-    LeafIndex,
-    Ontology,
-    built,
-    completed,
-    find,
-    imported,
-    located,
-    run_build,
-    run_import,
-    run_sample,
-    run_search,
-    told_path,
-    write,
-)
+from zerorepo.generation.ontology import LeafIndex, Ontology, completed, find, told_path, write
+from zerorepo.generation.ontology_verbs import built, imported, located, run_build, run_import, run_sample, run_search
 
 TREE = {
     "data processing": {

@@ -1,129 +1,29 @@
-"""Stage A with a scripted model: what is offered, what is taken, what is dropped, and what a kill leaves."""
+"""Stage A with a scripted model: what is offered, what is taken, what is dropped."""
 
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from scripted_server import Reply, ScriptedServer, chat
+from zerorepo_proposed import GREEDY, SPEC, Scripted, features, offered, right, tree
 
-from tenfold_shared import BadInput, Missing
-from tenfold_shared.generate import Completion, Sampling
+from tenfold_shared import Missing
 from zerorepo.generation.asking import Asker, OverBudget
 from zerorepo.generation.ontology import Ontology
 from zerorepo.generation.proposal import PER_NAME, PER_QUERY, Proposal, Settings, linear_fit, propose
-from zerorepo.generation.spec import Spec
-from zerorepo.graph import Graph
 from zerorepo.validate import problems
 
-COMMAND = Path(sys.executable).parent / "zerorepo"
-SPEC = Spec("table_kit", "Read, filter and write tables", "No servers.", ("sort rows by key",))
-GREEDY = Sampling(temperature=0.0, max_tokens=4096)
-VERBS = "read write sort filter join plot parse merge".split()
-THINGS = "rows columns tables keys files dates prices maps".split()
 ROLES = ("missing", "explore", "exploit", "check", "modules", "place", "tidy")
-
-
-@cache
-def tree() -> Ontology:
-    """512 leaves on 4 levels; the name of each stands in two branches."""
-    return Ontology.of(
-        {
-            (top, f"{verb} things", f"about {thing}", f"{verb} {thing}"): 1 + at * (top == "functionality")
-            for top in ("functionality", "algorithm")
-            for at, verb in enumerate(VERBS)
-            for thing in THINGS
-        }
-        | {("functionality", "more", f"kind {at}", f"filter tables of kind {at % 192}"): 2 for at in range(384)}
-    )
-
-
-def offered(user: str) -> list[str]:
-    return re.findall(r"^- (.+)$", user, re.M)
-
-
-def role_of(user: str) -> str:
-    begins = {
-        "Name features": "missing", "Of the paths below, which were found": "exploit", "Of the paths below, which were drawn": "explore",
-        "Judge the": "check", "Plan the": "modules", "Give each": "place", "These are": "tidy",
-    }  # fmt: skip
-    return next(role for words, role in begins.items() if user.startswith(words))
-
-
-def right(role: str, paths: list[str]) -> dict:
-    """A usable answer that hangs on nothing but what is offered."""
-    if role == "missing":
-        return {"features": {"input": ["read csv files", "read rows"], "output": ["write csv files", "read rows"]}}
-    if role in ("exploit", "explore"):
-        return {"paths": [path for path in paths if re.search(r"filter|sort|read", path.rpartition("/")[2])]}
-    if role == "check":
-        return {"keep": [path for path in paths if len(path) % 7]}
-    if role == "modules":
-        return {"modules": [{"name": name, "purpose": f"for {name}", "size": 9} for name in ("Input", "Tables", "Output")]}  # fmt: skip
-    if role == "place":
-        return {"places": {path: f"{'Input' if 'read' in path else 'Tables'}/{path.split('/')[0]}/{path.split('/')[-1].split()[0]}" for path in paths}}  # fmt: skip
-    return {"moves": {}}
-
-
-class Scripted:
-    """A Generator (tenfold_shared.generate) that answers by the role in the key. say: role to a function of (subject,
-    try, offered paths) to an object, a text, or None for the usable answer. It keeps what it was asked."""
-
-    model, batch_size, context = "scripted", None, None
-
-    def __init__(self, **say: Callable[[str, int, list[str]], object]) -> None:
-        self.say = say
-        self.asked: list[tuple[str, str, int, str, str]] = []
-
-    def generate(self, requests, sampling):
-        for request in requests:
-            role, subject, turn, _ = request.key.split("|")
-            system, user = (message["content"] for message in request.messages)
-            self.asked.append((role, subject, int(turn), system, user))
-            assert role == role_of(user)
-            told = self.say.get(role, lambda *_: None)(subject, int(turn), offered(user))
-            if told is None:
-                told = right(role, offered(user))
-            finish = "stop"
-            if isinstance(told, tuple):
-                told, finish = told
-            text = told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
-            yield Completion(request.key, text, finish, len(user) // 4, len(text) // 4, self.model, error=text if finish == "error" else None)  # fmt: skip
-
-    def count_tokens(self, request):
-        return None
-
-    def close(self):
-        pass
-
-    def subjects(self, role: str) -> list[str]:
-        return [subject for one, subject, *_ in self.asked if one == role]
 
 
 def made(model: Scripted, ontology: Ontology | None = None, rounds: int = 3, **more) -> Proposal:
     proposal = Proposal(SPEC, ontology, Asker(model, GREEDY, **more), Settings(rounds=rounds, offer=60, conditions=(2, 4, 4, 4)))  # fmt: skip
     proposal.run()
     return proposal
-
-
-def features(graph: Graph) -> dict[str, str]:
-    """Path of each feature to its id."""
-    found = {node.doc: node.id for node in graph.nodes if node.kind == "feature"}
-    assert len(found) == sum(node.kind == "feature" for node in graph.nodes)
-    return found
 
 
 def ladder(count: int) -> dict:
@@ -530,199 +430,3 @@ def test_a_budget_ends_it_between_questions():
     graph = proposal.graph(unplaced=True)
     assert problems(graph.dumps()) == []
     assert {node.doc for node in graph.nodes if node.kind == "feature"} == set(proposal.chosen)
-
-
-# ------------------------------------------------------------ the command
-
-
-def reply(body: dict) -> Reply:
-    user = body["messages"][1]["content"]
-    return chat(json.dumps(right(role_of(user), offered(user)), ensure_ascii=False))
-
-
-def files(folder: Path) -> None:
-    (folder / "spec.md").write_text("# Table Kit\n\nRead, filter and write tables.\n\n- sort rows by key\n")
-    whole = tree()
-    rows = [{"path": whole.path(node), "frequency": int(whole.frequency[node])} for node in range(1, len(whole) + 1)]
-    lines = [{"schema": "ontology/1", "levels": whole.levels, "origin": {}}, *rows]
-    (folder / "ontology.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def words_of(url: str, *more: object) -> list[str]:
-    fixed = ["propose", "spec.md", "--ontology", "ontology.jsonl", "--embeddings", "tfidf", "--rounds", "4", "--offer", "50"]  # fmt: skip
-    return [str(COMMAND), *fixed, "--model", f"{url}#m" if url.startswith("http") else url, *map(str, more)]
-
-
-def run(folder: Path, url: str, *more: object, code: int = 0, stdin: str | None = None) -> subprocess.CompletedProcess:
-    done = subprocess.run(words_of(url, *more), cwd=folder, capture_output=True, text=True, input=stdin)
-    assert done.returncode == code, done.stderr
-    return done
-
-
-def test_the_command_writes_a_sound_graph_and_says_what_it_did(tmp_path):
-    files(tmp_path)
-    with ScriptedServer(reply) as server:
-        done = run(tmp_path, server.url, "-o", "p.json", "--json", "--plot", "growth.svg", "--record", "tape.jsonl")
-        first = len(server.requests)
-        again = run(tmp_path, server.url, "-o", "p.json")
-        assert len(server.requests) == first and "complete already" in again.stderr
-        other = run(tmp_path, server.url, "-o", "p.json", "--seed", "1", code=2)
-        assert "--seed 0, this one has 1" in other.stderr
-    told = json.loads(done.stdout)
-    graph = Graph.load(tmp_path / "p.json")
-    assert problems((tmp_path / "p.json").read_bytes()) == []
-    assert told["features"] == told["placed"] == len(features(graph)) > 20
-    assert len(told["growth"]) == 4 and told["growth"][-1]["leaves"] == told["features"]
-    assert told["answered_by"] == "m"
-    assert told["ontology"]["nodes"] == len(tree()) and told["retrieval"].startswith("tfidf")
-    manifest = json.loads((tmp_path / "p.json.manifest.json").read_text())
-    assert manifest["counts"] == told and manifest["status"] == "done" and len(manifest["inputs"]) == 2
-    assert b"<svg" in (tmp_path / "growth.svg").read_bytes()
-    taped = run(tmp_path, "replay:tape.jsonl", "-o", "q.json")
-    assert "features in" in taped.stderr
-    ids = [{node.id for node in Graph.load(tmp_path / name).nodes} for name in ("p.json", "q.json")]
-    assert ids[0] == ids[1]
-
-
-def test_killed_at_any_question_it_goes_on_and_gives_the_same_bytes(tmp_path):
-    for name in ("plain", "killed"):
-        (tmp_path / name).mkdir()
-        files(tmp_path / name)
-    with ScriptedServer(reply) as server:
-        run(tmp_path / "plain", server.url, "-o", "p.json")
-        total = len(server.requests)
-    lock, state = threading.Lock(), {"run": 0, "left": 0}
-
-    def guarded(body: dict) -> Reply:
-        """Waits until there are answers left to give; one that waits for a client that is dead gives none away."""
-        mine = state["run"]
-        while True:
-            with lock:
-                if state["left"] or state["run"] != mine:
-                    state["left"] -= state["run"] == mine
-                    return reply(body)
-            time.sleep(0.02)
-
-    folder = tmp_path / "killed"
-    with ScriptedServer(guarded) as server:
-        for answers in (3, total // 2, total - 2):
-            state["left"] = answers - journalled(folder)
-            process = subprocess.Popen(words_of(server.url, "-o", "p.json", "-q"), cwd=folder, stderr=subprocess.DEVNULL)  # fmt: skip
-            until = time.monotonic() + 20
-            while journalled(folder) < answers and time.monotonic() < until:
-                time.sleep(0.02)
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            state["run"] += 1
-            assert journalled(folder) == answers and not (folder / "p.json").exists()
-        torn = folder / ".p.json.journal"
-        torn.write_bytes(torn.read_bytes() + b'["half a li')
-        kept = journalled(folder)
-        state["left"] = total
-        had = len(server.requests)
-        run(folder, server.url, "-o", "p.json")
-        assert len(server.requests) - had == total - kept  # nothing that was answered is asked again
-    assert (folder / "p.json").read_bytes() == (tmp_path / "plain" / "p.json").read_bytes()
-    assert not torn.exists()
-
-
-def journalled(folder: Path) -> int:
-    """Whole results in the journal."""
-    try:
-        return max(0, (folder / ".p.json.journal").read_bytes().count(b"\n") - 1)
-    except FileNotFoundError:
-        return 0
-
-
-def test_a_budget_saves_what_there_is_and_a_larger_one_goes_on(tmp_path):
-    files(tmp_path)
-    with ScriptedServer(reply) as server:
-        done = run(tmp_path, server.url, "-o", "p.json", "--budget-tokens", "45")
-        assert "--budget-tokens" in done.stderr
-        assert json.loads((tmp_path / "p.json.manifest.json").read_text())["status"] == "budget"
-        assert problems((tmp_path / "p.json").read_bytes()) == []
-        asked = len(server.requests)
-        assert 4 <= asked <= 8  # 10 tokens a reply
-        run(tmp_path, server.url, "-o", "p.json", "--budget-tokens", "100000")
-        total = len(server.requests)
-        run(tmp_path, server.url, "-o", "q.json")
-        assert len(server.requests) - total == total  # without the journal every question is asked
-    assert (tmp_path / "p.json").read_bytes() == (tmp_path / "q.json").read_bytes()
-
-
-def test_exit_codes_and_lists(tmp_path):
-    files(tmp_path)
-
-    def lazy(body: dict) -> Reply:
-        user = body["messages"][1]["content"]
-        if role_of(user) == "place":
-            return chat(json.dumps({"places": {path: "Input/a/b" for path in offered(user) if "csv" in path}}))
-        return chat("no") if role_of(user) == "tidy" else reply(body)
-
-    with ScriptedServer(lazy) as server:
-        done = run(tmp_path, server.url, "-o", "p.json", code=1)
-    assert (
-        re.search(r"\d+ without a place: ", done.stderr) and "no usable answer: no feature has a place" in done.stderr
-    )
-    told = json.loads((tmp_path / "p.json.manifest.json").read_text())["counts"]
-    assert told["refused"]["tidy tidy"] == "it holds no JSON object" and len(told["unplaced"]) > 5
-    assert "Output" in done.stderr and "planned and empty" in done.stderr
-    assert run(tmp_path, server.url, "-o", "p.json", code=1).returncode == 1  # complete, and still not all well
-    with ScriptedServer(chat("never")) as server:
-        done = run(tmp_path, server.url, "-o", "r.json", code=3)
-    assert "no feature was chosen in 4 rounds" in done.stderr and not (tmp_path / "r.json").exists()
-    none = subprocess.run([COMMAND, "propose", "spec.md", "-o", "s.json"], cwd=tmp_path, capture_output=True, text=True)
-    assert none.returncode == 2 and "--model" in none.stderr
-    (tmp_path / "spec.md").write_text("# Kit\n\nWords.\n")
-    bad = run(tmp_path, "replay:none", "-o", "t.json", code=2)
-    assert "spec.md:3:1: purpose" in bad.stderr and not (tmp_path / "t.json").exists()
-    assert run(tmp_path, "replay:none", "--plot", "x.pdf", code=2).stderr.count("\n") == 1
-
-
-def test_one_feature_without_a_place_is_exit_1(tmp_path):
-    files(tmp_path)
-
-    def lazy(body: dict) -> Reply:
-        user = body["messages"][1]["content"]
-        role = role_of(user)
-        if role == "missing":
-            return chat(json.dumps({"features": {"rows": [f"read rows of kind {at}" for at in range(200)]}}))
-        if role == "check":
-            return chat(json.dumps({"keep": [path for path in offered(user) if path.startswith("rows/")]}))
-        if role == "place":
-            return chat(
-                json.dumps({"places": {path: "Input/a/b" for path in offered(user) if not path.endswith(" 7")}})
-            )
-        return reply(body)
-
-    with ScriptedServer(lazy) as server:
-        for _ in range(2):
-            run(tmp_path, server.url, "-o", "p.json", code=1)
-    told = json.loads((tmp_path / "p.json.manifest.json").read_text())["counts"]
-    assert told["unplaced"] == ["rows/read rows of kind 7"] and told["utilisation"] == 0.995 and not told["refused"]
-
-
-def test_a_dry_run_asks_nothing_and_writes_nothing(tmp_path):
-    files(tmp_path)
-    before = sorted(one.name for one in tmp_path.iterdir())
-    done = run(tmp_path, "http://127.0.0.1:9/v1", "--dry-run", "--json", "-o", "p.json")
-    told = json.loads(done.stdout)
-    assert told["calls_at_least"] == 4 * 4 + 3 and told["prompt_tokens_at_least"] > 1000
-    assert told["first"][1]["content"].startswith("Name features") and told["ontology"]["nodes"] == len(tree())
-    assert "19 questions" in run(tmp_path, "http://127.0.0.1:9/v1", "--dry-run").stdout
-    assert sorted(one.name for one in tmp_path.iterdir()) == before
-
-
-def test_a_specification_of_stdin(tmp_path):
-    files(tmp_path)
-    text = (tmp_path / "spec.md").read_text()
-    with ScriptedServer(reply) as server:
-        words = [COMMAND, "propose", "-", "--rounds", "1", "--model", f"{server.url}#m"]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, input=text, check=True)
-    graph = Graph.loads(done.stdout.encode())
-    assert graph.by_id["."].name == "table_kit" and "simple: no ontology" in done.stderr
-
-
-def test_settings_out_of_range():
-    with pytest.raises(BadInput, match="conditions"):
-        Proposal(SPEC, tree(), Asker(Scripted(), GREEDY), Settings(conditions=()))

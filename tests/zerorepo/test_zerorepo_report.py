@@ -295,7 +295,7 @@ def changed(field: str, value: object) -> dict:
         ("", "expected one JSON object"), ("[]", "expected one JSON object"), ('{"a": 1}\n{"a": 2}', "expected one JSON object"), ("nope", "expected one JSON object"),
         ("[" * 200_000, "JSON nested too deeply|expected one JSON object"), ('{"schema": "craft-score/1", "coverage": NaN}', "expected one JSON object"),
         ("{}", "schema: expected craft-score/1.*got none"), (json.dumps(changed("schema", "craft-score/2")), "schema: .*got 'craft-score/2'"),
-        *((json.dumps(changed(field, None)), f"missing required field {field}") for field in
+        *((json.dumps(changed(field, None)), f"{field}: required field is missing") for field in
           ("repository", "project", "tasks", "coverage", "novelty", "pass_rate", "voting_rate", "files", "loc", "tokens", "gold", "taxonomy", "answered_by", "results")),
         *((json.dumps(changed(field, value)), rf"x\.json: .*\$\.{field}") for field in ("coverage", "novelty", "pass_rate", "voting_rate") for value in (-0.01, 1.01, 75.1, "0.5", True)),
         (json.dumps(changed("gold", {"pass_rate": 98, "voting_rate": 0.9})), r"\$\.gold\.pass_rate"), (json.dumps(changed("gold", {})), r"pass_rate.*\$\.gold"),

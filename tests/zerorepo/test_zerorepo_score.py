@@ -1,4 +1,7 @@
-"""`zerorepo craft score` through its command: repositories whose score is known, hostile ones, kills, bad input, a model."""
+"""`zerorepo craft score` through its command: repositories whose score is known, hostile ones, kills, bad input, a model.
+
+Long because it is one verb on repositories that are built once and spoiled in many ways.
+"""
 
 import json
 import signal
@@ -112,7 +115,7 @@ def zerorepo(*words: object, **more: Any) -> subprocess.CompletedProcess[str]:
 
 
 def scored(repository: Path, tasks: Path, *words: object) -> dict[str, Any]:
-    done = zerorepo("craft", "score", repository, "--tasks", tasks, "--embeddings", "tfidf", *words)
+    done = zerorepo("craft", "score", repository, "--task-file", tasks, "--embeddings", "tfidf", *words)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert isinstance(found, dict)
@@ -421,7 +424,7 @@ def test_a_finished_score_is_read_again_as_it_was_packed(name: str, harvest: tup
         "craft",
         "score",
         harvest[0],
-        "--tasks",
+        "--task-file",
         harvest[1],
         "--embeddings",
         "tfidf",
@@ -441,21 +444,21 @@ def test_a_finished_score_is_read_again_as_it_was_packed(name: str, harvest: tup
 def test_a_task_whose_test_is_no_python_is_bad_input(code: str, harvest: tuple[Path, Path], tmp_path: Path) -> None:
     task = {**json.loads(harvest[1].read_text().splitlines()[0]), "query_code": code}
     (tmp_path / "tasks.jsonl").write_text(json.dumps(task))
-    done = zerorepo("craft", "score", harvest[0], "--tasks", tmp_path / "tasks.jsonl", "--embeddings", "tfidf")
+    done = zerorepo("craft", "score", harvest[0], "--task-file", tmp_path / "tasks.jsonl", "--embeddings", "tfidf")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
     assert "tasks.jsonl:1: query_code: no Python: " in done.stderr
 
 
 def test_a_name_of_a_map_that_is_far_too_deep(harvest: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "names.json").write_text(json.dumps({"oak": ".".join(["a"] * 5000)}))
-    done = zerorepo("craft", "score", harvest[0], "--tasks", harvest[1], "--rename", tmp_path / "names.json")
+    done = zerorepo("craft", "score", harvest[0], "--task-file", harvest[1], "--rename", tmp_path / "names.json")
     assert done.returncode == 2 and "the repository has no a.a" in done.stderr
 
 
 def test_no_escape_of_a_tasks_file_reaches_the_terminal(harvest: tuple[Path, Path], tmp_path: Path) -> None:
     task = {**json.loads(harvest[1].read_text().splitlines()[0]), "project": "\x1b[31mred\nline"}
     (tmp_path / "tasks.jsonl").write_text(json.dumps(task))
-    done = zerorepo("craft", "score", harvest[0], "--tasks", tmp_path / "tasks.jsonl", "--embeddings", "tfidf")
+    done = zerorepo("craft", "score", harvest[0], "--task-file", tmp_path / "tasks.jsonl", "--embeddings", "tfidf")
     assert done.returncode == 0 and "\x1b" not in done.stderr and len(done.stderr.splitlines()) == 1
 
 
@@ -466,7 +469,7 @@ def test_tasks_from_elsewhere_are_laid_out_inside_alone(harvest: tuple[Path, Pat
     ):  # fmt: skip
         path = tmp_path / f"{number}.jsonl"
         path.write_text(json.dumps(task | change) + "\n")
-        done = zerorepo("craft", "score", harvest[0], "--tasks", path)
+        done = zerorepo("craft", "score", harvest[0], "--task-file", path)
         assert done.returncode == 2 and f"{number}.jsonl:1" in done.stderr, done.stderr
 
 
@@ -477,7 +480,7 @@ def test_the_output_is_the_same_bytes_after_kills_and_with_any_workers(
     harvest: tuple[Path, Path], tmp_path: Path
 ) -> None:
     real, tasks = harvest
-    words = ["craft", "score", real, "--tasks", tasks, "--embeddings", "tfidf", "-q"]
+    words = ["craft", "score", real, "--task-file", tasks, "--embeddings", "tfidf", "-q"]
     assert zerorepo(*words, "-o", tmp_path / "whole.json", "--workers", 1).returncode == 0
     call = [COMMAND, *map(str, words), "-o", str(tmp_path / "killed.json"), "--workers", "2"]
     journal = tmp_path / ".killed.json.journal"
@@ -519,16 +522,16 @@ def test_bad_input_is_one_clear_line(harvest: tuple[Path, Path], tmp_path: Path)
     (tmp_path / "mixed.jsonl").write_text(first + "\n" + json.dumps(mixed) + "\n")
     write(tmp_path / "bare", {"README.md": "nothing"})
     for told, words in (
-        ("no such folder", [tmp_path / "nowhere", "--tasks", tasks]),
-        ("no Python code to score", [tmp_path / "bare", "--tasks", tasks]),
-        ("no task", [real, "--tasks", tmp_path / "empty.jsonl"]),
-        ("twice.jsonl:2: id", [real, "--tasks", tmp_path / "twice.jsonl"]),
-        ("query_code: no Python: line 1", [real, "--tasks", tmp_path / "broken.jsonl"]),
-        ("tasks of 2 projects: ash, ", [real, "--tasks", tmp_path / "mixed.jsonl"]),
-        ("craft/9", [real, "--tasks", tmp_path / "schema.jsonl"]),
-        ("have no ceiling", [real, "--tasks", tmp_path / "unchecked.jsonl"]),
-        ("torn.jsonl:2", [real, "--tasks", tmp_path / "torn.jsonl"]),
-        ("birch", [real, "--tasks", tasks, "--rename", tmp_path / "names.json"]),
+        ("no such folder", [tmp_path / "nowhere", "--task-file", tasks]),
+        ("no Python code to score", [tmp_path / "bare", "--task-file", tasks]),
+        ("no task", [real, "--task-file", tmp_path / "empty.jsonl"]),
+        ("twice.jsonl:2: id", [real, "--task-file", tmp_path / "twice.jsonl"]),
+        ("query_code: no Python: line 1", [real, "--task-file", tmp_path / "broken.jsonl"]),
+        ("tasks of 2 projects: ash, ", [real, "--task-file", tmp_path / "mixed.jsonl"]),
+        ("craft/9", [real, "--task-file", tmp_path / "schema.jsonl"]),
+        ("have no ceiling", [real, "--task-file", tmp_path / "unchecked.jsonl"]),
+        ("torn.jsonl:2", [real, "--task-file", tmp_path / "torn.jsonl"]),
+        ("birch", [real, "--task-file", tasks, "--rename", tmp_path / "names.json"]),
     ):
         done = zerorepo("craft", "score", *words)
         lines = done.stderr.strip().splitlines()
@@ -601,7 +604,18 @@ def test_a_model_finds_votes_and_adapts_what_rules_cannot(harvest: tuple[Path, P
         asked.append("adapt")
         return chat(json.dumps({"code": VACUOUS if asked.count("adapt") == 1 else GOOD}))
 
-    words = ["craft", "score", elm, "--tasks", only, "--embeddings", "tfidf", "--json", "-o", tmp_path / "score.json"]
+    words = [
+        "craft",
+        "score",
+        elm,
+        "--task-file",
+        only,
+        "--embeddings",
+        "tfidf",
+        "--json",
+        "-o",
+        tmp_path / "score.json",
+    ]
     with ScriptedServer() as server:
         server.script = (reply,)
         done = zerorepo(*words, "--model", f"{server.url}#m", "--record", tmp_path / "said.jsonl")
@@ -635,7 +649,7 @@ def test_a_server_that_is_away_casts_no_votes_and_loses_none(harvest: tuple[Path
             return Reply(503) if away and heard > 2 else chat('{"implements": true, "reason": "so"}')
         return chat('{"moves": {}}')
 
-    words = ["craft", "score", harvest[0], "--tasks", only, "--embeddings", "tfidf", "--max-retries", 0]
+    words = ["craft", "score", harvest[0], "--task-file", only, "--embeddings", "tfidf", "--max-retries", 0]
     words += ["--concurrency", 1, "-o", tmp_path / "score.json"]
     with ScriptedServer() as server:
         server.script = (reply,)

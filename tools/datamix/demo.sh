@@ -11,7 +11,7 @@ started=$SECONDS
 say() { printf '%s\n' "$*" | tee -a "$out/commands.txt" >&2; "$@"; }
 
 domains=(--domain bible --domain python_code --domain licences --domain readmes --domain stubs --domain tables)
-run=(--steps 12 --budget-bytes 98304 --source-budget 0.2)
+run=(--steps 12 --run-tokens 98304 --source-budget 0.2)
 say datamix corpora --from-installed --target sympy_code --target docstrings "${domains[@]}" --max-bytes 400000 -o "$out/corpus" -q > "$out/corpus.txt"
 say datamix swarm "$out/corpus" --trajectories 20 --tasks 5 "${run[@]}" -o "$out/swarm" -q > "$out/swarm.txt"
 say datamix train-agent "$out/swarm" -o "$out/agent" -q > "$out/agent.txt"

@@ -11,7 +11,7 @@ say() { printf '%s\n' "$*" | tee -a "$out/commands.txt" >&2; "$@"; }
 
 examples=tools/grpo-roc/examples
 say grpo-roc verify "$examples/rollouts.jsonl" -o "$out/verified.jsonl"
-say grpo-roc resample "$out/verified.jsonl" --group-size 8 --explain digits -o "$out/kept.jsonl" 2> >(tee "$out/explained.txt" >&2)
+say grpo-roc resample "$out/verified.jsonl" --group-size 8 --show digits -o "$out/kept.jsonl" 2> >(tee "$out/explained.txt" >&2)
 sleep 0.2
 grep '^grpo-roc:' "$out/explained.txt" > "$out/figure.txt"
 say grpo-roc exec "$examples/calls.jsonl" --jsonl -o "$out/calls.jsonl" 2> >(tee "$out/calls.txt" >&2)

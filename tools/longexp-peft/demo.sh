@@ -20,9 +20,9 @@ PY
 say longexp-peft make-model tiny-relu --steps 320 -o "$out/tiny" -q
 read=(--model "$out/tiny" --max-length 256 --batch-tokens 1024 -q)
 say longexp-peft profile "$out/train.jsonl" "${read[@]}" --tokens 8192 --plot "$out/profile.png" > "$out/profile.txt"
-say longexp-peft calibrate "$out/train.jsonl" "${read[@]}" --tokens 24576 --block 16 -o "$out/bundle" --overwrite
-say longexp-peft predictor train "$out/bundle" "$out/train.jsonl" "${read[@]}" --tokens 24576 --block 16 --steps 300
-tune=(--rank 16 --target-modules q_proj,v_proj,fc1,fc2 --lr 3e-3 --max-steps 80 --audit-every 10 --eval "$out/valid.jsonl" --overwrite)
+say longexp-peft calibrate "$out/train.jsonl" "${read[@]}" --tokens 24576 --neuron-block 16 -o "$out/bundle" --overwrite
+say longexp-peft predictor train "$out/bundle" "$out/train.jsonl" "${read[@]}" --tokens 24576 --neuron-block 16 --steps 300
+tune=(--rank 16 --target-modules q_proj,v_proj,fc1,fc2 --lr 3e-3 --steps 80 --audit-every 10 --eval "$out/valid.jsonl" --overwrite)
 for mode in dense exact predicted; do
   bundle=(); test "$mode" != predicted || bundle=(--bundle "$out/bundle")
   say longexp-peft train "$out/train.jsonl" "${read[@]}" --mode "$mode" "${bundle[@]}" "${tune[@]}" -o "$out/$mode"

@@ -13,7 +13,7 @@ say() { printf '%s\n' "$*" | tee -a "$out/commands.txt" >&2; "$@"; }
 python -c "from pydoc_data import topics; print('\n\n'.join(topics.topics[t] for t in sorted(topics.topics)))" > "$out/text.txt"
 head -c 120000 "$out/text.txt" > "$out/train.txt"
 tail -c 60000 "$out/text.txt" > "$out/report.txt"
-say seer-decode distill "$out/train.txt" --model smollm2 --block 16 --steps 12 --seq-len 768 --rows 192 --parts 4 -o "$out/gates" --overwrite
+say seer-decode distill "$out/train.txt" --model smollm2 --block 16 --steps 12 --length 768 --rows 192 --parts 4 -o "$out/gates" --overwrite
 say seer-decode study "$out/report.txt" --model smollm2 --gate "$out/gates" --budgets 64,96,128 --length 768 --windows 2 --decode 48 --needles 0 --plot "$out/study.png" > "$out/figure.txt"
 python - "$out" <<'PY'
 import json, sys

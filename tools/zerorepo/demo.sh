@@ -27,7 +27,7 @@ say zerorepo craft harvest "$here/tallybook" --tests "$here/tallybook/tests" -o 
 mkdir "$out/half-built"
 git -C "$out/tallybook" archive HEAD~11 | tar -x -C "$out/half-built"
 for one in tallybook half-built; do
-  say zerorepo craft score "$out/$one" --tasks "$out/tasks.jsonl" --embeddings tfidf -o "$out/$one.score.json" -q
+  say zerorepo craft score "$out/$one" --task-file "$out/tasks.jsonl" --embeddings tfidf -o "$out/$one.score.json" -q
 done
 echo "the two scored by the tests of the project it was made after" >> "$out/figure.txt"
 say zerorepo craft report "$out/tallybook.score.json" "$out/half-built.score.json" --plot "$out/scores.png" >> "$out/figure.txt"

@@ -92,7 +92,7 @@ def check_room(of: Any, bits: str, tokens: int) -> None:
     wanted, free = needed(of, bits, tokens), available()
     if wanted > free:
         raise Missing(
-            f"--tokens {tokens}: needs {wanted} bytes of memory ({wanted / 2**30:.1f} GiB), {free / 2**30:.1f} GiB are free"
+            f"--context {tokens}: needs {wanted} bytes of memory ({wanted / 2**30:.1f} GiB), {free / 2**30:.1f} GiB are free"
         )
 
 
@@ -161,12 +161,12 @@ def rows(model: Any, tokens: int, bits: str, rope: str, rounds: int) -> Record:
 def run(*, uri: str, trust_remote_code: bool, tokens: int, bits: str, rope: str, rounds: int, as_json: bool) -> int:
     """The verb."""
     from antkv.codebook import Model
-    from tenfold_shared.generate import out_of_memory
+    from tenfold_shared.generate.transformers import out_of_memory
     from tenfold_shared.models import load_causal_lm
 
     needs.numba()
     if tokens % 64:
-        raise BadInput(f"--tokens {tokens}: expected a multiple of 64, whole blocks")
+        raise BadInput(f"--context {tokens}: expected a multiple of 64, whole blocks")
     model, _ = load_causal_lm(uri, dtype="float32", device="cpu", trust_remote_code=trust_remote_code)
     try:
         row = rows(model, tokens, bits, rope, rounds)
@@ -174,7 +174,7 @@ def run(*, uri: str, trust_remote_code: bool, tokens: int, bits: str, rope: str,
         if not out_of_memory(error):
             raise
         wanted = needed(Model.of(model.config), bits, tokens)
-        raise Missing(f"--tokens {tokens}: needs {wanted} bytes of memory, which are not to be had") from None
+        raise Missing(f"--context {tokens}: needs {wanted} bytes of memory, which are not to be had") from None
     if as_json:
         print(json.dumps(row, allow_nan=False))
     else:

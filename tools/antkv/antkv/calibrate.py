@@ -33,9 +33,10 @@ from antkv.codebook import Codebook, Made, Model, Shape, room, save, weights_sha
 from antkv.layers import check_layers, full_layers, named
 from antkv.rope import Rope
 from tenfold_shared import BadInput
-from tenfold_shared.jsonl import Lock, difference, redact, write_atomic
+from tenfold_shared.jsonl import Lock, difference, write_atomic
 from tenfold_shared.models import load_causal_lm
 from tenfold_shared.progress import Progress
+from tenfold_shared.redaction import redact
 
 Record = dict[str, Any]
 PER_CENTROID = 40  # tokens that a centroid should have
@@ -356,7 +357,7 @@ def run(
                 told = _finished(target, manifest, identity)
                 work.clear()
                 if not quiet:
-                    print(f"antkv: {output}: is made already", file=sys.stderr)
+                    print(f"antkv: {output}: complete already; nothing to do", file=sys.stderr)
                 if as_json:
                     print(json.dumps({"codebook": output, **told}, allow_nan=False))
                 return 0

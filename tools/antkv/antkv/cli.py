@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from antkv import needs
-from tenfold_shared.cli import Selection, Share, add_doctor, files_argument, options, take, take_sampling, tool
+from tenfold_shared.cli import Selection, Share, Size, add_doctor, files_argument, options, take, take_sampling, tool
 
 SCORES = ["bound2", "bound", "mass", "mean-mass", "error", "sink", "recent", "random"]
 METHODS = ["antkv", "vq", "cq", "kivi", "kvquant", "skvq", "quantized-cache", "evict"]
@@ -164,7 +164,7 @@ def generate(files: tuple[str, ...], **given: Any) -> int:
 
 @main.command(short_help="What fits on a card, and where its memory goes.")
 @click.option("--model", "uri", metavar="URI", default="smollm2", show_default=True, help="The model: smollm2, a folder, its config.json by any name, a GGUF file or a hub id.")  # fmt: skip
-@click.option("--gpu-mem", metavar="SIZE", required=True, help="Memory of the card: 80G, 79.6GiB.")
+@click.option("--gpu-mem", type=Size(), metavar="SIZE", required=True, help="Memory of the card: 80G, 79.6GiB.")
 @click.option("--context", type=click.IntRange(min=1), help="Tokens of a sequence.  [the model's positions]")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences at once.")
 @_ANCHORS
@@ -175,7 +175,7 @@ def generate(files: tuple[str, ...], **given: Any) -> int:
     "--chunk", type=click.IntRange(min=1), default=4096, show_default=True, help="Tokens of a chunk of the prefill."
 )
 @click.option("--codebook-scope", "scope", type=click.Choice(["head", "layer"]), default="head", show_default=True, help="Books for each head, or shared by a layer's heads.")  # fmt: skip
-@click.option("--reserve", type=Share(min=0, max=0.9), default=0.05, show_default=True, help="Share of the memory left alone.")  # fmt: skip
+@click.option("--spare", "reserve", type=Share(min=0, max=0.9), default=0.05, show_default=True, help="Share of the memory left alone.")  # fmt: skip
 @options("json", "common")
 def plan(**given: Any) -> int:
     """Longest context and largest batch by bits; config.json is enough.
@@ -219,7 +219,7 @@ def inspect(path: str, **given: Any) -> int:
 @main.command(short_help="Decoding from the codes beside the dequantised cache, on this CPU.")
 @click.option("--model", "uri", metavar="URI", default="smollm2", show_default=True, help="The model: smollm2, a folder, a GGUF file or a hub id.")  # fmt: skip
 @options("trust_remote_code")
-@click.option("--tokens", type=click.IntRange(min=128), default=8192, show_default=True, help="Cached tokens, a multiple of 64.")  # fmt: skip
+@click.option("--context", "tokens", type=click.IntRange(min=128), default=8192, show_default=True, help="Cached tokens, a multiple of 64.")  # fmt: skip
 @click.option("--bits", type=click.Choice(["4", "2", "1", "0.75", "0.5", "0.375"]), default="1", show_default=True, help="A named rate.")  # fmt: skip
 @click.option("--rope", type=click.Choice(["pre", "post"]), default="pre", show_default=True, help="Quantise keys before or after their rotation.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Passes over all layers; the median counts.")  # fmt: skip
@@ -229,7 +229,7 @@ def bench(**given: Any) -> int:
 
     \b
     Example:
-      antkv bench --tokens 8192 --bits 1 --rope post --json
+      antkv bench --context 8192 --bits 1 --rope post --json
     """
     needs.models()
     from antkv.bench import run

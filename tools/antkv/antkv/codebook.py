@@ -265,7 +265,7 @@ def made_of(path: str, metadata: dict[str, str] | None) -> Made:
         made = msgspec.json.decode((metadata or {})["antkv"], type=Made)
     except KeyError:
         raise BadInput(f"{path}: expected a codebook of antkv calibrate; its metadata has no `antkv`") from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: metadata: {error}") from None
     if made.schema != SCHEMA:
         raise BadInput(f"{path}: expected {SCHEMA}, got {made.schema}; antkv calibrate makes it anew")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 from typing import Any
 
@@ -16,15 +15,6 @@ from antkv.layers import full_layers
 from tenfold_shared import BadInput
 
 Record = dict[str, Any]
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-
-
-def size_of(text: str) -> int:
-    """Bytes of 80G, 79.6GiB, 500M. Raises BadInput."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?", text.strip().upper())
-    if not found or float(found[1]) <= 0:
-        raise BadInput(f"--gpu-mem {text}: expected a size such as 80G or 79.6GiB")
-    return int(float(found[1]) * UNITS[found[2]])
 
 
 def weight_bytes(config: Any, dtype_bytes: int = 2) -> int:
@@ -160,7 +150,7 @@ def plan(
 def run(
     *,
     uri: str,
-    gpu_mem: str,
+    gpu_mem: float,
     context: int | None,
     batch: int,
     anchors: float,
@@ -176,7 +166,7 @@ def run(
     config = config_of(uri)
     text = config.get_text_config()
     length = context or getattr(text, "max_position_embeddings", 0) or 8192
-    memory = size_of(gpu_mem)
+    memory = int(gpu_mem)
     rows = plan(config, memory, length, batch, anchors, window, chunk, scope, reserve)
     if as_json:
         print(json.dumps(rows))

@@ -107,7 +107,7 @@ def _value(path: str, number: int, line: bytes) -> Any:
     except RecursionError:
         raise BadInput(f"{path}:{number}: JSON nested too deeply") from None
     except ValueError as error:  # an integer of thousands of digits
-        raise BadInput(f"{path}:{number}: JSON that cannot be read: {error}") from None
+        raise BadInput(f"{path}:{number}: not JSON: {error}") from None
 
 
 def _text_of(where: str, record: Any) -> str:
@@ -127,7 +127,7 @@ def _parquet(path: str) -> Iterator[str]:
         import pyarrow.parquet as pq
         from pyarrow import ArrowException
     except ImportError:
-        raise Missing(f"{path}: needs pyarrow: pip install pyarrow") from None
+        raise Missing(f"{path}: pyarrow is not installed: pip install pyarrow") from None
 
     if not Path(path).is_file():
         raise BadInput(f"{path}: no such file")
@@ -141,7 +141,7 @@ def _parquet(path: str) -> Iterator[str]:
                 if not isinstance(found, str):
                     raise BadInput(f"{path}: row {row}: expected a string `text`")
                 yield found
-    except (ArrowException, OSError, UnicodeDecodeError) as error:
+    except (ArrowException, OSError, ValueError, OverflowError) as error:
         raise BadInput(f"{path}: cannot be read: {error}") from None
 
 

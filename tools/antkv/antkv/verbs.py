@@ -385,6 +385,6 @@ def _quantized(study: Study, bits: int) -> Callable[[], Any]:
         import optimum.quanto  # noqa: F401
     except ImportError:
         raise Missing(
-            "--methods quantized-cache: needs transformers' quanto back end: pip install optimum-quanto"
+            "--methods quantized-cache: optimum-quanto is not installed: pip install optimum-quanto"
         ) from None
     return partial(QuantoCache, study.model, bits, study.settings().window)

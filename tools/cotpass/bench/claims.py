@@ -237,7 +237,7 @@ class Study:
         dynamics = json.loads(run("cotpass", "dynamics", *files, "--json", "-q"))
         theory = {
             step: json.loads(run("cotpass", "theory", "--estimate", str(self.records(reward, seed, step)),
-                                 "--group", str(self.settings.group), "--json", "-q", ok=(0, 1)))
+                                 "--group-size", str(self.settings.group), "--json", "-q", ok=(0, 1)))
             for step in self.steps
         }  # fmt: skip
         checkpoints = []

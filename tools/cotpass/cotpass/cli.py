@@ -9,6 +9,7 @@ import click
 from tenfold_shared import BadInput
 from tenfold_shared.cli import (
     Backend,
+    Duration,
     Numbers,
     Selection,
     Share,
@@ -58,7 +59,7 @@ def sample(files: tuple[str, ...], **given: Any) -> int:
 )
 @click.option("--box", type=click.Choice(["last", "first", "all"]), default="last", show_default=True, help="Which \\boxed{} of a response is its answer; all is for answers in several parts.")  # fmt: skip
 @click.option("--require-box/--no-require-box", default=True, show_default=True, help="A response without a box has no final answer.")  # fmt: skip
-@click.option("--grade-timeout", type=Share(min=0, max=3600, min_open=True), default=2.0, show_default=True, help="Seconds one symbolic comparison may take; then the grade is `ungradable`.")  # fmt: skip
+@click.option("--grade-timeout", type=Duration(), default="2s", show_default=True, help="Time one symbolic comparison may take; then the grade is `ungradable`.")  # fmt: skip
 @click.option("--truncated", type=click.Choice(["wrong", "grade"]), default="wrong", show_default=True, help="What a response cut at the token limit counts as; `grade` grades what is there.")  # fmt: skip
 @click.option("--trust-grades", is_flag=True, help="Keep a harness's own verdict where the file has one.")
 @options("output", "records", "workers", "max_time", "common")
@@ -306,7 +307,7 @@ def report_(files: tuple[str, ...], **given: Any) -> int:
 @click.option("--pc", type=Share(min=0, max=1), help="P(reasoning right).")
 @click.option("--alpha", type=Share(min=0, max=1), help="P(answer right | reasoning right).")
 @click.option("--beta", type=Share(min=0, max=1), help="P(answer right | reasoning wrong).")
-@click.option("--group", type=click.IntRange(min=2, max=1 << 20), default=16, show_default=True, help="G, responses a group.")  # fmt: skip
+@click.option("--group-size", "group", type=click.IntRange(min=2, max=1 << 20), default=16, show_default=True, help="G, responses a group.")  # fmt: skip
 @click.option("--std", type=click.Choice(["population", "sample", "none"]), default="population", show_default=True, help="What rewards minus their group's mean are divided by: the std with 1/G (the paper), with 1/(G-1), or nothing (Dr. GRPO).")  # fmt: skip
 @click.option("--simulate", "simulate_groups", type=click.IntRange(min=2), metavar="N", help="Also draw N groups and average.")  # fmt: skip
 @click.option("--estimate", "estimate_from", metavar="JUDGED", help="Estimate the three chances from records judged with --scope all; those also given are used as given.")  # fmt: skip
@@ -321,8 +322,8 @@ def theory(**given: Any) -> int:
 
     \b
     Examples:
-      cotpass theory --pc 0.3 --alpha 0.9 --beta 0.2 --group 16
-      cotpass theory --estimate judged.jsonl --group 16 --json
+      cotpass theory --pc 0.3 --alpha 0.9 --beta 0.2 --group-size 16
+      cotpass theory --estimate judged.jsonl --group-size 16 --json
     """
     from cotpass.theory import run
 

@@ -11,8 +11,10 @@ import csv
 import io
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import cotpass
@@ -21,7 +23,7 @@ from cotpass.votes import aggregate, tally
 from tenfold_shared import BadInput
 from tenfold_shared import records as shapes
 from tenfold_shared.cli import Selection, sha256_of
-from tenfold_shared.jsonl import Output, open_read
+from tenfold_shared.jsonl import Output, open_read, unreadable
 from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
@@ -125,6 +127,8 @@ WRITERS: dict[str, Callable[[str, list[Record]], Iterator[Record]]] = {
 }
 TABLES = ("counts", "matrix")
 FORMS = (*WRITERS, *TABLES)
+# What numpy raises for bytes that are no array.
+UNREADABLE = (OSError, EOFError, ValueError, SyntaxError, TokenError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 def _correct(sample: Record) -> bool:
@@ -187,6 +191,10 @@ def read_matrix(path: str) -> list[Row]:
                 table = [[cell.strip() for cell in row] for row in csv.reader(lines) if any(map(str.strip, row))]
             except (UnicodeDecodeError, csv.Error) as error:
                 raise BadInput(f"{path}: expected a CSV table of 0 and 1: {error}") from None
+            except Exception as error:
+                if (told := unreadable(error, path)) is None:
+                    raise
+                raise told from None
     rows: list[Row] = []
     for number, cells in enumerate(table, 1):
         if not set(cells) <= {"0", "1"}:
@@ -209,7 +217,7 @@ def _read_array(path: str) -> list[list[str]]:
             if len(loaded.files) != 1:
                 raise BadInput(f"{path}: expected one array, got {', '.join(loaded.files) or 'none'}")
             loaded = loaded[loaded.files[0]]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise BadInput(f"{path}: cannot be read as a numpy array: {error}") from None
     if loaded.ndim != 2 or loaded.dtype.kind not in "biuf":
         raise BadInput(f"{path}: expected a 2-D array of 0 and 1, got {loaded.dtype} of shape {loaded.shape}")
@@ -226,7 +234,9 @@ def _grouped(located: Iterable[tuple[str, Record]]) -> dict[str, list[Record]]:
     for where, record in located:
         key = record["id"], record["sample"]
         if key in seen:
-            raise BadInput(f"{where}: {key[0]}#{key[1]}: appears twice; ids and samples within an id must be unique")
+            raise BadInput(
+                f"{where}: id: {key[0]}#{key[1]} appears twice; ids (and samples within an id) must be unique"
+            )
         seen.add(key)
         found.setdefault(record["id"], []).append(record)
     return found

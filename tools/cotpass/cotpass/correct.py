@@ -42,7 +42,7 @@ from cotpass import latent
 from cotpass.estimators import Floats, Ints
 from cotpass.votes import aggregate, tally
 from tenfold_shared import BadInput
-from tenfold_shared.jsonl import open_read
+from tenfold_shared.jsonl import read_text
 
 if TYPE_CHECKING:
     from cotpass.metric import Counts
@@ -125,11 +125,10 @@ def settings(
 
 def read_rates(path: str) -> Rates:
     """fpr and fnr of a report of `calibrate report --json`. Raises BadInput."""
-    with open_read(path) as stream:
-        try:
-            report = json.load(stream)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise BadInput(f"{path}: expected the JSON object of `cotpass calibrate report --json`: {error}") from None
+    try:
+        report = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not JSON: {error}; expected what `cotpass calibrate report --json` printed") from None
     found = []
     for name in ("fpr", "fnr"):
         score = report.get(name) if isinstance(report, dict) else None
@@ -219,7 +218,7 @@ def corrected(counts: Counts, votes: Votes, ks: Sequence[int], wanted: Settings)
     n = counts.n
     patterns = [votes.problems.get(name, Counter()) for name in counts.ids]
     if votes.votes is None:
-        raise BadInput("--correct: expected judged records, got none with votes; run `cotpass judge` first")
+        raise BadInput("input: expected at least one record with votes, got none; run `cotpass judge` first")
     flips = sum(sum(one.values()) ** 2 / 2 for one in {tuple(sorted(p.items())): p for p in patterns}.values())
     replicates = int(min(max(min(_WORK / max(flips, 1), _WEIGHTS / len(n)), 100), 1000))
     method = _latent if wanted.method == "latent" else _rogan_gladen

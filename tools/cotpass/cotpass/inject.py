@@ -593,7 +593,9 @@ def run(
         pool = usable(source, only_checked, dropped)
         if not pool:
             told = ", ".join(f"{count} {why}" for why, count in sorted(dropped.items())) or "no records"
-            raise BadInput(f"expected samples with a right answer and no wrong step, got none ({told})")
+            raise BadInput(
+                f"input: expected at least one sample with a right answer and no wrong step, got none ({told})"
+            )
         records = make(pool, kinds, per_type, seed, progress)
         for record in records:
             out.write(record)

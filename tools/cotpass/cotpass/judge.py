@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 
 import cotpass
-from cotpass.sample import describe_calls, execute, request_seed, tokens
+from cotpass.sample import describe_calls, execute, tokens
 from tenfold_shared import BadInput
 from tenfold_shared import records as shapes
 from tenfold_shared.cli import Backend, Selection, read_template
-from tenfold_shared.generate import Request, Sampling
+from tenfold_shared.generate import Request, Sampling, request_seed
 from tenfold_shared.jsonl import Output, flow
 from tenfold_shared.progress import Progress
 
@@ -220,7 +220,7 @@ def run(
     if kind == "steps" and (template or backend.record or budget_tokens):
         raise BadInput("--judge steps: asks no model; leave out --template, --record and --budget-tokens")
     if kind == "model" and not backend.model:
-        raise BadInput("--judge model: needs --model URI")
+        raise BadInput("--judge model: expected --model URI")
     if kind == "model" and votes > 1 and sampling.temperature == 0:
         print("cotpass: --temperature 0 makes all votes of a response the same", file=sys.stderr)
     settings = Settings(votes, scope, cot, read_template(template, TEMPLATE, FIELDS, "response"), seed)

@@ -316,7 +316,7 @@ def collect(located: Iterable[tuple[str, Record]], scope: str = "all") -> Tallie
         else:
             rows.append(yes)
     if judge.votes is None:
-        raise BadInput("votes: expected judged records, got none with votes; run `cotpass judge` first")
+        raise BadInput("input: expected at least one record with votes, got none; run `cotpass judge` first")
     width = judge.votes + 1
     table = np.zeros((len(problems), width), dtype=np.int64)
     for at_row, rows in enumerate(problems.values()):

@@ -121,7 +121,7 @@ def accumulate(records: Iterable[tuple[str, Record]], answer_key: AnswerKey | No
         if problem is None:
             problem = problems[name] = _Problem()
         if sample in problem.seen:
-            raise BadInput(f"{at}: expected every (id, sample) once, this one came before; was a file given twice?")
+            raise BadInput(f"{where}: id: {name}#{sample} appears twice; ids (and samples within an id) must be unique")
         problem.seen.add(sample)
         if record.get("finish_reason") == "error" or record.get("error"):
             failed += 1
@@ -178,7 +178,7 @@ def _check_reward(at: str, record: Record) -> None:
 
 def _settle(problems: dict[str, _Problem], judged: bool, truncated: int, ungradable: int, failed: int) -> Counts:
     if not problems:
-        raise BadInput("records: expected at least one graded sample, got none")
+        raise BadInput("input: expected at least one graded sample, got none")
     all_ = list(problems.values())
 
     def column(values: Iterable[int]) -> Ints:
@@ -231,7 +231,7 @@ def _read_counts(rows: Any, name: str) -> Counts:
         cells = dict(zip(header, row, strict=True))
         problem = cells["problem"].strip()
         if problem in table:
-            raise BadInput(f"{at}: problem: expected every problem once, {problem!r} came before")
+            raise BadInput(f"{at}: problem: {problem} appears twice; problems must be unique")
         table[problem] = numbers = [_count(at, column, cells[column]) for column in wanted]
         if numbers != sorted(numbers, reverse=True):
             raise BadInput(f"{at}: {problem!r}: expected {' >= '.join(wanted)}, got {numbers}")

@@ -7,13 +7,14 @@ Each takes the report of its module and writes a PNG or SVG whose bytes depend o
 from __future__ import annotations
 
 import importlib.util
-import os
+import io
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tenfold_shared import BadInput, Missing
+from tenfold_shared.jsonl import write_atomic
 
 if TYPE_CHECKING:
     from cotpass.dynamics import Dynamics
@@ -49,7 +50,7 @@ def check_target(path: str | Path) -> None:
     if Path(path).suffix.lower() not in SUFFIXES:
         raise BadInput(f"--plot {path}: expected a name that ends in .png or .svg")
     if importlib.util.find_spec("matplotlib") is None:
-        raise Missing("--plot draws with matplotlib, which is not installed: pip install 'cotpass[plot]'")
+        raise Missing("matplotlib is not installed: pip install 'cotpass[plot]'")
 
 
 def plot_report(report: Mapping[str, Any], path: str | Path) -> None:
@@ -145,15 +146,13 @@ def _save(path: str | Path, width: float, draw: Callable[[Any], None], height: f
         figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)
-        partial = target.with_name(f".{target.name}.{os.getpid()}{target.suffix}")
+        drawn = io.BytesIO()
         metadata = {"Date": None, "Creator": None} if target.suffix.lower() == ".svg" else {"Software": None}
+        figure.savefig(drawn, format=target.suffix.lower()[1:], metadata=metadata)
         try:
-            figure.savefig(partial, metadata=metadata)
-            os.replace(partial, target)
+            write_atomic(target, drawn.getvalue())
         except OSError as error:
             raise BadInput(f"--plot {path}: cannot be written: {error.strerror}") from None
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _draw_difference(axes: Any, report: Mapping[str, Any], name: str, color: str) -> None:

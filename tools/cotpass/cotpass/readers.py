@@ -237,7 +237,9 @@ def once(located: Iterable[Located]) -> Iterator[Located]:
         key = record["id"], record["sample"]
         at = f"{where}: id {key[0]!r} sample {key[1]}"
         if key in seen:
-            raise BadInput(f"{at}: expected every (id, sample) once, this one came before; was a file given twice?")
+            raise BadInput(
+                f"{where}: id: {key[0]}#{key[1]} appears twice; ids (and samples within an id) must be unique"
+            )
         seen.add(key)
         yield at, record
 
@@ -252,6 +254,6 @@ def read_gold(path: str) -> dict[str, Record]:
         if not isinstance(identity, str) or not isinstance(record.get("answer"), (str, list)):
             raise BadInput(f"{where}: expected a gold record with `id` and `answer`")
         if identity in found:
-            raise BadInput(f"{where}: id {identity!r} appears twice in the gold file")
+            raise BadInput(f"{where}: id: {identity} appears twice; ids must be unique")
         found[identity] = record
     return found

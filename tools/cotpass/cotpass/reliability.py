@@ -102,7 +102,7 @@ def collect(located: Iterable[tuple[str, Record]]) -> list[Trial]:
             )
         )
     if not found:
-        raise BadInput("records: expected at least one judged test record, got none")
+        raise BadInput("input: expected at least one judged test record, got none")
     return found
 
 

@@ -6,7 +6,6 @@ behind `tenfold_shared.generate`, the stream behind `tenfold_shared.jsonl.flow`.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -18,17 +17,11 @@ import msgspec
 import cotpass
 from tenfold_shared import records as shapes
 from tenfold_shared.cli import Backend, Selection, read_template, sha256_of
-from tenfold_shared.generate import Generator, Request, Sampling
+from tenfold_shared.generate import Generator, Request, Sampling, request_seed
 from tenfold_shared.jsonl import Output, flow
 from tenfold_shared.progress import Progress
 
 Record = dict[str, Any]
-
-
-def request_seed(seed: int, key: str) -> int:
-    """A 63-bit seed of its own for each request, whatever order or batch it runs in."""
-    digest = hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 def prompt_of(task: Record, template: str | None) -> dict[str, Any]:

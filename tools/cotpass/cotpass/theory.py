@@ -283,7 +283,9 @@ def collect(located: Iterable[tuple[str, Record]]) -> Judged:
         else:
             problems.setdefault(record["id"], [0, 0, 0, 0])[2 * (not verdict) + (not right)] += 1
     if judge.votes is None:
-        raise BadInput("votes: expected judged records, got none with votes; run `cotpass judge --scope all` first")
+        raise BadInput(
+            "input: expected at least one record with votes, got none; run `cotpass judge --scope all` first"
+        )
     both = "and alpha and beta need right and wrong ones"
     for right, word in ((0, "wrong"), (1, "right")):
         none = f"votes: none of the {answers[right]} {word} answers"

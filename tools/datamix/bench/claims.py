@@ -49,7 +49,7 @@ class Claims:
         self.tasks, self.seeds = (2, 2) if quick else (6, 5)
         self.transfer_tasks = 1 if quick else 3
         self.agents = 2 if quick else 5
-        self.budget = ["--steps", "16", "--budget-bytes", "32768" if quick else "131072", "--source-budget", "0.2"]
+        self.budget = ["--steps", "16", "--run-tokens", "32768" if quick else "131072", "--source-budget", "0.2"]
 
     def parts(self) -> list[str]:
         kinds = ["tables", "corpora", "swarm", "agents", "main", *TRANSFERS, "bytes", "explain"]
@@ -109,8 +109,8 @@ class Claims:
     def agents_(self) -> dict[str, list[str]]:
         found = {f"model-{i}": ["--seed", str(i)] for i in range(self.agents)}
         found |= {
-            "learned": ["--split", "learned"],
-            "lean": ["--form", "lean"],
+            "learned": ["--within", "learned"],
+            "lean": ["--pace", "lean"],
             "cql": ["--algo", "cql"],
             "sft": ["--algo", "sft"],
         }

@@ -26,8 +26,9 @@ from datamix.history import Decision, History
 from datamix.mixture import Weights
 from datamix.networks import States, parameters, states_of
 from datamix.simplex import Density, Form
-from tenfold_shared import BadInput
+from tenfold_shared import BadInput, unread
 from tenfold_shared.jsonl import write_atomic
+from tenfold_shared.records import readable
 
 SCHEMA = "agent/1"
 JSON, WEIGHTS = "agent.json", "agent.safetensors"
@@ -52,6 +53,23 @@ def network(arch: str, sizes: dict[str, Any]) -> nn.Module:
             f"architecture {arch}: sizes {sizes} do not make one: {' '.join(str(error).split())[:200]}"
         ) from None
     return made
+
+
+WIDEST = 1 << 14  # of any number among an architecture's sizes
+
+
+def _expect_held(card: Card, size: int) -> None:
+    """Raises BadInput where the networks that a card tells of have more weights than the file beside it can hold: they are
+    counted before they are made, as a few bytes could ask for any memory."""
+    critic = card.critic_arch or card.arch, card.sizes if card.critic_sizes is None else card.critic_sizes
+    weights = 0
+    for count, (arch, sizes) in ((1, (card.arch, card.sizes)), (card.critics, critic)):
+        if any(isinstance(one, int | float) and one > WIDEST for one in sizes.values()):
+            raise BadInput(f"sizes {sizes}: expected numbers of at most {WIDEST}")
+        with torch.device("meta"):
+            weights += count * sum(x.numel() for x in network(arch, sizes).parameters()) if count else 0
+    if weights > size:
+        raise BadInput(f"sizes {card.sizes}: make {weights:,} weights, {WEIGHTS} has {size:,} bytes")
 
 
 class Card(msgspec.Struct, forbid_unknown_fields=True):
@@ -216,26 +234,27 @@ class Agent:
             raise BadInput(
                 f"{folder}: is a file; expected an agent's folder (make one with `datamix train-agent SWARM -o AGENT`)"
             ) from None
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadInput(f"{path}: not an agent: {' '.join(str(error).split())}") from None
         for field, want in (("schema", SCHEMA), ("features", features.SPEC)):
             got = told.get(field) if isinstance(told, dict) else None
             if got != want:
-                raise BadInput(f"{path}: {field} {got}; this version reads {want}; train the agent again")
+                raise BadInput(f"{path}: {field}: expected {want}, got {got!r}; train the agent again")
         try:
             card = msgspec.convert(told, Card)
         except msgspec.ValidationError as error:
-            raise BadInput(f"{path}: not an agent: {error}") from None
+            raise BadInput(f"{path}: not an agent: {readable(error)}") from None
         if card.arch == "decoder" and card.domains is None:
             raise BadInput(f"{path}: domains: expected the names that a decoder was made for")
         file = Path(folder) / WEIGHTS
         try:
             data = file.read_bytes()
         except OSError as error:
-            raise BadInput(f"{file}: cannot be read: {error.strerror}; expected the agent's weights") from None
+            raise unread(file, error, "expected the agent's weights") from None
         if hashlib.sha256(data).hexdigest() != card.sha256:
             raise BadInput(f"{file}: is not the file that {JSON} names (sha256); it is damaged or of another agent")
         try:
+            _expect_held(card, len(data))
             found = cls(card)
             tensors = load(data)
             for part, one in [("actor", found.actor), *((f"critic.{i}", one) for i, one in enumerate(found.critics))]:

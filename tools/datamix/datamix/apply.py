@@ -33,8 +33,9 @@ from datamix.stream import Mixer
 from datamix.work import BASE, MANIFEST, Work, after_a_step
 from tenfold_shared import BadInput
 from tenfold_shared.cli import sha256_of
-from tenfold_shared.jsonl import Lock, redact, write_atomic
+from tenfold_shared.jsonl import Lock, write_atomic
 from tenfold_shared.progress import Progress
+from tenfold_shared.redaction import redact
 
 if TYPE_CHECKING:
     from datamix.foreign import Training

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from datamix import __version__
 from datamix.corpus import FILE, Corpus, Domain, Listing, Part, Role, Split, check_domains
 from tenfold_shared import BadInput, Missing
-from tenfold_shared.jsonl import Lock, difference, redact
+from tenfold_shared.jsonl import Lock, difference
+from tenfold_shared.redaction import redact
 
 Ids = NDArray[np.generic]
 Options = dict[str, Any]
@@ -137,7 +138,7 @@ class Tokens:
         try:
             import transformers
         except ImportError:
-            raise Missing(f"--tokenizer {uri}: needs transformers: pip install 'datamix[hf]'") from None
+            raise Missing(f"--tokenizer {uri}: transformers is not installed: pip install 'datamix[hf]'") from None
         from tenfold_shared.models import Checkpoint, resolve
 
         alone = (Path(uri) / "tokenizer.json").is_file()  # a folder of a tokenizer without a model
@@ -256,7 +257,7 @@ class Build:
             return None
         try:
             manifest: Options = msgspec.json.decode((self.output / "manifest.json").read_bytes(), type=dict)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             manifest = {}
         if (manifest.get("tool"), manifest.get("verb")) != ("datamix", "corpora"):
             raise BadInput(f"{self.output}: holds things that `datamix corpora` did not make; choose another output")

@@ -59,13 +59,13 @@ def _budget(instead: str = "") -> Any:
 
     return _group([
         option("--steps", click.IntRange(min=1), 16, "Steps of a run: times that the mixture may change."),
-        option("--budget-bytes", click.IntRange(min=1), 131072, "Text of one run, in tokens of the corpus (bytes, unless it was made with a tokenizer)."),
+        option("--run-tokens", click.IntRange(min=1), 131072, "Text of one run, in tokens of the corpus (bytes, unless it was made with a tokenizer)."),
         option("--source-budget", Share(min=0, max=1), 1.0, "Share of a run's text that source domains may be at most; 1 is no limit."),
         option("--max-epochs", Share(min=0), 0.0, "How often a domain's text may be seen in a run; 0 is no limit."),
     ])  # fmt: skip
 
 
-BUDGET = ("steps", "budget_bytes", "source_budget", "max_epochs")
+BUDGET = ("steps", "run_tokens", "source_budget", "max_epochs")
 
 
 def _take_budget(given: dict[str, Any]) -> Any:
@@ -189,7 +189,7 @@ def swarm() -> None:
     \b
     Example:
       datamix swarm corpus --trajectories 48 --tasks 12 --source-budget 0.2 -o swarm
-      datamix swarm run corpus --trajectories 48 --only 7 -o swarm
+      datamix swarm run corpus --trajectories 48 --run 7 -o swarm
       datamix swarm collect swarm
     """
 
@@ -202,7 +202,7 @@ def swarm() -> None:
 @click.option("--sampler", metavar="NAME=WEIGHT,...", default="ramp=2,late=3,walk,dirichlet,early,scored,loss-greedy", show_default=True, help="Mix of samplers: these and uniform-static.")  # fmt: skip
 @_PROXY
 @_FEEDBACK
-@click.option("--only", type=click.IntRange(min=1), metavar="I", help="Run number I of 1..N alone, as one job of many; then `swarm collect`.")  # fmt: skip
+@click.option("--run", "only", type=click.IntRange(min=1), metavar="I", help="Run number I of 1..N alone, as one job of many; then `swarm collect`.")  # fmt: skip
 @click.option("--ray", metavar="ADDRESS", help="Runs as tasks of a Ray cluster: auto, HOST:PORT, or local.")
 @options("workers", "device", "seed", "output", "plot", "json", "common")  # fmt: skip
 def swarm_run(corpus: str, trajectories: int, sampler: str, proxy: str, workers: int, only: int | None, ray: str | None, device: str, seed: int, output: str | None, overwrite: bool, plot: str | None, as_json: bool, quiet: bool, feedback_tokens: int, **given: Any) -> int:  # fmt: skip
@@ -213,7 +213,7 @@ def swarm_run(corpus: str, trajectories: int, sampler: str, proxy: str, workers:
       datamix swarm corpus --trajectories 48 --tasks 12 --source-budget 0.2 -o swarm
     """
     if plot is not None and only is not None:
-        raise click.UsageError("--plot is a picture of all runs; leave out --only")
+        raise click.UsageError("--plot is a picture of all runs; leave out --run")
     needs.plots(plot, [corpus, output])
     (needs.torch if ray is None else needs.ray)()
     from datamix import swarm as work
@@ -250,8 +250,8 @@ def swarm_collect(folder: str, as_json: bool, quiet: bool) -> int:
 @click.argument("folder", metavar="SWARM", type=click.Path())
 @click.option("--arch", type=click.Choice(["set", "decoder"]), default="set", show_default=True, help="set reads any number of domains; decoder, the paper's, those of the swarm.")  # fmt: skip
 @click.option("--algo", type=click.Choice(["model", "cql", "sft"]), default="model", show_default=True, help="Practice in learnt models; the paper's conservative Q-learning; behaviour cloning alone.")  # fmt: skip
-@click.option("--form", type=click.Choice(["paced", "lean", "free"]), help="Source budget a step may use: paced, at most 2.5 times its rate, and like lean no more than what is left for each remaining step; free, all that is left.  [paced; lean for cql and sft]")  # fmt: skip
-@click.option("--split", type=click.Choice(["even", "targets", "learned"]), help="How domains of a role share its text: evenly; targets as is learned; all as is learned (model).  [even]")  # fmt: skip
+@click.option("--pace", "form", type=click.Choice(["paced", "lean", "free"]), help="Source budget a step may use: paced, at most 2.5 times its rate, and like lean no more than what is left for each remaining step; free, all that is left.  [paced; lean for cql and sft]")  # fmt: skip
+@click.option("--within", "split", type=click.Choice(["even", "targets", "learned"]), help="How domains of a role share its text: evenly; targets as is learned; all as is learned (model).  [even]")  # fmt: skip
 @click.option("--train-steps", type=click.IntRange(min=1), help="Steps of learning.  [300]")
 @click.option("--members", type=click.IntRange(min=2), help="Models of the ensemble (model).  [5]")
 @click.option("--caution", type=Share(min=0), help="How much of their disagreement a score is charged (model).  [1]")
@@ -285,7 +285,7 @@ def train_agent(folder: str, train_steps: int | None, no_feedback: bool, shuffle
     click.option("--proxy", metavar="NAME|FILE.toml", help="A proxy in its place: 22k, 35k, 43k, 123k, 3m, 50m, or a file of fields.  [of --base FILE: its own]"),
     click.option("--base", metavar="FILE", help="State that the proxy begins with, such as SWARM/bases/TASK.safetensors.  [trained first, on the source domains]"),
     click.option("--feedback", "feedback_file", metavar="FILE.jsonl", help="For another engine: lines {step, feedback: {domain: loss}} that it appends; nothing is trained here."),
-    click.option("--weights", "weights_file", metavar="FILE.json", help="Where that engine finds the next mixture."),
+    click.option("--weights-file", "weights_file", metavar="FILE.json", help="Where that engine finds the next mixture."),
 ])  # fmt: skip
 @_budget()
 @_group([
@@ -304,19 +304,19 @@ def apply(ctx: click.Context, agent: str, corpus: str, uri: str | None, proxy: s
     \b
     Example:
       datamix apply agent corpus --proxy 22k --source-budget 0.2 -o run
-      datamix apply agent corpus --model ./model --steps 80 --budget-bytes 400000000 -o run
-      datamix apply agent corpus --feedback feedback.jsonl --weights weights.json -o schedule.jsonl
+      datamix apply agent corpus --model ./model --steps 80 --run-tokens 400000000 -o run
+      datamix apply agent corpus --feedback feedback.jsonl --weights-file weights.json -o schedule.jsonl
     """
     needs.plots(plot, [agent, corpus, base, feedback_file, weights_file, output])
     budget = _take_budget(given)
     if (feedback_file is None) != (weights_file is None):
-        raise click.UsageError("--feedback and --weights go together")
+        raise click.UsageError("--feedback and --weights-file go together")
     if feedback_file is not None and weights_file is not None:
-        _refuse(ctx, "--feedback and --weights, which train nothing here", ["uri", "proxy", "base", "schedule_only", "feedback_tokens", "lr", "decay", *_OF_MODELS, "device", "seed", "as_json"])  # fmt: skip
+        _refuse(ctx, "--feedback and --weights-file, which train nothing here", ["uri", "proxy", "base", "schedule_only", "feedback_tokens", "lr", "decay", *_OF_MODELS, "device", "seed", "as_json"])  # fmt: skip
         needs.torch()
         return _watch(agent, corpus, budget, feedback_file, weights_file, output, plot, given)
     if (uri is None and proxy is None and base is None) or (uri is not None and proxy is not None):
-        raise click.UsageError("expected one of --model, --proxy (or --base), and --feedback with --weights")
+        raise click.UsageError("expected one of --model, --proxy (or --base), and --feedback with --weights-file")
     if uri is None:
         _refuse(ctx, "--model", _OF_MODELS, goes=True)
     (needs.models if uri else needs.torch)()
@@ -386,7 +386,7 @@ def plan(ctx: click.Context, agent: str, data: str, uri: str | None, output: str
     \b
     Example:
       datamix plan agent swarm --task task-03 -o schedule.jsonl
-      datamix plan agent corpus --losses base.json --steps 80 --budget-bytes 40000000000 --source-budget 0.2 -o schedule.jsonl
+      datamix plan agent corpus --losses base.json --steps 80 --run-tokens 40000000000 --source-budget 0.2 -o schedule.jsonl
     """
     if plot is not None and output in (None, "-"):
         raise click.UsageError("--plot goes with -o FILE")
@@ -429,12 +429,18 @@ def _is_swarm(folder: str) -> bool:
 @click.option("--target-share", type=Share(min=0, max=1), help="fixed: share of target text.")
 @click.option("--within", type=click.Choice(["even", "proportional", "both"]), default="even", show_default=True, help="fixed, best-fixed: how a role is split.")  # fmt: skip
 @click.option("--mixing-temperature", type=Share(min=0, min_open=True), help="temperature: T of p^(1/T); loss-softmax: T of softmax(loss / T).")  # fmt: skip
-@click.option("--regression", type=click.Choice(["auto", "lightgbm", "linear", "ridge"]), help="regmix, regmix-d.")
-@click.option("--samples", type=click.IntRange(min=1), help="regmix, regmix-d: mixtures or schedules that are searched.")  # fmt: skip
+@click.option(
+    "--regression",
+    type=click.Choice(["auto", "lightgbm", "linear", "ridge"]),
+    help="regmix, regmix-d: what is fitted to the runs.",
+)
+@click.option("--candidates", type=click.IntRange(min=1), help="regmix, regmix-d: mixtures or schedules that are searched.")  # fmt: skip
 @click.option("--best", type=click.IntRange(min=1), help="regmix, regmix-d: how many are averaged.  [128]")
 @click.option("--rounds", type=click.IntRange(min=1), help="regmix, regmix-d: of LightGBM.")
 @click.option("--cv", type=click.IntRange(min=0), default=0, show_default=True, help="regmix: folds that choose the rounds; 0 is all rounds.")  # fmt: skip
-@click.option("--stages", type=click.IntRange(min=1), default=4, show_default=True, help="regmix-d: of its schedule.")
+@click.option(
+    "--regmix-stages", type=click.IntRange(min=1), default=4, show_default=True, help="regmix-d: of its schedule."
+)
 @click.option("--online", is_flag=True, help="regmix-d: plan anew at every stage.")
 @click.option("--eta", type=Share(min=0, min_open=True), help="doremi, aioli: step of the weights.")
 @click.option("--smoothing", type=Share(min=0, max=1), help="doremi, doge: share spread evenly.")
@@ -577,7 +583,7 @@ def explain(agent: str, corpus: str | None, swarm: str | None, tasks: int, seeds
 @click.option("--corpus", metavar="CORPUS", help="Check names against it, and take sizes from it.")
 @click.option("--paths", metavar="TEMPLATE", help="Where that tool finds a domain, such as data/{domain}.")
 @click.option("--average", is_flag=True, help="The mean mixture, where the form holds one.")
-@click.option("--stages", is_flag=True, help="A folder with a file for each stage.")
+@click.option("--by-stage", "stages", is_flag=True, help="A folder with a file for each stage.")
 @click.option("--step-tokens", type=click.IntRange(min=1), help="Tokens of one training step (nanotron).")
 @options("output", "common")  # fmt: skip
 def export(schedule: str, to: str, corpus: str | None, quiet: bool, **given: Any) -> int:
@@ -630,7 +636,7 @@ def import_(form: str, file: str | None, mixture: str | None, loss: str | None, 
     return forms.import_mixture(form, file, output, paths=paths, step_tokens=step_tokens, overwrite=overwrite)
 
 
-add_doctor(main, extras=["hf", "regmix", "arrow", "ray", "plot"])
+add_doctor(main, extras=["hf", "regmix", "arrow", "ray", "plot"], only_here={"regmix": ["lightgbm", "scipy"]})
 
 if __name__ == "__main__":
     main()

@@ -34,8 +34,9 @@ from datamix.processes import Job, Processes, finish
 from datamix.stream import key_of
 from datamix.swarm import Task, base_of, draw_tasks, sha256_of
 from tenfold_shared import BadInput
-from tenfold_shared.jsonl import Journal, Lock, redact, write_atomic
+from tenfold_shared.jsonl import Journal, Lock, write_atomic
 from tenfold_shared.progress import Progress
+from tenfold_shared.redaction import redact
 
 Record = dict[str, Any]
 RIVALS = ("proportional", "best-fixed", "regmix", "regmix-d", "hand")
@@ -365,7 +366,7 @@ def _made_with(agent: str) -> Record:
         manifest = json.loads((Path(agent) / "manifest.json").read_bytes())
         found: Record = dict(manifest["options"])
         found["swarm_sha256"] = manifest["inputs"][0]["sha256"]
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
         return {}
     found.pop("features", None)
     return found

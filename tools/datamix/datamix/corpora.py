@@ -41,7 +41,7 @@ from datamix.build import (
 from datamix.copies import Kept, clean, cut, digest, mixed
 from datamix.corpus import Domain, Part, Role, Split, ambiguous, check_domains
 from datamix.stream import key_of
-from tenfold_shared import BadInput
+from tenfold_shared import BadInput, unread
 from tenfold_shared.progress import Progress
 
 LONGEST = 200_000  # bytes of an item of installed text; what is longer is cut at a line end
@@ -403,7 +403,7 @@ def hashed(folder: Path, given: Sequence[layouts.Given]) -> list[dict[str, str]]
                     with open(file, "rb") as stream:
                         found.append({"path": str(file), "sha256": hashlib.file_digest(stream, "sha256").hexdigest()})
                 except OSError as error:
-                    raise BadInput(f"{file}: cannot be read: {error.strerror}") from None
+                    raise unread(file, error) from None
     return found
 
 

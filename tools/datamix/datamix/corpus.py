@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tenfold_shared import BadInput
+from tenfold_shared import BadInput, unread
 
 Role = Literal["source", "target"]
 Split = Literal["train", "valid"]
@@ -73,10 +73,12 @@ class Corpus:
         except FileNotFoundError:
             hint = " (make one with `datamix corpora --from DIR -o CORPUS`)" if folder.is_dir() else ""
             raise BadInput(f"{path}: no such file; expected a corpus{hint}") from None
-        except (msgspec.DecodeError, OSError) as error:
+        except NotADirectoryError:
+            raise BadInput(f"{folder}: is a file; expected the folder of a corpus") from None
+        except (msgspec.DecodeError, OSError, UnicodeDecodeError, RecursionError) as error:
             raise BadInput(f"{path}: not a corpus: {error}") from None
         if listing.schema != "corpus/1":
-            raise BadInput(f"{path}: schema {listing.schema}; this version reads corpus/1")
+            raise BadInput(f"{path}: schema: expected corpus/1, got {listing.schema!r}; make the corpus again")
         check_domains([(one.name, one.role) for one in listing.domains], str(path))
         found = cls(folder, listing)
         for one in listing.domains:
@@ -102,7 +104,7 @@ class Corpus:
                     with open(path, "rb") as stream:
                         found = hashlib.file_digest(stream, "sha256").hexdigest()
                 except OSError as error:
-                    raise BadInput(f"{path}: cannot be read: {error.strerror}; make the corpus again") from None
+                    raise unread(path, error, "make the corpus again") from None
                 if found != part.sha256:
                     raise BadInput(
                         f"{path}: is not the file that {FILE} names (sha256): it was changed or is damaged; make the corpus again"

@@ -247,7 +247,7 @@ def _swarm_of(agent: str) -> str | None:
     try:
         told = json.loads((Path(agent) / "manifest.json").read_bytes())
         folder = Path(told["inputs"][0]["path"]).parent
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
         return None
     return str(folder) if (folder / "plan.json").is_file() else None
 

@@ -158,9 +158,9 @@ class MixtureFile:
             before = np.array([float(weights.get(name, 0.0)) for name in self.names])
         except FileNotFoundError:
             return
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise BadInput(
-                f"{self.weights_file}: exists and is no mixture of this run; choose another --weights"
+                f"{self.weights_file}: exists and is no mixture of this run; choose another --weights-file"
             ) from None
         if self._went_back or step >= len(self._decided):
             return
@@ -177,7 +177,7 @@ class MixtureFile:
                 size = stream.seek(0, 2)
                 if size < self._read:
                     raise BadInput(
-                        f"{self.feedback_file}: became shorter; start anew with another --weights file, or put back what was there"
+                        f"{self.feedback_file}: became shorter; start anew with another --weights-file file, or put back what was there"
                     )
                 stream.seek(self._read)
                 new = stream.read()
@@ -293,7 +293,7 @@ class MixtureFile:
 
 
 def watch(policy: Policy, corpus: Corpus, budget: Budget, feedback_file: str | Path, weights_file: str | Path, *, schedule_file: str | Path | None = None, every: float = 1.0, max_time: float | None = None, overwrite: bool = False) -> int:  # fmt: skip
-    """`datamix apply AGENT --feedback FILE --weights FILE`: see MixtureFile.watch."""
+    """`datamix apply AGENT --feedback FILE --weights-file FILE`: see MixtureFile.watch."""
     run = MixtureFile.of(
         corpus, policy, budget, feedback_file=feedback_file, weights_file=weights_file, schedule_file=schedule_file, overwrite=overwrite,
     )  # fmt: skip

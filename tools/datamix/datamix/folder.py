@@ -19,7 +19,8 @@ from typing import Any, Self
 
 from datamix import __version__
 from tenfold_shared import BadInput
-from tenfold_shared.jsonl import Lock, difference, redact, write_atomic
+from tenfold_shared.jsonl import Lock, difference, write_atomic
+from tenfold_shared.redaction import redact
 
 Record = dict[str, Any]
 
@@ -64,7 +65,7 @@ class Folder:
             return None
         try:
             manifest = json.loads((self.final / "manifest.json").read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             manifest = {}
         if manifest.get("tool") != "datamix" or manifest.get("verb") != self.verb:
             raise BadInput(f"{self.final}: holds things that `datamix {self.verb}` did not make; choose another output")

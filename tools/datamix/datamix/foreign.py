@@ -26,8 +26,9 @@ from datamix.history import Floats
 from datamix.proxy import Held, rate_of
 from datamix.ranks import Ranks
 from tenfold_shared import BadInput, Missing
-from tenfold_shared.generate import one_line, out_of_memory
+from tenfold_shared.generate.transformers import out_of_memory
 from tenfold_shared.jsonl import decode_line, read_lines
+from tenfold_shared.redaction import one_line
 
 MICRO_TOKENS = 8192  # of a forward pass, where nothing else is said: logits are tokens x vocabulary
 SAMPLED = 4096  # numbers of each tensor that name a model

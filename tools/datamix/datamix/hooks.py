@@ -204,7 +204,7 @@ class MixtureCallback(TrainerCallback):
             saved = json.loads(path.read_bytes())
             told = [schedule.Line(**line) for line in saved["schedule"]]
             base, weights, losses = (np.array(saved[name], dtype=np.float64) for name in ("base", "weights", "losses"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise BadInput(f"{path}: not the state of a mixture run: {error}") from None
         if saved.get("rows_per_update") != self._rows or saved["global_step"] != state.global_step:
             raise BadInput(

@@ -23,6 +23,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple
 
 import msgspec
@@ -30,8 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamix.corpus import Split
-from tenfold_shared import BadInput, Missing
-from tenfold_shared.jsonl import decode_line, open_read, read_lines, read_text
+from tenfold_shared import BadInput, Missing, unread
+from tenfold_shared.jsonl import decode_line, read_lines, read_text
 
 Ids = NDArray[np.generic]
 LAYOUTS = ("auto", "regmix", "doremi", "plain", "megatron", "npy", "datatrove")
@@ -221,7 +222,7 @@ def _listed(folder: Path) -> set[str]:
     try:
         files = msgspec.json.decode(path.read_bytes())["_data_files"]
         return {os.path.basename(entry["filename"]) for entry in files}
-    except (OSError, msgspec.DecodeError, KeyError, TypeError) as error:
+    except (OSError, msgspec.DecodeError, KeyError, TypeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{path}: _data_files: expected what datasets' save_to_disk writes: {error}") from None
 
 
@@ -307,7 +308,7 @@ def _arrow() -> Any:
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError:
-        raise Missing("reading .parquet and .arrow needs pyarrow: pip install 'datamix[arrow]'") from None
+        raise Missing("pyarrow: not installed: pip install 'datamix[arrow]'") from None
     return pyarrow
 
 
@@ -339,7 +340,7 @@ def _table(path: Path, bad: Tolerance) -> Iterator[Document]:
                                 f"{path}:{row}: {column}: expected {wanted}, got {value.type if value.is_valid else 'null'}"
                             )
                         )
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise BadInput(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}; is the file complete?") from None
 
 
@@ -362,7 +363,7 @@ def _bytes(path: Path) -> Any:
     try:
         return np.memmap(path, dtype=np.uint8, mode="r") if path.stat().st_size else np.empty(0, dtype=np.uint8)
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise unread(path, error) from None
 
 
 def _megatron(path: Path) -> Iterator[Document]:
@@ -399,7 +400,7 @@ def _npy(path: Path, separator: int | None) -> Iterator[Document]:
     if raw[:6].tobytes() == b"\x93NUMPY":
         try:
             ids = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+        except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:
             raise BadInput(f"{path}: not an array of numpy: {error}") from None
     else:
         ids = raw_ids(raw, str(path))
@@ -432,8 +433,8 @@ def raw_ids(raw: Any, where: str) -> Ids:
 def _csv_bounds(path: Path, tokens: int) -> list[tuple[int, int]]:
     """OLMo's metadata: start and end of each document, its id and origin."""
     found = []
-    with contextlib.closing(io.TextIOWrapper(open_read(str(path)), encoding="utf-8")) as stream:
-        for number, row in enumerate(csv.reader(stream), 1):
+    try:
+        for number, row in enumerate(csv.reader(io.StringIO(read_text(str(path)), newline="")), 1):
             try:
                 start, end = int(row[0]), int(row[1])
             except (ValueError, IndexError):
@@ -441,6 +442,8 @@ def _csv_bounds(path: Path, tokens: int) -> list[tuple[int, int]]:
             if not 0 <= start <= end <= tokens:
                 raise BadInput(f"{path}:{number}: {start} to {end} is not within the {tokens} tokens of its array")
             found.append((start, end))
+    except csv.Error as error:
+        raise BadInput(f"{path}: expected start,end,... a line: {error}") from None
     return found
 
 

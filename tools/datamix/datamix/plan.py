@@ -186,12 +186,12 @@ def read_losses(path: str, names: Sequence[str]) -> Floats:
     and a loss out of bounds."""
     if Path(path).is_dir():
         raise BadInput(
-            f"--losses {path}: is a folder; expected a file of one JSON object, bits per byte of every domain"
+            f"--losses {path}: is a directory; expected a file of one JSON object, bits per byte of every domain"
         )
     text = read_text(path)
     try:
         told = msgspec.json.decode(text, type=dict[str, float])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"--losses {path}: expected one object of numbers, bits per byte a domain: {error}") from None
     pairs = json.loads(text, object_pairs_hook=list, parse_int=float)  # of a key that stands twice a dict keeps one
     keys = [name for name, _ in pairs]
@@ -256,7 +256,7 @@ def run(
         inputs.append(Path(swarm) / swarms.TRAJECTORIES if Path(swarm).is_dir() else Path(swarm))
         budget = budget or budget_of(told_budget(runs[0].budget) | (changed or {}))
     if budget is None:
-        raise BadInput("plan: expected --steps and --budget-bytes, or --from SWARM, whose budget is taken")
+        raise BadInput("plan: expected --steps and --run-tokens, or --from SWARM, whose budget is taken")
     check_budget(budget)
     check_text(corpus, budget)
     if proxy is not None and base is None:

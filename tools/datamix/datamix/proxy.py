@@ -24,7 +24,8 @@ from torch import Tensor
 from datamix import gradient
 from datamix.corpus import Corpus
 from datamix.stream import key_of
-from tenfold_shared import BadInput
+from tenfold_shared import BadInput, unread
+from tenfold_shared.records import readable
 
 LN2 = math.log(2)
 
@@ -71,9 +72,11 @@ def config_of(given: str) -> ProxyConfig:
         with open(given, "rb") as stream:
             found = msgspec.convert(tomllib.load(stream), ProxyConfig)
     except OSError as error:
-        raise BadInput(f"{given}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise BadInput(f"{given}: {error}") from None
+        raise unread(given, error) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"{given}: not TOML: {error}") from None
+    except msgspec.ValidationError as error:
+        raise BadInput(f"{given}: {readable(error)}") from None
     sizes = (found.width, found.layers, found.heads, found.context, found.batch)
     if min(sizes) < 1 or found.width % found.heads or min(found.lr, found.base_lr) <= 0:
         raise BadInput(f"{given}: expected sizes of 1 or more, rates above 0, and a width that the heads divide")

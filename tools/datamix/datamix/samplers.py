@@ -9,6 +9,7 @@ their schedules for clusters of other people's; `swarm` trains under them. numpy
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -421,6 +422,7 @@ def run(
         output, tool="datamix", version=__version__, verb="sample", options=decides, overwrite=overwrite
     ) as out:
         if out.finished:
+            print(f"datamix: {output}: complete already; nothing to do", file=sys.stderr)
             return 0
         for index, kind in enumerate(assign(mix, trajectories, seed)):
             policy = make(kind, names, source, natural, trajectory_seed(seed, index), budget)

@@ -23,6 +23,7 @@ from datamix import mixture
 from datamix.mixture import Weights
 from tenfold_shared import BadInput
 from tenfold_shared.jsonl import decode_line, read_lines, read_text
+from tenfold_shared.records import readable
 
 SCHEMA, STATIC = "mixture-schedule/1", "mixture/1"
 ROUNDED = (
@@ -102,7 +103,7 @@ def load_any(path: str) -> list[Line]:
     first = text.lstrip().split("\n", 1)[0]
     try:
         whole = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         whole = None  # several lines, or broken ones, which are named below
     if isinstance(whole, dict) and whole.get("schema") != SCHEMA and "step" not in whole:
         return [_static(whole, _name(path))]
@@ -175,11 +176,11 @@ def _name(path: str | Path) -> str:
 
 def _convert(value: Any, where: str) -> Line:
     if isinstance(value, dict) and value.get("schema", SCHEMA) != SCHEMA:
-        raise BadInput(f"{where}: schema: {value['schema']!r}; expected {SCHEMA}")
+        raise BadInput(f"{where}: schema: expected {SCHEMA}, got {value['schema']!r}")
     try:
         return msgspec.convert(value, Line)
     except msgspec.ValidationError as error:
-        raise BadInput(f"{where}: {error}; expected a step of a schedule") from None
+        raise BadInput(f"{where}: {readable(error)}; expected a step of a schedule") from None
 
 
 def _checked(one: Line, where: str, before: Sequence[Line]) -> Line:
@@ -205,7 +206,7 @@ def _checked(one: Line, where: str, before: Sequence[Line]) -> Line:
 
 def _static(whole: dict[str, Any], where: str) -> Line:
     if whole.get("schema", STATIC) != STATIC:
-        raise BadInput(f"{where}: schema: {whole['schema']!r}; expected {SCHEMA} or {STATIC}")
+        raise BadInput(f"{where}: schema: expected {SCHEMA} or {STATIC}, got {whole['schema']!r}")
     try:
         weights = msgspec.convert(whole.get("weights"), dict[str, float])
     except msgspec.ValidationError as error:

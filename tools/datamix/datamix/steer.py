@@ -128,7 +128,7 @@ def check_budget(corpus: Corpus, learner: Learner, budget: Budget) -> int:
     updates = budget.tokens // update
     if updates < 1:
         raise BadInput(
-            f"--budget-bytes: {budget.tokens} tokens a step are fewer than one update of {learner.batch} rows of {learner.context}"
+            f"--run-tokens: {budget.tokens} tokens a step are fewer than one update of {learner.batch} rows of {learner.context}"
         )
     rows = updates * learner.batch
     if budget.max_epochs > 0:

@@ -23,8 +23,9 @@ from datamix.history import Budget, Policy
 from datamix.mixture import from_names
 from tenfold_shared import BadInput
 from tenfold_shared.cli import sha256_of
-from tenfold_shared.jsonl import redact, write_atomic
+from tenfold_shared.jsonl import write_atomic
 from tenfold_shared.progress import Progress
+from tenfold_shared.redaction import redact
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -164,7 +165,15 @@ def _shape_of(base: Path) -> ProxyConfig:
             return msgspec.convert(json.loads(told)["proxy"], ProxyConfig)
         if (base.parent.parent / PLAN).exists():
             return msgspec.convert(read_plan(base.parent.parent).settings.proxy, ProxyConfig)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, msgspec.ValidationError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        msgspec.ValidationError,
+        RecursionError,
+    ) as error:
         raise BadInput(f"--base {base}: not a base: {' '.join(str(error).split())[:160]}") from None
     raise BadInput(f"--base {base}: does not say what shape it has; name it with --proxy CONFIG")
 
@@ -220,15 +229,15 @@ def check_budget(budget: Budget) -> None:
 
 def budget_of(told: Record) -> Budget:
     """The budget that told_budget tells. Raises BadInput for text of less than a token a step."""
-    steps, size = told["steps"], told["budget_bytes"]
+    steps, size = told["steps"], told["run_tokens"]
     if size < steps:
-        raise BadInput(f"--budget-bytes {size}: is less than one token for each of --steps {steps}")
+        raise BadInput(f"--run-tokens {size}: is less than one token for each of --steps {steps}")
     return Budget(size // steps, steps, told["source_budget"], told["max_epochs"])
 
 
 def told_budget(budget: Budget) -> Record:
     """By the names of its options, which a refusal of another run's output tells."""
     return {
-        "steps": budget.steps, "budget_bytes": budget.steps * budget.tokens, "source_budget": budget.source_share,
+        "steps": budget.steps, "run_tokens": budget.steps * budget.tokens, "source_budget": budget.source_share,
         "max_epochs": budget.max_epochs,
     }  # fmt: skip

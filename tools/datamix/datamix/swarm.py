@@ -6,7 +6,7 @@
     SWARM/trajectories.jsonl, swarm.json, manifest.json    written by collect (swarms.py reads them)
 
 A task is a choice of domains with a base of its own. Each run is a pure function of the plan and its number, in a folder of its own, so
-that runs go to any number of processes, machines (`--only I`) or Ray workers in any order, and go on after a kill from their last step.
+that runs go to any number of processes, machines (`--run I`) or Ray workers in any order, and go on after a kill from their last step.
 """
 
 from __future__ import annotations
@@ -143,7 +143,9 @@ def read_plan(folder: Path) -> Plan:
         return msgspec.json.decode(path.read_bytes(), type=Plan)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file; expected the folder of `datamix swarm`") from None
-    except (msgspec.DecodeError, OSError) as error:
+    except NotADirectoryError:
+        raise BadInput(f"{folder}: is a file; expected the folder of `datamix swarm`") from None
+    except (msgspec.DecodeError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{path}: not a swarm's plan: {error}") from None
 
 
@@ -272,9 +274,9 @@ def _run_of(root: Path, number: int) -> Trajectory:
     path = root / "runs" / f"{number:05d}" / TRAJECTORY
     try:
         return msgspec.json.decode(path.read_bytes(), type=Trajectory)
-    except (msgspec.DecodeError, OSError) as error:
+    except (msgspec.DecodeError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(
-            f"{path}: not a run: {error}; remove its folder and run it again with --only {number + 1}"
+            f"{path}: not a run: {error}; remove its folder and run it again with --run {number + 1}"
         ) from None
 
 
@@ -368,10 +370,10 @@ def run(
         raise BadInput(f"{root}: the folder {root.absolute().parent} does not exist; create it first")
     if only is not None:
         if not 1 <= only <= settings.trajectories:
-            raise BadInput(f"--only {only}: expected a run from 1 to {settings.trajectories}")
+            raise BadInput(f"--run {only}: expected a run from 1 to {settings.trajectories}")
         if overwrite:
             raise BadInput(
-                "--only: goes without --overwrite, which would remove the other runs; remove the folder first"
+                "--run: goes without --overwrite, which would remove the other runs; remove the folder first"
             )
     corpus.verify()
     if only is not None:
@@ -469,7 +471,7 @@ def _collect(root: Path, as_json: bool, started: datetime, seconds: float) -> in
     missing = [i + 1 for i in range(n) if not (root / "runs" / f"{i:05d}" / TRAJECTORY).exists()]
     if missing:
         some = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
-        raise BadInput(f"{root}: {len(missing)} of {n} runs are not finished: {some}; run them with --only I")
+        raise BadInput(f"{root}: {len(missing)} of {n} runs are not finished: {some}; run them with --run I")
     lines = [(root / "runs" / f"{i:05d}" / TRAJECTORY).read_bytes() for i in range(n)]
     write_atomic(root / swarms.TRAJECTORIES, b"".join(line + b"\n" for line in lines))
     runs = [_run_of(root, i) for i in range(n)]

@@ -23,6 +23,7 @@ from datamix.history import Floats, Trajectory
 from datamix.schedule import pretty, tidy
 from tenfold_shared import BadInput
 from tenfold_shared.jsonl import decode_line, read_lines, write_atomic
+from tenfold_shared.records import readable
 
 TRAJECTORIES, ABOUT, MANIFEST = "trajectories.jsonl", "swarm.json", "manifest.json"
 SCHEMA, TRAJECTORY = "swarm/1", "mixture-trajectory/1"
@@ -64,10 +65,10 @@ def about(folder: str | Path) -> dict[str, Any]:
         told = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except FileNotFoundError:
         return {}
-    except (msgspec.DecodeError, OSError) as error:
+    except (msgspec.DecodeError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{path}: not a swarm's description: {error}") from None
     if told.get("schema", SCHEMA) != SCHEMA:
-        raise BadInput(f"{path}: schema: {told['schema']!r}; expected {SCHEMA}")
+        raise BadInput(f"{path}: schema: expected {SCHEMA}, got {told['schema']!r}")
     return told
 
 
@@ -126,11 +127,11 @@ def write(folder: str | Path, runs: Sequence[Trajectory], described: dict[str, A
 
 def _convert(value: Any, where: str) -> Trajectory:
     if isinstance(value, dict) and value.get("schema", TRAJECTORY) != TRAJECTORY:
-        raise BadInput(f"{where}: schema: {value['schema']!r}; expected {TRAJECTORY}")
+        raise BadInput(f"{where}: schema: expected {TRAJECTORY}, got {value['schema']!r}")
     try:
         return msgspec.convert(value, Trajectory)
     except msgspec.ValidationError as error:
-        raise BadInput(f"{where}: {error}; expected a run of a swarm") from None
+        raise BadInput(f"{where}: {readable(error)}; expected a run of a swarm") from None
 
 
 def _checked(one: Trajectory, where: str, imported: bool) -> Trajectory:

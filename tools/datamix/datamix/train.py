@@ -77,7 +77,7 @@ def _made(runs: list[Trajectory], how: Settings, progress: Progress | None) -> t
             settings = msgspec.structs.replace(settings, policy_steps=how.steps)
         return world.train(runs, settings, how.seed, progress.update if progress is not None else lambda: None)
     if how.members is not None or how.caution is not None or how.split is not None:
-        raise BadInput("--members, --caution and --split: are of --algo model")
+        raise BadInput("--members, --caution and --within: are of --algo model")
     if how.algo == "sft" and how.alpha is not None:
         raise BadInput("--alpha: is of --algo cql")
     from datamix import cql, sft
@@ -140,10 +140,13 @@ def run(swarm: str, how: Settings, *, output: str | None, overwrite: bool, as_js
         )
     failed = sum(one.status != "done" for one in runs)
     inputs = [{"path": str(Path(swarm) / swarms.TRAJECTORIES), "sha256": sha256_of(Path(swarm) / swarms.TRAJECTORIES)}]
+    decides = msgspec.to_builtins(how)
+    for field, option in (("form", "pace"), ("split", "within"), ("steps", "train_steps")):  # named as the options are
+        decides[option] = decides.pop(field)
     with Folder(
         output,
         "train-agent",
-        msgspec.to_builtins(how) | {"features": features.SPEC},
+        decides | {"features": features.SPEC},
         inputs,
         seed=how.seed,
         overwrite=overwrite,

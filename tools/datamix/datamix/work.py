@@ -98,7 +98,7 @@ class Work:
             with safe_open(str(path), "pt") as found:
                 told = json.loads(found.metadata()["told"])
                 return told, {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118 (it is no dict)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
             print(f"datamix: {path}: is not what was written there; starting again", file=sys.stderr)
             return None
 
@@ -146,7 +146,7 @@ class Work:
 def _read(path: Path) -> Record | None:
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -372,9 +372,21 @@ class Simulator:
             with safe_open(str(path), "pt") as stream:
                 told = stream.metadata() or {}
                 how = msgspec.convert(json.loads(told["world"])["settings"], Settings)
+                with torch.device("meta"):  # counted before it is made
+                    weights = sum(x.numel() for x in World(min(how.members, 1), how.hidden, how.effects).parameters())
+                if how.members * weights > path.stat().st_size:
+                    raise ValueError(f"its settings make {how.members * weights:,} weights, more than its file holds")
                 world = World(how.members, how.hidden, how.effects)
                 world.load_state_dict({name: stream.get_tensor(name) for name in world.state_dict()})
-        except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, msgspec.ValidationError) as error:
+        except (
+            SafetensorError,
+            OSError,
+            ValueError,
+            KeyError,
+            RuntimeError,
+            msgspec.ValidationError,
+            RecursionError,
+        ) as error:
             raise BadInput(f"{path}: not an agent's world: {' '.join(str(error).split())[:200]}") from None
         if not all(bool(torch.isfinite(x).all()) for x in world.state_dict().values()):
             raise BadInput(f"{path}: has weights that are no numbers; train the agent again")

@@ -137,8 +137,9 @@ def lockstep(port: int, tasks: list[dict]) -> float:
     """Seconds for the same chains in rounds: 64 chains, one call each, all replies, the next call."""
     from dser.chain import Chain, Procedure, Step
     from dser.prompts import Prompts, Reading, answer_of, verdict_of
-    from dser.solve import call_seed
-    from tenfold_shared.generate import Request, Sampling, ServerGenerator
+    from dser.runner import call_seed
+    from tenfold_shared.generate import Request, Sampling
+    from tenfold_shared.generate.server import ServerGenerator
 
     prompts, reading = Prompts(), Reading()
     model = ServerGenerator([f"http://127.0.0.1:{port}/v1"], "loop", concurrency=IN_FLIGHT)

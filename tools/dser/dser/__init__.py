@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dser.chain import Call, Chain, Procedure, Step
+    from dser.findings import report_of
     from dser.log import Problem, Settings, read_log
     from dser.plan import plan_of
-    from dser.report import report_of
-    from dser.solve import Outcome, run_chains
+    from dser.runner import Outcome, run_chains
     from dser.vote import Ballot
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "chain": ("Call", "Chain", "Procedure", "Step"),
+    "findings": ("report_of",),
     "log": ("Problem", "Settings", "read_log"),
     "plan": ("plan_of",),
-    "report": ("report_of",),
-    "solve": ("Outcome", "run_chains"),
+    "runner": ("Outcome", "run_chains"),
     "vote": ("Ballot",),
 }
 __all__ = [

@@ -78,26 +78,28 @@ def replay(path: str, on_refined: Any = None) -> dict[str, _Problem]:
     for name, steps in early.items():
         raise no_first_step(f"{file}:{steps[0][0]}", name)
     if not found:
-        raise BadInput(f"{file}: the log holds no step")
+        raise BadInput(f"{file}: expected at least one step of `dser solve`, got none")
     return dict(sorted(found.items(), key=lambda pair: pair[1].position))
 
 
 def samples(path: str) -> Iterator[Record]:
-    """Every chain's last solution as sample 0 … K − 1; a chain without one is a sample with an error."""
+    """Every chain's last solution as sample 0 … K − 1. A chain whose texts were all cut off has an empty one, which a grader
+    counts as wrong; one whose call failed is a sample with an error, which a grader leaves out."""
     for problem in replay(path).values():
         for index, line in sorted(problem.lines.items()):
             text = line.chain.solution
+            failed = text is None and line.error is not None
             record = {
                 **problem.task,
                 "schema": shapes.schema("sample"),
                 "sample": index,
                 "response": text or "",
-                "finish_reason": "stop" if text is not None else "error",
+                "finish_reason": "error" if failed else "length" if text is None else "stop",
                 "usage": {"prompt_tokens": line.tokens[0], "completion_tokens": line.tokens[1]},
                 "model": line.model,
             }
-            if text is None:
-                record["error"] = line.error or "the chain has no solution"
+            if failed:
+                record["error"] = line.error
             yield record
 
 
@@ -177,7 +179,7 @@ def _templates(folder: str) -> set[str]:
     """The roles that the run's manifest says had templates of their own; none where there is no manifest to ask."""
     try:
         manifest = msgspec.json.decode((steps_path(folder).parent / "manifest.json").read_bytes(), type=_Manifest)
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
         return set()
     return set(manifest.options.template) & {"verify", "refine"}
 

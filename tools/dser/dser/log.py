@@ -20,7 +20,9 @@ import dser
 from dser.chain import Chain, Procedure, Step
 from dser.groups import Groups
 from tenfold_shared import BadInput, Missing
-from tenfold_shared.jsonl import Lock, Source, difference, open_read, redact, write_atomic
+from tenfold_shared.jsonl import Lock, Source, difference, open_read, write_atomic
+from tenfold_shared.records import readable
+from tenfold_shared.redaction import redact
 
 Record = dict[str, Any]
 STEPS = "steps.jsonl"
@@ -195,10 +197,10 @@ def read_steps(path: Path, kind: type[Kind]) -> Iterator[tuple[int, Kind]]:
         for number, line in enumerate(stream, 1):
             try:
                 step = decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 if not line.endswith(b"\n"):
                     return
-                raise BadInput(f"{path}:{number}: expected a step of dser solve: {error}") from None
+                raise BadInput(f"{path}:{number}: {readable(error)}; expected a step of `dser solve`") from None
             yield number, step
 
 
@@ -258,10 +260,10 @@ class RunFolder:
             return  # what is there stays until the first reply: a bad path or server costs nothing
         try:
             before = msgspec.json.decode(manifest.read_bytes(), type=dict[str, Any])
-        except (msgspec.DecodeError, msgspec.ValidationError):
+        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
             raise BadInput(f"{manifest}: is damaged; --overwrite starts anew") from None
         if found := difference(before, self._identity):
-            raise BadInput(f"{self.path}: was made with {found}; choose another folder or add --overwrite")
+            raise BadInput(f"{self.path}: was made with {found}; choose another output or add --overwrite")
         self._write_manifest({}, "running")
         self._file = file = open(steps, "a+b")
         file.seek(0)
@@ -381,16 +383,8 @@ def emit(records: Iterator[Record], output: str | None, overwrite: bool) -> None
 
 
 def write_lines(path: Path, records: Iterator[Record]) -> None:
-    """Beside itself, fsynced, renamed."""
-    aside = path.with_name(f".{path.name}.tmp")
+    """Whole or not at all."""
     try:
-        with open(aside, "wb") as out:
-            for record in records:
-                out.write(_encode(record) + b"\n")
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(aside, path)
+        write_atomic(path, (_encode(record) + b"\n" for record in records))
     except OSError as error:
         raise Missing(f"{path}: cannot be written ({error.strerror}); free some space and run it again") from error
-    finally:
-        aside.unlink(missing_ok=True)

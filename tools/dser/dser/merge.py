@@ -6,9 +6,7 @@ answers.jsonl and chains.jsonl likewise.
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +38,7 @@ def run(folders: Sequence[str], *, output: str | None, overwrite: bool, quiet: b
         raise BadInput(f"merge: expected different shards of one split, got {given}")
     target = Path(output)
     if target.exists() and any(entry.name != ".lock" for entry in target.iterdir()) and not overwrite:
-        raise BadInput(f"{output}: exists; choose another folder or add --overwrite")
+        raise BadInput(f"{output}: exists; choose another output or add --overwrite")
     if any(Path(folder).resolve() == target.resolve() for folder in folders):
         raise BadInput(f"{output}: is one of the runs to merge; choose another folder")
     try:
@@ -51,14 +49,7 @@ def run(folders: Sequence[str], *, output: str | None, overwrite: bool, quiet: b
     try:
         _distinct([folder for _, _, folder in found])
         for name in FILES:
-            aside = target / f".{name}.tmp"
-            with open(aside, "wb") as out:
-                for _, _, folder in found:
-                    with open(Path(folder) / name, "rb") as part:
-                        shutil.copyfileobj(part, out, 1 << 20)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(aside, target / name)
+            write_atomic(target / name, _joined(Path(folder) / name for _, _, folder in found))
         counts: Record = {}
         for _, manifest, _ in found:
             for key, value in manifest.get("counts", {}).items():
@@ -92,7 +83,7 @@ def _manifest(folder: str) -> tuple[Record, Record, str]:
         manifest = msgspec.json.decode(path.read_bytes())
     except FileNotFoundError:
         raise BadInput(f"{folder}: expected a run folder of dser solve, with manifest.json") from None
-    except (msgspec.DecodeError, OSError) as error:
+    except (msgspec.DecodeError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{path}: cannot be read: {error}") from None
     for name in FILES:
         if not (Path(folder) / name).is_file():
@@ -102,6 +93,14 @@ def _manifest(folder: str) -> tuple[Record, Record, str]:
 
 def _unsharded(manifest: Record) -> Record:
     return {**manifest, "options": {**manifest["options"], "shard": None}}
+
+
+def _joined(paths: Iterable[Path]) -> Iterator[bytes]:
+    """The files' bytes one after the other."""
+    for path in paths:
+        with open(path, "rb") as part:
+            while block := part.read(1 << 20):
+                yield block
 
 
 def _distinct(folders: Sequence[str]) -> None:

@@ -49,7 +49,7 @@ def plan_of(problems: Iterable[Problem], budget: int, seed: int = 0, count: int 
         begins += int((trace.codes[:, 0] != -2).sum())
         turns += int((trace.codes[:, 1:] != -2).sum())
     if not any_problem:
-        raise BadInput("plan: the log holds no step")
+        raise BadInput("input: expected at least one step of `dser solve`, got none")
     if settings is None:
         raise BadInput("plan: the run has no gold answers, so that nothing is known of right and wrong")
     if not settings.procedure.iterations:

@@ -48,7 +48,7 @@ def _rows(path: str) -> list[Record]:
         try:
             import pyarrow.parquet as parquet
         except ImportError:
-            raise Missing(f"{path}: reading parquet needs pyarrow: pip install pyarrow") from None
+            raise Missing(f"{path}: pyarrow is not installed: pip install pyarrow") from None
         try:
             return parquet.read_table(path).to_pylist()
         except Exception as error:  # pyarrow has many of its own
@@ -56,7 +56,7 @@ def _rows(path: str) -> list[Record]:
     text = read_text(path)
     if suffix == ".txt":
         if not text.strip():
-            raise BadInput(f"{path}: is empty; expected the text of a problem")
+            raise BadInput(f"{path}: expected the text of a problem, got none")
         return [{"id": Path(path).stem, "problem": text.strip()}]
     if suffix == ".csv":
         rows = list(csv.DictReader(io.StringIO(text)))
@@ -66,8 +66,8 @@ def _rows(path: str) -> list[Record]:
         return [dict(row) for row in rows]
     try:
         value = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
-        raise BadInput(f"{path}: expected JSON: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"{path}: not JSON: {error}") from None
     found = value if isinstance(value, list) else [value]
     for number, row in enumerate(found, 1):
         if not isinstance(row, dict):
@@ -83,7 +83,7 @@ def as_tasks(located: Iterable[Located]) -> Iterator[Located]:
         name = task["id"]
         if isinstance(name, str):
             if name in seen:
-                raise BadInput(f"{where}: id: {name} is also the id of {seen[name]}; ids must be unique")
+                raise BadInput(f"{where}: id: {name} appears twice, first at {seen[name]}; ids must be unique")
             seen[name] = where
         yield where, task
 

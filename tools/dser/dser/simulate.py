@@ -22,6 +22,7 @@ from dser import markov
 from tenfold_shared import BadInput
 from tenfold_shared.generate import Completion, Request, Sampling
 from tenfold_shared.jsonl import read_text
+from tenfold_shared.records import readable
 
 Record = dict[str, Any]
 _STATE = re.compile(r"sim:\\boxed\{(.*?)\}:sim", re.DOTALL)
@@ -61,8 +62,8 @@ def read_sim(path: str) -> SimFile:
     """A sim file. Raises BadInput naming the field."""
     try:
         found = msgspec.json.decode(read_text(path), type=SimFile)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise BadInput(f"sim:{path}: {error}") from None
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"sim:{path}: {readable(error)}") from None
     for name, world in [("", found), *found.problems.items()]:
         if not name and found.problems and world.p_ic is None and world.skill is None and world.matrix is None:
             continue
@@ -257,8 +258,8 @@ def run(
     if matrix is not None:
         try:
             given = json.loads(read_text(matrix))
-        except ValueError as error:
-            raise BadInput(f"--matrix {matrix}: expected JSON: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"--matrix {matrix}: not JSON: {error}") from None
         table = given.get("matrix") if isinstance(given, dict) else given
         try:
             rows = markov.checked(table if table is not None else [])

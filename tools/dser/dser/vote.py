@@ -353,7 +353,7 @@ def run(folder: str, *, window: int | None, rule: str | None, output: str | None
                 record["status"] = "unfinished"  # the steps do not tell what kept them from going on
             yield record
         if problem is None:
-            raise BadInput(f"{folder}: the log holds no step")
+            raise BadInput(f"{folder}: expected at least one step of `dser solve`, got none")
 
     emit(voted(), output, overwrite)
     return 0

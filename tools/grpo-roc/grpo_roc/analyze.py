@@ -202,7 +202,7 @@ def run(
         if model is not None:
             records.append((where, record))
     if not groups["all"].trajectories:
-        raise BadInput("no trajectory")
+        raise BadInput("input: expected at least one trajectory, got none")
     found: Record = {name: one.told() for name, one in groups.items() if one.trajectories}
     if model is not None:
         found["entropy"] = _with_model(model, records, dtype, device, trust_remote_code, temperature, first)

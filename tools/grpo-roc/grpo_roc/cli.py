@@ -1,4 +1,7 @@
-"""The command `grpo-roc`: options and help. Each verb's work is in the module of its name."""
+"""The command `grpo-roc`: options and help. Each verb's work is in the module of its name.
+
+Long because it is the options and help texts of some twenty verbs, and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import click
 
 from grpo_roc import needs
 from tenfold_shared import BadInput, Missing
-from tenfold_shared.cli import Duration, Selection, Share, add_doctor, files_argument, options, take, tool
+from tenfold_shared.cli import Duration, Selection, Share, Size, add_doctor, files_argument, options, take, tool
 
 _FORM = click.option("--form", type=click.Choice(["auto", "trajectory", "verl", "chat"]), default="auto", show_default=True, help="Whose records: ours, verl's rollout dumps, or chats with tool messages (TRL's too).")  # fmt: skip
 _COMPAT = click.option("--compat", type=click.Choice(["rstar"]), help="Score and select as the released code does, its mistakes included, for comparison.")  # fmt: skip
@@ -46,7 +49,7 @@ def prepare(files: tuple[str, ...], to: str, integers: bool, max_digits: int, so
 @files_argument(metavar="[SAMPLES]...")
 @click.option("--grader-scope", type=click.Choice(["answer", "response"]), default="answer", show_default=True, help="Where the box is looked for: in the answer block, or, as the released code does, anywhere.")  # fmt: skip
 @click.option("--answer-form", type=click.Choice(["any", "number"]), default="any", show_default=True, help="number: where the gold answer is a whole number, 59 * 73 is no answer, though equal to it.")  # fmt: skip
-@click.option("--grade-timeout", type=Duration(), default="2s", show_default=True, help="Time a symbolic comparison may take.")  # fmt: skip
+@click.option("--grade-timeout", type=Duration(), default="2s", show_default=True, help="Time one symbolic comparison may take; then the grade is `ungradable`.")  # fmt: skip
 @options("workers", "output", "records", "max_time", "common")
 def verify(files: tuple[str, ...], **given: Any) -> int:
     """Add `correct`, `grade` and `grade_reason` to samples, trajectories, verl's dumps or chats, and `reward` (1 or 0) where there is none.
@@ -85,7 +88,7 @@ def score(files: tuple[str, ...], form: str, compat: str | None, **given: Any) -
 @click.option("--ddof", type=click.Choice(["0", "1"]), default="1", show_default=True, help="Of the standard deviation in advantages; 1 is verl's.")  # fmt: skip
 @_FORM
 @_COMPAT
-@click.option("--explain", metavar="GROUP", help="Show on stderr how a group's trajectories were chosen, with the chance that each had.")  # fmt: skip
+@click.option("--show", "explain", metavar="GROUP", help="Show on stderr how a group's trajectories were chosen, with the chance that each had.")  # fmt: skip
 @options("seed", "output", "records", "json", "common")
 def resample(files: tuple[str, ...], group_size: int, roc_select: Any, epsilon: float, ddof: str, form: str, compat: str | None, seed: int, **given: Any) -> int:  # fmt: skip
     """Write every trajectory with its penalties and `kept`, `kept_reason` (positive, negative, quota, equal_rewards) and `advantage` (null where it is not kept). A summary goes to
@@ -418,7 +421,7 @@ def analyze(files: tuple[str, ...], quiet: bool, **given: Any) -> int:
 @click.option("--epochs", type=Share(min=0, min_open=True), default=3.0, show_default=True, help="Times that every transcript is seen.")  # fmt: skip
 @click.option("--transcripts", "batch", type=click.IntRange(min=1), default=16, show_default=True, help="Transcripts of an update.")  # fmt: skip
 @click.option("--lr", type=Share(min=0, min_open=True), default=5e-6, show_default=True, help="Highest learning rate; a cosine brings it to nothing.")  # fmt: skip
-@click.option("--warmup", type=Share(min=0, max=1), default=0.04, show_default=True, help="Share of the updates in which it rises.")  # fmt: skip
+@click.option("--warmup-share", type=Share(min=0, max=1), default=0.04, show_default=True, help="Share of the updates in which it rises.")  # fmt: skip
 @click.option("--max-transcript", type=click.IntRange(min=1), default=4096, show_default=True, help="Tokens of a transcript; longer ones are left out and counted.")  # fmt: skip
 @click.option("--pass-tokens", type=click.IntRange(min=1), default=4096, show_default=True, help="Of one pass through the model.")  # fmt: skip
 @click.option("--held-out", type=Share(min=0, max=1), default=0.05, show_default=True, help="Share of transcripts (256 at most) that the loss is measured on.")  # fmt: skip
@@ -460,7 +463,7 @@ def _sft(data: tuple[str, ...], form: str, make_data: int | None, write_data: st
     if output is None:
         raise BadInput("-o FOLDER: where the model is to be written")
     how = work.Settings(
-        make_data=make_data or 0, kinds=kinds, epochs=given.pop("epochs"), batch=given.pop("batch"), lr=given.pop("lr"), warmup=given.pop("warmup"), max_tokens=given.pop("max_transcript"),
+        make_data=make_data or 0, kinds=kinds, epochs=given.pop("epochs"), batch=given.pop("batch"), lr=given.pop("lr"), warmup_share=given.pop("warmup_share"), max_tokens=given.pop("max_transcript"),
         most=given.pop("pass_tokens"), held_out=given.pop("held_out"), tools=given.pop("tools"), shown=given.pop("shown"), checkpointing=given.pop("checkpointing"), seed=given.pop("seed"),
     )  # fmt: skip
     uri = _model(given)
@@ -499,7 +502,7 @@ def _sft(data: tuple[str, ...], form: str, make_data: int | None, write_data: st
 @click.option("--pass-tokens", type=click.IntRange(min=1), default=4096, show_default=True, help="Of one pass through the model.")  # fmt: skip
 @click.option("--gradient-checkpointing", "checkpointing", is_flag=True, help="Less memory, more time.")
 @click.option("--step-deadline", type=Duration(), help="Time for a step's trajectories; what still runs then is cut off and has reward 0.")  # fmt: skip
-@click.option("--engine", "engines", multiple=True, metavar="URI", help="What samples: vllm: (vLLM in this process), or a vLLM server, http(s)://HOST:PORT/v1#NAME (repeatable). Without it, transformers.")  # fmt: skip
+@click.option("--rollout-engine", "engines", multiple=True, metavar="URI", help="What samples: vllm: (vLLM in this process), or a vLLM server, http(s)://HOST:PORT/v1#NAME (repeatable). Without it, transformers.")  # fmt: skip
 @_ADMISSION
 @click.option("--engine-memory", type=Share(min=0, max=1, min_open=True), default=0.3, show_default=True, help="Share of a GPU for vLLM in this process, which the trainer has beside it.")  # fmt: skip
 @click.option("--save-every", type=click.IntRange(min=1), default=5, show_default=True, help="Steps between checkpoints.")  # fmt: skip
@@ -515,7 +518,7 @@ def train(files: tuple[str, ...], stages: str | None, output: str | None, overwr
     Example:
       grpo-roc train problems.jsonl --model cold --steps 20 --prompts 4 --group-size 4 --max-tokens 256 --lr 5e-5 -o run
       grpo-roc train --stages stages.toml --model cold --algo grpo -o run
-      grpo-roc train problems.jsonl --model cold --engine http://gpu1:8000/v1#policy --engine http://gpu2:8000/v1#policy -o run
+      grpo-roc train problems.jsonl --model cold --rollout-engine http://gpu1:8000/v1#policy --rollout-engine http://gpu2:8000/v1#policy -o run
     """
     needs.models()
     from grpo_roc import launch as work
@@ -594,7 +597,7 @@ POLICIES = ["static", "least", "kv", "kv-quantile", "kv-mean", "turns"]
 @click.option("--history", metavar="FILE", help="Traces of an earlier step, whose lengths kv-quantile and kv-mean begin with.")  # fmt: skip
 @click.option("--generate", type=click.IntRange(min=1), metavar="N", help="Make up N traces in place of a file: log-normal lengths, long tails of tools.")  # fmt: skip
 @click.option("--group-size", type=click.IntRange(min=1), default=16, show_default=True, help="--generate: trajectories of a prompt.")  # fmt: skip
-@click.option("--mean-tokens", type=Share(min=1), default=4096.0, show_default=True, help="--generate: mean length of a response.")  # fmt: skip
+@click.option("--mean-length", type=Share(min=1), default=4096.0, show_default=True, help="--generate: mean length of a response.")  # fmt: skip
 @click.option("--write-traces", metavar="FILE", help="Write the traces too, as they are read.")
 @options("seed", "limit", "skip_bad", "json", "common")
 def simulate(files: tuple[str, ...], limit: int | None, skip_bad: int, policies: tuple[Any, ...], write_traces: str | None, as_json: bool, quiet: bool, **given: Any) -> int:  # fmt: skip
@@ -623,14 +626,14 @@ def simulate(files: tuple[str, ...], limit: int | None, skip_bad: int, policies:
 @click.option("--mean-prompt", type=click.IntRange(min=1), default=256, show_default=True, help="Tokens of a prompt on average.")  # fmt: skip
 @click.option("--gpus", type=click.IntRange(min=1), default=8, show_default=True, help="GPUs, for training and for engines in turn.")  # fmt: skip
 @click.option("--tensor-parallel", type=click.IntRange(min=1), default=1, show_default=True, help="GPUs of an engine.")
-@click.option("--gpu-memory-gb", type=Share(min=0, min_open=True), default=80.0, show_default=True, help="Memory of each, in 10^9 bytes.")  # fmt: skip
-@click.option("--micro-tokens", type=click.IntRange(min=1), default=20480, show_default=True, help="Tokens of a GPU's micro-batch, packed.")  # fmt: skip
+@click.option("--gpu-mem", type=Size(), metavar="SIZE", default="80G", show_default=True, help="Memory of each card: 80G, 79.6GiB.")  # fmt: skip
+@click.option("--pass-tokens", type=click.IntRange(min=1), default=20480, show_default=True, help="Tokens of a GPU's micro-batch, packed.")  # fmt: skip
 @click.option("--logit-chunk", type=click.IntRange(min=1), default=1024, show_default=True, help="Tokens whose logits exist at a time.")  # fmt: skip
-@click.option("--checkpointing/--no-checkpointing", default=True, show_default=True, help="Compute activations again on the way back.")  # fmt: skip
+@click.option("--gradient-checkpointing/--no-gradient-checkpointing", default=True, show_default=True, help="Compute activations again on the way back.")  # fmt: skip
 @click.option("--offload/--no-offload", default=False, show_default=True, help="Master weights and AdamW in host memory while trajectories are sampled.")  # fmt: skip
 @click.option("--block", type=click.IntRange(min=1), default=16, show_default=True, help="Tokens of a block of the cache.")  # fmt: skip
 @click.option("--tokens-per-second", type=Share(min=0, min_open=True), help="Measured: an engine's, all trajectories together.  [from the bandwidth]")  # fmt: skip
-@click.option("--bandwidth-gb-s", type=Share(min=0, min_open=True), default=3350.0, show_default=True, help="Of a GPU's memory; the default is an H100's.")  # fmt: skip
+@click.option("--bandwidth", type=Size(), metavar="SIZE", default="3.35T", show_default=True, help="Bytes the memory of a GPU gives a second; 3.35T is an H100's.")  # fmt: skip
 @click.option("--train-tflops", type=Share(min=0, min_open=True), default=400.0, show_default=True, help="Reached by a GPU in training: 40% of an H100's bf16.")  # fmt: skip
 @click.option("--calls", type=Share(min=0), default=2.75, show_default=True, help="Tool calls of a trajectory; the paper's mean.")  # fmt: skip
 @click.option("--tool-rate", type=Share(min=0, min_open=True), help="Calls a second of the environment, as bench-env measures them.")  # fmt: skip
@@ -642,8 +645,8 @@ def plan(explain: bool, as_json: bool, quiet: bool, **given: Any) -> int:
 
     \b
     Example:
-      grpo-roc plan --model smollm2 --gpus 1 --gpu-memory-gb 80 --explain
-      grpo-roc plan --model Qwen/Qwen3-14B --gpus 64 --gpu-memory-gb 192 --tool-rate 340 --json
+      grpo-roc plan --model smollm2 --gpus 1 --gpu-mem 80G --explain
+      grpo-roc plan --model Qwen/Qwen3-14B --gpus 64 --gpu-mem 192G --tool-rate 340 --json
     """
     from grpo_roc import plan as work
 
@@ -663,7 +666,9 @@ def _levels() -> dict[str, Any]:
     }
 
 
-add_doctor(main, extras=["hf", "arrow", "serve", "plot"], own=_levels, example="strict")
+add_doctor(
+    main, extras=["hf", "arrow", "serve", "plot"], only_here={"serve": ["aiohttp"]}, own=_levels, example="strict"
+)
 
 if __name__ == "__main__":
     main()

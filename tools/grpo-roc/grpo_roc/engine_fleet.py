@@ -22,7 +22,7 @@ Policy = Literal["auto", "static", "least", "kv", "kv-quantile", "kv-mean"]
 
 
 def chosen(asked: Policy, engines: Sequence[Engine], lockstep: bool) -> Name:
-    """auto: kv-mean, the fastest of those simulated where caches fill up (README, "Before a run"), as they do in engines whose trajectories take blocks as they grow. In slots, each as long as the longest, its guesses
+    """auto: kv-mean, the fastest of those simulated where caches fill up (README, "Scheduling, simulated"), as they do in engines whose trajectories take blocks as they grow. In slots, each as long as the longest, its guesses
     gain nothing: there, and in lockstep, where who begins must not hang on lengths, it is kv, in the order given."""
     if asked != "auto":
         return asked

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from grpo_roc.dialogue import Dialogue
 from grpo_roc.engine_protocol import Engine, Lost
 from tenfold_shared import BadInput, Missing
-from tenfold_shared.jsonl import redact
+from tenfold_shared.redaction import redact
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,9 +54,11 @@ def open_engines(
     inside = [uri for uri in uris if uri.startswith("vllm:")]
     other = [uri for uri in uris if uri not in served and uri not in inside]
     if other:
-        raise BadInput(f"--engine {redact(other[0])}: expected vllm:, vllm:MODEL or http(s)://HOST:PORT/v1#NAME")
+        raise BadInput(
+            f"--rollout-engine {redact(other[0])}: expected vllm:, vllm:MODEL or http(s)://HOST:PORT/v1#NAME"
+        )
     if len(inside) > 1:
-        raise BadInput("--engine: one vLLM engine in this process; more are servers of their own (vllm serve)")
+        raise BadInput("--rollout-engine: one vLLM engine in this process; more are servers of their own (vllm serve)")
     engines: list[Engine] = []
     try:
         if not uris:

@@ -27,7 +27,7 @@ import numpy as np
 from grpo_roc.engine_protocol import Lost, Turn, silent
 from grpo_roc.engine_weights import written
 from tenfold_shared import BadInput, Missing
-from tenfold_shared.jsonl import redact
+from tenfold_shared.redaction import redact
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -354,7 +354,7 @@ class ServerEngine:
                     break
             except httpx.HTTPError as error:
                 problem = f"the connection broke ({type(error).__name__})"
-            except (msgspec.DecodeError, msgspec.ValidationError, ValueError) as error:
+            except (msgspec.DecodeError, msgspec.ValidationError, ValueError, RecursionError) as error:
                 problem = f"answers otherwise than such a server does ({_short(error)})"
             except _Again as said:
                 problem = str(said)

@@ -22,8 +22,8 @@ import numpy as np
 from grpo_roc.engine_protocol import Lost, Turn, silent
 from grpo_roc.engine_weights import with_head, written
 from tenfold_shared import BadInput, Missing
-from tenfold_shared.generate import one_line
 from tenfold_shared.models import ENGINE_OWNER, VLLM_FIX, report_death, resolve, stdout_to_stderr
+from tenfold_shared.redaction import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -69,8 +69,8 @@ def tokenizer_of(model: Model) -> Any:
     """Of a model whose weights are elsewhere: the one named, or what a server's model or vLLM's is called after. Raises BadInput, Missing."""
     from transformers import AutoTokenizer
 
-    from tenfold_shared.generate import one_line
     from tenfold_shared.models import resolve
+    from tenfold_shared.redaction import one_line
 
     asked = model.tokenizer or model.name.removeprefix("vllm:")
     if not asked:

@@ -52,7 +52,7 @@ def train(
             for where, record in inputs[name]:
                 task = task_of(where, record)
                 if task.id in tasks:
-                    raise BadInput(f"{where}: {task.id}: appears twice; ids must be unique")
+                    raise BadInput(f"{where}: id: {task.id} appears twice; ids must be unique")
                 tasks[task.id] = task
         if not tasks:
             raise BadInput(f"{', '.join(stage.tasks)}: no problem")

@@ -18,7 +18,6 @@ from tenfold_shared import BadInput
 
 Record = dict[str, Any]
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "granite", "smollm3", "phi3")  # whose parameters the formulas count
-FP32_STATES = 16  # bytes a parameter: master, gradient, and AdamW's two moments
 RESERVE = 0.08  # of a GPU: CUDA's context, the allocator's gaps, NCCL
 MOST_GPUS = 4096
 
@@ -35,14 +34,14 @@ class Options(msgspec.Struct, frozen=True):
     mean_prompt: int = 256
     gpus: int = 8
     tensor_parallel: int = 1
-    gpu_memory_gb: float = 80.0
-    micro_tokens: int = 20_480
+    gpu_mem: float = 80e9
+    pass_tokens: int = 20_480
     logit_chunk: int = 1024
-    checkpointing: bool = True
+    gradient_checkpointing: bool = True
     offload: bool = False
     block: int = 16
     tokens_per_second: float | None = None
-    bandwidth_gb_s: float = 3350.0
+    bandwidth: float = 3.35e12
     train_tflops: float = 400.0
     calls: float = 2.75
     tool_rate: float | None = None
@@ -192,7 +191,7 @@ def counted(shape: Shape, o: Options) -> Sheet:
     calls = s.put("step", "tool_calls", round(rollouts * o.calls), "", f"{rollouts} x {o.calls:g} a trajectory")
 
     # ---- memory of training
-    budget = s.put("training", "gpu_budget", o.gpu_memory_gb * 1e9 * (1 - RESERVE), "B", f"{o.gpu_memory_gb:g} GB less {RESERVE:.0%} for CUDA, NCCL and gaps")  # fmt: skip
+    budget = s.put("training", "gpu_budget", o.gpu_mem * (1 - RESERVE), "B", f"{o.gpu_mem / 1e9:g} GB less {RESERVE:.0%} for CUDA, NCCL and gaps")  # fmt: skip
     unit = max(shape.layer, shape.embedding)
     states = s.put("training", "master_and_adamw", 12 * p / n, "B", f"(4 fp32 master + 8 AdamW) x {p} / {n} GPUs")
     gradients = s.put("training", "gradients", 4 * p / n, "B", f"4 fp32 x {p} / {n} GPUs")
@@ -201,11 +200,11 @@ def counted(shape: Shape, o: Options) -> Sheet:
     else:
         copy = s.put("training", "compute_copy", 6 * unit, "B", f"2 bf16 x (2 gathered + 1 gradient) x {unit}, the largest unit that is gathered")  # fmt: skip
     a = shape.activations
-    whole = s.put("training", "activations_kept", o.micro_tokens * shape.layers * a, "B", f"{o.micro_tokens} tokens x {shape.layers} layers x {a} bytes: 16 x {shape.hidden} + 4 x {shape.query} + 4 x {shape.kv} + 8 x {shape.mlp}{' + 6 x (' + str(shape.query) + ' + ' + str(shape.kv) + ')' if shape.qk_norm else ''}")  # fmt: skip
-    saved = s.put("training", "activations_checkpointed", o.micro_tokens * (2 * shape.hidden * shape.layers + a), "B", f"{o.micro_tokens} tokens x (2 x {shape.hidden} x {shape.layers} layers + {a} of one layer)")  # fmt: skip
+    whole = s.put("training", "activations_kept", o.pass_tokens * shape.layers * a, "B", f"{o.pass_tokens} tokens x {shape.layers} layers x {a} bytes: 16 x {shape.hidden} + 4 x {shape.query} + 4 x {shape.kv} + 8 x {shape.mlp}{' + 6 x (' + str(shape.query) + ' + ' + str(shape.kv) + ')' if shape.qk_norm else ''}")  # fmt: skip
+    saved = s.put("training", "activations_checkpointed", o.pass_tokens * (2 * shape.hidden * shape.layers + a), "B", f"{o.pass_tokens} tokens x (2 x {shape.hidden} x {shape.layers} layers + {a} of one layer)")  # fmt: skip
     logits = s.put("training", "logits_chunk", 10 * o.logit_chunk * shape.vocabulary, "B", f"{o.logit_chunk} tokens x {shape.vocabulary} x (2 bf16 + 4 fp32 + 4 gradient)")  # fmt: skip
-    used = saved if o.checkpointing else whole
-    s.put("training", "training_peak", states + gradients + copy + used + logits, "B", f"master and AdamW + gradients + compute copy + activations {'checkpointed' if o.checkpointing else 'kept'} + logits")  # fmt: skip
+    used = saved if o.gradient_checkpointing else whole
+    s.put("training", "training_peak", states + gradients + copy + used + logits, "B", f"master and AdamW + gradients + compute copy + activations {'checkpointed' if o.gradient_checkpointing else 'kept'} + logits")  # fmt: skip
 
     # ---- memory of engines
     engines = s.put("engines", "engines", n // tp, "", f"{n} GPUs / {tp} each")
@@ -222,8 +221,8 @@ def counted(shape: Shape, o: Options) -> Sheet:
     m, context = shape.multiplied, o.mean_prompt + mean / 2
     attention = 4 * shape.layers * shape.query * context
     forward = s.put("operations", "flop_per_token", 2 * m + attention, "FLOP", f"2 x {m} multiplied parameters + 4 x {shape.layers} x {shape.query} x {context:g} tokens of context")  # fmt: skip
-    passes = 4 if o.checkpointing else 3
-    train = s.put("operations", "train_flop", passes * forward * trained, "FLOP", f"{passes} forward passes' worth ({'1 + 1 again + 2 back' if o.checkpointing else '1 + 2 back'}) x {trained} tokens; 6 P a token{', 8 P with checkpointing' if o.checkpointing else ''}")  # fmt: skip
+    passes = 4 if o.gradient_checkpointing else 3
+    train = s.put("operations", "train_flop", passes * forward * trained, "FLOP", f"{passes} forward passes' worth ({'1 + 1 again + 2 back' if o.gradient_checkpointing else '1 + 2 back'}) x {trained} tokens; 6 P a token{', 8 P with checkpointing' if o.gradient_checkpointing else ''}")  # fmt: skip
     old = s.put("operations", "old_logprob_flop", forward * trained, "FLOP", f"one forward pass x {trained} tokens")
     s.put("operations", "rollout_flop", forward * sampled, "FLOP", f"one forward pass x {sampled} tokens")
 
@@ -232,8 +231,8 @@ def counted(shape: Shape, o: Options) -> Sheet:
         rate = s.put("time", "engine_rate", o.tokens_per_second, "tokens/s", "--tokens-per-second")
     else:
         read = weights + at_once * kv / tp * context
-        step = max(read / (o.bandwidth_gb_s * 1e9), at_once * forward / (o.train_tflops * 1e12 * tp))
-        rate = s.put("time", "engine_rate", at_once / step, "tokens/s", f"{at_once:.4g} at once / {step:.4g} s: the longer of ({weights:.4g} weights + {at_once:.4g} x {kv} / {tp} x {context:g} cached) / {o.bandwidth_gb_s:g} GB/s and the operations; an upper bound, measure it")  # fmt: skip
+        step = max(read / o.bandwidth, at_once * forward / (o.train_tflops * 1e12 * tp))
+        rate = s.put("time", "engine_rate", at_once / step, "tokens/s", f"{at_once:.4g} at once / {step:.4g} s: the longer of ({weights:.4g} weights + {at_once:.4g} x {kv} / {tp} x {context:g} cached) / {o.bandwidth:g} GB/s and the operations; an upper bound, measure it")  # fmt: skip
     work = sampled / (engines * rate)
     alone = o.max_length * at_once / rate
     rolling = s.put("time", "rollout_seconds", max(work, alone), "s", f"the longer of {sampled} / ({engines} x {rate:.4g}) = {work:.4g} and one of {o.max_length} tokens at {rate / at_once:.4g} tokens/s = {alone:.4g}; grpo-roc simulate counts better")  # fmt: skip
@@ -257,10 +256,10 @@ def changes(shape: Shape, o: Options) -> list[str]:
         return []
     whole = o.max_prompt + o.max_length
     single: list[tuple[str, Options]] = []
-    if not o.checkpointing:
-        single.append(("--checkpointing", msgspec.structs.replace(o, checkpointing=True)))
-    if o.micro_tokens > whole:
-        single.append((f"--micro-tokens {whole}", msgspec.structs.replace(o, micro_tokens=whole)))
+    if not o.gradient_checkpointing:
+        single.append(("--gradient-checkpointing", msgspec.structs.replace(o, gradient_checkpointing=True)))
+    if o.pass_tokens > whole:
+        single.append((f"--pass-tokens {whole}", msgspec.structs.replace(o, pass_tokens=whole)))
     if not o.offload:
         single.append(("--offload", msgspec.structs.replace(o, offload=True)))
     for tp in range(2, o.gpus + 1):
@@ -270,11 +269,13 @@ def changes(shape: Shape, o: Options) -> list[str]:
     if found:
         return found
     gpus = o.gpus
-    thrifty = msgspec.structs.replace(o, checkpointing=True, offload=True, micro_tokens=min(o.micro_tokens, whole))
+    thrifty = msgspec.structs.replace(
+        o, gradient_checkpointing=True, offload=True, pass_tokens=min(o.pass_tokens, whole)
+    )
     while gpus <= MOST_GPUS:
         for tp in (tp for tp in range(1, shape.kv_heads + 1) if shape.kv_heads % tp == 0 and gpus % tp == 0):
             if all(fits(counted(shape, msgspec.structs.replace(thrifty, gpus=gpus, tensor_parallel=tp))).values()):
-                return [f"--gpus {gpus} --tensor-parallel {tp} --checkpointing --offload --micro-tokens {thrifty.micro_tokens}"]  # fmt: skip
+                return [f"--gpus {gpus} --tensor-parallel {tp} --gradient-checkpointing --offload --pass-tokens {thrifty.pass_tokens}"]  # fmt: skip
         gpus *= 2
     return ["a shorter --max-length, or GPUs with more memory: no number of these holds a trajectory"]
 
@@ -285,8 +286,8 @@ def check(shape: Shape, o: Options) -> None:
         raise BadInput(f"--tensor-parallel {o.tensor_parallel}: expected a divisor of --gpus {o.gpus}")
     if shape.kv_heads % o.tensor_parallel:
         raise BadInput(f"--tensor-parallel {o.tensor_parallel}: expected a divisor of the model's {shape.kv_heads} KV heads")  # fmt: skip
-    if o.micro_tokens < o.max_prompt + o.max_length:
-        raise BadInput(f"--micro-tokens {o.micro_tokens}: expected {o.max_prompt + o.max_length} or more, so that the longest trajectory (--max-prompt and --max-length) is not cut")  # fmt: skip
+    if o.pass_tokens < o.max_prompt + o.max_length:
+        raise BadInput(f"--pass-tokens {o.pass_tokens}: expected {o.max_prompt + o.max_length} or more, so that the longest trajectory (--max-prompt and --max-length) is not cut")  # fmt: skip
     if (o.mean_length or 0) > o.max_length or o.mean_prompt > o.max_prompt:
         raise BadInput("--mean-length, --mean-prompt: expected no more than --max-length, --max-prompt")
 

@@ -121,7 +121,7 @@ def state_of(folder: Path) -> dict[str, Any]:
     """What was saved with a checkpoint. Raises BadInput."""
     try:
         found: dict[str, Any] = json.loads((folder / "state.json").read_text())
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise damaged(folder, problem) from None
     return found
 

@@ -171,7 +171,7 @@ def parquet(path: str) -> Iterator[tuple[str, Record]]:
     try:
         import pyarrow.parquet as table
     except ImportError:
-        raise Missing(f"{path}: parquet needs pyarrow: pip install 'grpo-roc[arrow]'") from None
+        raise Missing(f"{path}: pyarrow is not installed: pip install 'grpo-roc[arrow]'") from None
     import pyarrow
 
     try:
@@ -183,7 +183,7 @@ def parquet(path: str) -> Iterator[tuple[str, Record]]:
                 yield f"{path}: row {number}", record
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise BadInput(f"{path}: not parquet: {' '.join(str(error).split())[:200]}") from None
 
 

@@ -137,7 +137,7 @@ def run(folder: str, *, html_: str | None, count: int, as_json: bool, overwrite:
     if html_ is not None:
         needs.plots()
         if Path(html_).exists() and not overwrite:
-            raise BadInput(f"{html_}: exists; choose another file, or --overwrite")
+            raise BadInput(f"{html_}: exists; choose another output or add --overwrite")
         write_atomic(html_, page(where, metrics, found, count).encode("utf-8", "replace"))
     if as_json:
         print(json.dumps(found))

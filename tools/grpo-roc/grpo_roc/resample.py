@@ -205,14 +205,16 @@ def resample(
         for where, record, seen in scored(whole, settings, bad):
             group = str(record["group"])
             if seen.rollout in names.setdefault(group, set()):
-                raise BadInput(f"{where}: group {group}, rollout {seen.rollout}: appears twice")
+                raise BadInput(
+                    f"{where}: rollout: {seen.rollout} of group {group} appears twice; rollouts of a group must be unique"
+                )
             names[group].add(seen.rollout)
             members.setdefault(group, []).append(seen)
         del names
         choices = choose(members, settings)
         if explain is not None and explain not in members:
             raise BadInput(
-                f"--explain {explain}: no such group; there are {', '.join(list(members)[:5])}{', ...' if len(members) > 5 else ''}"
+                f"--show {explain}: no such group; there are {', '.join(list(members)[:5])}{', ...' if len(members) > 5 else ''}"
             )
         at = dict.fromkeys(members, 0)
         skipped, whole.bad = whole.bad, 0

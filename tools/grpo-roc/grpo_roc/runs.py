@@ -5,7 +5,6 @@ Where it sits: below train.py and sft.py, which write such folders, and report.p
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
@@ -13,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tenfold_shared import BadInput, Busy
-from tenfold_shared.jsonl import difference, write_atomic
+from tenfold_shared import BadInput
+from tenfold_shared.jsonl import Lock, difference, write_atomic
 
 Record = dict[str, Any]
 
@@ -34,15 +33,13 @@ def held(folder: Path) -> Iterator[None]:
     """The run's folder, by one process at a time. Raises Busy and BadInput."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream_ = open(folder / ".lock", "wb")
+        lock = Lock(folder / ".lock", folder)
     except OSError as problem:
         raise BadInput(f"{folder}: {problem.strerror}") from None
-    with stream_:
-        try:
-            fcntl.flock(stream_, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Busy(f"{folder}: another run is writing there") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def settle(folder: Path, identity: Record, overwrite: bool) -> str:
@@ -53,11 +50,11 @@ def settle(folder: Path, identity: Record, overwrite: bool) -> str:
     if known.exists():
         try:
             before = json.loads(known.read_bytes())
-        except ValueError:
+        except (ValueError, RecursionError):
             before = {}
         found = difference(before, identity)
         if found and not overwrite:
-            raise BadInput(f"{folder}: a run that was made with {found}; choose another folder, or --overwrite")
+            raise BadInput(f"{folder}: was made with {found}; choose another output or add --overwrite")
         if not found and not overwrite:
             if (folder / "manifest.json").exists():
                 return "finished"
@@ -77,6 +74,6 @@ def read_lines(path: Path) -> list[Record]:
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             found.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             break
     return found

@@ -336,7 +336,7 @@ def run(
 ) -> int:
     """The verb: until SIGTERM or SIGINT. Raises BadInput and Missing."""
     if importlib.util.find_spec("aiohttp") is None:
-        raise Missing("serve needs aiohttp: pip install 'grpo-roc[serve]'")
+        raise Missing("aiohttp is not installed: pip install 'grpo-roc[serve]'")
     if (http is None) == (unix is None):
         raise BadInput("expected one of --http HOST:PORT and --unix PATH")
     host, port = "", 0

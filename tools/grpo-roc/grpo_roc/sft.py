@@ -41,14 +41,14 @@ CHATML = (
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """warmup: share of all updates; max_tokens: of a transcript, longer ones are left out and counted."""
+    """warmup_share: share of all updates; max_tokens: of a transcript, longer ones are left out and counted."""
 
     make_data: int = 0
     kinds: tuple[str, ...] = ()
     epochs: float = 3.0
     batch: int = 16
     lr: float = 5e-6
-    warmup: float = 0.04
+    warmup_share: float = 0.04
     max_tokens: int = 4096
     most: int = 4096
     held_out: float = 0.05
@@ -71,7 +71,7 @@ def with_template(tokenizer: Any, model: Any) -> bool:
 
 def rate(step: int, total: int, how: Settings) -> float:
     """Of update `step`, from 1."""
-    rising = max(1, round(how.warmup * total))
+    rising = max(1, round(how.warmup_share * total))
     if step <= rising:
         return how.lr * step / rising
     return how.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(total - rising, 1)))
@@ -117,7 +117,7 @@ def run(
         if found is None:
             print(f"grpo-roc: {final}: complete already; nothing to do", file=sys.stderr)
             return 0
-        raise BadInput(f"{final}: was made with {found}; choose another folder, or --overwrite")
+        raise BadInput(f"{final}: was made with {found}; choose another output or add --overwrite")
     until = None if max_time is None else time.monotonic() + max_time
     with Ranks().joined(device) as ranks, held(work) if ranks.first else nullcontext():
         state = ranks.same(settle(work, identity, overwrite) if ranks.first else "")

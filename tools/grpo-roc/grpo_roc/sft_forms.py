@@ -266,7 +266,7 @@ def of_turns(record: Record) -> Record:
             raws = _BLOCK.findall(blocks[0])
             try:
                 told = [json.loads(raw) for raw in raws]
-            except ValueError:
+            except (ValueError, RecursionError):
                 told = []
             again = [json.dumps(one, ensure_ascii=False) for one in told]
             sound = all(isinstance(one, dict) and list(one) == ["name", "arguments"] and one["name"] in names and isinstance(one["arguments"], dict) for one in told)  # fmt: skip
@@ -600,11 +600,11 @@ def source(paths: Sequence[str], form: str = "auto", skip_bad: int = 0, *, commo
 def write(paths: Sequence[str], form: str, skip_bad: int, path: str, overwrite: bool, quiet: bool) -> int:
     """`sft --data --write-data`: transcripts of any form as {messages, tools}, a line each. Returns the exit code. Raises BadInput."""
     if Path(path).exists() and not overwrite:
-        raise BadInput(f"{path}: exists; choose another file, or --overwrite")
+        raise BadInput(f"{path}: exists; choose another output or add --overwrite")
     given = source(paths, form, skip_bad, common=True)
     lines = [json.dumps(record, ensure_ascii=False).encode() + b"\n" for _, record in given]
     if not lines:
-        raise BadInput(f"{', '.join(paths)}: no transcript")
+        raise BadInput(f"{', '.join(paths)}: expected at least one transcript, got none")
     write_atomic(path, b"".join(lines))
     if not quiet:
         print(f"grpo-roc: {len(lines)} transcripts, {given.bad} records left out", file=sys.stderr)

@@ -28,6 +28,7 @@ from tenfold_shared import BadInput
 from tenfold_shared.cli import Selection
 from tenfold_shared.jsonl import read_text, write_atomic
 from tenfold_shared.progress import Progress
+from tenfold_shared.records import readable
 
 Record = dict[str, Any]
 Rate = Callable[[int], float]
@@ -475,7 +476,7 @@ class Options(msgspec.Struct, frozen=True):
     history: str | None = None
     generate: int | None = None
     group_size: int = 16
-    mean_tokens: float = 4096.0
+    mean_length: float = 4096.0
     seed: int = 0
 
 
@@ -486,8 +487,8 @@ def rate_of(options: Options) -> Rate:
     where = f"--rate-curve {options.rate_curve}"
     try:
         points = msgspec.json.decode(read_text(options.rate_curve, where), type=list[tuple[int, float]])
-    except msgspec.DecodeError as error:
-        raise BadInput(f"{where}: expected JSON [[batch, tokens a second], ...]: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"{where}: {readable(error)}; expected [[batch, tokens a second], ...]") from None
     batches = [b for b, _ in points]
     if not points or batches != sorted(set(batches)) or batches[0] < 1 or not all(0 < r < math.inf for _, r in points):
         raise BadInput(f"{where}: expected [[batch, tokens a second], ...] with batches ascending from 1 or more, and rates above 0")  # fmt: skip
@@ -499,9 +500,9 @@ def traces_of(files: Sequence[str], selection: Selection, options: Options) -> l
         if files:
             raise BadInput("--generate: makes traces in place of a file; leave out one of them")
         most = options.max_length or MOST
-        if options.mean_tokens >= most:
-            raise BadInput(f"--mean-tokens {options.mean_tokens:g}: expected less than --max-length {most}")
-        made = generate(options.generate, group_size=options.group_size, mean=options.mean_tokens, most=most, seed=options.seed)  # fmt: skip
+        if options.mean_length >= most:
+            raise BadInput(f"--mean-length {options.mean_length:g}: expected less than --max-length {most}")
+        made = generate(options.generate, group_size=options.group_size, mean=options.mean_length, most=most, seed=options.seed)  # fmt: skip
         return made if selection.limit is None else made[: selection.limit]
     source = selection.source(files, None)
     found = read(source, options.tool_seconds, source._tolerate)
@@ -553,7 +554,7 @@ def run(files: Sequence[str], selection: Selection, options: Options, *, write_t
     """The verb. Raises BadInput."""
     traces = traces_of(files, selection, options)
     if not traces:
-        raise BadInput("no traces: the input is empty, or --limit is 0")
+        raise BadInput("input: expected at least one trace, got none")
     if write_traces is not None:
         write_atomic(write_traces, b"".join(msgspec.json.encode(record_of(one)) + b"\n" for one in traces))
     seen: list[int] = []

@@ -41,8 +41,9 @@ import grpo_roc
 from grpo_roc import roc, selection
 from grpo_roc.env.environment import Level
 from tenfold_shared import BadInput, Missing
-from tenfold_shared.jsonl import Journal, Lock, difference, redact, write_atomic
+from tenfold_shared.jsonl import Journal, Lock, difference, write_atomic
 from tenfold_shared.progress import Progress
+from tenfold_shared.redaction import redact
 
 Record = dict[str, Any]
 ARMS: tuple[selection.Algo, ...] = ("grpo", "grpo-2g", "random-2g", "roc", "roc-top")

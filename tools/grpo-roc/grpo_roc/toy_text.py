@@ -12,6 +12,7 @@ Where it sits: toy.py starts `start` and `arm` in processes of their own. torch.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from grpo_roc.toy import Settings, drawn, measure
 from grpo_roc.transcript import FINE, answers_of, calls_of, spoken
 from tenfold_shared import Missing
 from tenfold_shared.answers import extract
+from tenfold_shared.jsonl import write_atomic
 
 Record = dict[str, Any]
 Tensor = torch.Tensor
@@ -242,10 +244,10 @@ class Model(nn.Module):
 
 
 def save(model: Model, path: Path) -> None:
-    aside = path.with_name(f".{path.name}.tmp.npz")
+    packed = io.BytesIO()
     arrays: dict[str, Any] = {name: one.numpy() for name, one in model.state_dict().items()}
-    np.savez(aside, **arrays)
-    aside.replace(path)
+    np.savez(packed, **arrays)
+    write_atomic(path, packed.getvalue())
 
 
 def load(path: Path) -> Model:

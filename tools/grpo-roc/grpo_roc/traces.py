@@ -53,7 +53,7 @@ def read(located: Iterable[tuple[str, Record]], tool_seconds: float = 0.3, toler
         try:
             one = trace_of(record, tool_seconds)
             if one.id in seen:
-                raise RecordProblem(f"id: {one.id} appears twice")
+                raise RecordProblem(f"id: {one.id} appears twice; ids must be unique")
             if one.group is not None and prompts.setdefault(one.group, one.prompt) != one.prompt:
                 raise RecordProblem(
                     f"prompt_tokens: {one.prompt}, and others of group {one.group} have {prompts[one.group]}"

@@ -227,7 +227,7 @@ def write(count: int | None, seed: int, kinds: tuple[str, ...], path: str, level
     if count is None:
         raise BadInput("--write-data goes with --make-data N")
     if Path(path).exists() and not overwrite:
-        raise BadInput(f"{path}: exists; choose another file, or --overwrite")
+        raise BadInput(f"{path}: exists; choose another output or add --overwrite")
     with Environment(Settings(level=level, workers=workers)) as env:
         lines = [json.dumps(one).encode() + b"\n" for one in made(count, seed, env.submit, kinds)]
     write_atomic(path, b"".join(lines))

@@ -97,7 +97,7 @@ class Groups:
             if (length := len(self.dialogue.prompt(task.prompt))) > max_prompt:
                 raise BadInput(f"{task.id}: a prompt of {length} tokens, more than max_prompt {max_prompt}; leave it out, or allow more")  # fmt: skip
             if task.id in self.named:
-                raise BadInput(f"{task.id}: appears twice; ids must be unique")
+                raise BadInput(f"id: {task.id} appears twice; ids must be unique")
             self.tasks[task.prompt] = self.named[task.id] = task
 
     # ------------------------------------------------------------ what TRL calls

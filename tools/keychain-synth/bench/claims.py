@@ -12,7 +12,7 @@ minutes; few steps, rows and seeds, its figures mean little) has a folder of its
   question a chain ends in.
 - A transformer of half a million weights (tracing/) taught on rows of 256 tokens, asked at 256 to 2,048: a mix of rows
   with chains, plain rows and sums; beside it the same mix with plain rows in place of those with chains (the paper's
-  ablation, `mix --warmup replace`), and rows with chains alone.
+  ablation, `mix --warmup-rows replace`), and rows with chains alone.
 """
 
 from __future__ import annotations
@@ -115,17 +115,17 @@ class Study:
 
     def needle(self) -> None:
         rows = self.folder / "rows-needle.jsonl"
-        run("keychain-synth", "needle", "--tokenizer", "smollm2", "--lengths", str(SMOL_LENGTH), "--depths",
-            "0,25,50,75,100", "--haystack", "bible", "--samples", "1" if self.quick else "10", "--reserve", "40",
+        run("keychain-synth", "needle", "--tokenizer", "smollm2", "--length", str(SMOL_LENGTH), "--depths",
+            "0,25,50,75,100", "--haystack", "bible", "--per-depth", "1" if self.quick else "10", "--reserve", "40",
             "-o", str(rows), "--overwrite", "-q")  # fmt: skip
         self.ask("needle", rows, 32)
 
     def plain(self) -> None:
-        self.ask("plain", self.shipped("plain", "--plain", "--reserve", "40", "--system", "none"), 32)
+        self.ask("plain", self.shipped("plain", "--plain", "--reserve", "40", "--system-file", "none"), 32)
 
     def answer(self, hops: int, chains: int) -> None:
         name = f"answer-{hops}-{chains}"
-        rows = self.shipped(name, *_chains(hops, chains), "--reserve", "40", "--system", "none")
+        rows = self.shipped(name, *_chains(hops, chains), "--reserve", "40", "--system-file", "none")
         self.ask(name, rows, 32)
 
     def trace(self, hops: int, chains: int) -> None:
@@ -172,7 +172,7 @@ class Study:
         preset = self.folder / "small.toml"
         preset.write_text(PRESET.format(rows=third))
         files = [f"{part}={self.folder / part}.jsonl" for part in ("keychain", "plain", "sums")]
-        for arm, stage in (("keychain-mix", ["1"]), ("plain-mix", ["warmup", "--warmup", "replace"])):
+        for arm, stage in (("keychain-mix", ["1"]), ("plain-mix", ["warmup", "--warmup-rows", "replace"])):
             parts = [word for file in files for word in ("--part", file)]
             run("keychain-synth", "mix", "--preset", str(preset), *parts, "--stage", *stage, "-o",
                 str(self.folder / f"taught-{arm}.jsonl"), "--overwrite", "-q")  # fmt: skip

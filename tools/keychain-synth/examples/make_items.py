@@ -7,6 +7,8 @@ tables below ask about them. A step of a question is (title, sentence, what is a
 from 0, holds the answer, and "#1" stands for the first step's answer. Distractors are other paragraphs of the same
 topics that do not hold the answer. All that looks random is drawn from the question: the files come out the same each
 time.
+
+Long because the texts and the questions stand in it; the code is its last hundred lines.
 """
 
 from __future__ import annotations

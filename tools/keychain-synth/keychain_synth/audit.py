@@ -162,7 +162,7 @@ def run(files: Sequence[str], selection: Selection, *, tokenizer: str | None, as
                 raise BadInput(f"--tokenizer {tokenizer}: has no chat template, and these rows are chats")
             audit.take(where, record)
     if not audit.rows:
-        raise BadInput(f"{', '.join(files) or '<stdin>'}: expected rows, got none")
+        raise BadInput(f"{', '.join(files) or '<stdin>'}: expected at least one row, got none")
     result = audit.summary()
     if as_json:
         print(json.dumps(result, ensure_ascii=False))

@@ -24,8 +24,6 @@ from typing import Any
 
 import msgspec
 
-ID_FORMATS = ("hex8", "hex32", "uuid")
-
 _ABBREVIATIONS = {
     *"mr mrs ms dr prof rev hon st sr jr gen col maj capt lt sgt gov sen rep pres mt ft".split(),
     *"adm messrs ph.d cmdr pvt cpl mass".split(),

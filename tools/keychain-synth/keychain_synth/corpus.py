@@ -39,7 +39,8 @@ from keychain_synth import book, chains
 from keychain_synth.items import Dropped, Item, located_items, read_passages
 from keychain_synth.tokens import Tokenizer
 from tenfold_shared import BadInput, Missing
-from tenfold_shared.cli import cache_dir, sha256_of
+from tenfold_shared.cache import cache_dir
+from tenfold_shared.cli import sha256_of
 from tenfold_shared.jsonl import write_atomic
 from tenfold_shared.progress import Progress
 

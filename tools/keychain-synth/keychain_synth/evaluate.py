@@ -11,7 +11,6 @@ its cell in the map says so.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections import defaultdict
@@ -28,7 +27,7 @@ from keychain_synth.patterns import Patterns
 from tenfold_shared import BadInput
 from tenfold_shared import records as shapes
 from tenfold_shared.cli import Backend, Selection, print_table
-from tenfold_shared.generate import Generator, Request, Sampling
+from tenfold_shared.generate import Generator, Request, Sampling, request_seed
 from tenfold_shared.jsonl import Output, Source, flow
 from tenfold_shared.progress import Progress
 
@@ -193,12 +192,7 @@ def plan(where: str, record: Record, n: int, seed: int, generates: bool) -> list
         return []
     prompt = {"messages": record["messages"]} if record.get("messages") else {"prompt": record["prompt"]}
     keys = [f"{record['id']}#{sample}" for sample in range(n)]
-    # A seed of its own for each request, whatever order or batch it runs in.
-    seeds = (hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest() for key in keys)
-    return [
-        (f"#{sample}", Request(key=key, seed=int.from_bytes(own, "little") >> 1, **prompt))
-        for sample, (key, own) in enumerate(zip(keys, seeds, strict=True))
-    ]
+    return [(f"#{at}", Request(key=key, seed=request_seed(seed, key), **prompt)) for at, key in enumerate(keys)]
 
 
 def assemble(

@@ -162,7 +162,9 @@ class Tallies:
             raise BadInput(f"{where}: {problem}") from None
         key = record["id"], record["sample"]
         if key in self._seen:
-            raise BadInput(f"{where}: id {key[0]!r} sample {key[1]}: came before; was a file given twice?")
+            raise BadInput(
+                f"{where}: id: {key[0]}#{key[1]} appears twice; ids (and samples within an id) must be unique"
+            )
         self._seen.add(key)
         tally = self.by_id.setdefault(record["id"], Tally())
         if record.get("error") or record.get("finish_reason") == "error":
@@ -214,14 +216,14 @@ class Tallies:
         table, key = (self.by_id, str(name)) if name is not None else (self.by_text, _key(str(question)))
         if key in table:
             raise BadInput(
-                f"{where}: {'id' if name is not None else 'input'} {key!r}: came before; was a file given twice?"
+                f"{where}: {'id' if name is not None else 'input'}: {key} appears twice; was a file given twice?"
             )
         table[key] = tally
 
     def _common(self, n: int | None) -> int:
         drawn = Counter(tally.drawn for table in (self.by_id, self.by_text) for tally in table.values())
         if not drawn:
-            raise BadInput(f"{self.path}: expected samples, got none")
+            raise BadInput(f"{self.path}: expected at least one sample, got none")
         wanted = n or drawn.most_common(1)[0][0]
         for table in (self.by_id, self.by_text):
             for name, tally in table.items():
@@ -344,7 +346,7 @@ def run(
     *,
     verb: str,
     form: str,
-    samples: str | None,
+    answers: str | None,
     n: int | None,
     low: int,
     high: int | None,
@@ -364,15 +366,15 @@ def run(
 ) -> int:
     """Both verbs; returns the exit code: 1 where a record has no answers. names: of the options low and high."""
     model = backend if backend is not None and backend.model else None
-    if (samples is None) == (model is None):
-        raise BadInput("expected either --samples FILE, answers that are there, or --model URI, to ask for them")
-    if samples is not None and is_pipe(samples):
-        raise BadInput(f"--samples {samples}: is no regular file, and is read more than once; write it to a file first")
+    if (answers is None) == (model is None):
+        raise BadInput("expected either --answers FILE, answers that are there, or --model URI, to ask for them")
+    if answers is not None and is_pipe(answers):
+        raise BadInput(f"--answers {answers}: is no regular file, and is read more than once; write it to a file first")
     source = Questions(
         files, form, quiet, ids=selection.ids, limit=selection.limit, shard=selection.shard, skip_bad=selection.skip_bad
     )
     text = read_template(template, PLAIN, {"context", "question"}, "context")
-    tallies = Tallies(samples, rule, n) if samples else None
+    tallies = Tallies(answers, rule, n) if answers else None
     drawn = tallies.n if tallies else n or SAMPLES
     report = Report(drawn, *bounds(drawn, low, high, names))
     if dry_run:
@@ -380,9 +382,9 @@ def run(
         print(evaluate.estimate(tasks, 0 if tallies else drawn, sampling or Sampling()))
         return 0
     decides = {
-        **selection.identity(), "format": form, "n": drawn, "reward": rule,
+        **selection.identity(), "form": form, "samples": drawn, "reward": rule,
         names[0].lstrip("-"): report.low, names[1].lstrip("-"): report.high,
-        "samples": sha256_of(samples) if samples else None,
+        "answers": sha256_of(answers) if answers else None,
         **({**model.identity(), **msgspec.to_builtins(sampling), "seed": seed, "template": text} if model else {}),
     }  # fmt: skip
     with Output(output, tool="keychain-synth", version=keychain_synth.__version__, verb=verb, options=decides,
@@ -442,10 +444,10 @@ def run(
         summary = {**report.summary(), "dropped": dict(sorted(Counter(source.dropped.values()).items()))}
         if done.read and len(report.missing) == done.read and tallies is not None:
             raise BadInput(
-                f"{samples}: has answers to none of the {done.read} questions, such as {report.missing[0]!r}"
+                f"{answers}: has answers to none of the {done.read} questions, such as {report.missing[0]!r}"
             )
         code = out.complete(done, source, seed=seed if model else None, **{verb: summary}) or int(bool(report.missing))
-    _tell(report, tallies, summary, selection, samples, output, as_json, quiet)
+    _tell(report, tallies, summary, selection, answers, output, as_json, quiet)
     return code
 
 
@@ -454,18 +456,18 @@ def _tokens(result: Record) -> int:
 
 
 def _tell(
-    report: Report, tallies: Tallies | None, summary: Record, selection: Selection, samples: str | None,
+    report: Report, tallies: Tallies | None, summary: Record, selection: Selection, answers: str | None,
     output: str | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     def some(names: Sequence[str]) -> str:
         return ", ".join(map(repr, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")
 
     if report.missing:
-        why = f"have no answers in {samples}" if samples else "have no gold answer, or the model failed on them"
+        why = f"have no answers in {answers}" if answers else "have no gold answer, or the model failed on them"
         print(f"keychain-synth: {len(report.missing)} {why}: {some(report.missing)}", file=sys.stderr)
     whole = selection.ids is None and selection.limit is None and selection.shard is None
     if tallies and whole and not quiet and (unknown := tallies.unused()):
-        print(f"keychain-synth: {samples}: {len(unknown)} answered questions are not in the input: {some(unknown)}",
+        print(f"keychain-synth: {answers}: {len(unknown)} answered questions are not in the input: {some(unknown)}",
               file=sys.stderr)  # fmt: skip
     if quiet and summary["dropped"]:
         told = ", ".join(f"{count} {reason}" for reason, count in summary["dropped"].items())

@@ -124,4 +124,8 @@ def run(files: Sequence[str], selection: Selection, *, row: str | None, whole: b
             else:
                 print_table(coloured(record, where, whole))
             return 0
-    raise BadInput(f"--row {row}: no such id in these rows" if row else "expected rows, got none")
+    raise BadInput(
+        f"--row {row}: no such id in these rows"
+        if row
+        else f"{', '.join(files) or '<stdin>'}: expected at least one row, got none"
+    )

@@ -30,6 +30,7 @@ import msgspec
 
 from tenfold_shared import BadInput, Missing
 from tenfold_shared.jsonl import BOM, decode_line, open_read, read_lines, unreadable
+from tenfold_shared.redaction import one_line
 
 FORMATS = ("hotpotqa", "musique", "2wiki", "generic")
 # Their answer is chosen by the question's wording, not read off a paragraph.
@@ -168,7 +169,7 @@ def _by_spaces(record: dict[str, Any]) -> str:
 
 def _format_of(where: str, record: Any, wanted: str) -> str:
     if wanted not in ("auto", *FORMATS):
-        raise BadInput(f"--format {wanted}: expected auto or one of {', '.join(FORMATS)}")
+        raise BadInput(f"--form {wanted}: expected auto or one of {', '.join(FORMATS)}")
     seen = sniff(record)
     if seen is None:
         fields = ", ".join(sorted(record)[:8]) or "none" if isinstance(record, dict) else "no object"
@@ -176,7 +177,7 @@ def _format_of(where: str, record: Any, wanted: str) -> str:
     either = "context" in record and not {"level", "evidences"} & record.keys()
     if wanted in ("auto", seen) or (either and wanted in ("hotpotqa", "2wiki")):
         return seen if wanted == "auto" else wanted
-    raise BadInput(f"{where}: --format {wanted}: this record looks like {seen}; give --format {seen}, or leave it out")
+    raise BadInput(f"{where}: --form {wanted}: this record looks like {seen}; give --form {seen}, or leave it out")
 
 
 # ---------------------------------------------------------------- records as they are published
@@ -433,11 +434,11 @@ def read_array(path: str) -> Iterator[tuple[str, Any]]:
     try:
         # Raw is a view of the bytes: the array is cut into records without being decoded.
         parts = msgspec.json.decode(memoryview(data)[start:], type=list[msgspec.Raw])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if b"\\ud" in data.lower():
             try:  # half a surrogate pair in one record must not cost the others: the slow parser lets it pass
                 halves = json.loads(bytes(data[start:]))
-            except ValueError:
+            except (ValueError, RecursionError):
                 pass
             else:
                 yield from ((f"{_name(path)}[{index}]", _whole(path, index, each)) for index, each in enumerate(halves))
@@ -454,8 +455,8 @@ def read_array(path: str) -> Iterator[tuple[str, Any]]:
         where = f"{_name(path)}[{index}]"
         try:
             record = msgspec.json.decode(part)
-        except msgspec.DecodeError as error:
-            yield where, BadInput(f"{where}: expected JSON: {error}")
+        except (msgspec.DecodeError, RecursionError) as error:
+            yield where, BadInput(f"{where}: not JSON: {error}")
         except UnicodeDecodeError as error:
             yield where, BadInput(f"{where}: expected UTF-8: {error.reason}")
         else:
@@ -474,13 +475,13 @@ def read_parquet(path: str) -> Iterator[tuple[str, Any]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        raise Missing(f"{path}: parquet files need pyarrow: pip install 'keychain-synth[parquet]'") from None
+        raise Missing(f"{path}: pyarrow is not installed: pip install 'keychain-synth[parquet]'") from None
     try:
         rows = parquet.ParquetFile(path).iter_batches(batch_size=256)
         for index, record in enumerate(record for batch in rows for record in batch.to_pylist()):
             yield f"{path}[{index}]", record
-    except (ArrowException, OSError) as error:
-        raise BadInput(f"{path}: cannot be read as parquet: {str(error).splitlines()[0]}") from None
+    except (ArrowException, OSError, ValueError, OverflowError) as error:  # text that is no UTF-8, dates that are none
+        raise BadInput(f"{path}: cannot be read as parquet: {one_line(error)}") from None
 
 
 def _text(path: str) -> Iterator[tuple[str, str]]:

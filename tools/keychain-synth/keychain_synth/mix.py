@@ -4,7 +4,7 @@ LoongRL, arXiv 2510.19363 Table 1 and §3.2.2, is the built-in preset: warm-up w
 what `mine` keeps of I. A preset of one's own is a TOML file of the same form as `LOONGRL` below.
 
 Steps: 21,024 rows in batches of 512 are 42 steps, the paper's 168 are 4 epochs. Its warm-up is 42 steps too, which is
-one epoch only where plain questions *replace* those with chains (`--warmup replace`); without them (`drop`) 13,524
+one epoch only where plain questions *replace* those with chains (`--warmup-rows replace`); without them (`drop`) 13,524
 rows are 27 steps.
 
 A row of chat without a system prompt gets the one that asks for thinking and a box, without which its reward is 0
@@ -32,13 +32,14 @@ from typing import Any
 import msgspec
 
 import keychain_synth
-from keychain_synth.convert import answers_of
 from keychain_synth.row import read_system
+from keychain_synth.writers import answers_of
 from tenfold_shared import BadInput
 from tenfold_shared import records as shapes
 from tenfold_shared.answers import key as answer_key
 from tenfold_shared.jsonl import Output, Source, read_text
 from tenfold_shared.progress import Progress
+from tenfold_shared.records import readable
 
 Record = dict[str, Any]
 
@@ -143,10 +144,10 @@ def read_preset(name: str) -> Preset:
     text = read_text(name)
     try:
         found = msgspec.convert(tomllib.loads(text), Preset)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadInput(f"{name}: not TOML: {error}") from None
     except msgspec.ValidationError as error:
-        raise BadInput(f"{name}: {str(error).replace('`', '')}") from None
+        raise BadInput(f"{name}: {readable(error)}") from None
     names = [part.name for part in found.part]
     for part in found.part:
         if names.count(part.name) > 1:
@@ -407,7 +408,7 @@ def run(
     rows, prompt = mixture.scaled(scale), read_system(system)
     decides = {
         "preset": msgspec.to_builtins(mixture), "parts": list(owner.values()), "scale": scale, "seed": seed,
-        "system": prompt, "allow_short": allow_short, "skip_bad": skip_bad,
+        "system_file": prompt, "allow_short": allow_short, "skip_bad": skip_bad,
     }  # fmt: skip
     store: Store | None = None
     told = []
@@ -423,7 +424,7 @@ def run(
     try:
         for each in stages:
             target = f"{output}/{_FILES[each]}" if stage == "all" else output
-            more = {"stage": each, **({"warmup": warmup} if each == "warmup" else {})}
+            more = {"stage": each, **({"warmup_rows": warmup} if each == "warmup" else {})}
             with Output(target, tool="keychain-synth", version=keychain_synth.__version__, verb="mix",
                         options={**decides, **more}, source=sources[each], overwrite=overwrite) as out:  # fmt: skip
                 if out.finished:

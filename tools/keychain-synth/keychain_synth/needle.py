@@ -223,7 +223,8 @@ def haystack_of(name: str, tokenizer: Tokenizer) -> Haystack | None:
     if name != book.NAME and is_pipe(name):
         raise BadInput(f"--haystack {name}: is no regular file, and is read more than once; write it to a file first")
     if name != book.NAME and not Path(name).is_file():
-        raise BadInput(f"--haystack {name}: no such file; expected one of text, or {', '.join(BUILT_IN)}")
+        told = "is a directory" if Path(name).is_dir() else "no such file"
+        raise BadInput(f"--haystack {name}: {told}; expected a file of text, or one of {', '.join(BUILT_IN)}")
     text = book.text() if name == book.NAME else read_text(name, f"--haystack {name}")
     # A file may hold the tokens that end a turn; they must not.
     text = tokenizer.defuse(" ".join(text.split()))
@@ -400,7 +401,7 @@ class Maker:
         if fits is None:
             taken = fixed + test.reserve
             raise BadInput(
-                f"--lengths {length}: too short: without text the prompt and --reserve {test.reserve} take {taken} "
+                f"--length {length}: too short: without text the prompt and --reserve {test.reserve} take {taken} "
                 f"tokens, and the first sentence of the haystack {pile.ends[1]}"
             )
         return self.row(cell, asked, pile, *fits)
@@ -525,7 +526,7 @@ def run(
     lengths: Sequence[int] | None,
     depths: str | None,
     haystack: str,
-    samples: int,
+    per_depth: int,
     output: str | None,
     overwrite: bool,
     max_time: float | None,
@@ -536,17 +537,17 @@ def run(
     """The verb; returns the exit code."""
     lengths = lengths or LENGTHS
     if max(lengths) > _LONGEST:
-        raise BadInput(f"--lengths {max(lengths)}: expected at most {_LONGEST}")
-    cells = Cells(test, lengths, percents(depths), samples, haystack, limit, shard)
+        raise BadInput(f"--length {max(lengths)}: expected at most {_LONGEST}")
+    cells = Cells(test, lengths, percents(depths), per_depth, haystack, limit, shard)
     words = Tokenizer(tokenizer)
     if test.messages and not words.chats:
         raise BadInput(f"--tokenizer {tokenizer}: has no chat template; --prompt writes raw prompts instead")
     if words.longest and max(lengths) > words.longest:
-        print(f"keychain-synth: --lengths {max(lengths)}: the tokenizer says that its model takes {words.longest} "
+        print(f"keychain-synth: --length {max(lengths)}: the tokenizer says that its model takes {words.longest} "
               f"tokens; rows are made all the same", file=sys.stderr)  # fmt: skip
     maker = Maker(test, words, haystack_of(haystack, words))
     decides = {
-        **msgspec.to_builtins(test), "lengths": list(lengths), "depths": list(cells.depths), "samples": samples,
+        **msgspec.to_builtins(test), "length": list(lengths), "depths": list(cells.depths), "per_depth": per_depth,
         "haystack": haystack, "tokenizer": words.digest, "limit": limit, "shard": list(shard) if shard else None,
         "chat_template": words.template_digest if test.messages else None,
     }  # fmt: skip

@@ -6,12 +6,13 @@ Takes a grid of evaluate.py and writes a PNG or SVG whose bytes depend on the gr
 from __future__ import annotations
 
 import importlib.util
-import os
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tenfold_shared import BadInput, Missing
+from tenfold_shared.jsonl import write_atomic
 
 SUFFIXES = (".png", ".svg")
 
@@ -43,7 +44,7 @@ def check_target(path: str | Path) -> None:
     if not Path(path).absolute().parent.is_dir():
         raise BadInput(f"--plot {path}: the folder {Path(path).parent} does not exist; create it first")
     if importlib.util.find_spec("matplotlib") is None:
-        raise Missing("--plot draws with matplotlib, which is not installed: pip install 'keychain-synth[plot]'")
+        raise Missing("matplotlib is not installed: pip install 'keychain-synth[plot]'")
 
 
 def length_labels(lengths: Sequence[int]) -> list[str]:
@@ -84,15 +85,13 @@ def plot_grids(grids: Sequence[Mapping[str, Any]], title: str, path: str | Path)
         if failed:
             figure.supxlabel(f"hatched: rows that failed, such as too long for the model ({failed} in all)",
                              x=0.99, ha="right", fontsize=8, color=_FAINT)  # fmt: skip
-        partial = target.with_name(f".{target.name}.{os.getpid()}{target.suffix}")
+        drawn = io.BytesIO()
         metadata = {"Date": None, "Creator": None} if target.suffix.lower() == ".svg" else {"Software": None}
+        figure.savefig(drawn, format=target.suffix.lower()[1:], metadata=metadata)
         try:
-            figure.savefig(partial, metadata=metadata)
-            os.replace(partial, target)
+            write_atomic(target, drawn.getvalue())
         except OSError as error:
             raise BadInput(f"--plot {path}: cannot be written: {error.strerror}") from None
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _draw(figure: Any, axes: Any, grid: Mapping[str, Any]) -> None:
@@ -120,7 +119,7 @@ def _draw(figure: Any, axes: Any, grid: Mapping[str, Any]) -> None:
     axes.spines[:].set_visible(False)
     axes.set_xlabel("context length, tokens")
     axes.set_ylabel("depth of the needle, %" if grid["axis"] == "depth" else "hops")
-    axes.set_title(grid["kind"], loc="left", fontsize=10.5)
+    axes.set_title(grid["kind"], loc="left", fontsize=10.5, parse_math=False)
     bar = figure.colorbar(image, ax=axes, pad=0.015, ticks=[0, 0.5, 1])
     bar.ax.set_yticklabels(["0", "50", "100"])
     bar.set_label("mean reward, %")

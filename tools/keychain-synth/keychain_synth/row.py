@@ -67,10 +67,10 @@ _SHORT = 0.05  # of L: where more is left than this, all documents are looked at
 
 
 def read_system(given: str | None) -> str | None:
-    """--system: the built-in prompt, that of a file, or none. Raises BadInput."""
+    """--system-file: the built-in prompt, that of a file, or none. Raises BadInput."""
     if given is None or given == "none":
         return None if given else SYSTEM
-    return read_text(given, f"--system {given}")
+    return read_text(given, f"--system-file {given}")
 
 
 class Shape(msgspec.Struct, frozen=True):

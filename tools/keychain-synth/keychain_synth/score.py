@@ -281,7 +281,7 @@ def read_gold(path: str) -> dict[str, Record]:
         if not isinstance(record.get("meta") or {}, dict):
             raise BadInput(f"{where}: meta: expected an object")
         if identity in found:
-            raise BadInput(f"{where}: id {identity!r} appears twice in the gold file")
+            raise BadInput(f"{where}: id: {identity} appears twice; ids must be unique")
         found[identity] = record
     return found
 
@@ -344,7 +344,7 @@ def grouped(located: Iterable[Located]) -> Iterator[Located]:
         for where, record in members:
             if record["sample"] in samples:
                 raise BadInput(
-                    f"{where}: {identity}#{record['sample']}: appears twice; samples within an id must be unique"
+                    f"{where}: id: {identity}#{record['sample']} appears twice; ids (and samples within an id) must be unique"
                 )
             samples[record["sample"]] = record
         yield where, {"id": identity, "samples": list(samples.values())}

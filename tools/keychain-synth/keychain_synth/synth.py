@@ -224,8 +224,10 @@ def run(
         given = [*(files or ("-",)), *pools]
         real = [_spooled(path, Path(folder), at) for at, path in enumerate(given)]
         inputs = [{**entry, "path": path} for path, entry in zip(given, identity(real), strict=True)]
+        of_shape = msgspec.to_builtins(shape)
+        of_shape["system_file"] = of_shape.pop("system")  # named as the option is
         decides = {
-            **msgspec.to_builtins(shape), **selection.identity(), "format": form, "lengths": list(lengths),
+            **of_shape, **selection.identity(), "form": form, "length": list(lengths),
             "pools": len(pools), "tokenizer": words.digest,
             "chat_template": words.template_digest if shape.messages else None,
         }  # fmt: skip

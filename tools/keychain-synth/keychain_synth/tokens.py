@@ -80,7 +80,7 @@ class Tokenizer:
             )
         except Exception as error:  # a template is the model's own code
             refused = type(error).__name__ == "TemplateError" and messages[0]["role"] == "system"
-            hint = "; is it the system prompt? --system none leaves it out" if refused else ""
+            hint = "; is it the system prompt? --system-file none leaves it out" if refused else ""
             raise BadInput(f"{self.name}: its chat template refuses the messages: {error}{hint}") from None
 
     def place_of(self, content: str, rendered: str) -> int:
@@ -136,16 +136,18 @@ def folder(uri: str) -> Path:
 
 
 def _through_transformers(name: str, uri: str) -> Path:
-    from tenfold_shared.cli import cache_dir
+    from tenfold_shared.cache import cache_dir
 
-    target = cache_dir() / "tokenizers" / re.sub(r"\W+", "-", name)
+    # The hash, as a-b/c and a/b-c would be one otherwise.
+    words, digest = re.sub(r"\W+", "-", name)[-80:], hashlib.sha256(name.encode()).hexdigest()[:12]
+    target = cache_dir() / "tokenizers" / f"{words}-{digest}"
     if (target / "tokenizer.json").is_file():
         return target
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         from transformers import AutoTokenizer
     except ImportError:
-        raise Missing(f"{uri}: needs transformers: pip install 'keychain-synth[hf]'") from None
+        raise Missing(f"{uri}: transformers is not installed: pip install 'keychain-synth[hf]'") from None
     try:
         AutoTokenizer.from_pretrained(name).save_pretrained(target)
     except Exception as error:  # network, a name that does not exist, a broken file
@@ -160,8 +162,8 @@ def _json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise BadInput(f"{path}: expected JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not JSON: {error}") from None
     return found if isinstance(found, dict) else {}
 
 

@@ -96,7 +96,7 @@ class Claims:
             "q_proj,v_proj,fc1,fc2",
         ]
         command += [
-            "--block",
+            "--neuron-block",
             "16",
             "--attention-block",
             "16",

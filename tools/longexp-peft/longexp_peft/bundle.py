@@ -48,7 +48,7 @@ class Bundle:
         try:
             info = json.loads((path / "bundle.json").read_bytes())
             tensors = load_file(path / "bundle.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError, RecursionError) as error:
             raise BadInput(
                 f"{folder}: no bundle of `longexp-peft calibrate` ({' '.join(str(error).split())[:200]})"
             ) from None

@@ -23,8 +23,9 @@ from longexp_peft.exposer import measure, order_of
 from longexp_peft.profile import Reading
 from longexp_peft.sparse import Sparse, Sparsity
 from tenfold_shared import BadInput
-from tenfold_shared.jsonl import Lock, difference, redact
+from tenfold_shared.jsonl import Lock, difference
 from tenfold_shared.progress import Progress
+from tenfold_shared.redaction import redact
 
 Record = dict[str, Any]
 
@@ -83,7 +84,7 @@ def run(
         found = profile.read(files, how)
         known = {
             "tool": "longexp-peft", "verb": "calibrate",
-            "options": {**profile.identity_of(how), "block": block, "attention_block": attention_block, "mass": mass, "lost": lost, "model": identity(found.model)},
+            "options": {**profile.identity_of(how), "neuron_block": block, "attention_block": attention_block, "mass": mass, "lost": lost, "model": identity(found.model)},
             "inputs": found.inputs,
         }  # fmt: skip
         known = json.loads(json.dumps(known))

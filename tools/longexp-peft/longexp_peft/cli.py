@@ -55,7 +55,7 @@ _FILES = click.argument("files", nargs=-1, metavar="[DATA]...", type=click.Path(
 _MODEL = click.option("--model", "uri", metavar="URI", default="smollm2", show_default=True, help="The base model: smollm2, a folder, a GGUF file or a hub id.")  # fmt: skip
 _BUNDLE = click.option("--bundle", metavar="DIR", help="What calibrate and predictor train made; needed by the modes predicted and static.")  # fmt: skip
 _GROUP = click.option("--group", type=click.Choice(["batch", "sequence"]), default="batch", show_default=True, help="Tokens that share a set of neurons: a row, or runs of documents of at least 128 tokens.")  # fmt: skip
-_BLOCK = click.option("--block", type=click.IntRange(1, 1024), default=32, show_default=True, help="Neurons of a block.")  # fmt: skip
+_BLOCK = click.option("--neuron-block", "block", type=click.IntRange(1, 1024), default=32, show_default=True, help="Neurons of a block.")  # fmt: skip
 _ATTENTION_BLOCK = click.option("--attention-block", type=click.Choice(["16", "32", "64", "128"]), default="64", show_default=True, help="Tokens of a block of attention.")  # fmt: skip
 
 
@@ -263,15 +263,15 @@ def predictor_eval(bundle: str, files: tuple[str, ...], recall: float, as_json: 
 @_sparse
 @_examples()
 @click.option("--epochs", type=click.IntRange(min=1), default=1, show_default=True, help="Times through DATA.")
-@click.option("--max-steps", type=click.IntRange(min=1), help="So many steps, however many epochs they are.")
-@click.option("--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Rows of a step, over all processes.")  # fmt: skip
+@click.option("--steps", type=click.IntRange(min=1), help="So many steps, however many epochs they are.")
+@click.option("--batch-rows", type=click.IntRange(min=1), default=1, show_default=True, help="Packed rows of a step, over all processes.")  # fmt: skip
 @click.option("--lr", type=Share(min=0, min_open=True), default=1e-4, show_default=True, help="Learning rate of AdamW.")
 @click.option("--weight-decay", type=Share(min=0), default=0.1, show_default=True, help="Weight decay of AdamW.")
 @click.option("--warmup", type=click.IntRange(min=0), default=20, show_default=True, help="Steps of the linear warm-up; the paper's runs have 4000.")  # fmt: skip
 @click.option("--decay", type=click.Choice(["constant", "linear", "cosine"]), default="linear", show_default=True, help="Rate after the warm-up, to 0.")  # fmt: skip
 @click.option("--label-smoothing", "smoothing", type=Share(min=0, max=1, max_open=True), default=0.0, show_default=True, help="Label smoothing; the paper's E2E runs have 0.1.")  # fmt: skip
 @click.option(
-    "--clip", type=Share(min=0), default=1.0, show_default=True, help="Largest norm of the gradient; 0 is any."
+    "--max-norm", type=Share(min=0), default=1.0, show_default=True, help="Largest norm of the gradient; 0 is any."
 )
 @click.option("--warmup-dense", type=Share(min=0, max=1), default=0.0, show_default=True, help="Share of the steps, from the first, that skip nothing.")  # fmt: skip
 @click.option("--audit-every", type=click.IntRange(min=0), default=50, show_default=True, help="Check a layer against dense every so many steps; 0 never.")  # fmt: skip
@@ -280,7 +280,7 @@ def predictor_eval(bundle: str, files: tuple[str, ...], recall: float, as_json: 
 @click.option("--eval-every", type=click.IntRange(min=0), default=0, show_default=True, help="And every so many steps, in the log.")  # fmt: skip
 @click.option("--init", metavar="DIR", help="Begin with this LoRA or bitfit adapter.")
 @click.option(
-    "--checkpointing", is_flag=True, help="Recompute activations in the backward pass; less memory, more time."
+    "--gradient-checkpointing", is_flag=True, help="Recompute activations in the backward pass; less memory, more time."
 )
 @click.option("--fsdp", is_flag=True, help="Under torchrun: shard the frozen layers over processes (FSDP2).")
 @options(

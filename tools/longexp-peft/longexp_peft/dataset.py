@@ -14,11 +14,7 @@ tokenizer and the size of its vocabulary. The forms, of which `auto` picks one a
 Records with braces are JSON Lines, or one JSON array where the file begins with `[`. `.gz` and `.zst` are unpacked, `-`
 is stdin: records where it begins with a brace, or `[`, else text; CSV and TSV there need the form named.
 
-A prompt gets the special tokens that the tokenizer puts in front (a BOS), never those it puts behind. Prompt and
-completion are tokenised apart, so that no token spans the two: generation too begins from the prompt's own tokens. A
-completion or a document ends with the EOS token; a chat ends as its template ends it, `ids` as they are. Except for
-`prompt`, whose text is taken as it is, a prompt ends without white space and the completion begins with it, since BPE
-vocabularies have the space at the beginning of a word.
+encoder.py makes token ids of a record.
 """
 
 from __future__ import annotations
@@ -30,36 +26,33 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, pairwise
 from pathlib import PurePath
-from string import Template
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from longexp_peft.encoder import (
+    LABELS,
+    REFERENCES,
+    RESPONSE,
+    SENTENCES,
+    Encoder,
+    Tokens,
+    Unusable,
+    object_of,
+    told_value,
+)
 from tenfold_shared import BadInput
-from tenfold_shared.cli import read_template
-from tenfold_shared.generate import one_line
 from tenfold_shared.jsonl import BOM, Record, Source, decode_line, is_pipe, open_read, read_lines, unreadable
+from tenfold_shared.redaction import one_line
 
 FORMS = ("auto", "prompt", "chat", "alpaca", "e2e", "glue", "ids", "text")
 TRUNCATE = ("prompt", "end", "drop")
-RESPONSE = "### Response:"
-REFERENCES = (("mr", "ref"), ("meaning_representation", "human_reference"))
-SENTENCES = (
-    ("sentence1", "sentence2"),
-    ("question1", "question2"),
-    ("question", "sentence"),
-    ("premise", "hypothesis"),
-    ("sentence",),
-)  # pairs first: a question goes with a `sentence`
-LABELS = ("label", "gold_label")
 
 BY_SUFFIX = {".csv": "e2e", ".tsv": "glue", ".txt": "text", ".md": "text"}
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 BY_FIELD = {"messages": "chat", "instruction": "alpaca", "context": "ids", "prompt": "prompt"}
-ABSENT: Any = object()
-NO_TEXT = re.compile("[\0\ud800-\udfff]")  # a surrogate is half a character, or a byte that was no UTF-8 (`_tolerant`)
 SPACE = re.compile(r"[ \t\r\n]*")
 T = TypeVar("T")
 
@@ -134,7 +127,7 @@ def read(
         raise BadInput(f"--max-length: expected 2 or more, got {max_length}")
     files = _Files(paths, limit, skip_bad)
     inputs = files.identity()
-    encoder = _Encoder(tokenizer, vocab, template, eos)
+    encoder = Encoder(tokenizer, vocab, template, eos)
     counts = Counts()
     examples: list[Example] = []
     taken = 0
@@ -143,7 +136,7 @@ def read(
             if isinstance(record, BadInput):
                 raise record
             found = encoder(kind, where, record)
-        except _Unusable:
+        except Unusable:
             raise
         except BadInput as error:
             files.tolerate(error)
@@ -166,9 +159,6 @@ def read(
     return Data(examples, counts, inputs)
 
 
-# ---------------------------------------------------------------- files to records
-
-
 class _Files(Source):
     """The inputs as a Source has them (what is read once is copied and hashed), but opened by their form."""
 
@@ -182,7 +172,7 @@ class _Files(Source):
         """Count a bad record. Raises it where there are too many."""
         self._tolerate(error)
 
-    def records(self, form: str, encoder: _Encoder) -> Iterator[tuple[str, str, Record | BadInput]]:
+    def records(self, form: str, encoder: Encoder) -> Iterator[tuple[str, str, Record | BadInput]]:
         """Every record of every file behind its form. Raises BadInput for what no skipping helps against."""
         if self.limit == 0:
             return
@@ -257,7 +247,7 @@ class _File:
         for number, line in read_lines(self.real):
             where = f"{self.name}:{number}"
             try:
-                yield where, _object(where, decode_line(where, line))
+                yield where, object_of(where, decode_line(where, line))
             except BadInput as error:
                 yield where, error
 
@@ -285,19 +275,19 @@ class _File:
             except (ValueError, RecursionError) as error:  # a number of thousands of digits; nested too deeply
                 raise BadInput(f"{where}: expected a JSON array: {error}") from None
             try:
-                yield where, _object(where, record)
+                yield where, object_of(where, record)
             except BadInput as error:
                 yield where, error
             mark = skip()
             if mark not in (",", "]"):
-                got = _got(mark) if mark else "the end"
+                got = told_value(mark) if mark else "the end"
                 raise BadInput(f"{self.name}:{line}: expected `,` or `]` after a record, got {got}")
             more = mark == ","
             at += more
             skip()
         at += 1
         if rest := skip():
-            raise BadInput(f"{self.name}:{line}: expected nothing after the array, got {_got(rest)}")
+            raise BadInput(f"{self.name}:{line}: expected nothing after the array, got {told_value(rest)}")
 
     def _csv(self) -> Found:
         rows = csv.reader(self._tolerant(), strict=True)
@@ -318,7 +308,7 @@ class _File:
         def columns(where: str, header: list[str]) -> None:
             if not any(set(pair) <= set(header) for pair in REFERENCES):
                 wanted = " or ".join(",".join(pair) for pair in REFERENCES)
-                raise BadInput(f"{where}: header: expected the columns {wanted}, got {_got(','.join(header))}")
+                raise BadInput(f"{where}: header: expected the columns {wanted}, got {told_value(','.join(header))}")
 
         return self._table(located(), columns)
 
@@ -326,9 +316,9 @@ class _File:
         def columns(where: str, header: list[str]) -> None:
             if not any(set(names) <= set(header) for names in SENTENCES):
                 wanted = "; ".join(",".join(names) for names in SENTENCES)
-                raise BadInput(f"{where}: header: expected the columns {wanted}, got {_got(','.join(header))}")
+                raise BadInput(f"{where}: header: expected the columns {wanted}, got {told_value(','.join(header))}")
             if not set(LABELS) & set(header):
-                got = _got(",".join(header))
+                got = told_value(",".join(header))
                 raise BadInput(
                     f"{where}: label: expected such a column, got {got}; a file without labels trains nothing"
                 )
@@ -395,231 +385,11 @@ def _form_of(where: str, record: Record) -> str:
             return form
     if "text" in record:
         return "alpaca" if RESPONSE in str(record["text"]) else "text"
-    fields, forms = one_line(", ".join(map(_got, record)) or "none", 100), ", ".join(FORMS[1:])
+    fields, forms = one_line(", ".join(map(told_value, record)) or "none", 100), ", ".join(FORMS[1:])
     raise BadInput(f"{where}: expected the fields of a form that is known, got {fields}; --form: {forms}")
 
 
-# ---------------------------------------------------------------- records to tokens
-
-
-class _Sequence(NamedTuple):
-    """ids and target as in an Example, of any length; `front` special tokens begin it, and at `start` the completion
-    (of a chat the last)."""
-
-    ids: NDArray[np.int32]
-    target: NDArray[np.bool_]
-    front: int
-    start: int
-
-
-class _Unusable(BadInput):
-    """An option that no record can be read with, met only while reading them."""
-
-
-class _Encoder:
-    """Records as token ids: a method a form, all of which raise BadInput that begins with WHERE."""
-
-    def __init__(self, tokenizer: Any, vocab: int, template: str | None, eos: bool) -> None:
-        self.tokenizer, self.vocab, self.template = tokenizer, vocab, template
-        self.bos_id = getattr(tokenizer, "bos_token_id", None)
-        self.eos_id = getattr(tokenizer, "eos_token_id", None) if eos else None
-        self._front: list[int] | None = None
-        self._templates: dict[tuple[str, ...], Template] = {}
-
-    def ready(self, form: str, name: str) -> None:
-        """Raises BadInput where no record of this form could be encoded."""
-        if form == "auto":  # a file without a good record
-            return
-        if form != "ids" and self.tokenizer is None:
-            raise BadInput(f"{name}: form {form}: needs a tokenizer; without one only `ids` can be read")
-        if form == "chat" and not getattr(self.tokenizer, "chat_template", None):
-            raise BadInput(f"{name}: the model's tokenizer has no chat template; --chat-template FILE gives one")
-        if self.template is not None and form in ("chat", "ids", "text"):
-            raise BadInput(
-                f"--template {self.template}: {name} is of the form {form}, whose records have no prompt to fill in"
-            )
-
-    def __call__(self, form: str, where: str, record: Record) -> _Sequence:
-        found: _Sequence = getattr(self, form)(where, record)
-        if form != "ids" and (top := int(found.ids.max())) >= self.vocab:
-            told = (
-                f"expected token ids below the model's {self.vocab}, got {top} from the tokenizer; is it this model's?"
-            )
-            raise BadInput(f"{where}: {told}")
-        return found
-
-    # The forms.
-
-    def prompt(self, where: str, record: Record) -> _Sequence:
-        field = "answer" if "answer" in record and "completion" not in record else "completion"
-        prompt, completion = _string(where, record, "prompt"), _string(where, record, field)
-        return self._pair(where, self._filled(prompt, "prompt", prompt=prompt), field, completion)
-
-    def alpaca(self, where: str, record: Record) -> _Sequence:
-        if "instruction" not in record and "text" in record and self.template is None:
-            prompt, mark, completion = _string(where, record, "text").partition(RESPONSE)
-            if not mark:
-                raise BadInput(f"{where}: text: expected `{RESPONSE}` in it, got {_got(prompt)}")
-            return self._pair(where, prompt + mark, "text", completion, what=f"some text after `{RESPONSE}`")
-        instruction, output = _string(where, record, "instruction"), _string(where, record, "output")
-        given = _string(where, record, "input") if record.get("input") is not None else ""
-        parts = [("Instruction", instruction), *([("Input", given)] if given else [])]
-        prompt = "".join(f"### {heading}:\n{text}\n\n" for heading, text in parts) + RESPONSE
-        prompt = self._filled(prompt, "instruction", instruction=instruction, input=given)
-        return self._pair(where, prompt, "output", output, lead="\n")
-
-    def e2e(self, where: str, record: Record) -> _Sequence:
-        names = next(pair for pair in REFERENCES if set(pair) <= set(record))
-        meaning, reference = (_string(where, record, name) for name in names)
-        return self._pair(where, self._filled(f"{meaning} ||", "mr", mr=meaning), names[1], reference, lead=" ")
-
-    def glue(self, where: str, record: Record) -> _Sequence:
-        names = next(names for names in SENTENCES if set(names) <= set(record))
-        label = next(name for name in LABELS if name in record)
-        said = {name: _string(where, record, name) for name in names}
-        answer = _string(where, record, label)
-        if answer.strip() == "-1":  # how test sets without labels are given away
-            raise BadInput(f'{where}: {label}: expected a label, got "-1", which stands for none')
-        prompt = "".join(f"{name}: {text}\n" for name, text in said.items()) + "label:"
-        return self._pair(where, self._filled(prompt, names[0], **said), label, answer, lead=" ")
-
-    def text(self, where: str, record: Record) -> _Sequence:
-        text = _string(where, record, "text")
-        if not text.strip():
-            raise BadInput(f"{where}: text: expected some text, got none")
-        front = self._specials(text)
-        ids = self._ended(front + self._tokens(text))
-        if len(ids) < 2:
-            raise BadInput(f"{where}: text: expected two tokens or more, got {len(ids)}")
-        return _sequence([ids[:1], ids[1:]], len(front), 1)
-
-    def ids(self, where: str, record: Record) -> _Sequence:
-        context, completion = (self._given(where, record, field) for field in ("context", "completion"))
-        if not completion:
-            raise BadInput(f"{where}: completion: expected some token ids, got none")
-        if not context and len(completion) < 2:
-            raise BadInput(f"{where}: completion: expected two ids or more after an empty context, got 1")
-        return _sequence([context, completion], self._begins(context), len(context))
-
-    def chat(self, where: str, record: Record) -> _Sequence:
-        """To be predicted is what the template adds for an assistant turn from the end of its generation prompt on."""
-        messages = _turns(where, record)
-        whole = self._render(where, messages)
-        edges: list[int] = []
-        for number, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            begun = self._render(where, messages[:number], add_generation_prompt=True)
-            ended = self._render(where, messages[: number + 1])
-            if not whole.startswith(ended):
-                raise BadInput(
-                    f"{where}: messages[{number}]: the chat template rewrites earlier turns once others follow, this "
-                    "one too; --chat-template FILE with one that keeps every turn, or a record for each answer"
-                )
-            if not ended.startswith(begun) or ended == begun:
-                raise BadInput(
-                    f"{where}: messages[{number}]: the chat template rewrites earlier turns: what stands before this "
-                    "answer is not what it gives to be continued; --chat-template FILE with one that keeps it"
-                )
-            edges += [len(begun), len(ended)]
-        parts = self._parts(whole, edges)
-        found = _sequence(parts, self._begins(parts[0]), sum(map(len, parts[: len(edges) - 1])))
-        if not found.target.any():
-            raise BadInput(f"{where}: messages: expected tokens to predict, got none")
-        return found
-
-    # What they share.
-
-    def _pair(
-        self, where: str, prompt: str, field: str, completion: str, *, lead: str = "", what: str = "some text"
-    ) -> _Sequence:
-        if not completion.strip():
-            raise BadInput(f"{where}: {field}: expected {what}, got none")
-        completion = lead + completion
-        front = self._specials(completion)
-        before, after = front + self._tokens(prompt), self._ended(self._tokens(completion))
-        if len(before) + len(after) < 2 or not after:
-            after_what = "two tokens or more after an empty prompt" if after else "some tokens"
-            raise BadInput(f"{where}: {field}: expected {after_what}, got {len(after) or 'none'}")
-        return _sequence([before, after], len(front), len(before))
-
-    def _tokens(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-    def _specials(self, text: str) -> list[int]:
-        """What the tokenizer puts in front of every text, seen once on one that has tokens."""
-        if self._front is None:
-            for probe in ("a", text):
-                if bare := self._tokens(probe):
-                    full = list(self.tokenizer(probe, verbose=False)["input_ids"])
-                    at = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
-                    self._front = full[:at]
-                    break
-        return self._front or []
-
-    def _begins(self, ids: list[int]) -> int:
-        """1 where a BOS that nobody but the data put there begins it."""
-        return int(self.bos_id is not None and ids[:1] == [self.bos_id])
-
-    def _ended(self, ids: list[int]) -> list[int]:
-        return ids if self.eos_id is None or ids[-1:] in ([], [self.eos_id]) else [*ids, self.eos_id]
-
-    def _filled(self, built_in: str, needs: str, **fields: str) -> str:
-        """The prompt by --template, or the built-in one."""
-        if self.template is None:
-            return built_in
-        names = tuple(fields)
-        if names not in self._templates:
-            try:
-                text = read_template(self.template, "", set(names), needs)
-            except BadInput as error:
-                raise _Unusable(str(error)) from None
-            self._templates[names] = Template(text.removesuffix("\n"))
-        return self._templates[names].substitute(fields)
-
-    def _given(self, where: str, record: Record, field: str) -> list[int]:
-        given = record.get(field, ABSENT)
-        if not isinstance(given, list):
-            raise BadInput(f"{where}: {field}: expected a list of token ids, got {_got(given)}")
-        for at, one in enumerate(given):
-            if type(one) is not int or not 0 <= one < self.vocab:  # True is an int to isinstance
-                raise BadInput(f"{where}: {field}[{at}]: expected a token id of 0 to {self.vocab - 1}, got {_got(one)}")
-        return given
-
-    def _render(self, where: str, messages: list[Record], **more: bool) -> str:
-        try:
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **more))
-        except Exception as error:  # whatever a template raises of itself
-            told = one_line(error, 160)
-            raise BadInput(
-                f"{where}: messages: the chat template does not take the first {len(messages)}: {told}"
-            ) from None
-
-    def _parts(self, text: str, edges: list[int]) -> list[list[int]]:
-        """TEXT, cut at EDGES, as tokens part by part: those of the whole text, unless one of them spans an edge."""
-        apart = [self._tokens(text[a:b]) for a, b in pairwise([0, *edges, len(text)])]
-        whole = self._tokens(text)
-        if list(chain.from_iterable(apart)) == whole:
-            return apart
-        # SentencePiece puts a space before any text, and so before every part; only the first one should have it.
-        heads = [self._tokens(text[:edge]) for edge in edges]
-        if all(whole[: len(head)] == head for head in heads):
-            return [whole[a:b] for a, b in pairwise([0, *map(len, heads), len(whole)])]
-        return apart
-
-
-def _sequence(parts: Sequence[list[int]], front: int, start: int) -> _Sequence:
-    """Parts of which every second one is to be predicted."""
-    ids = np.fromiter(chain.from_iterable(parts), np.int32)
-    target = np.repeat(np.arange(len(parts)) % 2 == 1, [len(part) for part in parts])
-    target[:1] = False  # nothing stands before it
-    return _Sequence(ids, target, front, start)
-
-
-# ---------------------------------------------------------------- lengths
-
-
-def _fit(one: _Sequence, width: int, truncate: str, counts: Counts) -> tuple[list[_Sequence], int]:
+def _fit(one: Tokens, width: int, truncate: str, counts: Counts) -> tuple[list[Tokens], int]:
     """The sequence in at most `width` tokens; none, and how many were lost, where no target is left of it."""
     if len(one.ids) > width:
         counts.truncated += 1
@@ -631,12 +401,12 @@ def _fit(one: _Sequence, width: int, truncate: str, counts: Counts) -> tuple[lis
             room = max(width - one.front - (len(one.ids) - one.start), 0)
             keep = np.delete(keep, slice(one.front, one.start - min(room, one.start - one.front)))
         keep = keep[:width]
-        one = _Sequence(one.ids[keep], one.target[keep], one.front, one.start)
+        one = Tokens(one.ids[keep], one.target[keep], one.front, one.start)
         one.target[0] = False
     return ([one], 0) if one.target.any() else ([], 1)
 
 
-def _pieces(one: _Sequence, width: int) -> tuple[list[_Sequence], int]:
+def _pieces(one: Tokens, width: int) -> tuple[list[Tokens], int]:
     """A document cut into pieces of at most `width` tokens, in each of which all but the first are predicted."""
     cuts = list(range(0, len(one.ids), width))
     if len(one.ids) - cuts[-1] == 1 and width > 2:
@@ -645,47 +415,6 @@ def _pieces(one: _Sequence, width: int) -> tuple[list[_Sequence], int]:
     for begin, end in pairwise([*cuts, len(one.ids)]):
         target = one.target[begin:end].copy()
         target[0] = False
-        found.append(_Sequence(one.ids[begin:end], target, 0, 0))
+        found.append(Tokens(one.ids[begin:end], target, 0, 0))
     kept = [piece for piece in found if piece.target.any()]
     return kept, len(found) - len(kept)
-
-
-# ---------------------------------------------------------------- fields
-
-
-def _object(where: str, record: Any) -> Record:
-    if not isinstance(record, dict):
-        raise BadInput(f"{where}: expected a JSON object, got {_got(record)}")
-    return record
-
-
-def _got(value: Any) -> str:
-    """A value as an error message shows it: as JSON, on one line."""
-    return "nothing" if value is ABSENT else one_line(json.dumps(value, default=str), 60)
-
-
-def _string(where: str, record: Record, field: str, name: str | None = None) -> str:
-    """A field that is text, called NAME in what is raised."""
-    value = record.get(field, ABSENT)
-    if not isinstance(value, str):
-        raise BadInput(f"{where}: {name or field}: expected a string, got {_got(value)}")
-    if found := NO_TEXT.search(value):
-        what = "a NUL character" if found[0] == "\0" else f"{_got(found[0])}, which is no UTF-8"
-        raise BadInput(f"{where}: {name or field}: expected text, got {what}")
-    return value
-
-
-def _turns(where: str, record: Record) -> list[Record]:
-    messages = record.get("messages", ABSENT)
-    if not isinstance(messages, list) or not messages:
-        raise BadInput(f"{where}: messages: expected a list of turns, got {_got(messages)}")
-    for number, message in enumerate(messages):
-        at = f"messages[{number}]"
-        if not isinstance(message, dict):
-            raise BadInput(f"{where}: {at}: expected an object with `role` and `content`, got {_got(message)}")
-        role = _string(where, message, "role", f"{at}.role")
-        if not _string(where, message, "content", f"{at}.content").strip() and role == "assistant":
-            raise BadInput(f"{where}: {at}.content: expected some text, got none")
-    if all(message["role"] != "assistant" for message in messages):
-        raise BadInput(f"{where}: messages: expected an assistant turn, got none")
-    return messages

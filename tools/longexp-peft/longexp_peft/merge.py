@@ -17,7 +17,8 @@ from typing import Any
 from longexp_peft import needs
 from longexp_peft.work import ours as is_ours
 from tenfold_shared import BadInput
-from tenfold_shared.jsonl import Lock, redact
+from tenfold_shared.jsonl import Lock
+from tenfold_shared.redaction import redact
 
 
 def with_adapter(model: Any, uri: str, adapter: str) -> Any:
@@ -121,7 +122,7 @@ def base_of(folder: Path) -> str:
     for name, field in (("adapter_config.json", "base_model_name_or_path"), ("adapter.json", "base_model")):
         try:
             found = json.loads((folder / name).read_bytes()).get(field)
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             continue
         if found:
             return str(found)

@@ -300,7 +300,7 @@ def load_adapter(model: Any, folder: str | Path) -> Any:
     try:
         told = json.loads((path / "adapter.json").read_bytes())
         found = load_file(path / "adapter.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, RecursionError) as error:
         raise BadInput(
             f"{folder}: no adapter of `longexp-peft train --method adapter` ({' '.join(str(error).split())[:200]})"
         ) from None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tenfold_shared import BadInput, Missing
+from tenfold_shared import BadInput, Missing, unread
 
 
 def models() -> None:
@@ -63,8 +63,10 @@ def chat_template(tokenizer: Any, path: str | None) -> None:
         return
     try:
         tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"--chat-template {path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise unread(f"--chat-template {path}", error) from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"--chat-template {path}: expected UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def positions(model: Any) -> int:

@@ -147,7 +147,7 @@ def read(folder: str | Path) -> Record:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise BadInput(f"{folder}: has no planted.json; expected a folder that planted.make wrote") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path}: cannot be read: {error}") from None
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise BadInput(f"{path}: expected schema {SCHEMA}")

@@ -30,7 +30,7 @@ def run(sources: Sequence[str], output: str | None, *, quiet: bool) -> int:
     elif len(sources) == 1:
         try:
             told = json.loads(Path(sources[0]).read_bytes())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise BadInput(
                 f"{sources[0]}: neither a folder of train nor one JSON object: {' '.join(str(error).split())[:120]}"
             ) from None
@@ -55,7 +55,7 @@ def _log(folder: Path) -> list[Record]:
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             found.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise BadInput(f"{path}:{number}: expected a JSON object") from None
     return found
 

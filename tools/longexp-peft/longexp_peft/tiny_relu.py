@@ -318,7 +318,7 @@ class _Work:
             trainer.done, trainer.losses = done, losses
         except FileNotFoundError:
             pass
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
             raise BadInput(f"{self.folder / STATE}: is not what was written there; remove it to begin again") from None
 
     def clear(self) -> None:
@@ -361,7 +361,7 @@ def make(
         settle(output, FILES)
         if (old := _read_json(output / "manifest.json")) is not None and not overwrite:
             if differ := _difference(old, identity):
-                raise BadInput(f"{output}: was made with {differ}; choose another folder, or --overwrite")
+                raise BadInput(f"{output}: was made with {differ}; choose another output or add --overwrite")
             return old
         if output.exists() and any(output.iterdir()) and not overwrite:
             raise BadInput(f"{output}: exists, and no manifest says what made it; --overwrite replaces it")
@@ -433,7 +433,7 @@ def _write(trainer: Trainer, tokenizer: Any, held: Sequence[str], manifest: Reco
 def _read_json(path: Path) -> Record | None:
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -32,9 +32,10 @@ from longexp_peft.sparse import Sparse, Sparsity, check_forward, check_zeros
 from longexp_peft.work import LOG, STATE, Work, after_a_step
 from tenfold_shared import BadInput, Missing
 from tenfold_shared.cli import sha256_of
-from tenfold_shared.generate import one_line, out_of_memory
-from tenfold_shared.jsonl import Lock, redact
+from tenfold_shared.generate.transformers import out_of_memory
+from tenfold_shared.jsonl import Lock
 from tenfold_shared.progress import Progress
+from tenfold_shared.redaction import one_line, redact
 
 logger = logging.getLogger(__name__)
 Record = dict[str, Any]
@@ -42,25 +43,25 @@ SAVE_EVERY_S = 30.0
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """How an adapter is trained. batch_tokens: tokens of a row; accumulate: rows of a step, over all processes. max_steps ends a run
+    """How an adapter is trained. batch_tokens: tokens of a row; batch_rows: rows of a step, over all processes. steps ends a run
     before its epochs do. decay: the rate after the warm-up, constant, linear or cosine to 0. warmup_dense: share of the steps, from
     the first, that skip nothing. audit_every: 0 for none."""
 
     epochs: int = 1
-    max_steps: int | None = None
+    steps: int | None = None
     batch_tokens: int = 2048
-    accumulate: int = 1
+    batch_rows: int = 1
     lr: float = 1e-4
     weight_decay: float = 0.1
     warmup: int = 20
     decay: str = "linear"
     smoothing: float = 0.0
-    clip: float = 1.0
+    max_norm: float = 1.0
     warmup_dense: float = 0.0
     audit_every: int = 50
     audit_recall: float = 0.98
     eval_every: int = 0
-    checkpointing: bool = False
+    gradient_checkpointing: bool = False
     seed: int = 0
 
     @staticmethod
@@ -88,10 +89,10 @@ class Trainer:
         self.lengths = [len(one.ids) for one in data.examples]
         self.epochs: dict[int, list[list[int]]] = {}
         self.sizes: list[int] = []  # rows of the epochs so far; they differ by a row or so
-        if how.max_steps is not None:
-            self.steps = how.max_steps
+        if how.steps is not None:
+            self.steps = how.steps
         else:
-            self.steps = -(-sum(self._size(number) for number in range(how.epochs)) // how.accumulate)
+            self.steps = -(-sum(self._size(number) for number in range(how.epochs)) // how.batch_rows)
         self.parameters = [tuned.parameters[name] for name in sorted(tuned.parameters)]
         # A step of 1e-4 is lost in 16 bits: what trains in them, a model's own biases, has a float32 copy that is stepped.
         self.masters = [
@@ -121,9 +122,9 @@ class Trainer:
     def rows(self, step: int) -> list[list[int]]:
         """The rows of a step as example numbers. Epochs are laid end to end, as many as the steps need; the last step of a run by
         epochs has what is left."""
-        end = sum(self._size(n) for n in range(self.how.epochs)) if self.how.max_steps is None else None
+        end = sum(self._size(n) for n in range(self.how.epochs)) if self.how.steps is None else None
         found = []
-        for at in range(step * self.how.accumulate, (step + 1) * self.how.accumulate):
+        for at in range(step * self.how.batch_rows, (step + 1) * self.how.batch_rows):
             if end is not None and at >= end:
                 break
             number = 0
@@ -185,7 +186,7 @@ class Trainer:
                 f"step {self.done + 1}: the loss is {loss_mean}; what was saved before is kept. A smaller --lr, or --dtype bfloat16 or "
                 "float32 in place of float16, may help"
             )
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, how.clip if how.clip else math.inf))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, how.max_norm if how.max_norm else math.inf))
         for p, master in zip(self.parameters, self.masters, strict=True):
             if master is not p:
                 assert p.grad is not None
@@ -324,8 +325,8 @@ def run(
         raise BadInput("--attention blocks: needs --mode predicted or static, whose patterns a bundle has")
     ranks = Ranks()
     quiet = quiet or ranks.rank > 0
-    if how.accumulate < ranks.size:
-        raise BadInput(f"--accumulate {how.accumulate}: {ranks.size} processes have no row each; give at least as many")
+    if how.batch_rows < ranks.size:
+        raise BadInput(f"--batch-rows {how.batch_rows}: {ranks.size} processes have no row each; give at least as many")
     if ranks.size > 1 and "-" in (*files, *([] if files else ["-"])):
         raise BadInput("-: several processes cannot read one stdin; give a file")
     if fsdp and ranks.size == 1:
@@ -381,7 +382,7 @@ def run(
             if found is not None:
                 tuned.reorder([found.order(f.layer) for f in ffns])
                 found.to(model.device)
-            if how.checkpointing:
+            if how.gradient_checkpointing:
                 model.gradient_checkpointing_enable({"use_reentrant": False})
                 model.train()  # transformers checkpoints training models alone; their own dropouts are set to 0 below
                 _no_dropout(model, tuned)
@@ -414,7 +415,7 @@ def run(
         if not out_of_memory(error):
             raise
         raise Missing(
-            f"train: out of memory ({one_line(error, 120)}); a smaller --batch-tokens, --checkpointing or --dtype bfloat16"
+            f"train: out of memory ({one_line(error, 120)}); a smaller --batch-tokens, --gradient-checkpointing or --dtype bfloat16"
         ) from None
     finally:
         if lock is not None:

@@ -36,7 +36,7 @@ class Work:
     def identity(self) -> Record | None:
         try:
             found = json.loads((self.folder / IDENTITY).read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
 
@@ -65,7 +65,7 @@ class Work:
         if target.exists() and any(target.iterdir() if target.is_dir() else [target]) and not overwrite:
             try:
                 manifest = json.loads((target / "manifest.json").read_bytes())
-            except (OSError, ValueError):
+            except (OSError, ValueError, RecursionError):
                 raise BadInput(
                     f"{target}: exists, and no manifest says what made it; --overwrite replaces it"
                 ) from None
@@ -95,7 +95,7 @@ class Work:
             return int(told["step"]), json.loads(told["told"]), tensors
         except FileNotFoundError:
             return None
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
             print(f"longexp-peft: {self.folder / STATE}: not what was written there; starting again", file=sys.stderr)
             return None
 
@@ -106,7 +106,7 @@ class Work:
         for line in path.read_bytes().splitlines() if path.exists() else []:
             try:
                 one = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 break
             if one.get("step", 0) > step:
                 break
@@ -129,7 +129,7 @@ def ours(folder: Path, verb: str = "train") -> bool:
     """Whether a folder is what a verb of this tool wrote."""
     try:
         told = json.loads((folder / "manifest.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(told, dict) and (told.get("tool"), told.get("verb")) == ("longexp-peft", verb)
 

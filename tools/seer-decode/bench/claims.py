@@ -87,7 +87,7 @@ class Claims:
     def gate(self, block: str) -> Record:
         steps, length, rows = ("6", "1024", "128") if self.quick else ("40", "4096", "512")
         command = ["seer-decode", "distill", str(self.folder / "train.jsonl"), "--model", "smollm2", "--block", block]
-        command += ["--steps", steps, "--seq-len", length, "--rows", rows, "--parts", "4"]
+        command += ["--steps", steps, "--length", length, "--rows", rows, "--parts", "4"]
         command += ["-o", str(self.folder / f"gates-{block}"), "--json", "-q"]
         began = not any((self.folder / f"gates-{block}{end}").exists() for end in ("", ".work"))
         started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)

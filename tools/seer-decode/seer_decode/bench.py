@@ -397,7 +397,7 @@ def run(of: Layer | Step, *, device: str, threads: int | None, as_json: bool) ->
             else:
                 rows = step(of, place, command)
     except RuntimeError as error:
-        from tenfold_shared.generate import out_of_memory
+        from tenfold_shared.generate.transformers import out_of_memory
 
         if not out_of_memory(error):
             raise

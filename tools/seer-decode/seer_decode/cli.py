@@ -6,7 +6,18 @@ from typing import Any
 import click
 
 from seer_decode import needs
-from tenfold_shared.cli import Numbers, Selection, Share, add_doctor, files_argument, options, take, take_sampling, tool
+from tenfold_shared.cli import (
+    Numbers,
+    Selection,
+    Share,
+    Size,
+    add_doctor,
+    files_argument,
+    options,
+    take,
+    take_sampling,
+    tool,
+)
 
 QUERIES = ["Qproj", "Qavgproj", "Qavg", "Qorig"]
 METHODS = ["dense", "oracle", "seer", "quest", "recent", "random"]
@@ -75,8 +86,8 @@ def info(gates: str | None, block: str, **given: Any) -> int:
 @click.option("--no-qk-norm", is_flag=True, help="Without the two norms.")
 @click.option("--no-rope", is_flag=True, help="Without positions.")
 @click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True, help="Batches to read; the paper's runs have 800.")  # fmt: skip
-@click.option("--batch", type=click.IntRange(1, 65536), default=1, show_default=True, help="Packed rows of a batch, over all processes; the paper's runs have 16.")  # fmt: skip
-@click.option("--seq-len", type=click.IntRange(min=17), default=4096, show_default=True, help="Tokens of a row; the paper's runs have 32768.")  # fmt: skip
+@click.option("--batch-rows", type=click.IntRange(1, 65536), default=1, show_default=True, help="Packed rows of a step, over all processes; the paper's runs have 16.")  # fmt: skip
+@click.option("--length", type=click.IntRange(min=17), default=4096, show_default=True, help="Tokens of a row; the paper's runs have 32768.")  # fmt: skip
 @click.option("--lr", type=Share(min=0, max=10, min_open=True), default=1e-3, show_default=True, help="Learning rate after the warm-up.")  # fmt: skip
 @click.option("--min-lr", type=Share(min=0), default=1e-5, show_default=True, help="Learning rate at the end of its cosine.")  # fmt: skip
 @click.option("--warmup", type=click.IntRange(min=0), default=20, show_default=True, help="Optimiser steps of the warm-up.")  # fmt: skip
@@ -95,7 +106,7 @@ def distill(texts: tuple[str, ...], **given: Any) -> int:
 
     \b
     Example:
-      seer-decode distill thoughts.jsonl --model smollm2 --steps 200 --seq-len 4096 --rows 512 -o gates
+      seer-decode distill thoughts.jsonl --model smollm2 --steps 200 --length 4096 --rows 512 -o gates
     """
     needs.models()
     from seer_decode.distill import Settings, run
@@ -277,10 +288,10 @@ def convert(folder: str, block: str | None, **given: Any) -> int:
 @_BLOCK
 @_GATE_DIM
 @click.option("--start-layer", "dense_layers", type=click.IntRange(min=0), default=0, show_default=True, help="Layers before it stay dense.")  # fmt: skip
-@click.option("--bandwidth", metavar="SIZE", default="4.3T", show_default=True, help="Bytes the memory gives a second; 4.3T is an H200's copy.")  # fmt: skip
+@click.option("--bandwidth", type=Size(), metavar="SIZE", default="4.3T", show_default=True, help="Bytes the memory gives a second; 4.3T is an H200's copy.")  # fmt: skip
 @click.option("--overhead", type=Share(min=0, max=1e6), default=5.0, show_default=True, help="Microseconds a layer takes besides, dense and sparse.")  # fmt: skip
 @click.option("--width", type=click.Choice(["1", "2", "4"]), default="2", show_default=True, help="Bytes of a number.")
-@click.option("--gpu-mem", metavar="SIZE", help="Memory of the card: also tell what fits.")
+@click.option("--gpu-mem", type=Size(), metavar="SIZE", help="Memory of the card: also tell what fits.")
 @options("json", "common")
 def plan(block: str, width: str, **given: Any) -> int:
     """Floors by bytes, attention of a layer and a whole step, dense and sparse with what the gate reads; config.json is enough.

@@ -91,6 +91,6 @@ def _manifest(folder: str) -> dict[str, Any] | None:
     """What made a folder, as far as it says so."""
     try:
         found = json.loads((Path(folder) / "manifest.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and isinstance(found.get("options"), dict) else None

@@ -40,10 +40,11 @@ from seer_decode.text import Encoder, Reader
 from seer_decode.truth import first_row, sequence_loss
 from tenfold_shared import BadInput
 from tenfold_shared.cli import Terminated
-from tenfold_shared.generate import one_line, out_of_memory
-from tenfold_shared.jsonl import Lock, difference, redact, write_atomic
+from tenfold_shared.generate.transformers import out_of_memory
+from tenfold_shared.jsonl import Lock, difference, write_atomic
 from tenfold_shared.models import load_causal_lm
 from tenfold_shared.progress import Progress
+from tenfold_shared.redaction import one_line, redact
 
 logger = logging.getLogger(__name__)
 Record = dict[str, Any]
@@ -61,8 +62,8 @@ class Settings(msgspec.Struct, frozen=True):
     """
 
     steps: int = 200
-    batch: int = 1
-    seq_len: int = 4096
+    batch_rows: int = 1
+    length: int = 4096
     lr: float = 1e-3
     min_lr: float = 1e-5
     warmup: int = 20
@@ -280,7 +281,7 @@ class Work:
     def identity(self) -> Record | None:
         try:
             found = json.loads((self.folder / IDENTITY).read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
 
@@ -314,7 +315,7 @@ class Work:
             return int(told["done"]), [(a, b) for a, b in json.loads(told["losses"])], tensors
         except FileNotFoundError:
             return None
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
             print(f"seer-decode: {self.folder / STATE}: not what was written there; starting again", file=sys.stderr)
             return None
 
@@ -358,19 +359,19 @@ def run(
         raise BadInput(f"{target}: the folder {target.absolute().parent} does not exist; create it first")
     ranks = Ranks()
     quiet = quiet or ranks.rank > 0
-    if how.parts > 1 and how.batch != ranks.size:
+    if how.parts > 1 and how.batch_rows != ranks.size:
         raise BadInput(
-            f"--parts {how.parts}: expected --batch {ranks.size}, one row for each process: a layer takes its steps while it "
+            f"--parts {how.parts}: expected --batch-rows {ranks.size}, one row for each process: a layer takes its steps while it "
             "is at hand"
         )
-    if ranks.size > how.batch:
-        raise BadInput(f"--batch {how.batch}: {ranks.size} processes have no row each")
+    if ranks.size > how.batch_rows:
+        raise BadInput(f"--batch-rows {how.batch_rows}: {ranks.size} processes have no row each")
     reader = Reader(texts, skip_bad)
     if ranks.size > 1 and "-" in reader.paths:
         raise BadInput("-: several processes cannot read one stdin; give a file")
-    if how.seq_len <= shape["block"]:
+    if how.length <= shape["block"]:
         raise BadInput(
-            f"--seq-len {how.seq_len}: expected more than a block of {shape['block']} tokens, which has no target"
+            f"--length {how.length}: expected more than a block of {shape['block']} tokens, which has no target"
         )
     lock, work = Lock(store.lock_path(target), target) if ranks.rank == 0 else None, Work(target)
     try:
@@ -378,15 +379,15 @@ def run(
             uri, dtype=dtype, device=ranks.device if device == "auto" else device, trust_remote_code=trust_remote_code
         )
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        if limit and how.seq_len > limit and not allow_extrapolation:
+        if limit and how.length > limit and not allow_extrapolation:
             raise BadInput(
-                f"--seq-len {how.seq_len}: the model has {limit} positions; --allow-extrapolation goes on beyond them"
+                f"--length {how.length}: the model has {limit} positions; --allow-extrapolation goes on beyond them"
             )
         check_rotation(model, Unrotated(model))
         gates, name = _gates(model, uri, shape, init, how.seed), uri
         encode = Encoder(tokenizer, chat_template)
-        wanted = how.steps * how.batch * how.seq_len
-        corpus = data.read(reader, encode, how.seq_len, gates.shape.block, wanted, can_pack(model.config))
+        wanted = how.steps * how.batch_rows * how.length
+        corpus = data.read(reader, encode, how.length, gates.shape.block, wanted, can_pack(model.config))
         fingerprint = needs.fingerprint(model)
         identity = {
             "tool": "seer-decode", "verb": "distill",
@@ -406,7 +407,7 @@ def run(
         with ranks.joined():
             if ranks.same(finished) is not None:
                 return 0
-            needs.room(_needed(model, gates, how), model.device, "distill", "a smaller --seq-len or --dtype bfloat16")
+            needs.room(_needed(model, gates, how), model.device, "distill", "a smaller --length or --dtype bfloat16")
             if not quiet:
                 _tell(model, corpus, how, reader)
             mine = work if ranks.rank == 0 else None
@@ -433,7 +434,7 @@ def run(
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        needs.refuse("distill", "a smaller --seq-len, or --dtype bfloat16", one_line(error, 120))
+        needs.refuse("distill", "a smaller --length, or --dtype bfloat16", one_line(error, 120))
     finally:
         if lock is not None:
             if not (work.folder / STATE).exists():
@@ -482,7 +483,7 @@ def _settled(target: Path, work: Work, identity: Record, overwrite: bool) -> Rec
         if target.exists() and any(target.iterdir() if target.is_dir() else [target]) and not overwrite:
             try:
                 manifest = json.loads((target / "manifest.json").read_bytes())
-            except (OSError, ValueError):
+            except (OSError, ValueError, RecursionError):
                 raise BadInput(
                     f"{target}: exists, and no manifest says what made it; --overwrite replaces it"
                 ) from None
@@ -510,7 +511,7 @@ def _train(
     with Progress("distill", how.steps, "steps", quiet) as progress, _after_a_step() as asked:
         progress.update(trainer.done)
         while trainer.done < how.steps and not late:
-            _, nats = trainer.step(corpus.batch(trainer.done, how.batch, how.seed))
+            _, nats = trainer.step(corpus.batch(trainer.done, how.batch_rows, how.seed))
             logger.info("step %d of %d: loss %.6f, %.4f nats a row", trainer.done, how.steps, *trainer.losses[-1])
             progress.label = f"distill, {nats:.3f} nats"
             progress.update()
@@ -555,7 +556,7 @@ def _needed(model: Any, gates: Gates, how: Settings) -> int:
 
     text = model.config.get_text_config()
     width = getattr(text, "intermediate_size", 4 * text.hidden_size)
-    activations = how.seq_len * (6 * text.hidden_size + 3 * width) * model.dtype.itemsize
+    activations = how.length * (6 * text.hidden_size + 3 * width) * model.dtype.itemsize
     return 16 * sum(p.numel() for p in gates.parameters()) + activations + 6 * CHUNK_BYTES
 
 
@@ -568,12 +569,12 @@ def _tell(model: Any, corpus: data.Corpus, how: Settings, reader: Reader) -> Non
             f"layers {named(sorted(dense))} do not attend to the whole context: they have no gate and stay dense"
         )
     if corpus.cut:
-        lines.append(f"{corpus.cut} documents are longer than --seq-len {how.seq_len}: they are read in pieces")
+        lines.append(f"--length {how.length}: documents longer than it, read in pieces: {corpus.cut}")
     if corpus.short:
         lines.append(f"{corpus.short} documents or ends of one have no more than a block of tokens: left out")
     if reader.skipped:
         lines.append(f"{reader.skipped} malformed records passed over")
-    rounds = how.steps * how.batch / len(corpus.rows)
+    rounds = how.steps * how.batch_rows / len(corpus.rows)
     if rounds > 1:
         lines.append(f"{corpus.tokens} tokens of text in {len(corpus.rows)} rows: read {rounds:.1f} times")
     for line in lines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -21,7 +20,8 @@ from seer_decode.trace import Read
 from tenfold_shared import BadInput
 from tenfold_shared import records as shapes
 from tenfold_shared.cli import Selection
-from tenfold_shared.generate import Completion, Request, Sampling, TransformersGenerator
+from tenfold_shared.generate import Completion, Request, Sampling, request_seed
+from tenfold_shared.generate.transformers import TransformersGenerator
 from tenfold_shared.jsonl import Output, Source, flow
 from tenfold_shared.models import load_causal_lm
 from tenfold_shared.progress import Progress
@@ -129,12 +129,6 @@ def cache_bytes(model: Any, tokens: int, block: int) -> int:
     features = 4 * line.blocks(tokens) * shape.kv_heads * shape.gate_dim
     gated = len(shape.gated) * int(1.25 * (tokens * line.token_bytes + features))
     return gated + other_bytes(model.config, shape.gated, line, tokens)
-
-
-def request_seed(seed: int, key: str) -> int:
-    """A random stream of its own for every sample, whatever batch it is in."""
-    digest = hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 def told(read: Read, policy: Policy, method: str, every: int) -> Record:

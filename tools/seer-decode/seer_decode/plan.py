@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -20,15 +19,6 @@ from seer_decode.shape import Shape, config_of, count, gated_layers, text_of
 from tenfold_shared import BadInput
 
 Record = dict[str, Any]
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-
-
-def size_of(text: str, option: str) -> float:
-    """80e9 of 80G, 4.3e12 of 4.3T. Raises BadInput."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?(?:/S)?", text.strip().upper())
-    if not found or float(found[1]) <= 0:
-        raise BadInput(f"{option} {text}: expected a size such as 80G, 79.6GiB or 4.3T")
-    return float(found[1]) * UNITS[found[2]]
 
 
 class Roofline(msgspec.Struct, frozen=True):
@@ -203,10 +193,10 @@ def run(
     block: int,
     gate_dim: int | None,
     dense_layers: int,
-    bandwidth: str,
+    bandwidth: float,
     overhead: float,
     width: int,
-    gpu_mem: str | None,
+    gpu_mem: float | None,
     as_json: bool,
 ) -> int:
     """The verb."""
@@ -222,8 +212,8 @@ def run(
     rows = [
         step(
             config, shape, batch, tokens, sparsity=sparsity, budget=budget, dense_layers=dense_layers, width=width,
-            bandwidth=size_of(bandwidth, "--bandwidth"), overhead=overhead / 1e6,
-            memory=size_of(gpu_mem, "--gpu-mem") if gpu_mem else None, weights=weights,
+            bandwidth=bandwidth, overhead=overhead / 1e6,
+            memory=gpu_mem, weights=weights,
         )
         for batch in batches
         for tokens in contexts

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from tenfold_shared import BadInput, models
-from tenfold_shared.generate import one_line
+from tenfold_shared import BadInput, models, unread
+from tenfold_shared.redaction import one_line
 
 Pool = Literal["max", "min", "avg"]
 Query = Literal["Qproj", "Qavgproj", "Qavg", "Qorig"]
@@ -323,10 +323,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises BadInput."""
     try:
         found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+        raise unread(path, error) from None
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not JSON: {error}") from None
     if not isinstance(found, dict):

@@ -23,9 +23,9 @@ import msgspec
 
 from seer_decode.gate import Gates
 from seer_decode.shape import Base, Shape, check_block, config_from, named, pooling_of, read_json
-from tenfold_shared import BadInput, Missing
-from tenfold_shared.generate import one_line
+from tenfold_shared import BadInput, Missing, unread
 from tenfold_shared.jsonl import Lock, write_atomic
+from tenfold_shared.redaction import one_line
 
 Record = dict[str, Any]
 SCHEMA = "seer-decode-gate/1"
@@ -243,10 +243,8 @@ def _read_published(folder: Path) -> tuple[Made, Record]:
 def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+        raise unread(path, error) from None
 
 
 def _state_dict(path: Path) -> Record:

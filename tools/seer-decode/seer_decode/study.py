@@ -18,9 +18,10 @@ from seer_decode.shape import check_block
 from seer_decode.stepwise import CHUNK_BYTES
 from seer_decode.text import Encoder, Reader, stream
 from tenfold_shared import BadInput
-from tenfold_shared.generate import one_line, out_of_memory
+from tenfold_shared.generate.transformers import out_of_memory
 from tenfold_shared.models import load_causal_lm
 from tenfold_shared.progress import Progress
+from tenfold_shared.redaction import one_line
 
 Record = dict[str, Any]
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tenfold_shared import BadInput, Missing
-from tenfold_shared.generate import one_line
 from tenfold_shared.jsonl import decode_line, is_pipe, open_read, read_lines, read_text
+from tenfold_shared.redaction import one_line
 
 Record = dict[str, Any]
 THINKING = re.compile(
@@ -82,7 +82,7 @@ def _parquet(path: str) -> Iterator[tuple[str, Record]]:
         import pyarrow.parquet as pq
         from pyarrow import ArrowException
     except ImportError:
-        raise Missing(f"{path}: needs pyarrow: pip install pyarrow") from None
+        raise Missing(f"{path}: pyarrow is not installed: pip install pyarrow") from None
     if not Path(path).is_file():
         raise BadInput(f"{path}: no such file")
     try:
@@ -96,7 +96,7 @@ def _parquet(path: str) -> Iterator[tuple[str, Record]]:
             for record in batch.to_pylist():
                 row += 1
                 yield f"{path}: row {row}", {key: value for key, value in record.items() if value is not None}
-    except (ArrowException, OSError, UnicodeDecodeError) as error:
+    except (ArrowException, OSError, ValueError, OverflowError) as error:
         raise BadInput(f"{path}: cannot be read: {one_line(error)}") from None
 
 

@@ -37,7 +37,7 @@ from sparstencil import cpu
 from sparstencil.boundary import Boundary
 from sparstencil.stencil import Stencil
 from sparstencil.suite import named
-from tenfold_shared.cli import cache_dir
+from tenfold_shared.cache import cache_dir
 
 COMMAND = "make bench-sparstencil"
 COPIES = 8

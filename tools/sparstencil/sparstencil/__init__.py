@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sparstencil.boundary import Boundary
-    from sparstencil.runs import apply
     from sparstencil.stencil import Stencil
+    from sparstencil.stepping import apply
 
 __version__ = "0.1.0"
-_HOMES = {"boundary": ("Boundary",), "runs": ("apply",), "stencil": ("Stencil",)}
+_HOMES = {"boundary": ("Boundary",), "stencil": ("Stencil",), "stepping": ("apply",)}
 
 __all__ = ["Boundary", "Stencil", "apply"]
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from sparstencil.boundary import Boundary
-from sparstencil.runs import How, choose, stepper, working
 from sparstencil.stencil import Stencil
+from sparstencil.stepping import How, choose, stepper, working
 from sparstencil.tune import machine
 
 Record = dict[str, Any]

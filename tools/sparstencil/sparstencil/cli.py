@@ -83,7 +83,7 @@ _CARD = click.option("--card", type=click.Choice(CARDS), default="h100", show_de
 @click.option("--shape", type=Sizes(), help="Of a raw file.")
 @click.option("--dtype", "number", type=click.Choice(["float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32"]), help="Of a raw file.")  # fmt: skip
 @click.option("--decomp", type=Sizes(), help="Ranks along each axis, under torchrun.")
-@click.option("--checkpoint-every", type=click.IntRange(min=1), metavar="N", help="Keep the state every N steps beside the output; the same command goes on from it.")  # fmt: skip
+@click.option("--save-every", type=click.IntRange(min=1), metavar="N", help="Keep the state every N steps beside the output; the same command goes on from it.")  # fmt: skip
 @click.option("--strict", is_flag=True, help="Refuse a grid with NaN or infinity.")
 @options("output", "json", "common")
 def run(grid: str, decomp: tuple[int, ...] | None, number: str | None, **given: Any) -> int:
@@ -362,8 +362,8 @@ def _shallow(stencil: Any, steps: int) -> None:
 def _timed(spec: str, origin: Any, convolve: bool, given: dict[str, Any]) -> tuple[Any, tuple[int, ...], Any]:
     """Stencil, shape and settings of a verb that makes its own grid."""
     from sparstencil.boundary import Boundary
-    from sparstencil.runs import How
     from sparstencil.stencil import read
+    from sparstencil.stepping import How
 
     stencil = read(spec, origin)
     stencil = stencil.flipped() if convolve else stencil
@@ -429,4 +429,5 @@ def _backends() -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-add_doctor(main, extras=["fast", "io", "verify", "gpu", "plot"], own=_backends)
+OWN_EXTRAS = {"fast": ["numba"], "io": ["h5py"], "verify": ["scipy"]}
+add_doctor(main, extras=[*OWN_EXTRAS, "gpu", "plot"], only_here=OWN_EXTRAS, own=_backends)

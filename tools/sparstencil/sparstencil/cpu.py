@@ -33,7 +33,7 @@ from sparstencil import cpu_source
 from sparstencil.boundary import Boundary, sources_of
 from sparstencil.stencil import Stencil
 from tenfold_shared import BadInput, Missing
-from tenfold_shared.cli import cache_dir
+from tenfold_shared.cache import cache_dir, expect_ours
 
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = [
@@ -405,6 +405,7 @@ def build(source: str, command: list[str], folder: Path) -> Path:
     name = hashlib.sha256("\0".join([source, *command, _identity(command[0]), processor()]).encode()).hexdigest()[:32]
     kept = folder / "sparstencil" / f"{name}.so"
     if kept.exists():
+        expect_ours(kept)  # it will be loaded, and run
         return kept
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold_shared import Missing
+from tenfold_shared.cache import cache_dir, expect_ours
 
 STEP = "sparstencil_step"
 OLDEST = (12, 5)  # of the compiler: PTX 8.5 has mma.sp::ordered_metadata
@@ -54,13 +55,6 @@ class Report:
     instructions: Mapping[str, int] = field(default_factory=dict)
 
 
-def cache_dir() -> Path:
-    """As tenfold_shared.cli has it, which a bare machine cannot import."""
-    if os.environ.get("TENFOLD_CACHE"):
-        return Path(os.environ["TENFOLD_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tenfold"
-
-
 def build(source: str, arch: str) -> Path:
     """The cubin of a source for `sm_80`, `sm_90a`, …: made once and kept under the cache folder by what it is made of. Raises
     Missing without a compiler, RuntimeError with the compiler's words where it refuses."""
@@ -68,6 +62,7 @@ def build(source: str, arch: str) -> Path:
     key = hashlib.sha256("\n".join([source, arch, name, version]).encode()).hexdigest()[:32]
     path = cache_dir() / "sparstencil" / f"{key}.cubin"
     if path.exists():
+        expect_ours(path)
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,8 @@ how warps share a block, and who writes which outputs. All of it is tables; cuda
 
 Back ends: `cuda-sp` issues the program's sparse instructions; `cuda-tc` dense ones on the same slots (the ablation, and the only
 tensor-core way for float64); `cuda-core` needs no program but its stencil and block.
+
+Long because one target is all of its tables, and each is read off the others.
 """
 
 from __future__ import annotations

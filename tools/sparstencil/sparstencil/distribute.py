@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sparstencil import fuse, runs
+from sparstencil import fuse, runs, stepping
 from sparstencil.boundary import INSIDE, Boundary, sources_of
 from sparstencil.stencil import Stencil
 from tenfold_shared import BadInput, Missing, TenfoldError
@@ -267,7 +267,7 @@ def _prepared(decomp: tuple[int, ...], world: int, **given: Any) -> runs.Job:
         raise BadInput(f"--decomp {text}: expected {ndim} numbers of at least 1, one an axis")
     if math.prod(decomp) != world:
         raise BadInput(f"--decomp {text}: makes {math.prod(decomp)} blocks for {world} ranks")
-    step = runs.stepper(job.stencil, replace(job.how, fuse=None), job.chosen)
+    step = stepping.stepper(job.stencil, replace(job.how, fuse=None), job.chosen)
     Block(job.values.shape, decomp, 0, job.stencil, job.how.boundary, step).check(job.how.fuse or 1, job.how.steps)
     return job
 
@@ -299,10 +299,10 @@ def _made(job: runs.Job, decomp: tuple[int, ...]) -> None:
     quietly = job if rank == 0 else replace(job, quiet=True)
     state, before = runs.begun(quietly)
     # The steps between exchanges are made one by one: what is fused is the exchange.
-    step = runs.stepper(job.stencil, replace(how, fuse=None), chosen)
+    step = stepping.stepper(job.stencil, replace(how, fuse=None), chosen)
     block = Block(state.shape, decomp, rank, job.stencil, how.boundary, step)
     started, clock, taken = time.time(), time.perf_counter(), before
-    mine, whole = runs.working(block.own(state), chosen.mode), None
+    mine, whole = stepping.working(block.own(state), chosen.mode), None
     with Progress("run", how.steps, "steps", quietly.quiet or job.every is None) as progress:
         progress.update(before)
         while True:
@@ -317,7 +317,7 @@ def _made(job: runs.Job, decomp: tuple[int, ...]) -> None:
                 checkpoint.save(whole, taken)
     if whole is not None:
         seconds = time.perf_counter() - clock
-        out = runs.finished(whole, job.values.dtype, chosen.mode)
+        out = stepping.finished(whole, job.values.dtype, chosen.mode)
         runs.finish(job, out, runs.recorded(job, out, started, seconds, before, decomp))
 
 

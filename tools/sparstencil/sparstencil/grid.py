@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import sys
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -30,7 +31,12 @@ UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
     SyntaxError,
+    tokenize.TokenError,
+    NotImplementedError,
 )  # what numpy raises for bytes that are no array
+
+DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError)  # what h5py raises for bytes that are no HDF5
+MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class Grid(NamedTuple):
@@ -50,7 +56,7 @@ def read(text: str, shape: tuple[int, ...] | None = None, dtype: str | None = No
     odd = Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir()
     piped = path == "-" or odd or path.startswith("/dev/")
     if not path or not (piped or Path(path).is_file()):
-        told = "is a folder; expected a grid file" if path and Path(path).is_dir() else "no such file"
+        told = "is a directory; expected a file" if path and Path(path).is_dir() else "no such file"
         raise BadInput(f"{path or '(empty name)'}: {told}")
     if shape is not None and min(shape, default=0) < 1:
         raise BadInput(f"--shape {'x'.join(map(str, shape))}: expected numbers of at least 1")
@@ -122,7 +128,7 @@ def writable(text: str | None) -> str | None:
     if not Path(path).parent.is_dir():
         return f"-o {text}: the folder {Path(path).parent} does not exist; create it first"
     if Path(path).is_dir():
-        return f"-o {text}: is a folder"
+        return f"-o {text}: is a directory"
     name, key = Path(path).name, key_of(text)
     if len(f"{name}.{key or ''}".encode()) > LONGEST:
         return f"-o {text[:60]}…: a name of more than {LONGEST} bytes leaves no room for what stands beside it"
@@ -179,7 +185,7 @@ def keys(path: str) -> list[str]:
     try:
         with h5py.File(path, "r") as file:
             return _datasets(h5py, file)
-    except OSError as error:
+    except DAMAGED as error:
         raise BadInput(f"{path}: not an HDF5 file ({_first(error)})") from error
 
 
@@ -254,11 +260,15 @@ def _hdf5(path: str, key: str | None) -> np.ndarray:
             name = key or found[0]
             if name not in file or not isinstance(file[name], h5py.Dataset):
                 raise BadInput(f"{path}: no dataset {name}; it holds {', '.join(found)}")
+            if file[name].external or file[name].is_virtual:
+                raise BadInput(f"{path}: dataset {name} has its numbers in other files; give it as one")
+            if (size := file[name].size * file[name].dtype.itemsize) > MEMORY:  # a few bytes can say they are so many
+                raise Missing(f"{path}: dataset {name} is {size / 1e9:.0f} GB, more than this machine's memory")
             values = file[name][()]
             if not isinstance(values, np.ndarray | np.generic):
                 raise BadInput(f"{path}: dataset {name} holds no array")
             return np.asarray(values)
-    except OSError as error:
+    except DAMAGED as error:
         raise BadInput(f"{path}: not an HDF5 file ({_first(error)})") from error
 
 

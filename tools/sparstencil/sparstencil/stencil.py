@@ -17,6 +17,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -201,11 +202,13 @@ def read(text: str, origin: tuple[int, ...] | None = None) -> Stencil:
         return formula(text)
     if suffix in (".npy", ".json", ".toml"):
         if not Path(text).is_file():
-            raise BadInput(f"{text}: is a folder" if Path(text).is_dir() else f"{text}: no such file")
+            raise BadInput(
+                f"{text}: is a directory; expected a file" if Path(text).is_dir() else f"{text}: no such file"
+            )
         if suffix == ".npy":
             try:
                 weights = np.load(text, allow_pickle=False)
-            except (ValueError, OSError, EOFError, zipfile.BadZipFile, SyntaxError) as error:
+            except (ValueError, OSError, EOFError, zipfile.BadZipFile, SyntaxError, TokenError) as error:
                 raise BadInput(f"{text}: not an array of weights ({error})") from error
             if not isinstance(weights, np.ndarray):
                 raise BadInput(f"{text}: an archive of arrays; expected a .npy file of one")
@@ -228,8 +231,10 @@ def _offsets(path: str) -> Stencil:
     try:
         raw = Path(path).read_text(encoding="utf-8")
         given = tomllib.loads(raw) if path.lower().endswith(".toml") else json.loads(raw)
+    except UnicodeDecodeError as error:
+        raise BadInput(f"expected UTF-8: {error.reason} at byte {error.start}") from error
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"cannot be read ({error})") from error
+        raise BadInput(f"not {'TOML' if path.lower().endswith('.toml') else 'JSON'}: {error}") from error
     if not isinstance(given, dict) or not {"offsets", "weights"} <= set(given):
         raise BadInput("expected an object with offsets and weights")
     offsets, weights = given["offsets"], given["weights"]

@@ -19,9 +19,9 @@ import numpy as np
 
 from sparstencil import cpu, modes
 from sparstencil.plan import CARDS, predict
-from sparstencil.runs import Chosen, How, choose, stepper, working
 from sparstencil.stencil import Stencil
-from tenfold_shared.cli import cache_dir
+from sparstencil.stepping import Chosen, How, choose, stepper, working
+from tenfold_shared.cache import cache_dir
 from tenfold_shared.jsonl import write_atomic
 
 Record = dict[str, Any]
@@ -54,7 +54,7 @@ def known(stencil: Stencil, shape: tuple[int, ...], chosen: Chosen, threads: int
     """What `tune` found for such a run, or None."""
     try:
         held = json.loads(store().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     found = (
         held.get(key_of(stencil, shape, chosen, machine(chosen.backend, threads))) if isinstance(held, dict) else None
@@ -111,7 +111,7 @@ def tune(stencil: Stencil, shape: tuple[int, ...], dtype: str, how: How, steps: 
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         held = {}
     if not isinstance(held, dict):
         held = {}

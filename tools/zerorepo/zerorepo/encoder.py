@@ -144,7 +144,7 @@ def root_of(graph: str, root: str | None = None) -> Path:
             manifest = msgspec.json.decode(Path(real + ".manifest.json").read_bytes())
             told = manifest["options"]["root"]
             place = place / told if isinstance(told, str) else place
-        except (OSError, msgspec.DecodeError, KeyError, TypeError):
+        except (OSError, msgspec.DecodeError, KeyError, TypeError, UnicodeDecodeError, RecursionError):
             pass  # no manifest to go by: the graph lies in its repository
     else:
         place = Path(root)
@@ -253,7 +253,7 @@ def _asked(backend: Backend, sampling: Sampling | None, seed: int, batch_tokens:
     """What decides a model's answers; nothing where no model is asked."""
     if not backend.model:
         return {}
-    return {"model": list(backend.model), **msgspec.to_builtins(sampling), "seed": seed, "batch_tokens": batch_tokens}
+    return {"model": list(backend.model), **msgspec.to_builtins(sampling), "seed": seed, "request_tokens": batch_tokens}
 
 
 def _counts(graph: Graph) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from typing import Any
 
 import msgspec
 
-from tenfold_shared import BadInput
+from tenfold_shared import BadInput, unread
 from tenfold_shared.jsonl import write_atomic
+from tenfold_shared.records import readable
 
 SCHEMA = "rpg/1"
 ROOT = "."
@@ -168,9 +169,9 @@ class Graph:
                 raise BadInput(
                     f"{name}: schema: expected {SCHEMA}, got {declared!r}; another version made it"
                 ) from None
-            raise BadInput(f"{name}: not an {SCHEMA} graph: {error}") from None
+            raise BadInput(f"{name}: not an {SCHEMA} graph: {readable(error)}") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BadInput(f"{name}: not JSON: {error}") from None
+            raise BadInput(f"{name}: {readable(error)}") from None
         if found.schema != SCHEMA:
             raise BadInput(f"{name}: schema: expected {SCHEMA}, got {found.schema!r}")
         for node in found.nodes:
@@ -201,15 +202,13 @@ def read_bytes(path: str | Path) -> bytes:
         return sys.stdin.buffer.read()
     try:
         return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+        raise unread(path, error) from None
 
 
 def _declared_schema(data: bytes) -> Any:
     try:
         whole = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return whole.get("schema") if isinstance(whole, dict) else None

@@ -67,7 +67,7 @@ def _expect_text(shown: str, text: str) -> None:
         return
     try:
         msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return
     raise BadInput(
         f"{shown}: one JSON value; expected JSON Lines, a record a line (`jq -c '.[]'` makes it of an array)"

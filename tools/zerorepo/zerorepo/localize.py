@@ -13,7 +13,7 @@ with local and global consistency, NIPS 2003): W holds the dependency edges, by 
 containment; the symmetric scaling keeps what everything calls from collecting every score. The greatest single flow
 into a unit, traced back to where it began, is its evidence path.
 
-Longer than most modules: evidence, walk and path are steps of one computation over the same arrays. What an issue is
+Long because evidence, walk and path are steps of one computation over the same arrays. What an issue is
 stands in issues.py, words and BM25 in lexical.py.
 """
 

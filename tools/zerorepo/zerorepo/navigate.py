@@ -24,7 +24,6 @@ from zerorepo.lexical import Bm25, query_of, tokens
 from zerorepo.modules import module_name
 from zerorepo.sources import Commit, Source, WorkTree
 
-SNIPPET_LINES = 2  # around a line that matches
 ENOUGH = 0.35  # cosine from which a feature answers the query; below it, `auto` asks the text as well
 
 

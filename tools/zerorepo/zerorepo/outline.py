@@ -55,7 +55,7 @@ def counter(uri: str | None) -> tuple[Count, str]:
     try:
         import tokenizers
     except ImportError:
-        raise Missing("--tokenizer: needs the tokenizers library: pip install 'zerorepo[hf]'") from None
+        raise Missing("--tokenizer: tokenizers is not installed: pip install 'zerorepo[hf]'") from None
     from pathlib import Path
 
     from tenfold_shared.jsonl import read_text

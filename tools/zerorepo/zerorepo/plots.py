@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import os
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tenfold_shared import BadInput, Missing
+from tenfold_shared.jsonl import write_atomic
 
 
 def check_plot(path: str) -> None:
@@ -17,7 +18,7 @@ def check_plot(path: str) -> None:
     if Path(path).suffix.lower() not in (".png", ".svg"):
         raise BadInput(f"--plot {path}: expected a name that ends in .png or .svg")
     if importlib.util.find_spec("matplotlib") is None:
-        raise Missing("--plot draws with matplotlib, which is not installed: pip install 'zerorepo[plot]'")
+        raise Missing("matplotlib is not installed: pip install 'zerorepo[plot]'")
 
 
 @contextmanager
@@ -36,12 +37,10 @@ def drawing(path: str, inches: tuple[float, float]) -> Iterator[Any]:
         figure = Figure(figsize=inches, dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
-        partial = target.with_name(f".{target.name}.{os.getpid()}{target.suffix}")
+        drawn = io.BytesIO()
         metadata = {"Date": None, "Creator": None} if target.suffix.lower() == ".svg" else {"Software": None}
+        figure.savefig(drawn, format=target.suffix.lower()[1:], metadata=metadata)
         try:
-            figure.savefig(partial, metadata=metadata)
-            os.replace(partial, target)
+            write_atomic(target, drawn.getvalue())
         except OSError as error:
             raise BadInput(f"--plot {path}: cannot be written: {error.strerror}") from None
-        finally:
-            partial.unlink(missing_ok=True)

@@ -36,6 +36,9 @@ _LEFT_OUT = {".git", ".hg", ".svn", "__pycache__", "node_modules", ".tox", ".nox
              ".ruff_cache", ".eggs"}  # fmt: skip
 # A repository's own configuration may name commands that git runs: a folder from elsewhere must not start any.
 _HARMLESS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+# Nor may an object that is not there be fetched: a repository that says it is a partial clone names the remote, and with it
+# the program, to fetch it from. The variable outweighs what the repository's configuration allows.
+_ALONE = {"GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none", "GIT_TERMINAL_PROMPT": "0"}
 # In a hook git names the repository it works for here; ours is the one of the root we were given.
 _OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR")
 MOST_BYTES = 20_000_000  # a Python file beyond this is kept unparsed: its syntax tree would take gigabytes
@@ -99,6 +102,7 @@ class WorkTree:
     def __init__(self, root: str | Path, everything: bool = False) -> None:
         self.root, self.everything = Path(root), everything
         self.notes: list[str] = []
+        self._inside: dict[str, bool] = {}  # of folders met so far
         if not self.root.exists():
             raise BadInput(f"{root}: no such folder")
         if not self.root.is_dir():
@@ -154,12 +158,24 @@ class WorkTree:
             elif stat.S_ISLNK(mode):
                 if is_python(path):
                     self.notes.append(f"{path}: a link, left out")
-            elif stat.S_ISREG(mode):
+            elif stat.S_ISREG(mode) and not self._outside(path):
                 yield path
+
+    def _outside(self, path: str) -> bool:
+        """Whether a path leads out of the folder, by `..` or by a link among the folders above it: git lists neither of its
+        own accord, an index made to harm or a graph from elsewhere may name them."""
+        folder = os.path.dirname(path)
+        if folder not in self._inside:
+            top, real = os.path.realpath(self.root), os.path.realpath(os.path.join(self.root, folder))
+            self._inside[folder] = real == top or real.startswith(top.rstrip("/") + "/")
+        return not self._inside[folder] or os.path.basename(path) == ".."
 
     def read(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes | str]]:
         for path in paths:
             try:
+                if self._outside(path):
+                    yield path, "cannot be read: leads out of the folder"
+                    continue
                 # paths of a graph may come from anywhere: a pipe or a device would keep us waiting
                 if not stat.S_ISREG(os.stat(os.path.join(self.root, path)).st_mode):
                     yield path, "cannot be read: not a regular file"
@@ -262,7 +278,7 @@ def changed_between(root: Path, old: str, new: str) -> list[str]:
 
 def _environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in _OF_A_HOOK}
-    return {**kept, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    return {**kept, **_ALONE, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
 
 
 def _refusal(root: Path) -> str:

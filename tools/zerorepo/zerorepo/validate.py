@@ -7,7 +7,8 @@ other in a circle, or that a file is called `types.py`, is how the code is. Node
 designed, stubbed, tested or failed) are also judged as what is going to be written.
 
 Invariants after the notes on arXiv 2509.16198 §2 (hierarchy, data flow, file order, dependencies must admit a
-topological order); the codes are in CODES. Longer than most modules, as the list of invariants is.
+topological order); the codes are in CODES. Long because the list of
+invariants is.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tenfold_shared import BadInput
+from tenfold_shared.records import readable
 from zerorepo.graph import (
     CONFIDENCES,
     EDGES,
@@ -202,7 +204,8 @@ def _decoded(data: bytes, name: str) -> dict[str, Any]:
         before = data[:where]
         line, column = before.count(b"\n") + 1, where - (before.rfind(b"\n") + 1) + 1
         reason = "it begins with a byte order mark" if data.startswith(b"\xef\xbb\xbf") else str(error)
-        raise BadInput(f"{name}:{line}:{column}: not JSON: {reason}") from None
+        told = readable(error) if isinstance(error, UnicodeDecodeError) else f"not JSON: {reason}"
+        raise BadInput(f"{name}:{line}:{column}: {told}") from None
     if not isinstance(whole, dict):
         raise BadInput(f"{name}:1:1: expected an object with schema, nodes and edges")
     if whole.get("schema") != SCHEMA:

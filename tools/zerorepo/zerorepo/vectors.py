@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tenfold_shared import BadInput, Missing
+from tenfold_shared import BadInput, Missing, unread
 from tenfold_shared.jsonl import write_atomic
 
 Scan = Callable[[int, int], "NDArray[np.float32]"]  # approximate scores (rows, B) of the rows from .. to
@@ -85,11 +85,12 @@ class VectorIndex:
         if len(shape) != 2 or 0 in shape or self.store not in STORES:
             raise BadInput(f"vectors: expected (rows, dimensions) of {', '.join(STORES)}, got {shape} {self.store}")
         self.rows, self.dimensions = shape
+        self._file = ""  # that told of the longest; what it tells may be wrong
         if self._tensor is not None:
             self.engine = "kernel"
             return
         self._longest = self._length_of_longest() if longest is None else longest
-        if self._longest > LONGEST:
+        if not 0 <= self._longest <= LONGEST:
             raise BadInput(f"vectors: expected rows of a length of about 1, got {self._longest:g}")
         self.engine = self._choose(engine)
 
@@ -126,6 +127,10 @@ class VectorIndex:
                 return found
             self.engine = "numpy"  # this torch does not sum bfloat16 products in float32, as ours assumes
         found = self._search(queries, k, self._numpy_scan(queries), self._bound(lengths, coarse=False))
+        if found is None and self._file:
+            raise BadInput(
+                f"{self._file}: longest: {self._longest} is not the length of its longest vector; make it anew"
+            )
         if found is None:
             raise RuntimeError("numpy's float32 products are further from float64's than rounding explains")
         return found
@@ -277,7 +282,9 @@ class VectorIndex:
             known = None if longest is None else float(longest)
         except ValueError:
             raise BadInput(f"{path}: longest: expected a number, got {longest}") from None
-        return cls(arrays["vectors"], engine=engine, meta=meta, longest=known)
+        made = cls(arrays["vectors"], engine=engine, meta=meta, longest=known)
+        made._file = str(path)
+        return made
 
 
 class _Pool:
@@ -427,7 +434,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, s
             length = int.from_bytes(stream.read(8), "little")
             text = stream.read(length) if 8 + length <= size else b""
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+        raise unread(path, error) from None
     try:
         header = json.loads(text)
         meta = {str(key): str(value) for key, value in header.pop("__metadata__", {}).items()}
@@ -435,7 +442,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, s
         for name, told in header.items():
             start, end = map(int, told["data_offsets"])
             places[name] = (_TAGS[told["dtype"]], tuple(map(int, told["shape"])), start, end)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise BadInput(f"{path}: expected a safetensors file of float32, float16, bfloat16 or uint8") from None
     arrays: dict[str, NDArray[Any]] = {}
     for name, (dtype, shape, start, end) in places.items():

@@ -72,7 +72,7 @@ def _regmix(bench: Bench, told: Settings) -> Found:
         regmix_kind(told),
         told.rounds or regmix.ROUNDS,
         told.cv,
-        told.samples or regmix.SAMPLES,
+        told.candidates or regmix.SAMPLES,
         told.best or regmix.BEST,
     )
 
@@ -89,7 +89,7 @@ def _regmix_d(bench: Bench, told: Settings) -> Found:
 
     kind: Any = told.regression or "auto"
     return regmix_d.from_proxies(
-        bench, told.online, told.stages, kind, told.rounds or 300, told.samples or regmix_d.SCHEDULES, told.best or regmix_d.BEST
+        bench, told.online, told.regmix_stages, kind, told.rounds or 300, told.candidates or regmix_d.SCHEDULES, told.best or regmix_d.BEST
     )  # fmt: skip
 
 

@@ -78,7 +78,9 @@ class Model:
             raise BadInput(f"regmix-d: runs of {min(steps)} to {max(steps)} steps; expected one length")
         (length,) = steps
         if not 2 <= stages <= length:
-            raise BadInput(f"regmix-d: --stages {stages} for runs of {length} steps; expected from 2 to {length}")
+            raise BadInput(
+                f"regmix-d: --regmix-stages {stages} for runs of {length} steps; expected from 2 to {length}"
+            )
         if kind not in ("auto", "lightgbm", "ridge"):
             raise BadInput(f"--regression {kind}: expected auto, lightgbm or ridge")
         self.stages, self.steps = stages, length

@@ -106,7 +106,7 @@ def deliver(
         if path.exists() and not overwrite:
             try:
                 manifest = msgspec.json.decode(beside.read_bytes(), type=Record)
-            except (OSError, msgspec.DecodeError):
+            except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 raise BadInput(f"{path}: exists, and no manifest says what made it; --overwrite replaces it") from None
             if told := difference(manifest, identity):
                 raise BadInput(f"{path}: was made with {told}; choose another output or add --overwrite")

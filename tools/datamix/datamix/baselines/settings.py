@@ -33,11 +33,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     task: str | None = None
     prior: str | None = None
     regression: str | None = None
-    samples: int | None = None
+    candidates: int | None = None
     best: int | None = None
     rounds: int | None = None
     cv: int = 0
-    stages: int = 4
+    regmix_stages: int = 4
     online: bool = False
     eta: float | None = None
     smoothing: float | None = None
@@ -71,11 +71,11 @@ OPTIONS: dict[str, str] = {
     "task": "which task of a swarm of several (regmix, regmix-d, olmix)",
     "prior": "FILE of a mixture around which is searched; default sizes, or the mean of an imported swarm (regmix, regmix-d, olmix)",
     "regression": "lightgbm, linear or ridge (regmix); auto, lightgbm or ridge (regmix-d)",
-    "samples": "mixtures (regmix: 100000) or schedules (regmix-d: 20000) that are searched",
+    "candidates": "mixtures (regmix: 100000) or schedules (regmix-d: 20000) that are searched",
     "best": "how many of the best are averaged, default 128 (regmix, regmix-d)",
     "rounds": "of LightGBM: default 1000 (regmix), 300 (regmix-d)",
     "cv": "folds that choose the number of rounds; 0: all of them (regmix)",
-    "stages": "of a schedule, default 4 (regmix-d)",
+    "regmix_stages": "of a schedule, default 4 (regmix-d)",
     "online": "plan anew at every stage; the schedule is what it does in a run of the proxy (regmix-d, CORPUS)",
     "eta": "step of the weights: 1 (doremi), 0.2 (aioli)",
     "smoothing": "share spread evenly: 1e-4 (doremi), 0 (doge)",
@@ -96,8 +96,8 @@ USES: dict[str, tuple[str, ...]] = {
     "temperature": ("source_budget", "mixing_temperature"),
     "fixed": ("source_budget", "target_share", "within"),
     "best-fixed": (*_ENGINE, "proxy_tokens", "objective", "within"),
-    "regmix": (*_ENGINE, "proxy_tokens", "objective", "test", "task", "prior", "regression", "samples", "best", "rounds", "cv"),
-    "regmix-d": (*_ENGINE, "proxy_tokens", "objective", "task", "prior", "regression", "samples", "best", "rounds", "stages", "online"),
+    "regmix": (*_ENGINE, "proxy_tokens", "objective", "test", "task", "prior", "regression", "candidates", "best", "rounds", "cv"),
+    "regmix-d": (*_ENGINE, "proxy_tokens", "objective", "task", "prior", "regression", "candidates", "best", "rounds", "regmix_stages", "online"),
     "olmix": (*_ENGINE, "proxy_tokens", "objective", "test", "task", "prior", "kl", "repetition"),
     "doremi": (*_ENGINE, "proxy_tokens", "eta", "smoothing"),
     "doge": (*_ENGINE, "proxy_tokens", "objective", "mu", "smoothing"),
@@ -129,10 +129,10 @@ def settings_of(name: str, options: dict[str, Any]) -> Settings:
         "tokens",
         "feedback_tokens",
         "proxy_tokens",
-        "samples",
+        "candidates",
         "best",
         "rounds",
-        "stages",
+        "regmix_stages",
         "lp_steps",
         "lp_rounds",
         "aioli_rounds",

@@ -195,8 +195,8 @@ def _on_swarm(name: str, folder: str, told: Settings, wanted: bool) -> Found:
             )
         kind: Any = told.regression or "auto"
         found = regmix_d.from_runs(
-            [one.history() for one in learnt.runs], objective, prior, stages=told.stages, kind=kind, rounds=told.rounds or 300,
-            schedules=told.samples or regmix_d.SCHEDULES, best=told.best or regmix.BEST, seed=told.seed,
+            [one.history() for one in learnt.runs], objective, prior, stages=told.regmix_stages, kind=kind, rounds=told.rounds or 300,
+            schedules=told.candidates or regmix_d.SCHEDULES, best=told.best or regmix.BEST, seed=told.seed,
         )  # fmt: skip
         found.proxy_tokens = trained
         return found
@@ -232,7 +232,7 @@ def _on_swarm(name: str, folder: str, told: Settings, wanted: bool) -> Found:
         kind = regmix_kind(told)
         predictor = regmix.fit(kind, learnt.x, learnt.y, told.rounds or regmix.ROUNDS, told.cv)
         drawn = regmix.feasible(
-            regmix.candidates(prior, told.samples or regmix.SAMPLES, told.seed), learnt.source, learnt.share
+            regmix.candidates(prior, told.candidates or regmix.SAMPLES, told.seed), learnt.source, learnt.share
         )
         weights, value = regmix.propose(predictor, objective, drawn, told.best or regmix.BEST)
         more |= {"predicted": value, "regression": kind}

@@ -11,6 +11,7 @@ Neighbouring steps with equal weights are one stage. Weights are shares of token
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def export(
     """
     form = _form(to)
     if average and stages:
-        raise BadInput("--average and --stages: choose one; the average has a single stage")
+        raise BadInput("--average and --by-stage: choose one; the average has a single stage")
     source = Source([schedule_path], None)
     lines = schedule.load_any(schedule_path)
     found = schedule.stages(lines)
@@ -65,18 +66,20 @@ def export(
         found = [Stage(0, len(lines), 0, lines[-1].tokens_seen, schedule.average(lines))]
     if corpus is not None:
         _match(found, corpus, schedule_path)
-    told = {"to": to, "paths": paths, "stages": stages, "average": average, "step_tokens": step_tokens}
+    told = {"to": to, "paths": paths, "by_stage": stages, "average": average, "step_tokens": step_tokens}
     how = How(paths, step_tokens, corpus)
     if stages or (len(found) > 1 and form.stages == "folder"):
         if output in (None, "-"):
             raise BadInput(f"-o: {len(found)} stages are a folder of files; give it a name, or --average")
         return _write_folder(str(output), form, found, how, told, schedule_path, overwrite)
     if len(found) > 1 and form.stages == "none":
-        raise BadInput(f"{schedule_path}: {len(found)} stages, and {to} holds one mixture; add --average, or --stages for a file each")  # fmt: skip
+        raise BadInput(f"{schedule_path}: {len(found)} stages, and {to} holds one mixture; add --average, or --by-stage for a file each")  # fmt: skip
     text = form.write(found, how)
     named = {} if schedule_path == "-" else {"source": source}
     with Output(output, tool="datamix", version=datamix.__version__, verb="export", options=told, overwrite=overwrite, **named) as out:  # fmt: skip
-        if not out.finished:
+        if out.finished:
+            print(f"datamix: {output}: complete already; nothing to do", file=sys.stderr)
+        else:
             out.write_line(text.removesuffix("\n").encode())
             out.finish({"stages": len(found), "domains": len(found[0].weights)})
     return 0
@@ -102,7 +105,9 @@ def import_mixture(
     else:
         data = schedule.schedule_file(lines)
     with Output(output, tool="datamix", version=datamix.__version__, verb="import", options=told, overwrite=overwrite, **named) as out:  # fmt: skip
-        if not out.finished:
+        if out.finished:
+            print(f"datamix: {output}: complete already; nothing to do", file=sys.stderr)
+        else:
             out.write_line(data.removesuffix(b"\n"))
             out.finish({"stages": len(lines), "domains": len(lines[0].weights)})
     return 0
@@ -151,6 +156,7 @@ def _write_folder(
     inputs = [] if path == "-" else [{"path": path, "sha256": sha256_of(path)}]
     with Folder(folder, "export", options, inputs, seed=None, overwrite=overwrite) as out:
         if out.finished is not None:
+            print(f"datamix: {folder}: complete already; nothing to do", file=sys.stderr)
             return 0
         listed = []
         for number, stage in enumerate(stages, 1):
@@ -181,7 +187,7 @@ def _read_folder(folder: Path, form: Form, how: How) -> list[Read]:
         raise BadInput(
             f"{folder}: no {INDEX} in it; expected a file, or a folder of stages that export wrote"
         ) from None
-    except (msgspec.DecodeError, OSError) as error:
+    except (msgspec.DecodeError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{path}: not an index of stages: {error}") from None
     if index.schema != INDEX_SCHEMA or index.form != form.name:
         raise BadInput(f"{path}: {index.schema} of {index.form}; expected {INDEX_SCHEMA} of {form.name}")
@@ -189,7 +195,7 @@ def _read_folder(folder: Path, form: Form, how: How) -> list[Read]:
         raise BadInput(f"{path}: stages: empty")
     found = []
     for listed in index.stages:
-        if Path(listed.file).name != listed.file:
+        if Path(listed.file).name != listed.file or listed.file in ("", ".."):
             raise BadInput(f"{path}: file: {listed.file}: expected the name of a file in the same folder")
         file = str(folder / listed.file)
         (stage,) = form.read(read_text(file), file, how)[:1] or [Read({})]

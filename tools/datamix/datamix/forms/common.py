@@ -121,7 +121,7 @@ def load_yaml(text: str, where: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date or number that is none
         mark = getattr(error, "problem_mark", None)
         at = f"{where}:{mark.line + 1}" if mark is not None else where
         raise BadInput(f"{at}: not YAML: {getattr(error, 'problem', None) or error}") from None
@@ -137,7 +137,7 @@ def dump_yaml(value: Any) -> str:
 def load_json(text: str, where: str) -> Any:
     try:
         return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise BadInput(f"{where}: not JSON: {error}") from None
 
 

@@ -88,14 +88,14 @@ def write(stages: Sequence[Stage], how: How) -> str:
 def read(text: str, where: str, how: How) -> list[Read]:
     try:
         module = ast.parse(text)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise BadInput(f"{where}:{getattr(error, 'lineno', None) or 1}: not Python: {error}") from None
     for statement in module.body:
         if isinstance(statement, ast.Assign) and [ast.unparse(target) for target in statement.targets] == ["WEIGHTS"]:
             at = f"{where}:{statement.lineno}: WEIGHTS"
             try:
                 return [Read(relative(as_weights(ast.literal_eval(statement.value), at), at))]
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
                 raise BadInput(f"{at}: expected a map written out in numbers") from None
     raise BadInput(f"{where}: no WEIGHTS in it; expected a module that datamix wrote")
 

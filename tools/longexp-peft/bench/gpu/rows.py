@@ -23,6 +23,8 @@ floor_ratio is over the step's operations (amdahl.py) at the measured rate of a 
 allow against dense, `of_bound` how much of it came. baseline is the faster dense arm, timed again beside each row. A row is ok where its
 results are right and every one of its `bars` is met, {found, least or most}. `missing` names what did not run, with its error. Products
 with picked neurons alone are rows of the registered kernels.
+
+Long because `make gpu-check` loads it by itself, one file a tool: every arm and row is here.
 """
 
 from __future__ import annotations

@@ -61,7 +61,9 @@ def harvested(project: Project, tree: Path) -> tuple[Path, dict[str, Any]]:
 
 def scored(tree: Path, tasks: Path, *words: object) -> dict[str, Any]:
     output = tasks.with_name(f"{tree.name}.score.json")
-    run("craft", "score", tree, "--tasks", tasks, "-o", output, "--overwrite", "--embeddings", "tfidf", "-q", *words)
+    run(
+        "craft", "score", tree, "--task-file", tasks, "-o", output, "--overwrite", "--embeddings", "tfidf", "-q", *words
+    )
     return json.loads(output.read_text())
 
 

@@ -36,7 +36,8 @@ import numpy as np
 from tenfold_shared.generate import Completion, Request, Sampling
 from zerorepo.embeddings import encoder
 from zerorepo.generation.asking import Asker
-from zerorepo.generation.ontology import LeafIndex, Ontology, built, located
+from zerorepo.generation.ontology import LeafIndex, Ontology
+from zerorepo.generation.ontology_verbs import built, located
 from zerorepo.generation.proposal import OFFER, Proposal, Settings, linear_fit
 from zerorepo.generation.spec import Spec
 from zerorepo.lexical import tokens

@@ -530,7 +530,7 @@ def _returned(signature: str) -> str:
     text = signature.strip().rstrip(":")
     try:
         made = ast.parse(f"{text}: pass").body[0] if text.startswith(("def ", "async ")) else None
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ""
     return _annotation(made.returns) if isinstance(made, _FUNCTIONS) else ""
 

@@ -19,6 +19,7 @@ import msgspec
 
 from tenfold_shared import BadInput
 from tenfold_shared.jsonl import Output, Source, read_text
+from tenfold_shared.records import readable
 from zerorepo.graph import one_line
 
 SCHEMA = "craft-score/1"
@@ -86,8 +87,10 @@ def score_of(where: str, text: str) -> Score:
     a missing field, another type, a rate outside 0..1, or rates that the results do not bear out."""
     try:
         raw = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
-        raise BadInput(f"{where}: expected one JSON object, as `zerorepo craft score -o` writes it: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"{where}: {readable(error)}; expected one JSON object, as `zerorepo craft score -o` writes it"
+        ) from None
     except RecursionError:
         raise BadInput(f"{where}: JSON nested too deeply") from None
     if not isinstance(raw, dict):
@@ -98,7 +101,7 @@ def score_of(where: str, text: str) -> Score:
     try:
         score = msgspec.convert({**raw, "file": where}, Score)
     except msgspec.ValidationError as error:
-        raise BadInput(f"{where}: {str(error).replace('`', '')}") from None
+        raise BadInput(f"{where}: {readable(error)}") from None
     _expect_sound(where, score)
     return score
 

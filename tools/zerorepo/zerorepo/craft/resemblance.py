@@ -85,7 +85,7 @@ def parameters_of(signature: str) -> Parameters | None:
         text = f"def {text}"
     try:
         made = ast.parse(f"{text.rstrip(':')}: pass").body[0]
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     return parameters(made.args, False) if isinstance(made, ast.FunctionDef | ast.AsyncFunctionDef) else None
 

@@ -275,7 +275,7 @@ def run_score(
     options: Record = {
         **identity(backend), "sampling": msgspec.to_builtins(sampling) if backend.model else None, "seed": seed if backend.model else None,
         "repository": package.name, "sha256": digest_of(package.files), "gold": digest_of(real.files) if real else None,
-        "ood": ood, "tries": tries, "steps": steps if backend.model else None, "embeddings": name, "test_time": test_time,
+        "ood": ood, "tries": tries, "versions": steps if backend.model else None, "embeddings": name, "test_time": test_time,
         "test_memory": test_memory, "python": python, "unsafe_no_sandbox": unsafe_no_sandbox,
     }  # fmt: skip
     if output in (None, "-"):
@@ -305,7 +305,7 @@ def _finished(output: str) -> Record:
     """A score that is there already. Raises BadInput where it is none any more."""
     try:
         told = msgspec.json.decode(read_text(output, output))
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise BadInput(f"{output}: is no longer what was written: {error}; add --overwrite to score again") from None
     if not isinstance(told, dict) or told.get("schema") != SCHEMA or not {"refused", "status", "gold"} <= told.keys():
         raise BadInput(f"{output}: is no longer what was written; add --overwrite to score again")

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from tenfold_shared import BadInput
+from tenfold_shared.records import readable
 from zerorepo.craft.syntax import parsed
 
 SCHEMA = "craft/1"
@@ -131,7 +132,7 @@ def task_of(where: str, record: Any) -> Task:
     try:
         task = msgspec.convert(record, Task)
     except msgspec.ValidationError as error:
-        raise BadInput(f"{where}: {error}; expected a task of `zerorepo craft harvest`") from None
+        raise BadInput(f"{where}: {readable(error)}; expected a task of `zerorepo craft harvest`") from None
     for one in task.support:
         try:
             _ = one.data

@@ -23,7 +23,8 @@ import msgspec
 
 from tenfold_shared import Missing
 from tenfold_shared.cli import Backend
-from tenfold_shared.jsonl import Journal, redact
+from tenfold_shared.jsonl import Journal
+from tenfold_shared.redaction import redact
 from zerorepo.lift import extract
 
 if TYPE_CHECKING:
@@ -281,7 +282,7 @@ def open_generator(backend: Backend, seed: int) -> Generator:
     """The back end that --model names, `oracle:DIR` and `fault:DIR?q=0.3` included. Raises Missing or BadInput."""
     if not backend.model or not backend.model[0].startswith(NOT_A_MODEL):
         return backend.open(seed)
-    from tenfold_shared.generate import Recorder
+    from tenfold_shared.generate.recording import Recorder
     from zerorepo.generation.oracle import open_oracle
 
     oracle = open_oracle(backend.model, seed)

@@ -23,7 +23,8 @@ from typing import Any, Self
 import msgspec
 
 from tenfold_shared import BadInput
-from tenfold_shared.jsonl import Journal, Lock, difference, redact, write_atomic
+from tenfold_shared.jsonl import Journal, Lock, difference, write_atomic
+from tenfold_shared.redaction import redact
 
 Record = dict[str, Any]
 MANIFEST = "manifest.json"
@@ -158,6 +159,6 @@ def manifest_of(folder: Path) -> Record | None:
     """What made a folder of ours; None where nothing says so."""
     try:
         found = msgspec.json.decode((folder / MANIFEST).read_bytes())
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return found if isinstance(found, dict) and found.get("tool") == "zerorepo" else None

@@ -81,7 +81,7 @@ def run_propose(
         if out.finished:
             counts = msgspec.json.decode(out.manifest_path.read_bytes())["counts"]
             if not quiet:
-                print(f"{out.path}: complete already; nothing to do", file=sys.stderr)
+                print(f"zerorepo: {out.path}: complete already; nothing to do", file=sys.stderr)
             if plot is not None:
                 draw_growth(counts["growth"], plot)
             return _status(counts)

@@ -77,7 +77,7 @@ def run_rebuild(
     with Folder(output, verb="rebuild", options=options, inputs=inputs, overwrite=overwrite) as out:
         if out.finished is not None:
             if not quiet:
-                print(f"{out.path}: complete already; nothing to do", file=sys.stderr)
+                print(f"zerorepo: {out.path}: complete already; nothing to do", file=sys.stderr)
             return 0
         if source is None:
             files, made, counts = _alone(loaded)

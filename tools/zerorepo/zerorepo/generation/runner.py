@@ -61,7 +61,7 @@ class RayRunner:
         try:
             import ray
         except ImportError:
-            raise Missing("--ray: Ray is not installed; pip install 'zerorepo[ray]'") from None
+            raise Missing("--ray: ray is not installed: pip install 'zerorepo[ray]'") from None
         try:
             if address == "local":
                 ray.init(num_cpus=workers, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)

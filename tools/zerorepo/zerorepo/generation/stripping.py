@@ -311,7 +311,7 @@ class _Imported:
             try:
                 kind, *told = msgspec.json.decode(line)
                 words = msgspec.convert(told, _FORMS[kind])
-            except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, TypeError, KeyError):
+            except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, TypeError, KeyError, RecursionError):
                 continue
             if kind in ("begin", "failed") and words[0] not in modules:
                 continue

@@ -295,10 +295,14 @@ def test_a_tool_without_models_has_back_ends_of_its_own():
         pass
 
     add_doctor(
-        group, extras=["fast"], own=lambda: {"cpu": check(True, "compiled"), "gpu2": check(False, "none", "buy one")}
+        group,
+        extras=["fast"],
+        only_here={"fast": ["click", "nothing_of_this_name"]},
+        own=lambda: {"cpu": check(True, "compiled"), "gpu2": check(False, "none", "buy one")},
     )
     report = json.loads(CliRunner().invoke(group, ["doctor", "--json"]).stdout)
     assert set(report["backends"]["items"]) == {"cpu", "gpu2"} and not report["backends"]["ok"]
+    assert "nothing_of_this_name" in report["extras"]["items"]["fast"]["detail"]
     assert CliRunner().invoke(group, ["doctor", "--require", "gpu2"]).exit_code == 3
 
 

@@ -121,9 +121,7 @@ def validate(record: Any, kind: str) -> None:
     """
     if not isinstance(record, dict):
         raise RecordProblem(f"record: expected a JSON object, got {_kind_of(record)}")
-    declared = record.get("schema")
-    if declared is not None:
-        _check_schema(declared, kind)
+    check_schema(record, kind)
     try:
         msgspec.convert(record, KINDS[kind])
     except msgspec.ValidationError as error:
@@ -135,7 +133,11 @@ def validate(record: Any, kind: str) -> None:
         raise RecordProblem(f'meta.match: expected "any" or "all", got {match!r}')
 
 
-def _check_schema(declared: Any, kind: str) -> None:
+def check_schema(record: dict[str, Any], kind: str) -> None:
+    """A record that declares a schema declares KIND's, or one that may stand in its place. Raises RecordProblem."""
+    declared = record.get("schema")
+    if declared is None:
+        return
     name, _, version = str(declared).partition("/")
     if name not in KINDS or not version:
         raise RecordProblem(f"schema: expected {schema(kind)}, got {declared!r}")

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 import time
 from collections import Counter
 from fractions import Fraction
@@ -508,13 +510,15 @@ def test_the_types_on_the_command_line_are_the_types():
 
 
 @pytest.mark.parametrize("verb", [[], ["latent"], ["inject"], ["report"]])
-def test_help_is_instant_and_has_an_example(verb):
-    best = 9.0
-    for _ in range(3):
-        started = time.perf_counter()
-        result = cotpass("calibrate", *verb, "--help")
-        best = min(best, time.perf_counter() - started)
-    assert result.returncode == 0 and "Example" in result.stdout and best < 0.3
+def test_help_loads_no_library_that_takes_long_and_has_an_example(verb):
+    result = cotpass("calibrate", *verb, "--help")
+    assert result.returncode == 0 and "Example" in result.stdout
+    code = (
+        "import sys; from cotpass.cli import main; main(sys.argv[1:], standalone_mode=False);"
+        "sys.exit(' '.join({'numpy', 'scipy', 'sympy', 'torch', 'transformers', 'matplotlib'} & set(sys.modules)) or 0)"
+    )
+    told = subprocess.run([sys.executable, "-c", code, "calibrate", *verb, "--help"], capture_output=True, text=True)
+    assert told.returncode == 0 and not told.stderr, told.stderr
 
 
 def test_the_seam_is_white_space_to_every_reader():

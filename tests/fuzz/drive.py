@@ -169,7 +169,13 @@ def by_coverage(campaign: Campaign, atheris: Any, seed: int) -> None:
         rng = random.Random(number)
         if rng.random() < 0.5:
             return atheris.Mutate(data, most)
-        return mutate.mutated(data or campaign.seeds[0], campaign.reader.kind, rng)[:most]
+        try:
+            return mutate.mutated(data or campaign.seeds[0], campaign.reader.kind, rng)[:most]
+        except (
+            Exception
+        ):  # libFuzzer would wait for ever for a mutation that raises; test_fuzz_readers.py has them raise nothing
+            traceback.print_exc()
+            return atheris.Mutate(data, most)
 
     quiet = [
         "-verbosity=0",

@@ -155,8 +155,8 @@ def _change(holder: Any, name: Any, whole: Any, rng: random.Random) -> None:
     elif way == 9 and isinstance(old, str):
         at = rng.randrange(len(old) + 1)
         holder[name] = old[:at] + rng.choice((*NAMES, *TOKENS)) + old[at + rng.choice((0, 1)) :]
-    elif way == 10 and isinstance(old, int | float) and not isinstance(old, bool):
-        holder[name] = rng.choice((old + 1, -old, old * 1e10, str(old), old / 3))
+    elif way == 10 and isinstance(old, int | float) and not isinstance(old, bool) and abs(old) < 1e300:
+        holder[name] = rng.choice((old + 1, -old, old * 1e5, str(old), old / 3))
     elif isinstance(holder, dict):
         # the same value under another name, or another's value here
         other = rng.choice(list(holder))

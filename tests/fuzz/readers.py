@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from tenfold_shared import BadInput, Busy, Missing
@@ -96,6 +97,9 @@ def quietly(iterator: Iterator[Any]) -> None:
         pass
 
 
+encode = msgspec.json.encode  # as what is read is written again
+
+
 def said(data: bytes) -> str:
     """Text as it reaches us from a JSON record: any character, no surrogates."""
     return data.decode("utf-8", "replace")
@@ -167,8 +171,6 @@ def journal(data: bytes) -> None:
 
 
 def _recording() -> bytes:
-    import msgspec
-
     from tenfold_shared.generate import Completion, Request, Sampling
     from tenfold_shared.generate.recording import _asked, _key_hash, _Recorded
 
@@ -433,6 +435,7 @@ def zerorepo_answer(data: bytes) -> None:
 
     text = said(data)
     found, _ = lift.extract(text, ["features", "area"])
+    encode(found)
     for value in (found.get("features"), found.get("area"), text):
         for check in (lift.phrases_checked, lift._areas_checked, lift._title):
             with contextlib.suppress(ValueError):
@@ -530,7 +533,7 @@ def keychain_convert(data: bytes) -> None:
         record = readers.read(where, number, line)
         for write in writers.WRITERS.values():
             with contextlib.suppress(*ALLOWED):
-                json.dumps(write(where, number, record, writers.Settings(data_source="custom_math_x")))
+                encode(write(where, number, record, writers.Settings(data_source="custom_math_x")))
 
 
 @reader("keychain-resolver", lambda: [PROMPT.encode(), TREE.encode()], "text")
@@ -611,7 +614,7 @@ def cotpass_readers(data: bytes) -> None:
     for item in grouped.items():
         for write in convert.WRITERS.values():
             with contextlib.suppress(*ALLOWED):
-                quietly(write(*item))
+                quietly(map(encode, write(*item)))
 
 
 RATES = {"fpr": {"value": 0.1, "n": 10}, "fnr": {"value": 0.2, "n": 20}}
@@ -650,8 +653,6 @@ SIM = {"p_ic": 0.3, "p_ci": 0.1, "p_0": 0.5, "problems": {"a": {"matrix": [[0.5,
 
 
 def _steps() -> bytes:
-    import msgspec
-
     from dser.chain import Step
     from dser.log import Settings
 
@@ -705,8 +706,6 @@ LINE = {"schema": "mixture-schedule/1", "step": 0, "tokens_seen": 10, "weights":
 
 
 def _swarms() -> list[bytes]:
-    import msgspec
-
     from datamix import history, schedule, swarms
 
     static = schedule.static_file({"a": 0.5, "b": 0.5}, "m")
@@ -833,6 +832,7 @@ def grpo_transcripts(data: bytes) -> None:
     with contextlib.redirect_stderr(io.StringIO()):
         with contextlib.suppress(*ALLOWED):
             for _, record in sft_forms.source([path], "auto", 5, common=True):
+                encode(record)
                 sft_forms.chat_of(record)
         with contextlib.suppress(*ALLOWED):
             quietly(readers.read(Source([path], None), "auto"))
@@ -875,8 +875,6 @@ def _safetensors(tensors: dict[str, Any], meta: dict[str, str] | None) -> bytes:
 
 
 def _codebook() -> bytes:
-    import msgspec
-
     from antkv import codebook
 
     made = codebook.Made(**_made(codebook))
@@ -886,8 +884,6 @@ def _codebook() -> bytes:
 
 def _made(codebook: Any) -> dict[str, Any]:
     """The fewest fields that the kind of a codebook's metadata takes."""
-    import msgspec
-
     found: dict[str, Any] = {}
     for one in msgspec.structs.fields(codebook.Made):
         if one.required:
@@ -897,14 +893,10 @@ def _made(codebook: Any) -> dict[str, Any]:
 
 
 def _type(kind: Any, name: str) -> Any:
-    import msgspec
-
     return next(one.type for one in msgspec.structs.fields(kind) if one.name == name)
 
 
 def _plain(kind: Any, name: str) -> dict[str, Any]:
-    import msgspec
-
     return {one.name: _smallest(one.type) for one in msgspec.structs.fields(_type(kind, name)) if one.required}
 
 

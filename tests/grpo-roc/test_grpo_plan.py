@@ -145,7 +145,7 @@ def run(*words):
 
 def test_a_step_by_hand():
     shape = Shape.of(config("llama"))
-    o = Options(prompts=10, group_size=4, oversample=2.5, max_length=100, mean_length=40, mean_prompt=10, max_prompt=60, gpus=4, tensor_parallel=2, gpu_memory_gb=1, micro_tokens=200, tokens_per_second=50, tool_rate=10, calls=3, tool_seconds=0.5, train_tflops=1e-3)  # fmt: skip
+    o = Options(prompts=10, group_size=4, oversample=2.5, max_length=100, mean_length=40, mean_prompt=10, max_prompt=60, gpus=4, tensor_parallel=2, gpu_mem=1e9, pass_tokens=200, tokens_per_second=50, tool_rate=10, calls=3, tool_seconds=0.5, train_tflops=1e-3)  # fmt: skip
     s = plan.counted(shape, o)
     p = shape.parameters
     assert (s["rollouts"], s["kept"], s["tool_calls"], s["rollout_tokens"], s["train_tokens"]) == (100, 40, 300, 4000, 2000)  # fmt: skip
@@ -168,7 +168,7 @@ def test_six_p_and_eight_p():
     shape = Shape.of(qwen3_14b())
     tokens = 8192 * (6144 + 256)
     for checkpointing, times in ((True, 8), (False, 6)):
-        s = plan.counted(shape, Options(checkpointing=checkpointing))
+        s = plan.counted(shape, Options(gradient_checkpointing=checkpointing))
         attention = times / 2 * 4 * 40 * 5120 * (256 + 3072) * tokens
         assert s["train_flop"] == pytest.approx(times * (shape.parameters - 151_936 * 5120) * tokens + attention)
         assert 0 < s["train_flop"] / (times * shape.parameters * tokens) - 1 < 0.1
@@ -195,7 +195,7 @@ def test_the_rate_of_decoding_is_what_the_memory_can_read():
     shape=st.sampled_from([Shape.of(qwen3_14b()), Shape.of(config("llama")), Shape.of(config("qwen3"))]),
 )
 def test_what_is_advised_is_enough(gpus, tp, memory, length, checkpointing, offload, micro, shape):
-    o = Options(max_length=length, gpus=gpus, tensor_parallel=tp if gpus % tp == 0 else 1, gpu_memory_gb=memory, checkpointing=checkpointing, offload=offload, micro_tokens=length + 2048 + micro)  # fmt: skip
+    o = Options(max_length=length, gpus=gpus, tensor_parallel=tp if gpus % tp == 0 else 1, gpu_mem=memory * 1e9, gradient_checkpointing=checkpointing, offload=offload, pass_tokens=length + 2048 + micro)  # fmt: skip
     plan.check(shape, o)
     s = plan.counted(shape, o)
     advice = plan.changes(shape, o)

@@ -17,7 +17,7 @@ keychain-synth mix --part keychain-musique="$out/chains.jsonl" --part qa-musique
   -o "$out/mixed.jsonl" -q
 
 grpo-roc sft --data "$out/transcripts.jsonl" --model "$out/base" --epochs 8 --lr 3e-3 --pass-tokens 8192 -o "$out/cold" -q
-grpo-roc train "$out/mixed.jsonl" --model "$out/cold" --steps 6 --prompts 8 --group-size 4 --lr 1e-3 --warmup 1 --max-turns 3 --max-tokens 192 --max-prompt 2048 \
+grpo-roc train "$out/mixed.jsonl" --model "$out/cold" --steps 6 --prompts 8 --group-size 4 --lr 2e-4 --warmup 1 --max-turns 3 --max-tokens 192 --max-prompt 2048 \
   --keep-rollouts 1 --save-every 2 --deterministic -o "$out/run" -q
 python -c "
 import json, sys

@@ -9,14 +9,14 @@ cd "$(dirname "$0")/../.."
 out=${1:-out/pipelines/long-context}
 mkdir -p "$out"
 
-keychain-synth needle --tokenizer smollm2 --length 384,640 --reserve 32 --depths 0,50,100 -o "$out/needles.jsonl" -q
+keychain-synth needle --tokenizer smollm2 --length 384,640 --reserve 32 --depths 0,100 -o "$out/needles.jsonl" -q
 python -c "from pydoc_data import topics; print('\n\n'.join(topics.topics[t] for t in sorted(topics.topics)))" > "$out/text.txt"
 
-antkv calibrate "$out/text.txt" --model smollm2 --dim 8 --centroids 64 --tokens 1536 --length 512 -o "$out/codebook.safetensors" -q
+antkv calibrate "$out/text.txt" --model smollm2 --dim 8 --centroids 64 --tokens 1024 --length 512 -o "$out/codebook.safetensors" -q
 antkv generate "$out/needles.jsonl" --codebook "$out/codebook.safetensors" --window 64 --max-tokens 24 -o "$out/antkv.jsonl" -q
 seer-decode distill "$out/text.txt" --model smollm2 --block 16 --steps 3 --length 512 --rows 128 -o "$out/gates" -q
 for method in seer dense; do
-  seer-decode generate "$out/needles.jsonl" --model smollm2 --gate "$out/gates" --method "$method" --budget 128 --batch-size 6 --max-tokens 24 -o "$out/$method.jsonl" -q
+  seer-decode generate "$out/needles.jsonl" --model smollm2 --gate "$out/gates" --method "$method" --budget 128 --batch-size 4 --max-tokens 24 -o "$out/$method.jsonl" -q
 done
 for way in antkv seer dense; do
   keychain-synth eval "$out/$way.jsonl" --json -o "$out/$way-scored.jsonl" -q > "$out/$way.json"

@@ -391,8 +391,8 @@ FILES = {
 
 # Transcripts come from other trainers too: a group and a reward are what they need, and their ids are not looked at.
 UNCHECKED = {
-    "grpo-roc score": {"wrong type", "major version", "twice"},
-    "grpo-roc resample": {"wrong type", "major version"},
+    "grpo-roc score": {"wrong type", "twice"},
+    "grpo-roc resample": {"wrong type"},
 }
 
 
@@ -420,12 +420,12 @@ def faults_of_lines(good):
 
 def faults_of_files(kind):
     """kind: json (array: one that begins so), toml, or "" for a file of another kind; after "-" where a folder may stand in its place."""
-    yield "missing", None, r": no such file( or folder)?(;.*)?"
+    yield "missing", None, r": no such (folder or )?file(;.*)?"
     if not kind.startswith("-"):
         yield "folder", "", r": is a directory; expected a .*"
     if kind := kind.removeprefix("-"):
         yield "not UTF-8", b'{"schema": "\xff"}', r"(:\d+)*: expected UTF-8: invalid start byte at byte \d+"
-        torn = {"json": b"{\n", "array": b"[1,\n", "toml": b"a = 1\nb =\n"}[kind]
+        torn = {"json": b"{\n", "array": b"[[1, 2.0],\n", "toml": b"a = 1\nb =\n"}[kind]
         yield "broken", torn, rf"(:\d+)*: not {'TOML' if kind == 'toml' else 'JSON'}: .+"
 
 

@@ -139,7 +139,7 @@ def test_through_the_installed_command(model, gates, tasks, tmp_path):
         (["--method", "oracle", "--budget", 8], 2, "budget 8: expected tokens, at least one block of 64"),
         (["--method", "oracle", "--budget", 64, "--sink", 1], 2, "sink 1 with local 1 are 2"),
         (["--gate", "GATES/16", "--block", 32], 2, "trained for blocks of 16 tokens, not 32"),
-        (["--gate", "/nowhere", "--budget", 64], 2, "no such file or folder"),
+        (["--gate", "/nowhere", "--budget", 64], 2, "no such folder or file"),
         (["--method", "dense", "--plot", "a.png"], 2, "--plot: draws what -o FILE holds"),
         (["--method", "dense", "--plot", "a.gif"], 2, "ending in .png or .svg"),
         (["--method", "dense", "--model-sampling", "--model", "/nowhere"], 2, "known are"),

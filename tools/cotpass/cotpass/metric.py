@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -172,7 +171,7 @@ def _check_reward(at: str, record: Record) -> None:
     reward = record.get("reward")
     if reward is None:
         return
-    if isinstance(reward, bool) or not isinstance(reward, (int, float)) or not math.isfinite(reward):
+    if isinstance(reward, bool) or not isinstance(reward, (int, float)) or not abs(reward) <= sys.float_info.max:
         raise BadInput(f"{at}: reward: expected a finite number, got {reward!r}")
 
 

@@ -9,8 +9,8 @@ and validation dumps, and the generic `{problem_id, question, gold, responses}`.
 from __future__ import annotations
 
 import hashlib
-import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -192,7 +192,7 @@ class Reader:
         The verdict is the sign of the score: rewards are 1 and 0, or 1 and -1.
         """
         score = record["score"]
-        if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
+        if isinstance(score, bool) or not isinstance(score, (int, float)) or not abs(score) <= sys.float_info.max:
             raise BadInput(f"{where}: score: expected a finite number, got {score!r}")
         if not isinstance(record["input"], str):
             raise BadInput(f"{where}: input: expected text, got {type(record['input']).__name__}")

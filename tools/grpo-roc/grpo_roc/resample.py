@@ -22,7 +22,7 @@ from tenfold_shared import BadInput
 from tenfold_shared.cli import Selection
 from tenfold_shared.jsonl import Flow, Output, Source
 from tenfold_shared.progress import Progress
-from tenfold_shared.records import RecordProblem
+from tenfold_shared.records import RecordProblem, check_schema
 
 Record = dict[str, Any]
 
@@ -63,6 +63,7 @@ def scored(source: Source, settings: Settings, bad: set[int]) -> Iterator[tuple[
     """(where, the record, what is held of it). bad: takes the places of records that are left out (--skip-bad)."""
     for place, (where, record) in enumerate(source):
         try:
+            check_schema(record, "sample")
             turns = turns_of(record)
         except RecordProblem as problem:
             source._tolerate(BadInput(f"{where}: {problem}"))

@@ -588,6 +588,10 @@ def source(paths: Sequence[str], form: str = "auto", skip_bad: int = 0, *, commo
                 found = FORMS[kind](record)
                 if kind == "trajectory" and not common:
                     found = record
+                json.dumps(found, ensure_ascii=False).encode()
+            except UnicodeEncodeError:  # of JSON in a field's text
+                told._tolerate(BadInput(f"{where}: expected text, found half a surrogate pair"))
+                continue
             except RecordProblem as problem:
                 told._tolerate(BadInput(f"{where}: {problem}"))
                 continue

@@ -5,7 +5,6 @@ convert.py tells the forms; writers.py writes them. A reader is (where, number, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from string import Template
 from typing import Annotated, Any, TypeVar
@@ -58,7 +57,7 @@ class _Row(msgspec.Struct):
 def filled(where: str, task: Any, text: Any) -> Record:
     """A `shell` with its text put back."""
     try:
-        record = json.loads(task)
+        record = msgspec.json.decode(task)  # and not json: half a surrogate pair could not be written again
         holder, name = place_of(record)
         if holder.get(name) is None:
             holder[name] = text

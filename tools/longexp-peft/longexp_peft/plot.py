@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from longexp_peft import needs
-from tenfold_shared import BadInput
+from tenfold_shared import BadInput, unread
 
 Record = dict[str, Any]
 
@@ -30,7 +30,9 @@ def run(sources: Sequence[str], output: str | None, *, quiet: bool) -> int:
     elif len(sources) == 1:
         try:
             told = json.loads(Path(sources[0]).read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            raise unread(sources[0], error, "expected a folder of train, or one JSON object") from None
+        except (ValueError, RecursionError) as error:
             raise BadInput(
                 f"{sources[0]}: neither a folder of train nor one JSON object: {' '.join(str(error).split())[:120]}"
             ) from None

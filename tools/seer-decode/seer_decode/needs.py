@@ -58,7 +58,7 @@ def digest(path: str | None) -> str | None:
     if path is None:
         return None
     if not Path(path).exists():
-        raise BadInput(f"{path}: no such file or folder")
+        raise BadInput(f"{path}: no such folder or file")
     if Path(path).is_dir():
         found = hashlib.sha256()
         for entry in sorted(Path(path).iterdir()):

@@ -436,10 +436,21 @@ def extract(text: str, wanted: Iterable[str]) -> tuple[dict[str, Any], str]:
         except (ValueError, RecursionError):
             problem, end = "its JSON object is not whole", at + 1
         else:
-            if isinstance(value, dict) and len(keys & value.keys()) > most:
+            if not _can_be_written(value):
+                problem = "its JSON object holds half a surrogate pair, or a number of more than 64 bits"
+            elif isinstance(value, dict) and len(keys & value.keys()) > most:
                 best, most = value, len(keys & value.keys())
         at = text.find("{", end)
     return best, "" if most >= 0 else problem
+
+
+def _can_be_written(value: Any) -> bool:
+    """Whether a journal or a graph could hold it."""
+    try:
+        msgspec.json.encode(value)
+    except (UnicodeEncodeError, OverflowError, RecursionError):
+        return False
+    return True
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

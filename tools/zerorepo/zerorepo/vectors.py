@@ -156,7 +156,7 @@ class VectorIndex:
         for query in range(count):
             among, approximate = pool.candidates(query)
             exact = self._exact(queries[query], among)
-            if np.abs(approximate - exact).max() > bound[query]:
+            if not len(exact) or np.abs(approximate - exact).max() > bound[query]:  # none where all are NaN
                 return None
             first = best_places(exact, among, k)
             scores[query], rows[query] = exact[first], among[first]

@@ -93,7 +93,7 @@ def as_number(value: Any, where: str) -> float:
     """A finite number of 0 or more."""
     try:
         number = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or number < 0:
         raise BadInput(f"{where}: expected a weight of 0 or more, got {value!r}")

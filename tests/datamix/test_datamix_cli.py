@@ -248,7 +248,7 @@ def test_a_config_file_holds_options_and_the_command_line_wins(small, tmp_path):
     config = tmp_path / "run.toml"
     config.write_text(f"""
 steps = 6
-budget-bytes = 1152
+run-tokens = 1152
 proxy = "{small.proxy}"
 trajectories = 2
 feedback-tokens = 256

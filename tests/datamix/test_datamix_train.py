@@ -75,7 +75,7 @@ def test_a_finished_agent_is_told_again_and_another_one_refused(small, tmp_path,
     assert make(small, output, algo="sft") == 0
     assert capsys.readouterr().out == first
     assert (output / "agent.json").stat().st_mtime_ns == before.st_mtime_ns
-    with pytest.raises(BadInput, match=r"--steps null?|--steps .*unset.*this one has 3.*--overwrite"):
+    with pytest.raises(BadInput, match=r"--train-steps unset, this one has 3; .*--overwrite"):
         make(small, output, algo="sft", steps=3)
     with pytest.raises(BadInput, match="--algo"):
         make(small, output, algo="cql")

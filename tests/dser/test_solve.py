@@ -465,7 +465,7 @@ def test_no_key_reaches_the_run(tmp_path):
         ("a.jsonl", '{"problem": "x"\n', "a.jsonl:1: expected one JSON object a line"),
         ("a.json", "[1]", "a.json: entry 1: expected an object"),
         ("a.csv", "problem,answer\nx\n", "a.csv:2: expected as many fields"),
-        ("a.txt", "  \n", "a.txt: is empty"),
+        ("a.txt", "  \n", "a.txt: expected the text of a problem, got none"),
         ("none.jsonl", None, "none.jsonl: no such file"),
     ],
 )

@@ -1,6 +1,7 @@
 """What goes wrong in a run, and what is said of it: problems and models that cannot be trained with, steps that teach nothing or are no numbers, a full disk, checkpoints that are cut off or gone, an environment that fails,
 a policy that collapses. Models are scripted (grpo_scripted.py), so that what they say, and how often, is known."""
 
+import errno
 import json
 import math
 import os
@@ -295,7 +296,7 @@ def test_no_room_for_a_checkpoint(place, tmp_path, part):
     told(done, 3, "checkpoint could not be written", "what was saved before is kept")
     assert sum("checkpoint" in line for line in done.output.splitlines()) == 1
     assert files(run / "checkpoint") == before
-    assert sorted(path.name for path in run.iterdir() if path.name.startswith(".")) == [".lock"]
+    assert sorted(path.name for path in run.iterdir() if path.name.startswith(".")) == []
     told(grpo(*words_of(place, run)), 0)
     for name in ("metrics.jsonl", "checkpoint/model.safetensors"):
         assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -303,30 +304,30 @@ def test_no_room_for_a_checkpoint(place, tmp_path, part):
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "timings.jsonl", "rollouts/1.jsonl"])
 def test_no_room_for_a_steps_lines(place, tmp_path, name):
-    """What is written there goes to a device that is always full; the same command goes on where there is room again."""
+    """What is appended goes to a device that is always full, what is written whole finds no room; the same command goes on
+    where there is room again."""
     run = tmp_path / "run"
     told(grpo(*words_of(place, run, "--max-time", "0.001s", "--keep-rollouts", 1)), 1)
-    full = run / name if "/" not in name else run / "rollouts" / ".1.jsonl.tmp"
-    full.parent.mkdir(exist_ok=True)
-    full.unlink(missing_ok=True)
-    full.symlink_to("/dev/full")
-    if "/" not in name:
-        # which a run that goes on writes anew: only what it appends must fail
-        real = training.write_atomic
+    appended, real = "/" not in name, training.write_atomic
+    if appended:
+        (run / name).unlink(missing_ok=True)
+        (run / name).symlink_to("/dev/full")
 
-        def spared(path, data):
-            if Path(path).name != name:
-                real(path, data)
+    def replaced(path, data):
+        if str(path).endswith(name):
+            if appended:
+                return  # which a run that goes on writes anew: only what it appends must fail
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        real(path, data)
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training, "write_atomic", spared)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "write_atomic", replaced)
+        if appended:
             patch.setattr(training, "read_lines", lambda path: [])
-            done = grpo(*words_of(place, run, "--keep-rollouts", 1))
-    else:
         done = grpo(*words_of(place, run, "--keep-rollouts", 1))
     told(done, 3, "No space left on device", name)
-    assert os.path.islink(full) == ("/" not in name)
-    full.unlink(missing_ok=True)
+    if appended:
+        (run / name).unlink()
     told(grpo(*words_of(place, run, "--keep-rollouts", 1)), 0)
     assert [line["step"] for line in strict(run / "metrics.jsonl")] == [1, 2, 3, 4]
 

@@ -173,7 +173,7 @@ def test_a_keychain_mix_trains(tmp_path):
     small = ["--tokenizer", tokenizer, "--length", 1400, "--reserve", 32, "--max-drop-rate", 1, "-q"]
     keychain("synth", tmp_path / "qa.jsonl", *small, "--chains", 2, "--hops", 2, "-o", tmp_path / "chains.jsonl")
     keychain("synth", tmp_path / "qa.jsonl", *small, "--plain", "-o", tmp_path / "plain.jsonl")
-    keychain("needle", "--tokenizer", tokenizer, "--kind", "multivalue", "--values", 2, "--length", 1400, "--depths", 50, "--samples", 1, "-q", "-o", tmp_path / "needles.jsonl")  # fmt: skip
+    keychain("needle", "--tokenizer", tokenizer, "--kind", "multivalue", "--values", 2, "--length", 1400, "--depths", 50, "--per-depth", 1, "-q", "-o", tmp_path / "needles.jsonl")  # fmt: skip
     keychain("mix", "--scale", 0.0016, "--part", f"keychain-musique={tmp_path / 'chains.jsonl'}", "--part", f"qa-musique={tmp_path / 'plain.jsonl'}", "--part", f"needle-multivalue={tmp_path / 'needles.jsonl'}", "--allow-short", "-q", "-o", tmp_path / "mixed.jsonl")  # fmt: skip
     rows = {one["id"]: one for one in lines(tmp_path / "mixed.jsonl")}
     assert len(rows) == 9 and all("messages" in one and isinstance(one["answer"], list) for one in rows.values())

@@ -33,7 +33,7 @@ def run(rows, output, *model, selection=None, at_once=4, **more):
 def needles(path, kind="single", lengths=LENGTHS, **more):
     numbers = {name: more.pop(name, None) for name in ("keys", "values", "queries", "hops")}
     needle.run(needle.settings(kind, **numbers), tokenizer="smollm2", lengths=lengths,
-               depths=",".join(map(str, DEPTHS)), haystack="noise", samples=1, output=str(path), overwrite=True, max_time=None, quiet=True)  # fmt: skip
+               depths=",".join(map(str, DEPTHS)), haystack="noise", per_depth=1, output=str(path), overwrite=True, max_time=None, quiet=True)  # fmt: skip
     return path
 
 

@@ -396,7 +396,7 @@ def test_the_king_james_text(words, tmp_path):
         ({"depths": "a"}, "--depths a: expected percents from 0 to 100, such as 0,25,50,75,100"),
         (
             {"haystack": "bibel"},
-            "--haystack bibel: no such file; expected one of text, or bible, noise, repeat, needle",
+            "--haystack bibel: no such file; expected a file of text, or one of bible, noise, repeat, needle",
         ),
     ],
 )  # fmt: skip

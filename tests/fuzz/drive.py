@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -117,16 +118,20 @@ class Campaign:
     def finish(self) -> None:
         """Adds this run to results.json: the CPU time and the runs of earlier ones stay counted."""
         spent = time.process_time() - self.started
-        known: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        row = known.setdefault(self.name, {"cpu_seconds": 0.0, "runs": 0, "accepted": 0, "engines": [], "finds": []})
-        row["cpu_seconds"] = round(row["cpu_seconds"] + spent, 1)
-        row["runs"] += self.runs
-        row["accepted"] += self.accepted
-        row["engines"] = sorted({*row["engines"], self.engine})
-        row["finds"] = sorted({*row["finds"], *self.finds})
-        aside = RESULTS.with_suffix(".new")
-        aside.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
-        os.replace(aside, RESULTS)
+        with open(__file__, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another reader may end at the same time
+            known: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+            row = known.setdefault(
+                self.name, {"cpu_seconds": 0.0, "runs": 0, "accepted": 0, "engines": [], "finds": []}
+            )
+            row["cpu_seconds"] = round(row["cpu_seconds"] + spent, 1)
+            row["runs"] += self.runs
+            row["accepted"] += self.accepted
+            row["engines"] = sorted({*row["engines"], self.engine})
+            row["finds"] = sorted({*row["finds"], *self.finds})
+            aside = RESULTS.with_suffix(".new")
+            aside.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+            os.replace(aside, RESULTS)
         print(
             f"{self.name}: {spent:.0f} s of CPU, {self.runs:,} runs, {self.accepted:,} accepted, {len(self.finds)} finds"
         )

@@ -250,7 +250,7 @@ def config(data: bytes) -> None:
         """A tool with every shared option."""
 
     @tool.command("verb")
-    @cli.options(*cli.OPTIONS)
+    @cli.options(*(name for name in cli.OPTIONS if name != "overwrite"))  # which comes with `output`
     @click.option("--ks", type=cli.Numbers())
     def verb(**given: Any) -> int:
         return 0
@@ -993,7 +993,7 @@ def _bundle() -> bytes:
     from longexp_peft import bundle
 
     tensors = {"order.0": torch.arange(8, dtype=torch.int32)}
-    info = {"schema": bundle.SCHEMA, "layers": [{"static": 4, "width": 8, "fixed": 1, "lost": 0.0, "patterns": []}], "model": {"type": "opt", "shape": [1], "config": None, "weights": None}, "attention_block": 16, "predictor": {"block": 2}}  # fmt: skip
+    info = {"schema": bundle.SCHEMA, "layers": [{"static": 4, "width": 8, "fixed": 1, "lost": 0.0, "patterns": []}], "model": {"type": "opt", "shape": [1], "config": None, "weights": None}, "attention_block": 16, "mass": 0.9, "predictor": {"block": 2, "kind": "svd"}}  # fmt: skip
     place = PLACE / "made-bundle"
     bundle.Bundle(info, tensors).save(place)
     return joined((place / "bundle.json").read_bytes(), (place / "bundle.safetensors").read_bytes())

@@ -97,7 +97,7 @@ class _Finder(ast.NodeVisitor):
     visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = _in
 
     def visit_Call(self, node: ast.Call) -> None:
-        name = ast.unparse(node.func) if isinstance(node.func, ast.Name | ast.Attribute) else ""
+        name = _dotted(node.func)
         head, _, rest = name.partition(".")
         full = self.names.get(head, head) + (f".{rest}" if rest else "")
         last = name.rpartition(".")[2]
@@ -120,6 +120,16 @@ class _Finder(ast.NodeVisitor):
 
     def _add(self, kind: str, node: ast.Call, name: str) -> None:
         self.found.append(Sink(kind, f"{self.module}:{'.'.join(self.inside) or '<module>'}", name, node.lineno))
+
+
+def _dotted(node: ast.expr) -> str:
+    """`a.b.c`; what is no name in front is `()`: `f(x).c` is `().c`. ast.unparse would take ten times as long."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    parts.append(node.id if isinstance(node, ast.Name) else "()")
+    return ".".join(reversed(parts))
 
 
 def _ends(full: str) -> Iterator[str]:

@@ -356,6 +356,26 @@ def test_an_index_that_leads_out_of_the_folder_is_not_followed(tmp_path, reposit
     assert data == b"def f(): pass\n"
 
 
+def test_a_folder_that_says_it_is_a_build_runs_no_filter(tmp_path):
+    """`zerorepo build` asks git whether a finished build was changed since; a folder from elsewhere may only look like one."""
+    from zerorepo.generation import history
+
+    folder, ran = tmp_path / "build", tmp_path / "ran"
+    folder.mkdir()
+    head = history.write(folder, [history.Commit("m", {"a.py": b"x = 1\n"})])
+    assert not history.touched(folder, head)
+    git(folder, "config", "remote.origin.url", "https://example.org/x")
+    assert not history.touched(folder, head), "a remote of the user's own is no change"
+    git(folder, "config", "filter.x.clean", f"touch {ran}; cat")
+    (folder / ".git/info/attributes").write_text("* filter=x\n")
+    os.utime(folder / "a.py", (1, 1))
+    git(folder, "status", "--porcelain")
+    assert ran.exists(), "the attack works where nothing guards against it"
+    ran.unlink()
+    os.utime(folder / "a.py", (2, 2))
+    assert history.touched(folder, head) and not ran.exists()
+
+
 # ---------------------------------------------------------------- servers
 
 
@@ -433,7 +453,7 @@ def test_a_reply_that_is_none_is_an_error_of_its_record(name):
 # ---------------------------------------------------------------- names of files
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", "a\0b", "a\nb", "..", ".hidden", ""])
+@pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", "a\0b", "a\nb", "..", ".hidden", "", "a" * 300])
 def test_a_domain_cannot_be_a_path(name):
     from datamix.corpus import check_domains
 
@@ -556,3 +576,43 @@ def test_hdf5_that_points_elsewhere_or_claims_too_much_is_refused(tmp_path):
     assert (tmp_path / "huge.h5").stat().st_size < 1 << 16
     with pytest.raises(Missing, match="more than this machine's memory"):
         grid.read(str(tmp_path / "huge.h5"))
+
+
+def array(header: str) -> bytes:
+    """A .npy with this header, and 8 bytes of numbers."""
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(8)
+
+
+HEADERS = [
+    "{'descr': '<f8', 'fortran_order': False, 'shape': (1, 1", "{'descr': '<f8', 'shape': (1, 1)}", "", "[" * 90, "\\", "{", "'" * 3,
+    "{'descr': '<f8', 'fortran_order': False, 'shape': (9999999999999999999999, 1), }", "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }",
+    "{'descr': '<f8', 'fortran_order': False, 'shape': (-1, 1), }", "{'descr': ('<f8', (1 << 40,)), 'fortran_order': False, 'shape': (1,), }",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=range(len(HEADERS)))
+def test_arrays_whose_headers_are_broken_are_bad_input(tmp_path, header):
+    """numpy reads a header as Python, and raises what Python's tokenizer, parser and its own arithmetic raise."""
+    from cotpass import convert
+    from datamix import layouts
+    from sparstencil import grid, stencil
+
+    path = tmp_path / "a.npy"
+    path.write_bytes(array(header))
+    for read in (
+        convert.read_matrix, grid.read, stencil.read,
+        lambda name: list(layouts.documents(layouts.Given("a", (Path(name),), ()), "train", layouts.Tolerance(0), 0)),
+    ):  # fmt: skip
+        with pytest.raises(BadInput):
+            read(str(path))
+
+
+def test_a_specification_of_brackets_takes_no_time_by_its_square():
+    """Markdown's marks are found by patterns that look ahead: a block of 45,000 brackets would take minutes."""
+    from zerorepo.generation.spec import spec_of
+
+    lines = "\n".join(["[" * 9000] * 5)
+    spec_of(f"# Tally book\n\nKeeps books of amounts.\n\n{lines}\n".encode(), "s.md")
+    with pytest.raises(BadInput, match="lines of at most 10,000 characters"):
+        spec_of(f"# Tally book\n\n{'*' * 20_000}\n".encode(), "s.md")

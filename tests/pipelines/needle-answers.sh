@@ -17,7 +17,7 @@ cat "$out/needles.jsonl" "$out/questions.jsonl" \
   | dser solve - --model smollm2 --thinking none --no-require-box --chains 2 --iterations 1 --max-tokens 32 --temperature 0.3 -o "$out/run" -q > "$out/voted.jsonl" \
   || { code=$?; [ "$code" -eq 1 ] || exit "$code"; }
 
-dser export "$out/run" --to samples -o "$out/chains.jsonl" -q
+dser export "$out/run" --to samples -q > "$out/chains.jsonl"
 cotpass grade "$out/chains.jsonl" --no-require-box -o "$out/graded.jsonl" -q
 cotpass judge "$out/graded.jsonl" --judge steps -o "$out/judged.jsonl" -q
 cotpass metric "$out/judged.jsonl" --max-unjudged 1 --json -q > "$out/metric.json"

@@ -128,7 +128,7 @@ WRITERS: dict[str, Callable[[str, list[Record]], Iterator[Record]]] = {
 TABLES = ("counts", "matrix")
 FORMS = (*WRITERS, *TABLES)
 # What numpy raises for bytes that are no array.
-UNREADABLE = (OSError, EOFError, ValueError, SyntaxError, TokenError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)  # fmt: skip
+UNREADABLE = (OSError, EOFError, ValueError, SyntaxError, TokenError, OverflowError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 def _correct(sample: Record) -> bool:

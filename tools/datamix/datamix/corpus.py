@@ -42,6 +42,9 @@ class Domain(msgspec.Struct):
     origin: str = ""  # where the texts are from, for people
 
 
+LONGEST = 200  # bytes of a domain's name: its files' names have some more
+
+
 class Listing(msgspec.Struct):
     """What corpus.json holds."""
 
@@ -141,7 +144,7 @@ def check_domains(domains: list[tuple[str, str]], where: str) -> None:
         if role not in [found for _, found in domains]:
             raise BadInput(f"{where}: no {role} domain; expected at least one (--target NAME says which are targets)")
     for name in names:
-        if not name or any(c in name for c in "/\\\0\n") or name.startswith("."):
+        if not 0 < len(name.encode()) <= LONGEST or any(c in name for c in "/\\\0\n") or name.startswith("."):
             raise BadInput(f"{where}: {name!r}: not a domain's name; expected one that can be a file's name")
 
 

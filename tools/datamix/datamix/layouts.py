@@ -325,6 +325,7 @@ def _table(path: Path, bad: Tolerance) -> Iterator[Document]:
                 batches = stack.enter_context(pa.ipc.open_stream(stack.enter_context(pa.memory_map(str(path)))))
                 column = _column(path, batches.schema.names)
             for batch in batches:
+                batch.validate(full=True)  # Arrow's own form is taken as it lies: offsets that lead out would be followed
                 for value in batch.column(batch.schema.get_field_index(column)):
                     row += 1
                     told = value.as_py() if column != "input_ids" else None
@@ -400,7 +401,7 @@ def _npy(path: Path, separator: int | None) -> Iterator[Document]:
     if raw[:6].tobytes() == b"\x93NUMPY":
         try:
             ids = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:
+        except (ValueError, EOFError, OSError, SyntaxError, TokenError, OverflowError) as error:
             raise BadInput(f"{path}: not an array of numpy: {error}") from None
     else:
         ids = raw_ids(raw, str(path))

@@ -35,7 +35,10 @@ def read_samples(path: str) -> dict[str, list[Sample]]:
         text = answers.after_thinking(record["response"])
         answer = answers.extract(text) or answers.extract(text, require_box=False)
         correct = record.get("correct")
-        tokens = (record.get("usage") or {}).get("completion_tokens", 0)
+        usage = record.get("usage")
+        tokens = usage.get("completion_tokens", 0) if isinstance(usage, dict) else 0
+        if not isinstance(tokens, int | float):
+            raise BadInput(f"{where}: usage.completion_tokens: expected a number, got {type(tokens).__name__}")
         out.setdefault(record["id"], []).append(Sample(answer, tokens, correct if isinstance(correct, bool) else None))
     if not out:
         raise BadInput(f"{path}: expected at least one sample, got none")

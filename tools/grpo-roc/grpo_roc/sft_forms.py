@@ -255,7 +255,7 @@ def of_turns(record: Record) -> Record:
     prompt, turns = record.get("prompt"), turns_of(record)
     if not isinstance(prompt, str):
         raise RecordProblem("prompt: expected the problem's text")
-    made = {call.get("name") for turn in turns for call in turn.get("calls") or ()}
+    made = {str(call.get("name")) for turn in turns for call in turn.get("calls") or ()}
     tools = [one for one in TOOLS.values() if one["function"]["name"] in made] or [PYTHON]
     names = {one["function"]["name"] for one in tools}
     messages = [said("user", USER.format(problem=prompt))]
@@ -356,7 +356,7 @@ def _spoken(record: Record, names: dict[str, str]) -> list[tuple[str, str]]:
     found = []
     for k, one in enumerate(given):
         role, value = one.get("from"), one.get("value")
-        if role not in names:
+        if not isinstance(role, str) or role not in names:
             raise RecordProblem(f"conversations[{k}].from: expected one of {', '.join(names)}, got {role!r}")
         if isinstance(value, dict | list):  # some write results, and calls, as they are
             value = json.dumps(value, ensure_ascii=False)
@@ -569,7 +569,7 @@ def form_of(record: Record) -> str:
         return "glaive"
     spoken = record.get("conversations")
     if isinstance(spoken, list):
-        roles = {one.get("from") for one in spoken if isinstance(one, dict)}
+        roles = {str(one.get("from")) for one in spoken if isinstance(one, dict)}
         listed = isinstance(record.get("system"), str) and record.get("tools") is None
         return "toolace" if listed and roles <= {"user", "assistant", "tool"} else "apigen"
     if ("problem" in record or "instruction" in record) and ("solution" in record or "response" in record):

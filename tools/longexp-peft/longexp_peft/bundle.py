@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -21,10 +22,35 @@ from longexp_peft.predictor import AttentionLowRank, LowRank, Scorer, Svd
 from longexp_peft.shape import Ffn
 from tenfold_shared import BadInput
 from tenfold_shared.jsonl import write_atomic
+from tenfold_shared.records import readable
 
 SCHEMA = "longexp-bundle/1"
 Record = dict[str, Any]
 KINDS = {"lowrank": LowRank, "svd": Svd}
+
+
+class _Layer(msgspec.Struct):
+    width: int
+    static: int
+    patterns: list[str]
+    fixed: int = 0
+    lost: float = 0.0
+    floor: float = 0.0
+
+
+class _Predictor(msgspec.Struct):
+    kind: Literal["lowrank", "svd"]
+    block: int
+
+
+class _Info(msgspec.Struct):
+    """What is relied upon of bundle.json."""
+
+    model: dict[str, Any]
+    attention_block: int
+    mass: float
+    layers: list[_Layer]
+    predictor: _Predictor | None
 
 
 class Bundle:
@@ -58,6 +84,12 @@ class Bundle:
             )
         if info.get("tensors") != digest(tensors):
             raise BadInput(f"{folder}: bundle.json and bundle.safetensors are not of one run; calibrate again")
+        try:
+            msgspec.convert(info, _Info)
+        except msgspec.ValidationError as error:
+            raise BadInput(f"{folder}: bundle.json: {readable(error)}") from None
+        if lacking := [f"order.{n}" for n in range(len(info["layers"])) if f"order.{n}" not in tensors]:
+            raise BadInput(f"{folder}: bundle.safetensors: {lacking[0]}: is not there")
         found = cls(info, tensors)
         if model is not None:
             found.check(model, str(folder))

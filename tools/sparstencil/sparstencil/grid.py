@@ -32,6 +32,7 @@ UNREADABLE = (
     zlib.error,
     SyntaxError,
     tokenize.TokenError,
+    OverflowError,
     NotImplementedError,
 )  # what numpy raises for bytes that are no array
 

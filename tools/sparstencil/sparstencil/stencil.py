@@ -208,7 +208,7 @@ def read(text: str, origin: tuple[int, ...] | None = None) -> Stencil:
         if suffix == ".npy":
             try:
                 weights = np.load(text, allow_pickle=False)
-            except (ValueError, OSError, EOFError, zipfile.BadZipFile, SyntaxError, TokenError) as error:
+            except (ValueError, OSError, EOFError, zipfile.BadZipFile, SyntaxError, TokenError, OverflowError) as error:
                 raise BadInput(f"{text}: not an array of weights ({error})") from error
             if not isinstance(weights, np.ndarray):
                 raise BadInput(f"{text}: an archive of arrays; expected a .npy file of one")

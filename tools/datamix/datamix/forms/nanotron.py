@@ -89,7 +89,8 @@ def _read(stage: Any, where: str, how: How) -> tuple[int, dict[str, float]]:
     folders = field(dataset, "dataset_folder", at)
     if isinstance(folders, str):
         folders = [folders]
-    weights = dataset.get("dataset_weights") or ([1.0] if len(folders) == 1 else None)
+    one = isinstance(folders, list) and len(folders) == 1
+    weights = dataset.get("dataset_weights") or ([1.0] if one else None)
     if not isinstance(folders, list) or not isinstance(weights, list) or len(weights) != len(folders):
         raise BadInput(f"{at}: dataset_weights: expected one for each of dataset_folder (nanotron takes sizes without them)")  # fmt: skip
     found: dict[str, float] = {}

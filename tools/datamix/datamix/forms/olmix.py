@@ -31,7 +31,10 @@ def write(stages: Sequence[Stage], how: How) -> str:
 
 
 def read(text: str, where: str, how: How) -> list[Read]:
-    rows = [row for row in csv.reader(io.StringIO(text)) if row]
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text)) if row]
+    except csv.Error as error:
+        raise BadInput(f"{where}: not CSV: {error}") from None
     if not rows or not any(name in rows[0] for name in ("run", "run_id", "index")):
         raise BadInput(f"{where}: expected a table with a column run and one for each domain")
     if len(rows) != 2:

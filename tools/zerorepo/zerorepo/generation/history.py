@@ -7,6 +7,7 @@ one: the same results are the same commits. No hook, template or configuration o
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,13 @@ BRANCH = "main"
 ABSENT = "git is not installed; a build is written as a git repository"
 AUTHOR = "zerorepo <zerorepo@localhost>"
 START = 946_684_800  # 2000-01-01: commits are told apart by their order, not by when a run happened
-_ALONE = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_TERMINAL_PROMPT": "0"}
+# Nothing outside the folder: no configuration, and no remote to fetch a missing object from.
+_ALONE = {
+    "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1",
+    "GIT_ALLOW_PROTOCOL": "none",
+}  # fmt: skip
+# Of a repository's own configuration what names no program that `git status` would run, as a filter does.
+_HARMLESS = re.compile(r"core\.(repositoryformatversion|filemode|bare|logallrefupdates|ignorecase|precomposeunicode|symlinks)|(remote|branch|user)\..*", re.I)  # fmt: skip
 
 
 class Commit(NamedTuple):
@@ -36,7 +43,11 @@ def check() -> None:
 
 
 def touched(folder: Path, head: str) -> bool:
-    """Whether a repository that `write` made has other commits, or changes, since."""
+    """Whether a repository that `write` made has other commits, or changes, since; of one that is set up otherwise that is
+    not asked, as it may be anybody's, and git would run what its configuration names."""
+    told = _git(folder, "config", "--local", "--no-includes", "--list", "--name-only", "-z").split("\0")
+    if not all(_HARMLESS.fullmatch(name) for name in told if name):
+        return True
     return _git(folder, "rev-parse", "HEAD").strip() != head or _git(folder, "status", "--porcelain") != ""
 
 

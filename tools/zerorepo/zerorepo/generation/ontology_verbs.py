@@ -178,7 +178,7 @@ def _count(path: str, key: str, frequency: int) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = msgspec.json.encode(value).decode()
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace").decode()
     return text if len(text) <= 60 else text[:57] + "..."
 
 

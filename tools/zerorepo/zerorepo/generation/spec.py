@@ -28,6 +28,7 @@ from zerorepo.graph import read_bytes
 from zerorepo.validate import judged_path
 
 LONGEST_NAME = 40  # letters of a package name; a longer one is cut at a word
+LONGEST_BLOCK = 10_000  # characters of a paragraph or line
 DEEPEST = 64  # objects and arrays inside each other; the successor's tree has 6 levels
 # Folders that a repository has beside its package.
 _TAKEN = frozenset(["build", "dist", "docs", "examples", "site", "src", "test", "tests"])
@@ -339,6 +340,9 @@ _MARK = re.compile(r"(?:FR|REQ|R|US)-?\d+\s*[:.]\s*", re.I)
 
 
 def _of_markdown(text: str, name: str) -> Spec:
+    for number, line in enumerate(text.split("\n"), 1):
+        if len(line) > LONGEST_BLOCK:
+            raise BadInput(f"{name}:{number}:1: expected lines of at most {LONGEST_BLOCK:,} characters, got {len(line):,}")
     blocks = list(_blocks(text))
     heading = next((one for one in blocks if one.kind == "heading"), None)
     title = _plain(heading.text) if heading is not None else Path(name).stem
@@ -455,7 +459,9 @@ def _blocks(text: str) -> Iterator[_Block]:
 
 
 def _plain(text: str) -> str:
-    """Markdown of one block without its marks."""
+    """Markdown of one block without its marks; a very long one keeps them, as finding them takes time by its square."""
+    if len(text) > LONGEST_BLOCK:
+        return _flat(text)
     text = re.sub(r"^\[[ xX]\]\s+", "", text)
     text = re.sub(r"!\[([^\]]*)\]\([^)]*\)", r"\1", text)
     text = re.sub(r"\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])", r"\1", text)

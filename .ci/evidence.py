@@ -58,7 +58,7 @@ def table(columns: list[str], rows: Iterable[list[str]]) -> str:
 
 def figure(claim: dict[str, Any]) -> str:
     if claim["value"] is None:
-        return "not run"
+        return "not run" if claim["supported"] == "not_shown" else "never"
     interval = f" [{number(claim['low'])}, {number(claim['high'])}]" if claim["low"] is not None else ""
     control = claim["control"]
     beside = control.get("value") if isinstance(control, dict) else None

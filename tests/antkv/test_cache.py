@@ -292,7 +292,7 @@ def test_a_model_attached_without_a_packed_cache_is_itself():
 
 @pytest.mark.parametrize("centroids", [4, 16, 64, 256])
 def test_bytes_are_the_formulas(centroids):
-    """Reference 2.6: index bits, anchors with their slots, window with its sums; and no other tensor lives in a layer."""
+    """Index bits, anchors with their slots, window with its sums; and no other tensor lives in a layer."""
     model, bits = tiny(), int(math.log2(centroids))
     cache = AntCache(model, codebook(model, centroids=centroids), Settings(ratio=0.05, window=16, block=8))
     with attached(model):
@@ -406,7 +406,7 @@ def test_a_prompt_of_one_token_and_one_shorter_than_the_window():
 
 @pytest.mark.deep
 def test_four_bits_begin_as_sixteen_do(tmp_path):
-    """Reference 4.12, on SmolLM2: greedy completions of a 4-bit cache begin like those of 16 bits on most prompts."""
+    """On SmolLM2: greedy completions of a 4-bit cache begin like those of 16 bits on most prompts."""
     import random
     import subprocess
     import sys

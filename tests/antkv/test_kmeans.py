@@ -1,4 +1,4 @@
-"""Weighted k-means against brute force, exact one-dimensional optima and what weights must mean (reference 4: 4)."""
+"""Weighted k-means against brute force, exact one-dimensional optima and what weights must mean."""
 
 import numpy as np
 import pytest
@@ -135,7 +135,7 @@ def test_emptied_cells_are_filled_where_it_costs_most():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_from_the_same_start_it_is_sklearns(seed):
-    """Lloyd's iterations with weights, to the end: the same objective and the same centroids (reference 4: 4)."""
+    """Lloyd's iterations with weights, to the end: the same objective and the same centroids."""
     cluster = pytest.importorskip("sklearn.cluster")
     draw = np.random.default_rng(seed)
     x = draw.standard_normal((1500, 4)).astype(np.float32) + draw.integers(0, 3, (1500, 1)).astype(np.float32)

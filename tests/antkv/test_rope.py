@@ -1,4 +1,4 @@
-"""Rotations taken off and put on again, for the scalings models have (reference 4: 11)."""
+"""Rotations taken off and put on again, for the scalings models have."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The error identity of attention, and the Anchor Score against sums written out in float64 (reference 4: 1, 2, 3)."""
+"""The error identity of attention, and the Anchor Score against sums written out in float64."""
 
 import pytest
 import torch

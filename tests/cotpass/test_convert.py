@@ -114,7 +114,7 @@ def test_counts_give_metric_the_same_numbers(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["csv", "npy", "npz"])
 def test_matrices_become_counts(tmp_path, suffix):
-    # The matrix of the reference, whose Pass@K are known.
+    # A matrix whose Pass@K are known.
     table = np.array([[0, 1, 1, 0, 1], [1, 1, 0, 1, 1], [0, 0, 0, 0, 0]])
     path = tmp_path / f"m.{suffix}"
     if suffix == "csv":

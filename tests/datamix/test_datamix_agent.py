@@ -50,7 +50,7 @@ def lively(arch, sizes, critics=2, seed=0, **kw):
     return agent
 
 
-# ---------------------------------------------------------------- rewards (oracle 7)
+# ---------------------------------------------------------------- rewards
 
 
 @settings(max_examples=30, deadline=None)
@@ -262,7 +262,7 @@ def test_keep_to_the_source_budget_and_epochs():
     )
 
 
-# ---------------------------------------------------------------- networks (oracle 6)
+# ---------------------------------------------------------------- networks
 
 
 @settings(max_examples=15, deadline=None)

@@ -23,7 +23,7 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-# ---------------------------------------------------------------- oracle 3
+# ---------------------------------------------------------------- the bandit's fixed point
 
 
 def minimised(beta, reward, alpha):
@@ -223,7 +223,7 @@ def test_d3rlpy_ranks_actions_of_a_toy_alike():
         assert 0.4 < grid[np.argmax(found)] < 0.8
 
 
-# ---------------------------------------------------------------- known dynamics (oracle 4)
+# ---------------------------------------------------------------- known dynamics
 
 
 @pytest.mark.parametrize("power", [1.0, 0.7])
@@ -397,7 +397,7 @@ def test_the_command_refuses_alpha_0_and_tells_its_steps():
 
 
 def test_report_says_how_far_multipliers_went(runs):
-    """Adam moves a logarithm by about the rate a step, so that few steps at the reference's rate leave both where they began."""
+    """Adam moves a logarithm by about the rate a step, so that few steps at d3rlpy's rate leave both where they began."""
     told = cql.train(runs, "set", QUICK, seed=0).report["multipliers"]
     for name, start in (("alpha", 1.0), ("temperature", 0.1)):
         one = told[name]

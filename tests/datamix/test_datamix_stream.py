@@ -1,4 +1,4 @@
-"""The mixing loader (oracle 5 of the reference): counts against weights, exact resume, limits that hold, and the torch dataset on it.
+"""The mixing loader: counts against weights, exact resume, limits that hold, and the torch dataset on it.
 
 The picker is checked against one pick at a time written out here, and torch's DataLoader against the row-by-row sequence.
 """

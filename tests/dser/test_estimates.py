@@ -1,4 +1,4 @@
-"""Estimates from chains against known truth: recovery, coverage, likelihoods, and the reference's figures."""
+"""Estimates from chains against known truth: recovery, coverage, likelihoods, and known figures."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Closed forms against the reference's figures, brute force, and matrix powers."""
+"""Closed forms against known figures, brute force, and matrix powers."""
 
 import itertools
 import math
@@ -63,7 +63,7 @@ def test_edges_of_two_states():
 def test_four_states_of_the_reference():
     pi = markov.stationary_of(FOUR)
     assert pi == pytest.approx([0.4545, 0.1818, 0.1818, 0.1818], abs=5e-5)
-    # The reference's figures are rounded from simulations; K=4 is .5706 with ties shared, as brute force has it below.
+    # Known figures, rounded from simulations; K=4 is .5706 with ties shared, as brute force has it below.
     assert [markov.plurality(pi, k) for k in (1, 16, 64)] == pytest.approx([0.4545, 0.83, 0.994], abs=5e-3)
     assert markov.plurality(pi, 4) == pytest.approx(brute_plurality(pi, 4), abs=1e-12)
 

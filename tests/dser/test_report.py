@@ -118,7 +118,7 @@ def mixed(tmp_path, worlds):
 
 
 def test_plurality_beats_the_two_state_condition(tmp_path):
-    """Reference 2.3: p_IC < p_CI, and yet the right answer has the most votes."""
+    """The plurality condition alone: p_IC < p_CI, and yet the right answer has the most votes."""
     matrix = [[0.88, 0.04, 0.04, 0.04], [0.1, 0.9, 0, 0], [0.1, 0, 0.9, 0], [0.1, 0, 0, 0.9]]
     found = report(run(tmp_path, n=15, chains=48, iterations=50, matrix=matrix, initial=[0.1, 0.3, 0.3, 0.3]))
     assert found["transitions"]["p_ic"]["value"] < found["transitions"]["p_ci"]["value"]

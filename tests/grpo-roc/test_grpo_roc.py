@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from grpo_roc import roc
 
-# positives of 32 -> (positives, negatives) of 16 that are kept (section 3.3 of the reference)
+# positives of 32 -> (positives, negatives) of 16 that are kept
 TABLE = {1: (1, 15), 6: (3, 13), 10: (5, 11), 14: (7, 9), 18: (9, 7), 22: (11, 5), 26: (13, 3), 31: (15, 1)}
 TABLE |= (
     dict.fromkeys(range(2, 6), (2, 14)) | dict.fromkeys(range(7, 10), (4, 12)) | dict.fromkeys(range(11, 14), (6, 10))

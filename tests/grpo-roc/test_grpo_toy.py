@@ -37,7 +37,7 @@ def here(*words):
 
 
 def test_the_tabular_task_does_what_was_published():
-    """Two of the ten seeds; the reference's section 6.1: failed calls in right trajectories, second blocks, tokens."""
+    """Two of the ten seeds; the figures measured elsewhere of this toy: failed calls in right trajectories, second blocks, tokens."""
     ends = {
         arm: [toy_tabular.arm(arm, seed, TABULAR, "", lambda: None)["after"]["all"] for seed in range(2)]
         for arm in ("grpo", "roc")
@@ -111,8 +111,8 @@ def pairs(*classes):
 @pytest.mark.parametrize(
     ("classes", "why"),
     [
-        ([(0, 200, 110), (1, 200, 100), (4, 200, 84)], ""),  # the reference's .55, .50, .42
-        ([(0, 200, 96), (1, 200, 96), (2, 200, 36)], "errors change the reward"),  # its failing designs' .48, .18
+        ([(0, 200, 110), (1, 200, 100), (4, 200, 84)], ""),  # a design that works: .55, .50, .42
+        ([(0, 200, 96), (1, 200, 96), (2, 200, 36)], "errors change the reward"),  # one that fails: .48, .18
         ([(0, 200, 60), (1, 200, 100), (2, 200, 70)], "errors change the reward"),
         ([(0, 200, 180), (1, 200, 175), (2, 200, 170)], "groups are mixed"),
         ([(0, 200, 20), (1, 200, 20), (3, 200, 20)], "groups are mixed"),

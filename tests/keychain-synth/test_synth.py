@@ -97,7 +97,7 @@ def test_every_row_keeps_its_promises(tmp_path, qa, words):
 
 
 def test_rows_differ_in_their_order(tmp_path, qa):
-    """Not one permutation for all rows, as the published code has it; and uniform (oracle 5)."""
+    """Not one permutation for all rows, as the published code has it; and uniform."""
     rows = made(tmp_path, qa)
     slots = [slot / row["meta"]["documents"] for row in rows for slot in row["meta"]["gold_slots"]]
     assert len({tuple(row["meta"]["gold_slots"]) for row in rows}) > len(rows) // 2

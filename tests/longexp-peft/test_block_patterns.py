@@ -1,4 +1,4 @@
-"""Block attention against masked dense attention in float64, and the pool's lists (reference, oracles 1 and 6)."""
+"""Block attention against masked dense attention in float64, and the pool's lists."""
 
 import pytest
 import torch

@@ -378,7 +378,7 @@ def test_rows_that_come_too_late_say_so(script):
 
 
 def test_few_layers_stand_for_all(script):
-    """The parts of a step are in the proportions of the whole model's, as the table of the reference has them for 1,024 tokens."""
+    """The parts of a step are in the proportions of the whole model's at 1,024 tokens."""
     size = script.Size(device="meta")
     for model, shares in zip(size.models, ((0.58, 0.29, 0.06, 0.07), (0.60, 0.30, 0.05, 0.05)), strict=True):
         labels = size.documents * size.tokens * size.layers // model.layers

@@ -1,4 +1,4 @@
-"""The feed-forward operator against dense layers in float64 (reference, oracles 1 and 2)."""
+"""The feed-forward operator against dense layers in float64."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Gates beside loops in float64, their shapes and counts, and the models that can have none (reference 2.1)."""
+"""Gates beside loops in float64, their shapes and counts, and the models that can have none."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Gates on disk: both forms there and back, and every folder that must not be taken (reference 2.1, 2.4 trap 5, 6)."""
+"""Gates on disk: both forms there and back, and every folder that must not be taken."""
 
 import hashlib
 import json

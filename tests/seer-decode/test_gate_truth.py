@@ -1,4 +1,4 @@
-"""Targets and loss beside the definitions in float64 (reference 2.2 and 5)."""
+"""Targets and loss beside the definitions in float64."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Floors by bytes: the reference's table (section 4), and a step's sums by hand."""
+"""Floors by bytes: a table, and a step's sums by hand."""
 
 import pytest
 from seer_models import config, qwen

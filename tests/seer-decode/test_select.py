@@ -1,4 +1,4 @@
-"""Selections beside their definitions, and what methods rank by (reference 2.3, 5)."""
+"""Selections beside their definitions, and what methods rank by."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The seven traps of the published code (reference 2.4): each test restates what that code does and fails on it."""
+"""The seven traps of the published code: each test restates what that code does and fails on it."""
 
 import itertools
 import json

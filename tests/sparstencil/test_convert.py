@@ -1,4 +1,4 @@
-"""Flatten, crush and conversion to 2:4: the reference's tables, bounds, and brute force."""
+"""Flatten, crush and conversion to 2:4: known tables, bounds, and brute force."""
 
 import itertools
 
@@ -34,7 +34,7 @@ def test_1d_zero_columns_are_the_closed_form_and_the_matching(k):
             assert all((layout.support[a] ^ layout.support[b]).all() for a, b in pairs)
 
 
-TABLE = [  # stencil, tile, n, z by pairing, groups by pairing, bound (reference 2.3)
+TABLE = [  # stencil, tile, n, z by pairing, groups by pairing, bound
     ("box-2d9p", (2, 2), 16, 4, 5, 5), ("box-2d9p", (3, 3), 25, 1, 7, 7), ("box-2d25p", (2, 4), 48, 8, 14, 13),
     ("box-2d25p", (4, 4), 64, 4, 17, 16), ("box-2d49p", (4, 4), 100, 16, 29, 25), ("box-3d27p", (2, 2, 2), 64, 8, 18, 16),
     ("star-2d9p", (2, 2), 20, 0, 5, 5), ("heat-2d", (2, 2), 12, 0, 3, 3),
@@ -50,7 +50,7 @@ def test_pairs_are_the_references_table(name, tile, n, z, paired, bound):
 
 @pytest.mark.parametrize(("name", "tile", "n", "z", "paired", "bound"), TABLE)
 def test_groups_that_are_no_pairs_meet_the_bound(name, tile, n, z, paired, bound):
-    """Every row of the reference's table, Box-2D49P on 4 x 4 with 25 groups for the 29 of pairs among them; the same each time."""
+    """Every row of the table, Box-2D49P on 4 x 4 with 25 groups for the 29 of pairs among them; the same each time."""
     layout = Layout(named(name), tile)
     found = convert(layout, "quad")
     assert found.count == bound and found.groups == convert(layout, "quad").groups
@@ -68,7 +68,7 @@ def test_the_fewest_groups_are_those_of_any_solver_or_of_pairs():
     assert (fewest(layout), fewest(layout, pairs=True)) == (16, 17)
 
 
-PLANS = [  # stencil, tile, K (reference 2.3, best plans of one M tile)
+PLANS = [  # stencil, tile, K
     ("heat-2d", (4, 4), 32), ("star-2d9p", (4, 4), 48), ("star-2d13p", (4, 4), 64), ("box-2d49p", (8, 2), 112),
     ("heat-3d", (1, 4, 4), 64), ("star-3d13p", (2, 2, 4), 96), ("box-3d27p", (4, 2, 2), 96), ("heat-1d", (8,), 16),
 ]  # fmt: skip
@@ -160,7 +160,7 @@ def test_quads_are_the_fewest_by_trying_all(offsets, tile):
 
 
 def test_rows_have_p_entries_and_times_patches_is_the_stencil():
-    """A from the layout times explicitly gathered patches equals the definition; columns permuted, the same [2.2]."""
+    """A from the layout times explicitly gathered patches equals the definition; columns permuted, the same."""
     draw = np.random.default_rng(3)
     for name, tile in (("star-2d9p", (3, 2)), ("aniso-diff-3d", (2, 1, 3)), ("quick-1d", (5,))):
         layout = Layout(named(name), tile)

@@ -176,7 +176,7 @@ def test_the_prediction_counts_what_the_source_of_cuda_cores_loads(name, numbers
 
 
 def test_the_bound_of_arithmetic_on_cuda_cores():
-    """The reference's 684 GStencil/s of 49 float32 multiply-adds a point on an H100 (9); and `auto` wants more than a tie."""
+    """684 GStencil/s of 49 float32 multiply-adds a point on an H100; and `auto` wants more than a tie."""
     predicted = predict_core(SUITE["box-2d49p"].stencil, "fast", CARDS["h100"])
     assert 1e-9 / predicted.parts["multiply"] == pytest.approx(684, rel=1e-3)
     setup = modes.prepare(SUITE["1d5p"].stencil, "fast", (16,), "staircase")

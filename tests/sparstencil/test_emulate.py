@@ -104,7 +104,7 @@ def heat(c):
 
 
 def test_rounded_weights_leak_and_increments_do_not():
-    """Heat-2D, c = .123, 200 steps: float16 loses mass every step, the increment form none (reference 2.8)."""
+    """Heat-2D, c = .123, 200 steps: float16 loses mass every step, the increment form none."""
     grid = (1 + 0.5 * np.random.default_rng(0).standard_normal((32, 32))).astype(np.float32)
     boundary = Boundary.parse("wrap", 2)
     truth = reference.run(grid.astype(np.float64), heat(0.123), 200, boundary)
@@ -224,7 +224,7 @@ BACKENDS = [("emulate", "f32", np.float32, 2e-6), ("cpu", "f64", np.float64, 1e-
 @pytest.mark.parametrize(("backend", "mode", "dtype", "near"), BACKENDS, ids=[row[0] for row in BACKENDS])
 @pytest.mark.parametrize("name", ["heat-2d", "aniso-diff-2d", "box-2d25p", "quick-1d", "himeno-3d"])
 def test_a_plane_wave_is_an_eigenvector(name, backend, mode, dtype, near):
-    """u_T = Re(ŵ(k)^T e^{i k x}) on a torus, symmetric and not (oracle 2); Heat-2D's wave (1, 0) of 64 keeps .998796 a step."""
+    """u_T = Re(ŵ(k)^T e^{i k x}) on a torus, symmetric and not; Heat-2D's wave (1, 0) of 64 keeps .998796 a step."""
     stencil, steps = named(name), 5
     shape = {1: (64,), 2: (64, 40), 3: (16, 20, 24)}[stencil.ndim]
     wave = (1, 0) if name == "heat-2d" else (2, 3, 1)[: stencil.ndim]
@@ -242,7 +242,7 @@ def test_a_plane_wave_is_an_eigenvector(name, backend, mode, dtype, near):
 @pytest.mark.parametrize(("backend", "mode", "dtype", "near"), BACKENDS, ids=[row[0] for row in BACKENDS])
 @pytest.mark.parametrize("name", ["d2-o4-1d", "d2-o8-1d", "mehrstellen-2d", "poisson-3d19p", "iso-lap-3d27p"])
 def test_second_derivatives_applied_to_polynomials(name, backend, mode, dtype, near):
-    """0 on constants, lines and x y, 2 on x² along every axis (oracle 3), by the back end and not by the weights' moments."""
+    """0 on constants, lines and x y, 2 on x² along every axis, by the back end and not by the weights' moments."""
     stencil = named(name)
     shape = {1: (40,), 2: (21, 26), 3: (11, 13, 18)}[stencil.ndim]
     at = [x.astype(dtype) for x in np.indices(shape)]
@@ -265,7 +265,7 @@ FUSED = [
 @pytest.mark.parametrize("backend", ["emulate", "cpu"])
 @pytest.mark.parametrize(("offsets", "shape"), FUSED)
 def test_a_fused_run_is_the_run_step_by_step(offsets, shape, backend):
-    """Seven steps, three a pass and one left over, with the ring of three steps' reach: whole numbers, exactly (oracle 7)."""
+    """Seven steps, three a pass and one left over, with the ring of three steps' reach: whole numbers, exactly."""
     draw = np.random.default_rng(11)
     stencil = Stencil.of({o: float(w) for o, w in offsets.items()})
     grid = draw.integers(-2, 3, shape).astype(np.float32)
@@ -291,7 +291,7 @@ def test_a_fused_run_makes_fused_passes(monkeypatch):
 
 
 def test_a_glider_lives_400_steps():
-    """Conway's rule on neighbour counts of 8-bit products, on a torus: exact (oracle 8)."""
+    """Conway's rule on neighbour counts of 8-bit products, on a torus: exact."""
     life = named("life-count-2d")
     setup = modes.prepare(life, "s8", (4, 4), "staircase")
     boundary = Boundary.parse("wrap", 2)

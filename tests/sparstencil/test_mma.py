@@ -1,4 +1,4 @@
-"""The instruction: fragments, metadata, legality, and the reference's test vector."""
+"""The instruction: fragments, metadata, legality, and a known test vector."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def sparse(form, draw, values=(1, 8)):
 
 @pytest.mark.parametrize(("form", "selector"), ALL, ids=lambda x: str(getattr(x, "ptx", x)).split("row")[0][-20:])
 def test_an_instruction_is_the_product(form, selector):
-    """Whole numbers: exact. Lane 4 g + t has rows g and g + 8, columns 2 t and 2 t + 1 of D (reference 2.5)."""
+    """Whole numbers: exact. Lane 4 g + t has rows g and g + 8, columns 2 t and 2 t + 1 of D."""
     draw = np.random.default_rng(form.k + selector)
     for _ in range(20):
         a, b = sparse(form, draw), draw.integers(-8, 9, (3, form.k, 8)).astype(float)

@@ -268,7 +268,7 @@ ORDERS = list(itertools.product(["heat-1d", "box-2d9p", "star-2d13p", "box-3d27p
 @pytest.mark.parametrize(("name", "mode"), [*ORDERS, ("life-count-2d", "s8")])
 def test_the_printed_order_alone_is_legal(name, mode):
     """A with its columns in `permutation`: one entry of two a row for tf32, two of four for the others; and `offsets` beside it
-    are those columns' places. Nothing but the object is used (oracle 4)."""
+    are those columns' places. Nothing but the object is used."""
     plan = json.loads(json.dumps(told(best(named(name), mode, H100), H100, 1)))
     stencil, tile = named(name), plan["tile"]
     outputs = list(np.ndindex(*tile))
@@ -394,7 +394,7 @@ def test_suite_and_plan_say_both_numbers_of_groups(capsys):
     rows = [verify.suite_row(SUITE[name]) for name in ("star-2d9p", "heat-2d")]
     assert (rows[0]["groups"], rows[0]["fewest"], rows[0]["lower_bound"]) == (16, 14, 14)
     assert verify.summary(rows) == (
-        "2 of 2 right; 1 plans have the fewest groups there can be; of 2 tiles some conversion has so few"
+        "2 of 2 right; 1 plans have the fewest groups there can be; for 2 tiles some conversion reaches that"
     )
     assert command(["plan", "--stencil", "star-2d9p", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)

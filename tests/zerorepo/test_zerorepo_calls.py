@@ -1,4 +1,4 @@
-"""Call edges against calls that happened: tests of networkx run under sys.setprofile (section 5 of the reference).
+"""Call edges against calls that happened: tests of networkx run under sys.setprofile.
 
 A pair of units in which one called the other is an independent oracle. Of pairs whose callee's name stands in a call
 of the caller, the graph must have at least 0.60; of the graph's edges whose caller ran, the share that happened is
@@ -17,7 +17,7 @@ from zerorepo_trees import edges_of, graph_of
 from zerorepo.encode import encode
 from zerorepo.sources import WorkTree
 
-NAMES = ("dag", "core", "digraph", "matching")  # bench/calls.py runs all seven of section 5
+NAMES = ("dag", "core", "digraph", "matching")  # bench/calls.py runs all seven
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_recall_of_what_can_be_seen(scored):
 
 
 def test_precision_by_confidence(scored):
-    """Better evidence is right more often; all of it together stays above what the reference's graph has (0.463)."""
+    """Better evidence is right more often; all of it together stays above what the graph of the paper's own code has (0.463)."""
     share = {name: scored.precision(name) for name in ("exact", "inferred", "name_only")}
     assert share["inferred"] > share["name_only"] and share["exact"] > share["name_only"], share
     assert scored.precision("exact", "inferred", "name_only") > 0.463, share

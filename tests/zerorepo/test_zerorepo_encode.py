@@ -1,7 +1,7 @@
 """What `encode` records of files: units, spans, signatures, digests, and what it must not lose.
 
-`ast` and `inspect` are the oracles over a real package; written cases are the pitfalls of section 3 of the reference
-that concern reading: conditional imports, `__main__.py`, nested functions, unreadable files, deep chains.
+`ast` and `inspect` are the oracles over a real package; written cases are the pitfalls of reading:
+conditional imports, `__main__.py`, nested functions, unreadable files, deep chains.
 """
 
 import ast
@@ -189,7 +189,7 @@ def test_nothing_depends_on_the_hash_seed_or_the_place(package, graph, tmp_path)
         elsewhere.rename(package)
 
 
-# ------------------------------------------------------------ pitfalls of section 3
+# ------------------------------------------------------------ pitfalls
 
 
 def units(text: str, path: str = "a.py") -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Other forms: read back by networkx, by parsers and by ours; hostile texts stay texts; the reference's pitfalls are named."""
+"""Other forms: read back by networkx, by parsers and by ours; hostile texts stay texts; the pitfalls of the paper's own form are named."""
 
 import json
 import re
@@ -331,11 +331,11 @@ def test_a_page_of_three_thousand_files_stays_small_and_is_made_at_once():
     assert sum(data_of(text)["counts"][0][:1]) == 3000
 
 
-# ------------------------------------------------------------ the reference's JSON
+# ------------------------------------------------------------ the JSON of the paper's own code
 
 
 def shared_node(node: Node) -> tuple[Any, ...]:
-    """What the reference's form has a field for."""
+    """What the form of the paper's own code has a field for."""
     doc = node.doc if node.kind in ("file", "class", "function", "method") else ""
     return node.id, node.kind, node.name, node.path, node.qualname, tuple(node.features), doc, tuple(node.span), tuple(node.scopes)  # fmt: skip
 
@@ -408,7 +408,7 @@ def test_what_the_reference_reads_is_there():
     assert notes == ["ref: 1 tests edges left out; the form has none"]
 
 
-# what the reference's encoder itself saves: random suffixes, features as names, units straight below their file
+# what the paper's own encoder saves: random suffixes, features as names, units straight below their file
 THEIRS: dict[str, Any] = {
     "repo_name": "shop", "repo_info": "sells things", "excluded_files": [], "repo_node_id": "shop_L0",
     "data_flow": [{"source": "Storage", "target": "Checkout", "data_id": "cart", "data_type": "Cart", "transformation": "priced"}],

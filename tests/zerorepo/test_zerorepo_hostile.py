@@ -1,6 +1,6 @@
 """Repositories that were not written for us: odd bytes, odd files, huge files, and folders that mean harm.
 
-Section 6 of the reference as far as it concerns reading: whatever the input, `encode` ends, names what it left out or
+Whatever the input, `encode` ends, names what it left out or
 could not read, follows no link out of the folder, and starts nothing that the folder's configuration names.
 """
 

@@ -206,7 +206,7 @@ def test_an_overlap_of_1_takes_the_first_draw():
 
 
 def test_an_overlap_of_0_finds_the_branch_nobody_touched():
-    """Strictly below 0, as the reference has it, nothing would ever be taken."""
+    """Strictly below 0, as the paper's own code has it, nothing would ever be taken."""
     tree = Ontology.of(TOY)
     sampler = Sampler(tree, 10, (1, 1, 1))
     for seed in range(20):

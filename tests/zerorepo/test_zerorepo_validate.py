@@ -71,7 +71,7 @@ def test_real_repositories_are_sound_against_their_files(folder):
 
 
 def test_a_chain_of_any_depth_is_sound():
-    """The reference's levels end at six; above them every ancestor became the root."""
+    """The levels of the paper's own code end at six; above them every ancestor became the root."""
     nodes, edges, above = [Node(id=".", kind="repo", path=".")], [], "."
     for depth in range(60):
         kind = ("area", "category")[depth] if depth < 2 else "group"

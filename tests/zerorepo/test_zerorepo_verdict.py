@@ -1,6 +1,6 @@
 """Verdicts on tiny projects, each against what it must get; forged and broken reports; what a prompt is told.
 
-The reference judges by a regular expression over the text. Its notes record where that is wrong: with "N passed, 1 warning"
+The paper's own code judges by a regular expression over the text, which is wrong at times: with "N passed, 1 warning"
 in the text and exit code 139, 137, 124 or 2 it says pass; for all skipped it says pass; a clean run under -ra with an xfail,
 or with a log line that has "error: " in it, it calls a fail. Each of these is a project here.
 """

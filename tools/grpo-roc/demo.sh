@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A group of rollouts verified and resampled, ten programs that mean harm, and a problem set cleaned. Leaves its outputs in out/demo/grpo-roc.
+# Rollouts verified and resampled; sixteen programs, eleven of which mean harm, run confined; a toy trained with Resample-on-Correct
+# and without. Leaves its outputs in out/demo/grpo-roc.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=out/demo/grpo-roc
@@ -16,9 +17,10 @@ sleep 0.2
 grep '^grpo-roc:' "$out/explained.txt" > "$out/figure.txt"
 say grpo-roc exec "$examples/calls.jsonl" --jsonl -o "$out/calls.jsonl" 2> >(tee "$out/calls.txt" >&2)
 sleep 0.2
-cat "$out/calls.txt" >> "$out/figure.txt"
+grep '^grpo-roc:' "$out/calls.txt" >> "$out/figure.txt"
 say grpo-roc toy --arms roc,grpo-2g --seeds 1 --steps 40 -o "$out/toy" > "$out/toy.txt"
 cp "$out/toy/error_share.png" "$out/picture.png"
 cat "$out/toy.txt" >&2
+cat "$out/toy.txt" >> "$out/figure.txt"
 echo $((SECONDS - started)) > "$out/seconds.txt"
 echo "grpo-roc demo: $(cat "$out/seconds.txt") s; outputs in $out" >&2

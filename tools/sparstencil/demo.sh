@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Heat from a shipped picture, the plan of its stencil explained, this machine's roofline, and all 79 stencils converted. Leaves its
+# Heat on a drawn plate, the plan of its stencil explained, this machine's roofline, and all 79 stencils converted. Leaves its
 # outputs in out/demo/sparstencil.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

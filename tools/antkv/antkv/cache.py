@@ -1,4 +1,4 @@
-"""The packed cache in a transformers model: codes, anchors and a window of exact tokens (reference 2.2, 2.5, 7).
+"""The packed cache in a transformers model: codes, anchors and a window of exact tokens.
 
     with attached(model):
         cache = AntCache(model, codebook)

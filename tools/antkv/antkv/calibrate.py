@@ -1,4 +1,4 @@
-"""`antkv calibrate`: codebooks from text, in one pass over the model and one fit a layer (reference 2.3).
+"""`antkv calibrate`: codebooks from text, in one pass over the model and one fit a layer.
 
 Keys, values and weights of all tokens are written to disk as the model goes through the text, sequence by sequence; then
 the books of one layer after the other are fitted from there. A killed run continues at the next sequence or layer:

@@ -11,7 +11,7 @@ SCORES = ["bound2", "bound", "mass", "mean-mass", "error", "sink", "recent", "ra
 METHODS = ["antkv", "vq", "cq", "kivi", "kvquant", "skvq", "quantized-cache", "evict"]
 
 
-@tool("antkv", "antkv", "KV cache at 4 to 0.375 bits: vector quantisation with anchor tokens, and honest bytes.")
+@tool("antkv", "antkv", "KV cache at 4 to 0.375 bits: vector quantisation with anchor tokens, and the bytes it takes.")
 def main() -> None:
     pass
 

@@ -1,4 +1,4 @@
-"""The codebook file: centroids of every full-attention layer, and what they were made for (reference 2.3).
+"""The codebook file: centroids of every full-attention layer, and what they were made for.
 
 One safetensors file: `layers.I.keys` and `layers.I.values`, (heads, M, C, d) float16, with heads 1 where a layer's heads
 share their books; the metadata is a `Made` as JSON. A file made for another model or rope mode is refused with both
@@ -42,7 +42,7 @@ class Shape(NamedTuple):
         return self.bits / self.dim
 
 
-# The named rates [2.3]. 0.375 is d 16 with 64 centroids: a book that fits everywhere; d 32 with 4,096 is --dim 32 --centroids 4096.
+# The named rates. 0.375 is d 16 with 64 centroids: a book that fits everywhere; d 32 with 4,096 is --dim 32 --centroids 4096.
 NAMED = {
     "4": Shape(2, 256),
     "2": Shape(4, 256),

@@ -1,4 +1,4 @@
-"""Perplexity, divergence and agreement of a packed cache on a text, window by window (reference 3, 6).
+"""Perplexity, divergence and agreement of a packed cache on a text, window by window.
 
 The text is tokenised once and cut into windows that do not overlap; of each, all tokens but the first are predicted.
 Protocols: `decode` feeds a window through the real cache, `step` tokens at a time, so that every query sees of older

@@ -1,4 +1,4 @@
-"""Weighted k-means for many small codebooks at once (reference 2.3).
+"""Weighted k-means for many small codebooks at once.
 
 min over c of Σ_j w_j ‖x_j − c_a(j)‖², a book per sub-vector, all books of a head in one batch. The objective never
 rises from one step to the next. Same bytes for the same seed.

@@ -1,4 +1,4 @@
-"""One decoding step on a CPU straight from the codes (reference 2.5): no dequantised cache, a few bytes a token.
+"""One decoding step on a CPU straight from the codes: no dequantised cache, a few bytes a token.
 
 Keys after RoPE: a table T[m][c] = q_m · c for every sub-vector, then a score is M look-ups. Keys before RoPE: a block of
 tokens is decoded into the cache of a core, turned by rotations that all blocks share (the query is turned back by the

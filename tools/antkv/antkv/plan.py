@@ -1,4 +1,4 @@
-"""`antkv plan`: what fits on a card, and where its memory goes (reference 2.6). Needs the model's config alone.
+"""`antkv plan`: what fits on a card, and where its memory goes. Needs the model's config alone.
 
 Two limits are told apart: whether the cache fits, and whether a prefill's activations fit beside it, whole or in chunks.
 """

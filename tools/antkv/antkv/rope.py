@@ -1,4 +1,4 @@
-"""Rotary positions taken off a key and put on again (reference 2.4).
+"""Rotary positions taken off a key and put on again.
 
 A model rotates its keys before the cache sees them; keys before rotation have statistics that no position disturbs. A
 rotation is undone exactly by the model's own cosines and sines, whatever its scaling: those carry the attention factor

@@ -1,4 +1,4 @@
-"""How much an error in a cached key or value costs the attention output: the Anchor Score (reference 2.1, 2.2).
+"""How much an error in a cached key or value costs the attention output: the Anchor Score.
 
 With A the causal attention weights of a head and o_i = Σ_j A_ij v_j, to first order
     d o_i = Σ_j A_ij · s (q_i · dk_j) (v_j − o_i),   and exactly   Attn(Q, K, V + dV) − Attn(Q, K, V) = A dV,
@@ -143,7 +143,7 @@ def factors(
     start: Tensor | None = None,
     last: int | None = None,
 ) -> Factors:
-    """FK and FV of all keys, or FK2 and FV2 where `squared` [2.1]. last: only so many of the latest queries count.
+    """FK and FV of all keys, or FK2 and FV2 where `squared`. last: only so many of the latest queries count.
 
     ‖v_j − o_i‖ is taken by difference. (The kernel has ‖v_j‖² − 2 o_i·v_j + ‖o_i‖² from one more product, which is off by
     some 3e-4 ‖v_j‖ where a query attends to one token alone.)
@@ -183,7 +183,7 @@ def score(
     generator: torch.Generator | None = None,
     block: int | None = None,
 ) -> Factors:
-    """What anchors are chosen by, the larger the likelier, from accumulated factors [2.1, decision].
+    """What anchors are chosen by, the larger the likelier, from accumulated factors.
 
     factor: FK, FV for `bound` and `error`, FK2, FV2 for `bound2`; of values only for the masses. errors: ‖k − k̂‖ and
     ‖v − v̂‖, for `error`. first: position of the first slot, of `total` seen so far (`sink`, `recent`, `mean-mass`). block: `random` draws for so many slots

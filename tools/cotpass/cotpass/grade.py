@@ -1,4 +1,4 @@
-"""`cotpass grade`: is each response's final answer the gold answer? (reference: cotpass README, "Grading")
+"""`cotpass grade`: is each response's final answer the gold answer? (README, "Grading")
 
 The comparison itself is `tenfold_shared.answers`; here are the rules around it: what a truncated or
 failed response counts as, what to do without a gold answer, and the harnesses' own verdicts.

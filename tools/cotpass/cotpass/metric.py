@@ -479,7 +479,7 @@ def _caption(report: Report) -> str:
     if report["p_cc_given_ca"]["value"] is not None:
         lines.append(f"P(reasoning right | answer right) {_shown(report['p_cc_given_ca'])}")
         if report["excluded_c0"]:
-            lines.append(f"  without the {report['excluded_c0']} problems that have no right answer")
+            lines.append(f"  without problems that have no right answer: {report['excluded_c0']}")
     if report["unjudged"] is not None:
         lines.append(f"unjudged {report['unjudged']:.1%} of the right answers")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Conservative Q-learning on the simplex: the paper's training of the agent after its warm start (§2.4, 2 and 3).
+"""Conservative Q-learning on the simplex: the paper's training of the agent after its warm start.
 
 Where it sits: after sft.py, whose agent it goes on from; it reads recorded runs and nothing else. Critics i learn
 
@@ -14,7 +14,7 @@ Importance weights of a policy that is a little narrow in many dimensions rest o
 sample size, as a share of a kind's points) is measured before the first step and again every `check` steps; where it is below `ess_least`
 the form becomes `rho` for the rest of training, and the report says at which step and why.
 
-Reference numbers are those of d3rlpy's CQLConfig (`REFERENCE` has them all). Numbers of ours [D]: a conservative weight of .1 in place of
+Reference numbers are those of d3rlpy's CQLConfig (`REFERENCE` has them all). Numbers of ours: a conservative weight of .1 in place of
 its 5, and a temperature of .1 at the start, as returns have a standard deviation of 1 here and not of hundreds (with 5, on
 known dynamics, critics put the data's actions some 20 standard deviations above all others, and the actor ended far below its warm start); copying weight; the critics' own warm start on observed returns, without which a target that moves .005 a step would need thousands of steps to carry
 a last reward back to the first decision.
@@ -99,7 +99,7 @@ def conservative(q: Tensor, log_density: Tensor | float, q_data: Tensor) -> Tens
 
 def discrete_loss(q: Tensor, behaviour: Tensor, reward: Tensor, alpha: float) -> Tensor:
     """The critic's loss in a one-step task with finitely many actions: ½ E_β (Q - r)² + α (log Σ exp Q - E_β Q), all [..., n] -> scalar.
-    Its only stationary point solves α (softmax(Q) - β) + β (Q - r) = 0, so that Σ β Q = Σ β r (§4, oracle 3)."""
+    Its only stationary point solves α (softmax(Q) - β) + β (Q - r) = 0, so that Σ β Q = Σ β r."""
     each = conservative(q, -math.log(q.shape[-1]), (behaviour * q).sum(-1))
     return (0.5 * (behaviour * (q - reward).square()).sum(-1) + alpha * each).mean()
 

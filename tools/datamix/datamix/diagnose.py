@@ -1,4 +1,4 @@
-"""What can be said of an agent from recorded runs alone, without running it (§2.4, 4): does its Q rank held-out runs, what is its policy
+"""What can be said of an agent from recorded runs alone, without running it: does its Q rank held-out runs, what is its policy
 worth by fitted-Q evaluation, do its critics agree, is it fast enough. Goes into the training report; none of it is proof, and the intervals
 are wide because runs are few.
 """

@@ -69,7 +69,7 @@ class History:
 
     @property
     def source_left(self) -> float:
-        """Source tokens that may still be used, in steps' worth: B of §9."""
+        """Source tokens that may still be used, in steps' worth."""
         used = float(self.weights[:, self.source].sum())
         return max(self.budget.source_share * self.budget.steps - used, 0.0)
 

@@ -325,7 +325,9 @@ def _table(path: Path, bad: Tolerance) -> Iterator[Document]:
                 batches = stack.enter_context(pa.ipc.open_stream(stack.enter_context(pa.memory_map(str(path)))))
                 column = _column(path, batches.schema.names)
             for batch in batches:
-                batch.validate(full=True)  # Arrow's own form is taken as it lies: offsets that lead out would be followed
+                batch.validate(
+                    full=True
+                )  # Arrow's own form is taken as it lies: offsets that lead out would be followed
                 for value in batch.column(batch.schema.get_field_index(column)):
                     row += 1
                     told = value.as_py() if column != "input_ids" else None

@@ -152,7 +152,7 @@ class SetNetwork(nn.Module):
     past, then over domains again. Permuting domains permutes the logits and leaves Q alone; no size depends on D.
 
     Only the first layer sees every step; for a decision the others are asked of the last state alone, so that its time is that of one
-    attention over domains a step. About 25,000 parameters at width 32 (§2.3).
+    attention over domains a step. About 25,000 parameters at width 32.
     """
 
     def __init__(self, *, width: int = 32, heads: int = 4) -> None:

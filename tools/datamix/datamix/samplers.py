@@ -1,4 +1,4 @@
-"""Behaviour policies: how a swarm's mixtures are chosen before anyone knows a good one (section 2.2 of the reference).
+"""Behaviour policies: how a swarm's mixtures are chosen before anyone knows a good one.
 
 Random walks alone waste proxies, so that samplers with ideas are mixed: ramps of the target's share, late and early replay, what the
 losses ask for, and RegMix's static mixtures. Each is a `Policy`: it sees the history, never asks for more source text than is left, and
@@ -239,7 +239,7 @@ class Ramp(Scheduled):
 
 
 class Late(Scheduled):
-    """Little or no source until a random time, then about what the budget still holds a step (0.5 to 1.25 of it): what §9 found best."""
+    """Little or no source until a random time, then about what the budget still holds a step (0.5 to 1.25 of it)."""
 
     name = "late"
 

@@ -1,7 +1,7 @@
-"""The warm start: an agent that copies what the better runs of a swarm did (§2.4, 1), and a swarm's runs as tensors.
+"""The warm start: an agent that copies what the better runs of a swarm did, and a swarm's runs as tensors.
 
 Where it sits: after a swarm, before cql.py. Runs of the best share of returns count, weighted by exp(advantage / β). Returns are normalised
-within a task (its mean taken off, divided by its standard deviation), as tasks differ more than schedules do (§9). What is copied is the
+within a task (its mean taken off, divided by its standard deviation), as tasks differ more than schedules do. What is copied is the
 mixture that was used, by KL(a ‖ π) or by the likelihood of the actor's distribution.
 """
 

@@ -212,7 +212,7 @@ def over(limits: Limits, n: int) -> Limits:
 
 def keep_to(weights: Weights, history: History) -> Weights:
     """A mixture held to what the run still allows: source tokens left, and max_epochs of every domain spread over the steps left
-    (§2.3: max_epochs · available / remaining). Where both cannot hold, the source limit does."""
+    (max_epochs · available / remaining). Where both cannot hold, the source limit does."""
     budget = history.budget
     most_source = 1.0 if budget.source_share >= 1 else min(1.0, history.source_left)
     if budget.max_epochs > 0:

@@ -293,7 +293,7 @@ class Study:
             yield {
                 "claim": f"seed {seed}: it beats a solve-only model of the same size and training budget, voting at equal "
                 "generated tokens",
-                "source": "control that the reference asks for",
+                "source": "a control of ours",
                 **{key: run["control"][name] for key, name in (("value", "diff"), ("low", "low"), ("high", "high"))},
                 "control": {
                     "self_consistency_of_control": run["control"]["self_consistency"],
@@ -324,7 +324,7 @@ class Study:
             early = run["early"]
             yield {
                 "claim": f"seed {seed}: --early-stop .95 saves tokens and loses no problem",
-                "source": "reference, section 7",
+                "source": "ours, of --early-stop",
                 "value": 1 - early["tokens"] / hard["run"]["generated_tokens"],
                 "low": None,
                 "high": None,
@@ -350,7 +350,7 @@ class Study:
                 yield {
                     "claim": f"seed {seed}, {split} split: as reviews go from good to useless, the advice turns to "
                     "`iteration will hurt` (value: from which noise) if the vote does, and never points the other way",
-                    "source": "control that the reference asks for",
+                    "source": "a control of ours",
                     "value": min(hurt, default=None),
                     "low": None,
                     "high": None,

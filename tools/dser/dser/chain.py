@@ -1,4 +1,4 @@
-"""One verify–refine chain as a state machine: which call comes next, given the steps so far (reference 2.1, 2.4, 2.8).
+"""One verify–refine chain as a state machine: which call comes next, given the steps so far.
 
 `Chain` is what runner.py drives with a model and log.py replays from a file, so that a chain read back is the chain that
 was run. It calls nothing and writes nothing.

@@ -22,7 +22,7 @@ _CHANCE = Share(min=0, max=1)
 _folder = click.argument("folder", metavar="DIR", type=click.Path())
 
 
-@tool("dser", "dser", "Many weak verify-refine chains, one vote, and an honest diagnosis of the model.")
+@tool("dser", "dser", "Many weak verify-refine chains, one vote, and a diagnosis of the model.")
 def main() -> None:
     pass
 

@@ -1,7 +1,7 @@
 """Estimates from logged chains: proportions, transition chances, π_C and model checks, each with what it is worth.
 
 Counts of transitions are 2 × 2 tables (…, from, to) with C = 1 and I = 0. Everything here is a pure function of
-arrays; problems are the unit that is resampled (chains of one problem share its difficulty). Reference section 3.
+arrays; problems are the unit that is resampled (chains of one problem share its difficulty).
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class Shrunk:
     """Chances of each problem from k of n, each drawn to those of the other problems as far as its n is small.
 
     Empirical Bayes with a prior of any form: weights on a grid of chances, by EM, with Jeffreys' prior as one more
-    problem. (A Beta prior, which the reference names, misses problems of two kinds: drawn towards a middle where no
+    problem. (A Beta prior, the usual choice, misses problems of two kinds: drawn towards a middle where no
     problem is, a hard problem's p_CI of .005 doubles.) `drawn` fits it again to each resample of the problems, without
     which intervals would take the prior for known.
     """

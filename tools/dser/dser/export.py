@@ -1,4 +1,4 @@
-"""`dser export`: a run as samples, as lm-evaluation-harness samples, or as training triples (reference 7).
+"""`dser export`: a run as samples, as lm-evaluation-harness samples, or as training triples.
 
 Reads the steps with their texts, chain by chain as they come; memory holds the solutions that are current.
 """

@@ -1,4 +1,4 @@
-"""What the logged chains say of a model as verifier, refiner and voter (reference 2.2 to 2.5 and 3): `report_of`.
+"""What the logged chains say of a model as verifier, refiner and voter: `report_of`.
 
 Read from the steps alone. Problems are what is resampled in every interval: the chains of one share its difficulty.
 Pooled chances over problems of different difficulty do not give the mean stationary accuracy, so that both are told.
@@ -125,7 +125,7 @@ def _iterations(graded: Any, settings: Settings, seed: int, replicates: int) -> 
 
 
 def _predicted(graded: Any, settings: Settings, seed: int) -> list[est.Interval] | None:
-    """P_n(C) by iteration as the problems' own chances and starts give it [2.2]; None where no formula does."""
+    """P_n(C) by iteration as the problems' own chances and starts give it; None where no formula does."""
     how = settings.procedure
     start, n = at_the_start(graded), np.arange(how.iterations + 1)
     if not how.iterations or how.policy == "stop-on-stable" or how.give_up:
@@ -530,7 +530,7 @@ def advice(found: Record, graded: Any, settings: Settings, seed: int, replicates
     gold, or no iteration).
 
     It rests on the model's own transitions. `change`: where one chain's accuracy leads, problem by problem, against
-    iteration 0. `vote_change`: the same for the vote of many chains, by the plurality condition [2.3]. A policy that ends
+    iteration 0. `vote_change`: the same for the vote of many chains, by the plurality condition. A policy that ends
     chains leads nowhere but to where they ended: both are then what was seen. A chain may get worse while the right
     answer stays the commonest: against iterating is a vote that loses, or a falling chain whose vote does not hold.
     """

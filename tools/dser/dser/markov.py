@@ -1,4 +1,4 @@
-"""Closed forms of verify–refine chains as Markov chains (arXiv 2510.17498; reference sections in brackets).
+"""Closed forms of verify–refine chains as Markov chains (arXiv 2510.17498).
 
 Two states, C (the answer is correct) and I, with p_ic = P(C next | I) and p_ci = P(I next | C); and the answer-level
 chain, whose states are the distinct answers. Nothing here looks at data: estimates.py does.
@@ -18,7 +18,7 @@ Array = npt.NDArray[np.float64]
 
 
 def accuracy(p_ic: float, p_ci: float, p_0: float, n: npt.ArrayLike) -> Any:
-    """P_n(C) = π_C + (P_0 − π_C) λ^n [2.2]; P_0 for ever where neither state is left."""
+    """P_n(C) = π_C + (P_0 − π_C) λ^n; P_0 for ever where neither state is left."""
     steps = np.asarray(n)
     if p_ic + p_ci == 0:
         return np.full(steps.shape, float(p_0))
@@ -81,7 +81,7 @@ def majority(p: float, votes: int) -> float:
 
 
 def plurality(shares: npt.ArrayLike, votes: int, right: int = 0) -> float:
-    """P(the answer `right` gets the most of `votes` independent draws from `shares` (J,)), ties shared equally [2.3].
+    """P(the answer `right` gets the most of `votes` independent draws from `shares` (J,)), ties shared equally.
 
     For each count c of the right answer, the others' counts are at most c: their generating functions are multiplied up
     by how many of them equal c. Counts are taken as Poisson's, given their sum, so that no factor over- or underflows.
@@ -142,7 +142,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 class Skill(NamedTuple):
-    """What a model does in one verify and one refine call [2.4].
+    """What a model does in one verify and one refine call.
 
     tpr = P(pass | C), fpr = P(pass | I); ic_pass = P(C after refining | I, passed), and so on. Numbers, or arrays of one
     shape.

@@ -1,7 +1,7 @@
 """`dser plan`: how many chains of how many iterations a budget buys, and which split of it is most often right.
 
 From a run's logs: each problem's answer-level chain (trace.answer_chain) is simulated with the K chains of N
-iterations that the tokens allow, for a ladder of N; the best is told. Reference 2.2, 3 and 9.
+iterations that the tokens allow, for a ladder of N; the best is told.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is asked and what is read out of the replies: templates, solution text, verdicts, and fitting a context.
 
 In the built-in prompts verify and refine begin with the same bytes, problem and solution, so that a server's prefix
-cache is hit. Reference 2.7 to 2.9.
+cache is hit.
 """
 
 from __future__ import annotations

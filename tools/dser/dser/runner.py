@@ -1,4 +1,4 @@
-"""Chains over a model, scheduled call by call (reference 2.1, 8, 9).
+"""Chains over a model, scheduled call by call.
 
 Under `dser solve` (solve.py) and the Python API's `run_chains`; over chain.py, which is one chain. Any chain that has a
 call to make may make it: the least advanced first, so that a slow one holds nobody up and the last ones end together. A

@@ -1,4 +1,4 @@
-"""One problem's chains as arrays, and the few numbers that the report keeps of them (reference 2.2 to 2.5).
+"""One problem's chains as arrays, and the few numbers that the report keeps of them.
 
 `Trace` is made, asked and dropped problem by problem; what has to wait for the others is in its `Outline`, whose size
 depends on the number of iterations alone.
@@ -148,7 +148,7 @@ def answer_chain(trace: Trace, most: int = 12) -> AnswerChain | None:
 
 
 def plurality_holds(trace: Trace) -> float:
-    """Whether the right answer has the largest part of the problem's answer-level stationary distribution [2.3].
+    """Whether the right answer has the largest part of the problem's answer-level stationary distribution.
 
     Where no answer was ever seen to change there is no such thing: whether it leads at iteration 0, a tie in parts."""
     chain = answer_chain(trace)

@@ -1,4 +1,4 @@
-"""The vote over the late iterations of all chains, and `dser vote` (reference 2.5).
+"""The vote over the late iterations of all chains, and `dser vote`.
 
 Answers are one class where their canonical keys are equal; classes are then merged by pairwise equivalence
 (tenfold_shared.answers), and merges are told. No answer never wins.

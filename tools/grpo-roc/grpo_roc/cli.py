@@ -18,7 +18,11 @@ _FORM = click.option("--form", type=click.Choice(["auto", "trajectory", "verl", 
 _COMPAT = click.option("--compat", type=click.Choice(["rstar"]), help="Score and select as the released code does, its mistakes included, for comparison.")  # fmt: skip
 
 
-@tool("grpo-roc", "grpo-roc", "Agentic reinforcement learning with code: Resample-on-Correct, and its answer verifier.")
+@tool(
+    "grpo-roc",
+    "grpo-roc",
+    "Agentic reinforcement learning with code: Resample-on-Correct, an answer verifier, a confined Python, training.",
+)
 def main() -> None:
     pass
 

@@ -1,4 +1,4 @@
-"""Which trajectory goes to which engine, and when: admission by the room that engines have in their KV caches (the paper's section 3.2 and Fig. 7; the reference's 5).
+"""Which trajectory goes to which engine, and when: admission by the room that engines have in their KV caches (the paper's section 3.2 and Fig. 7).
 
     static       trajectories are dealt out up front in equal runs, as they come; an engine queues what it cannot hold
     least        each goes at once to the engine with the fewest in flight

@@ -8,7 +8,7 @@ Five arms train one policy from the same start on the same prompts, with the sam
     roc         2G sampled, G kept by Resample-on-Correct, right ones by inverse probability (the paper's words)
     roc-top     the same, the least penalised of the right ones (its code)
 
-Whether anything can be seen hangs on the task (the reference's section 6.1). With a reward for the outcome alone, what moves the share of errors under plain GRPO is their covariance with the reward. Where
+Whether anything can be seen hangs on the task. With a reward for the outcome alone, what moves the share of errors under plain GRPO is their covariance with the reward. Where
 errors cost reward, every arm clears them; where a group's rewards are all equal, none learns. So a right answer must be about as likely after errors as without, and never sure: `precondition` measures both at the
 start, and nothing is trained where they do not hold.
 

@@ -1,4 +1,4 @@
-"""The toy's tabular task: a policy of three numbers, trained by the score function (the reference's section 6.1).
+"""The toy's tabular task: a policy of three numbers, trained by the score function.
 
 The policy makes a call that fails with probability e, writes a second answer block with d, and makes no call at all with n. A call fails besides with probability 0.05, whatever the policy does. Calls are
 repeated until one succeeds, ten times at most. Each prompt is solved with a chance of its own, c ~ U(0.1, 0.9), which neither e nor d nor n touches, but that who never succeeds has no answer.

@@ -1,4 +1,4 @@
-"""The toy's text task: a transformer of 0.1 million parameters made from nothing, which writes Python that is really run (the reference's section 6.2).
+"""The toy's text task: a transformer of 0.1 million parameters made from nothing, which writes Python that is really run.
 
 A prompt is `a ? b =` with a in 6..9, b in 1..4 and the true operator, `//` or `-`, hidden: whoever guesses is right half of the time, so that groups stay mixed for ever. (SFT and one of the two evaluations show
 the operator, too.) The model calls the tool and copies its one digit into an answer block. It starts from an expert that spoils each call with probability 0.55, tries again, and answers twice 30 % of the

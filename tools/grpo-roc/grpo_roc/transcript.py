@@ -2,7 +2,7 @@
 
 Where it sits: below penalty.py, resample.py and the environment, which all speak of calls by the statuses here. Everything is counted by
 structure, never by searching tool text for words: a clean printout of "standard error = 0.1" is no error, and a timeout that says
-nothing of an error is one (section 2.1 and the reference's section 3.3).
+nothing of an error is one (the paper's section 2.1).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ case, times in seconds, all in one process and on one thread:
 - pool: reading, sorting out and tokenising the pool, a document. Floor: one encoding of the same texts. `memory` is what
   the process needed at most beyond an empty one, as a multiple of the corpus' bytes.
 - row at 16,384 and 131,072: a finished row, its JSON line included. Floor: one encoding of the emitted prompts by the same
-  call. Peer: a re-statement of the published pipeline's steps (not its code), as the reference describes them: list every
+  call. Peer: a re-statement of the published pipeline's steps (not its code): list every
   document that is not the row's own by a scan with list membership, shuffle the list, take one document count for all
   rows, encode the whole, take ten documents off and encode again while it is too long, then insert pairs at stoppers.
 """

@@ -20,7 +20,11 @@ from tenfold_shared.cli import (
 )
 
 
-@tool("keychain-synth", "keychain-synth", "Long-context rows: exact length, verifiable answer, no shortcut.")
+@tool(
+    "keychain-synth",
+    "keychain-synth",
+    "Long-context rows: a length that holds, a verifiable answer, an audit of every row.",
+)
 def main() -> None:
     pass
 

@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step by part, and what skipping can win at most (reference: Amdahl's law).
+"""Floating-point operations of a training step by part, and what skipping can win at most (Amdahl's law).
 
 Per token and layer forward: projections 2 · 4d² (fewer with grouped heads), feed-forward 2 · 2dF (3 with a gate), attention 2 products
 over half of n²; backward the products with the frozen matrices once more (dX, no dW) and 5 products of attention. The head counts

@@ -253,7 +253,7 @@ class _Row:
             if how.rows or how.parts > 1:
                 begin = max(
                     begin, block
-                )  # what is drawn should have a target; without drawing, all count as in the reference
+                )  # what is drawn should have a target; without drawing, all count as in the published code
             at = torch.arange(begin, tokens)
             if how.rows or how.parts > 1:
                 where = [how.seed, self.trainer.done, self.number, number]

@@ -2,7 +2,7 @@
 
 A sequence of S cached tokens, the newest of them the query's own, has NB = ceil(S / B) blocks. The tail, the query's own
 block, is always read: no gate was trained on it, and while it fills it has no pooled key. Of the blocks before it a policy
-chooses by score. A budget is a hard ceiling on everything read, sink and tail among it. `paper_compat` is the reference's
+chooses by score. A budget is a hard ceiling on everything read, sink and tail among it. `paper_compat` is the published code's
 rule in its place: k blocks by score, the unfilled one competing at logit 0, and the first and last in addition.
 
 Scores are logits: budget and ratio need their order alone, threshold and mass their softmax over the blocks before the tail.

@@ -21,8 +21,8 @@ from seer_decode import kernels
 if TYPE_CHECKING:
     from seer_decode.gate import Gate
 
-MASKED = -1e20  # what the reference gives a masked block's logit; exp of it is 0
-FLOOR = 1e-9  # added to a row's sum, as in the reference: a row without past mass stays near 0
+MASKED = -1e20  # what the published code gives a masked block's logit; exp of it is 0
+FLOOR = 1e-9  # added to a row's sum, as in the published code: a row without past mass stays near 0
 CHUNK_BYTES = 64 << 20  # of one chunk's logits, float32
 
 
@@ -132,7 +132,7 @@ def sequence_loss(
     weight: float = 1.0,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Tensor:
-    """One layer's loss on one sequence: scale · mean over (Hkv, rows, NB), masked elements counted, as the reference has it.
+    """One layer's loss on one sequence: scale · mean over (Hkv, rows, NB), masked elements counted, as the published code has it.
 
     queries_before (Hq, n, D), keys_before (Hkv, n, D): before RoPE; queries, keys: after. Rows t >= slice_ratio · n count, or
     those at the ascending positions `rows`. The loss of a batch is the mean over its packed sequences, of a model the sum

@@ -12,7 +12,7 @@ have to another.
 - devito with OpenMP, if it can be imported; it is in no requirements file
 - copying the grid, the fastest of several ways: `floor`. bar 0.9 for single sweeps, 1.3 for several steps a pass
 
-ratio: their time over ours. floor_ratio: our time over the copy's. bar: what ratio should be at least (reference 9). --quick:
+ratio: their time over ours. floor_ratio: our time over the copy's. bar: what ratio should be at least. --quick:
 1024 x 1024, for the tests.
 """
 

@@ -16,5 +16,5 @@ for dimensions in (1, 2, 3):
 plans, best = (sum(row[name] == row["lower_bound"] for row in rows) for name in ("groups", "fewest"))
 print(
     f"{len(rows)} converted to 2:4, {sum(r['ok'] for r in rows)} exact when emulated; {plans} plans have the fewest groups there can "
-    f"be, and of {best} tiles some conversion"
+    f"be, and for {best} tiles some conversion reaches that"
 )

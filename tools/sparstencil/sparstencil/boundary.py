@@ -1,4 +1,4 @@
-"""What a point beyond the edge is worth (reference 1). Names and meanings are scipy.ndimage's, and two more.
+"""What a point beyond the edge is worth. Names and meanings are scipy.ndimage's, and two more.
 
 A rule is one for all axes or one an axis. Index rules (nearest, reflect, mirror, wrap) and `constant` are a table of source
 indices for each axis, −1 for the constant; a point beyond on any constant axis is the constant. `fixed` freezes the points

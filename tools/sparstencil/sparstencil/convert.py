@@ -1,4 +1,4 @@
-"""Structured sparsity conversion (reference 2.2, 2.3): an order of the columns, and zero columns, that make A 2:4 sparse.
+"""Structured sparsity conversion: an order of the columns, and zero columns, that make A 2:4 sparse.
 
 A group is four columns of which no row has entries in more than two. Two columns are compatible where no row has entries in
 both; two pairs of compatible columns are a group, and the only kind that the 1:2 form of tf32 takes. Three solvers:
@@ -84,7 +84,7 @@ def convert(layout: Layout, solver: Solver, seed: int = 0, effort: int = 6) -> G
 
 
 def zeros_1d(k: int, r: int) -> int:
-    """Zero columns of a line of k + r − 1 columns whose rows have k entries each [2.3]."""
+    """Zero columns of a line of k + r − 1 columns whose rows have k entries each."""
     return max(k - r + 1, (k + r - 1) % 2)
 
 
@@ -145,7 +145,7 @@ def blossom(layout: Layout) -> list[Pair]:
 
 def _quads(layout: Layout, pairs: list[Pair]) -> list[tuple[int, int, int, int]]:
     """Two pairs a group, (a, b, a′, b′) of pairs (a, a′) and (b, b′). Pairs that are each other's neighbours along the last
-    axis stand together where they can: places 0, 1 and 2, 3 are then neighbours in memory, one load each [2.4]."""
+    axis stand together where they can: places 0, 1 and 2, 3 are then neighbours in memory, one load each."""
     at = {c: j for j, c in enumerate(layout.columns)}
 
     def next_to(c: int) -> int | None:

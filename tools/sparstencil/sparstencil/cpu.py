@@ -1,4 +1,4 @@
-"""Steps of a stencil on a CPU (reference 2.6, 2.7, 2.9): C made for the stencil, compiled once, several steps a pass.
+"""Steps of a stencil on a CPU: C made for the stencil, compiled once, several steps a pass.
 
 The source is written by cpu_source.py around cpu_runtime.c, compiled by $CC, cc, gcc or clang for the processor it runs on,
 and kept in the cache folder under the hash of all that it depends on. Where no compiler is found numba runs the stencil
@@ -169,7 +169,7 @@ def plan(
     fuse: int | Literal["auto"] = "auto",
 ) -> Plan:
     """How a run is made. `auto` is the number of steps a pass that a model finds fastest: what a pass reads and writes once,
-    against what overlapping tiles compute twice [2.7]."""
+    against what overlapping tiles compute twice."""
     most = min(steps, MOST_STEPS)
     depths = [t for t in (1, 2, 3, 4, 6, 8, 12, 16) if t <= most] if fuse == "auto" else [min(fuse, most)]
     plans = [_cut(shape, dtype.itemsize, stencil, boundary, t, threads) for t in depths]

@@ -1,4 +1,4 @@
-"""The same steps by numba, where no C compiler is found (reference 2.9): one at a time, rows in parallel, edges by a padded
+"""The same steps by numba, where no C compiler is found: one at a time, rows in parallel, edges by a padded
 copy. Every sum is in the order of the offsets, each product and each sum rounded: the reference's own bits, whatever the
 number of threads."""
 

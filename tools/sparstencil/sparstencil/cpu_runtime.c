@@ -1,4 +1,4 @@
-/* The fixed part of a CPU kernel (reference 2.6, 2.7, 2.9): vectors, tiles, private rows, edges, threads.
+/* The fixed part of a CPU kernel: vectors, tiles, private rows, edges, threads.
 
    cpu_source.py puts in front of it what one stencil is:
 

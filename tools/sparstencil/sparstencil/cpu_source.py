@@ -1,4 +1,4 @@
-"""C of one stencil for the CPU (reference 2.6, 2.9): its rows of outputs, between a head and the fixed part, cpu_runtime.c.
+"""C of one stencil for the CPU: its rows of outputs, between a head and the fixed part, cpu_runtime.c.
 
 The rule at the edges, the shape, tiles and threads are arguments: a stencil and a type are one source. A register tile is
 ROWS rows of VECTORS vectors; a vector of inputs is loaded once and multiplied into every row that wants it. Each output is

@@ -1,4 +1,4 @@
-"""Stencils on NVIDIA GPUs: sources, machine code, runs (reference 2.6).
+"""Stencils on NVIDIA GPUs: sources, machine code, runs.
 
 `source` prints a step as CUDA C++, `emit` a file with its own launcher and its plan, `build` and `report` need a compiler and no
 GPU, `run` and `stepper` a GPU and CuPy. What is printed stands in cuda_source.py, what it takes its numbers from in cuda_plan.py.

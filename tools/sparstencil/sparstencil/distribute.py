@@ -1,4 +1,4 @@
-"""`torchrun … sparstencil run --decomp 2x1`: the grid in blocks, a process each (reference 8).
+"""`torchrun … sparstencil run --decomp 2x1`: the grid in blocks, a process each.
 
 Every `fuse` steps (1 by default) neighbours exchange a halo as deep as the stencil reaches in so many steps; between
 exchanges the known halo shrinks by a step's reach at a time. While messages travel, the points that need none of them make

@@ -1,4 +1,4 @@
-"""Several steps as one (reference 2.7): a pass with the t-fold self-convolution, and the ring that feels the boundary.
+"""Several steps as one: a pass with the t-fold self-convolution, and the ring that feels the boundary.
 
 The convolution is exact where no step has looked beyond an edge: everywhere for `wrap`, and for `valid`, which drops the rest.
 Elsewhere the points within t · r of an edge are made step by step, on a slab along each face. Here slabs are copies of a grid in

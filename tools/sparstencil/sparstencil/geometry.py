@@ -1,6 +1,6 @@
-"""How a thread block covers the grid: its patches, its tile in shared memory, and where everything lies in it (reference 2.4,
-2.6 a, b), for the emulator and for ranking plans. Emitted kernels refine it: cuda_plan.Placed, a Geometry whose rows begin at
-16-byte boundaries, is where the CUDA sources take their numbers from, and the emulator runs that too.
+"""How a thread block covers the grid: its patches, its tile in shared memory, and where everything lies in it, for the
+emulator and for ranking plans. Emitted kernels refine it: cuda_plan.Placed, a Geometry whose rows begin at 16-byte
+boundaries, is where the CUDA sources take their numbers from, and the emulator runs that too.
 
 A block computes patches_a tiles along each axis, a multiple of eight along the last one: a column of an instruction is a
 patch, and eight neighbours along the last axis are its N. Its tile in shared memory holds the outputs' places and a halo.
@@ -107,7 +107,7 @@ def fit(program: Program, bytes_a_place: int, limit: int = SHARED) -> Geometry:
 
 def _pitch(extents: list[int], program: Program) -> int:
     """The last axis's extent, filled up so that the loads of a register of B hit the most banks at once: places that a warp
-    reads together are those of four slots pairs and eight patches [2.4]."""
+    reads together are those of four slots pairs and eight patches."""
     size = program.steps[0].form.size
     word = 4 // size if size < 4 else 1
     least = extents[-1] + -extents[-1] % max(word, 1)

@@ -1,4 +1,4 @@
-"""Flatten and crush (reference 2.1): a tile of outputs is one matrix of weights times a column of inputs.
+"""Flatten and crush: a tile of outputs is one matrix of weights times a column of inputs.
 
 Row o of A is an output of the tile, column c a place that some output reads: A[o, c] = w_{c−o}. Outputs of one tile share the
 inputs that their patches have in common. A is a staircase in 1D, a staircase of staircases in more dimensions.

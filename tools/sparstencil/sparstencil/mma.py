@@ -1,7 +1,7 @@
 """The sparse matrix instructions as the hardware has them: fragments, metadata words, and what one does, bit by bit.
 
 D (16, 8) = A (16, K, two of every four columns kept) · B (K, 8) + C. A warp's lane l = 4 g + t holds parts of each (PTX ISA,
-mma.sp; reference 2.5). Forms:
+mma.sp). Forms:
 
 | form | K | kept | a lane's metadata | selectors |
 | f16 and bf16 k16 | 16 | 2 of 4 | rows g, g + 8, four groups each, in lane 4 g + selector | 4 |
@@ -178,7 +178,7 @@ def unpacked(registers: np.ndarray, kind: Kind) -> np.ndarray:
 def compress(a: np.ndarray, form: Form) -> tuple[np.ndarray, np.ndarray]:
     """Stored entries (16, K kept) and nibbles (16, K / group) of A (16, K). Raises ValueError where a group has too many.
 
-    Two entries at their places. One at 0: (0, 1), or at j: (0, j) with a zero before it. None: (0, 1). [2.5]"""
+    Two entries at their places. One at 0: (0, 1), or at j: (0, j) with a zero before it. None: (0, 1)."""
     groups = a.reshape(16, -1, form.group)
     stored = np.zeros((16, groups.shape[1], form.kept))
     nibbles = np.full((16, groups.shape[1]), 0x4, dtype=np.uint32)

@@ -1,4 +1,4 @@
-"""Precision policies (reference 2.8): what is stored, what is multiplied, and what that costs in accuracy.
+"""Precision policies: what is stored, what is multiplied, and what that costs in accuracy.
 
 | mode | stored | multiplied | a step |
 | --- | --- | --- | --- |

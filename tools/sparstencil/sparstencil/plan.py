@@ -1,4 +1,4 @@
-"""Which tile, which conversion, which back end, how many steps a pass: predicted from counts (reference 2.6, 9).
+"""Which tile, which conversion, which back end, how many steps a pass: predicted from counts.
 
 A pass takes as long as the busiest of four: global memory, shared memory, the unit that multiplies, issuing instructions. The
 counts are those of the program as generated, not of a formula; the rates are a card's nominal ones, or measured ones where
@@ -221,7 +221,7 @@ def predict_cpu(stencil: Stencil, size: int) -> Prediction:
 
 def tiles(stencil: Stencil, rows: tuple[int, ...] = (16, 32)) -> list[Offset]:
     """Tiles of powers of two with so many outputs. Axes that the stencil does not reach along stay 1 wide."""
-    # Tiles of 48 and 64 rows (reference 2.6), widths of 3, 6 and 12 among them, are left out: on an H100 within the registers for
+    # Tiles of 48 and 64 rows, widths of 3, 6 and 12 among them, are left out: on an H100 within the registers for
     # A they are predicted at most 0.8 % faster on 77 of the suite's 79 kernels, and on the other two, which reach along z alone,
     # by 3 and 6 %, through a taller block that the emitted kernel has in any case.
     sizes = [

@@ -1,7 +1,7 @@
 """A plan made into what a kernel holds: instructions, registers of A, metadata words, and the tables of places.
 
 Everything that a kernel reads from a table stands here, once: the CUDA sources are printed from it and the emulator runs it, so
-that neither derives anything a second time (reference 2.4–2.6).
+that neither derives anything a second time.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def plain(grouping: Grouping, kind: Kind, matrix: np.ndarray | None = None) -> P
 
 
 def split(grouping: Grouping) -> Program:
-    """float32 through three bfloat16 parts of each factor and six products [2.8]."""
+    """float32 through three bfloat16 parts of each factor and six products."""
     return Program(grouping, "bf16", parts(grouping.layout.matrix).astype(np.float64), BF16X3)
 
 
@@ -190,7 +190,7 @@ def parts(x: np.ndarray) -> np.ndarray:
 
 def balanced(weights: dict[Offset, float]) -> dict[Offset, float]:
     """Weights of an increment that float16 holds and whose sum is what it was, 0 as a rule: the point itself takes what the
-    others lost, where that is a float16 number; else the others are rounded to coarser steps until it is [2.8]."""
+    others lost, where that is a float16 number; else the others are rounded to coarser steps until it is."""
     here = (0,) * len(next(iter(weights)))
     total = math.fsum(weights.values())
     others = {o: w for o, w in weights.items() if o != here}

@@ -1,4 +1,4 @@
-"""What a stencil is: offsets and weights, u'(x) = Σ_s w_s u(x + s), and the four ways to write one down (reference 1).
+"""What a stencil is: offsets and weights, u'(x) = Σ_s w_s u(x + s), and the four ways to write one down.
 
 Nothing here knows how a stencil is applied. A correlation, as scipy.ndimage.correlate: no flip.
 """
@@ -134,7 +134,7 @@ class Stencil:
         return out
 
     def symbol(self, *waves: Any) -> np.ndarray:
-        """ŵ(k) = Σ w_s e^{i k·s} at angles k a point, one array an axis, broadcast [oracle 2]."""
+        """ŵ(k) = Σ w_s e^{i k·s} at angles k a point, one array an axis, broadcast."""
         return sum(
             (w * np.exp(1j * sum(k * o for k, o in zip(waves, offset, strict=True))) for offset, w in zip(self.offsets, self.weights, strict=True)),
             np.zeros(()),
@@ -170,7 +170,7 @@ class Stencil:
         return Stencil.of({offset: weight for offset, weight in terms.items() if weight != 0.0})
 
     def power(self, steps: int) -> Stencil:
-        """w^{*t}: t steps as one, away from any boundary [2.7]."""
+        """w^{*t}: t steps as one, away from any boundary."""
         if steps < 1:
             raise ValueError(f"a power of {steps}: expected at least 1")
         out = self
@@ -179,7 +179,7 @@ class Stencil:
         return Stencil(out.offsets, out.weights, f"{self.name}^{steps}" if self.name and steps > 1 else self.name)
 
     def increment(self) -> Stencil | None:
-        """L = w − 1 at the point itself, so that u' = u + L u [2.8]; None for a stencil that is one of the identity."""
+        """L = w − 1 at the point itself, so that u' = u + L u; None for a stencil that is one of the identity."""
         here = (0,) * self.ndim
         terms = dict(zip(self.offsets, self.weights, strict=True))
         terms[here] = math.fsum([terms.get(here, 0.0), -1.0])

@@ -61,7 +61,7 @@ class Chosen:
 
 def choose(stencil: Stencil, values: np.ndarray, how: How) -> Chosen:
     """With --rtol and no --mode: the cheapest mode whose error, measured on a sample of this grid and stencil over these
-    steps, stays below it [2.8]. Raises BadInput for a mode that a back end has not, Missing for a GPU that is not there."""
+    steps, stays below it. Raises BadInput for a mode that a back end has not, Missing for a GPU that is not there."""
     if how.backend not in BACKENDS:
         raise BadInput(f"--backend {how.backend}: expected {', '.join(BACKENDS)}")
     if how.mode is not None and how.mode not in (*modes.MODES, "s8", "f64"):

@@ -1,4 +1,4 @@
-"""79 stencils of 26 fields (reference 3; the paper's own list is not published): id, name, field, weights.
+"""79 stencils of 26 fields (our own list: the paper's is not published): id, name, field, weights.
 
 Weights are the standard coefficients of each scheme. `star-*` and `box-*` are drawn at random from a fixed seed, so that
 nothing about them is symmetric, with Σ |w| = 1. The last axis is x, the one before it y, the first of three z.

@@ -1,4 +1,4 @@
-"""`sparstencil tune`: the fastest of a few plans by the clock, kept for later runs (reference 2.6).
+"""`sparstencil tune`: the fastest of a few plans by the clock, kept for later runs.
 
 What is tried is how many steps a pass makes, on the back end that `run` would take; on a GPU with the tile and solver that are
 predicted best for so many. A winner is known by the stencil, the size of the grid to a power of two, its type, the back end,

@@ -547,5 +547,5 @@ def summary(rows: list[Record]) -> str:
     found = sum(row["fewest"] == row["lower_bound"] for row in rows)
     return (
         f"{right} of {len(rows)} right; {plans} plans have the fewest groups there can be; "
-        f"of {found} tiles some conversion has so few"
+        f"for {found} tiles some conversion reaches that"
     )

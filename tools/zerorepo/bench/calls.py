@@ -2,17 +2,17 @@
 
     python tools/zerorepo/bench/calls.py
 
-Runs seven test files of networkx under sys.setprofile (section 5 of the reference) and prints one JSON object a line:
+Runs seven test files of networkx under sys.setprofile and prints one JSON object a line:
 {tool, case, ours, peer, peer_name, unit, ratio, floor, floor_ratio, n, machine, command}.
 
-- recall: share of the traced pairs whose callee's name stands in a call of the caller. Floor: 0.60, the issue's bar.
+- recall: share of the traced pairs whose callee's name stands in a call of the caller. Floor: 0.60, our bar.
 - precision by confidence: share of edges between functions whose caller ran that were traced. A test run exercises a
   part of what can be called, so this is below what a reader would call right; all are measured by the same trace.
 
 Peer: the graph that the paper's own code makes of the same package, measured on the same trace by a rebuild of its
 zerorepo/rpg_gen/base/rpg/dep_graph.py (commit 7a6ecad) that is not part of this repository: of 939 traced pairs between units
-it knows, 423 with a visible name, it has 151; 326 edges between functions start at one that ran. For comparison the
-reference gives 145 of 877, and 144 of 427, for a slightly different run.
+it knows, 423 with a visible name, it has 151; 326 edges between functions start at one that ran. An
+earlier rebuild had 145 of 877, and 144 of 427, in a slightly different run.
 """
 
 from __future__ import annotations

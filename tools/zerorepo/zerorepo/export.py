@@ -1,4 +1,4 @@
-"""The graph in forms that other tools read: the reference's JSON both ways, DOT, GraphML, Mermaid, one HTML page.
+"""The graph in forms that other tools read: the JSON of the paper's own code both ways, DOT, GraphML, Mermaid, one HTML page.
 
 DOT, Mermaid and, above units, GraphML show folders or files: what lies below is added up into them
 (`condensed`). GraphML of units holds every node and edge. The page (page.html) holds the data and a script and

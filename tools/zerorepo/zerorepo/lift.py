@@ -30,7 +30,7 @@ from zerorepo.sources import Source
 if TYPE_CHECKING:
     from tenfold_shared.generate import Generator, Sampling
 
-ROUNDS = 3  # times an item is asked for; P2 gives no number, the reference 3
+ROUNDS = 3  # times an item is asked for; P2 gives no number, its code 3
 CHARACTERS_A_TOKEN = 4  # an estimate: sizes of batches, what --dry-run tells, the cost of an oracle
 FILES_A_BATCH = 60
 LONGEST = 8  # words of a phrase

@@ -7,8 +7,8 @@ then reports on; here all rounds are used, or as many as cross-validation says (
 (w, log(w + 0.001)), penalty 0.01, are fitted beside it.
 
 Ours: with fewer than 200 runs a leaf may hold a tenth of them instead of LightGBM's 20, with which nothing could be split at all below 40
-runs; under a source budget every candidate is projected on it before it is judged, so that only feasible mixtures are compared (section 9
-of the reference: without this RegMix is not given a fair chance); and where a corpus is given instead of a swarm, the static runs are
+runs; under a source budget every candidate is projected on it before it is judged, so that only feasible mixtures are compared
+(without this RegMix is not given a fair chance); and where a corpus is given instead of a swarm, the static runs are
 trained from its base under mixtures by the rule of RegMix's swarm (samplers.regmix_prior), made feasible, and candidates come with
 strengths 1, 5 and 25 in equal parts, as with few domains those of strength 1 lie almost all in corners.
 """

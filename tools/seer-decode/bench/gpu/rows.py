@@ -1,7 +1,7 @@
 """Rows of `make gpu-check` for seer-decode that are more than one kernel, about a minute in all.
 
 - ground truth: the training target of one long sequence in chunks of rows, beside a flash forward of the same sequence, and the
-  memory it takes beside the reference's buffer, 16 bits for every (query head, query, block).
+  memory it takes beside the published code's buffer, 16 bits for every (query head, query, block).
 - decode step: a model of Qwen3-4B's shape with random weights, 64K tokens cached for each of 8 sequences or as many as fit: the
   least time that its bytes take at the measured copy rate, over its time; and the same step with the fastest dense attention.
 - grid: batch x context x sparsity at 64/8 heads. Sparse attention alone and with gate and selection, beside every dense one that
@@ -572,7 +572,7 @@ def step_error(size: Size) -> float:
 
 
 def truth(bench: Bench) -> Record:
-    """Targets of one sequence, all rows, beside a flash forward; memory beside the reference's buffer."""
+    """Targets of one sequence, all rows, beside a flash forward; memory beside the published code's buffer."""
     size = bench.size
     tokens, heads, stored, block = size.truth_tokens, size.truth_heads, size.kv_heads, size.block
     scale = size.dim**-0.5

@@ -211,7 +211,7 @@ class Hit(NamedTuple):
 
 
 class LeafIndex:
-    """Exact search among the names of leaves; all the paths of a name are its document (the reference's index is
+    """Exact search among the names of leaves; all the paths of a name are its document (the paper's own index is
     keyed the same way). cache: where the encoder's vectors are kept."""
 
     def __init__(self, ontology: Ontology, encoder: Any, cache: Path | None = None) -> None:

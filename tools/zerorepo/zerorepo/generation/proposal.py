@@ -9,7 +9,7 @@ An answer is data. A path that was not offered, a feature that is not there, a p
 module is dropped and counted; what is left over is asked for again; what stays without a place is reported. A feature is
 known by its full path, never by its last name, which two branches may share.
 
-Without a tree (the reference's simple mode), the features are those that the model names as missing, in as many rounds;
+Without a tree (the simple mode of the paper's own code), the features are those that the model names as missing, in as many rounds;
 nothing is retrieved or drawn, and every output says so.
 """
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     pass
 
 ROUNDS = 30  # P1
-OFFER = 600  # paths of a round, of each kind; the reference's bound for retrieval
+OFFER = 600  # paths of a round, of each kind; the bound of the paper's own code for retrieval
 PER_QUERY = 20  # names that a query may add in a round
 PER_NAME = 3  # paths of one name
 BATCH = 100  # P1's B: paths that are judged, or placed, in one question
 LEAST_BATCH = 10
-PLACING_ROUNDS = 40  # the reference's
+PLACING_ROUNDS = 40  # as in the paper's own code
 IDLE_ROUNDS = 3  # of them without one new place, after which it ends
 ENOUGH = 0.99  # share of the features that have a place
 MOST_MODULES = 8  # P1: 3 to 8; fewer than 3 are taken, as a small project has

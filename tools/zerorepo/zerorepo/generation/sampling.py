@@ -21,7 +21,7 @@ from tenfold_shared import BadInput
 if TYPE_CHECKING:
     from zerorepo.generation.ontology import Ontology
 
-CONDITIONS = (5, 8, 5, 4, 5)  # children drawn at each depth: what the reference explores with
+CONDITIONS = (5, 8, 5, 4, 5)  # children drawn at each depth: what the paper's own code explores with
 TEMPERATURE = 10.0
 UNIFORM_FROM = 100.0
 TRIES = 100
@@ -134,7 +134,7 @@ class Sampler:
         """The first draw of which a share of at most `overlap` of the leaves was seen; after `tries` draws the one with
         the least, the earliest of equals. seen: (nodes + 1,), by node.
 
-        (The reference accepts only strictly below its default of 0, hence never.)
+        (The paper's own code accepts only strictly below its default of 0, hence never.)
         """
         if tries < 1 or not 0 <= overlap <= 1:
             raise BadInput(f"tries and overlap: expected 1 or more and 0 to 1, got {tries} and {overlap}")

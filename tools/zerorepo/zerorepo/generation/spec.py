@@ -1,6 +1,6 @@
 """What somebody wants built: a specification file as a `Spec`, which is all that stage A knows of it.
 
-Reads three forms: the reference's `repo_data.json` (repository_name, repository_purpose, scope), its successor's
+Reads three forms: the `repo_data.json` of the paper's own code (repository_name, repository_purpose, scope), its successor's
 `feature_spec.json` (meta, background, non-functional and a tree of functional requirements), and Markdown: a README,
 a list of requirements, or the `spec.md` of GitHub's spec-kit. JSON is read by a reader of its own that knows where
 each value stands, since whoever wrote the file wants to be told the line.
@@ -342,7 +342,9 @@ _MARK = re.compile(r"(?:FR|REQ|R|US)-?\d+\s*[:.]\s*", re.I)
 def _of_markdown(text: str, name: str) -> Spec:
     for number, line in enumerate(text.split("\n"), 1):
         if len(line) > LONGEST_BLOCK:
-            raise BadInput(f"{name}:{number}:1: expected lines of at most {LONGEST_BLOCK:,} characters, got {len(line):,}")
+            raise BadInput(
+                f"{name}:{number}:1: expected lines of at most {LONGEST_BLOCK:,} characters, got {len(line):,}"
+            )
     blocks = list(_blocks(text))
     heading = next((one for one in blocks if one.kind == "heading"), None)
     title = _plain(heading.text) if heading is not None else Path(name).stem

@@ -220,8 +220,8 @@ def measured(project: Project, folder: Path, quick: bool = False) -> dict[str, A
 
 def rows(
     found: Sequence[Mapping[str, Any]],
-) -> Iterator[tuple[str, float, float | None, float | None, dict[str, Any], bool]]:
-    """(claim, value, low, high, control, holds) of what `measured` gave for each package; low and high are the least and the
+) -> Iterator[tuple[str, float, float | None, float | None, dict[str, Any], bool | None]]:
+    """(claim, value, low, high, control, whether it holds, or None where nothing is claimed) of what `measured` gave for each package; low and high are the least and the
     greatest over packages or mutants."""
 
     def share(part: Sequence[Mapping[str, Any]]) -> float:

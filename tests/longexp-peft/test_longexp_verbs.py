@@ -493,7 +493,7 @@ def test_pictures(base, tmp_path):
     assert here("plot", tmp_path / "p.json", "-o", tmp_path / "p.png", "-q").returncode == 0
     for sources, said in (
         ((base,), "no log.jsonl"),
-        ((tmp_path / "none.json",), "neither a folder"),
+        ((tmp_path / "none.json",), "no such file; expected a folder of train"),
         ((base / "train.jsonl",), "neither"),
     ):
         done = here("plot", *sources, "-o", tmp_path / "x.png")

@@ -64,7 +64,7 @@ def test_end_to_end_with_its_record(npy, field, tmp_path):
     again = sparstencil_(
         "run", npy, "--stencil", "heat-2d", "--steps", 5, "--boundary", "reflect", "-o", tmp_path / "out.npy"
     )
-    assert again.returncode == 0 and "made already" in again.stderr
+    assert again.returncode == 0 and "complete already; nothing to do" in again.stderr
     other = sparstencil_(
         "run", npy, "--stencil", "heat-2d", "--steps", 6, "--boundary", "reflect", "-o", tmp_path / "out.npy"
     )
@@ -149,7 +149,7 @@ BAD = [  # arguments after `run`, what stderr says
     (["u.npy", "--stencil", "k*u[0,0]"], "k is no number: a coefficient that varies cannot be a weight"),
     (["u.npy", "--stencil", "zero.npy"], "zero.npy: not an array of weights"),
     (["u.npy", "--stencil", "archive.npy"], "archive.npy: an archive of arrays"),
-    (["u.npy", "--stencil", "latin.json"], "latin.json: not JSON"),
+    (["u.npy", "--stencil", "latin.json"], "latin.json: expected UTF-8"),
     (["u.npy", "--stencil", "huge.json"], "weights[0] is 1000"),
     (["u.npy", "--stencil", "far.json"], "expected numbers from −65536 to 65536"),
     (["u.npy", "--stencil", "text.json"], "ndim: '2'; expected a whole number"),
@@ -319,7 +319,7 @@ def test_a_result_that_is_no_longer_whole_is_not_made_already(npy, tmp_path):
     again = sparstencil_(*args)
     assert (
         again.returncode == 0
-        and "made already" in again.stderr
+        and "complete already; nothing to do" in again.stderr
         and json.loads(again.stdout) == json.loads(first.stdout)
     )
     whole = (tmp_path / "o.npy").read_bytes()

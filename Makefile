@@ -129,7 +129,7 @@ demo-%: .make/venv
 pipelines: .make/venv
 	@mkdir -p out/pipelines
 	@for one in $(PIPELINES); do \
-	  $(MAKE) -s pipeline-$$one > out/pipelines/$$one.txt 2> out/pipelines/$$one.log || { cat out/pipelines/$$one.log >&2; exit 1; }; \
+	  PATH="$(abspath $(BIN)):$$PATH" bash tests/pipelines/$$one.sh > out/pipelines/$$one.txt 2> out/pipelines/$$one.log || { cat out/pipelines/$$one.log >&2; exit 1; }; \
 	  echo "$$one: $$(tail -n 1 out/pipelines/$$one.txt)"; \
 	done
 

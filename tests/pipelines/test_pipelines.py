@@ -375,8 +375,11 @@ def calls_of(folder):
     return len(steps.read_bytes().splitlines()) if steps.exists() else 0
 
 
-def started_twice_and_killed(job, folder, output):
-    """Two starts at once, of which one works; that one is killed in the middle; a third finishes, a fourth has nothing to do."""
+def started_twice_and_killed(job, folder, output, lock=None):
+    """Two starts at once, of which one works; that one is killed in the middle; a third finishes, a fourth has nothing to do.
+
+    lock: flock's file, which what the job started holds too: workers see a moment later that their owner is dead.
+    """
     pair = [fire(job, folder), fire(job, folder)]
     until(lambda: any(process.poll() is not None for process in pair))
     loser, winner = sorted(pair, key=lambda process: process.poll() is None)
@@ -384,6 +387,8 @@ def started_twice_and_killed(job, folder, output):
     until(lambda: calls_of(output()) > 0, winner)
     os.killpg(winner.pid, signal.SIGKILL)
     winner.wait()
+    if lock is not None:
+        until(lambda: subprocess.run(["flock", "-n", lock, "true"]).returncode == 0)
     done = calls_of(output())
     assert done > 0 and not (output() / "answers.jsonl").exists()
     again = fire(job, folder)
@@ -414,7 +419,8 @@ def test_cron_rules():
 def test_the_nightly_job(needle_answers, tmp_path):
     folder = checkout(tmp_path)
     days = folder / "out" / "cron" / "needle-answers"
-    started_twice_and_killed(0, folder, lambda: next(days.glob("*/run"), days))
+    lock = folder / "out" / "cron" / "needle-answers.lock"
+    started_twice_and_killed(0, folder, lambda: next(days.glob("*/run"), days), lock)
     (day,) = days.iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", day.name)
     undisturbed, printed = needle_answers

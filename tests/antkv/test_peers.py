@@ -297,6 +297,7 @@ def compare(folder, books, *more):
     )  # fmt: skip
 
 
+@pytest.mark.deep
 def test_transformers_own_cache_is_read_at_its_mean_window(folder, books):
     """Steps of 16 with a window of 16: 0 and 16 exact tokens by turns, 8 on average; the rest 2 bits and, in groups of 32,
     two numbers that are charged 16 bits though the model's are 32."""

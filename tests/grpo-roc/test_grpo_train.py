@@ -317,6 +317,7 @@ def test_two_processes_are_one_run_and_go_on_where_one_stopped(place, tmp_path):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.deep
 def test_a_server_samples_with_the_policy_as_it_is_at_each_step(place, tmp_path, ranks):
     """It begins with other weights: were it not given the policy's, or not after an update, its log-probabilities would not be the trainer's."""
     other = AutoModelForCausalLM.from_pretrained(place / "model", dtype=torch.float32).eval()

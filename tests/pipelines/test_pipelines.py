@@ -151,6 +151,7 @@ def test_needle_answers(needle_answers):
 
 
 @pytest.mark.xdist_group("small-policy")
+@pytest.mark.deep
 def test_curriculum(tmp_path):
     printed = twice("curriculum", tmp_path)
     mixed = lines(tmp_path / "mixed.jsonl")
@@ -216,6 +217,7 @@ def test_rollouts(tmp_path):
     assert kept_failed < all_failed
 
 
+@pytest.mark.deep
 def test_mixture(tmp_path):
     printed = twice("mixture", tmp_path)
     domains = ["python_code", "topics", "bible"]
@@ -246,6 +248,7 @@ def test_mixture(tmp_path):
     assert told[1] < told[0]
 
 
+@pytest.mark.deep
 def test_long_context(tmp_path):
     printed = twice("long-context", tmp_path)
     rows = lines(tmp_path / "needles.jsonl")

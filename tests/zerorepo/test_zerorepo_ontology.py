@@ -208,6 +208,7 @@ def test_a_packed_file_cut_off_is_refused(tmp_path):
         Ontology.load(path)
 
 
+@pytest.mark.deep
 def test_the_paper_sized_tree_loads_in_seconds_below_a_gigabyte(tmp_path):
     """17 / 1,527 / 21,739 / 113,348 / 613,311 / 33,801 / 781 nodes, in a process of its own for the memory."""
     levels = [17, 1527, 21739, 113348, 613311, 33801, 781]

@@ -274,6 +274,7 @@ def test_full_code_is_the_repository_and_its_tests_pass(tmp_path):
     assert done.returncode == 1 and "NotImplementedError" in done.stdout
 
 
+@pytest.mark.deep
 def test_networkx_composed_of_its_units_passes_its_own_tests(tmp_path):
     """Its tests are in the wheel; those of one folder are run on the composed copy."""
     tests = [f"networkx/algorithms/tests/test_{name}.py" for name in ("core", "dag")] + [

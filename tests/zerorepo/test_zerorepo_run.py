@@ -76,6 +76,7 @@ def test_the_graph_ties_features_to_code(made):
     assert "parse book  (tallybook/reading/entries.py:parse_book)" in told
 
 
+@pytest.mark.deep
 def test_the_verbs_one_by_one_come_to_the_same_commits(made, tmp_path):
     folder, _ = made
     steps = [
@@ -118,6 +119,7 @@ def test_a_server_that_is_down_for_a_while_costs_nothing(made, tmp_path):
         assert zerorepo(*words).returncode == 0
 
 
+@pytest.mark.deep
 def test_a_recording_is_enough(made, tmp_path):
     folder, _ = made
     done = zerorepo("run", SPEC, "--model", f"replay:{folder / 'answers.jsonl'}", "--rounds", 1, "-o", tmp_path / "out")

@@ -1,6 +1,5 @@
 """EVIDENCE.md is what the files of results say: the page as it stands, and every claim and case on it."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -10,14 +9,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted(path.parent.name for path in ROOT.glob("tools/*/pyproject.toml"))
-
-
-@pytest.fixture(scope="module")
-def evidence():
-    spec = importlib.util.spec_from_file_location("evidence", ROOT / ".ci" / "evidence.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def rows_of(text, section):

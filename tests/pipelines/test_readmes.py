@@ -6,7 +6,7 @@ that begin with `make` are checked to name a target (CI itself runs `make test`)
 `pip install` are run by test_install_alone.py or need a network.
 """
 
-import importlib.util
+import importlib
 import os
 import re
 import subprocess
@@ -83,14 +83,6 @@ SECTIONS = [
     "Limits",
 ]
 TOOLS = sorted(p.parent.name for p in ROOT.glob("tools/*/pyproject.toml"))
-
-
-@pytest.fixture(scope="module")
-def docs():
-    spec = importlib.util.spec_from_file_location("make_docs", ROOT / ".ci" / "make_docs.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("tool", TOOLS)

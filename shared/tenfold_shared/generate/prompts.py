@@ -30,6 +30,14 @@ def encode(tokenizer: Any, request: Request, model: str) -> list[int]:
         raise Refused(f"the model's chat template refuses the messages: {one_line(error)}") from None
 
 
+def tokens_of(tokenizer: Any, request: Request, model: str) -> int:
+    """How many token ids `encode` gives; none of a request that it refuses."""
+    try:
+        return len(encode(tokenizer, request, model))
+    except Refused:
+        return 0
+
+
 def admit(
     tokenizer: Any, request: Request, sampling: Sampling, model: str, vocab: int, context: int | None
 ) -> list[int]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenfold_shared import Missing
 from tenfold_shared.generate import NO_MORE, Completion, Request, Sampling, failed
-from tenfold_shared.generate.prompts import Refused, admit, encode
+from tenfold_shared.generate.prompts import Refused, admit, tokens_of
 from tenfold_shared.generate.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -105,10 +105,7 @@ class TransformersGenerator:
             part.generation_config = own
 
     def count_tokens(self, request: Request) -> int | None:
-        try:
-            return len(encode(self._tokenizer, request, self.model))
-        except Refused:
-            return 0
+        return tokens_of(self._tokenizer, request, self.model)
 
     def close(self) -> None:
         self._lm = None

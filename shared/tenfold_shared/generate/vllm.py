@@ -8,7 +8,7 @@ from typing import Any
 
 from tenfold_shared import Missing
 from tenfold_shared.generate import NO_MORE, Completion, Request, Sampling, failed
-from tenfold_shared.generate.prompts import Refused, admit, encode
+from tenfold_shared.generate.prompts import Refused, admit, tokens_of
 from tenfold_shared.redaction import one_line
 
 
@@ -33,10 +33,7 @@ class VllmGenerator:
         self._lost = False
 
     def count_tokens(self, request: Request) -> int | None:
-        try:
-            return len(encode(self._tokenizer, request, self.model))
-        except Refused:
-            return 0
+        return tokens_of(self._tokenizer, request, self.model)
 
     def close(self) -> None:
         if self._engine is not None:

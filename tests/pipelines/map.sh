@@ -10,7 +10,8 @@ out=${1:-out/pipelines/map}
 mkdir -p "$out"
 questions=tests/pipelines/map_questions.jsonl
 
-zerorepo encode tools/zerorepo/examples/tallybook -o "$out/rpg.json" -q
+# A graph that is there is brought in step.
+if [ -e "$out/rpg.json" ]; then zerorepo update "$out/rpg.json" -q; else zerorepo encode tools/zerorepo/examples/tallybook -o "$out/rpg.json" -q; fi
 zerorepo map "$out/rpg.json" --tokens 500 -o "$out/map.txt" -q
 
 # The map is a prompt template with the question below it; a $ of the map itself is doubled, as string.Template wants it.

@@ -103,7 +103,10 @@ def test_every_script_is_a_target_and_says_who_runs_it():
         text = script.read_text()
         assert re.match(r"#!/usr/bin/env bash\n# Who: .*\n(#  .*\n)*# What: .*\n(#  .*\n)*# Out: ", text)
         assert "set -euo pipefail\n" in text and f"out=${{1:-out/pipelines/{name}}}\n" in text
-        done = subprocess.run(["make", "-n", f"pipeline-{name}"], cwd=ROOT, capture_output=True, text=True, check=True)
+        env = {key: value for key, value in os.environ.items() if not key.startswith("MAKE") and key != "MFLAGS"}
+        done = subprocess.run(
+            ["make", "-n", f"pipeline-{name}"], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+        )
         assert done.stdout.splitlines()[-1].endswith(f" bash tests/pipelines/{name}.sh")
 
 

@@ -137,7 +137,7 @@ def test_plan(folder):
         (["plan", "--budget", 32], "a block of 64"),
         (["plan", "--budget", 64, "--sparsity", 0.5], "expected one of them"),
         (["plan", "--sparsity", 1], "--sparsity"),
-        (["plan", "--bandwidth", "fast"], "--bandwidth fast"),
+        (["plan", "--bandwidth", "fast"], "'--bandwidth': 'fast': expected a size"),
         (["plan", "--gpu-mem", "-3"], "'--gpu-mem': '-3': expected a size"),
         (["plan", "--context", "8k"], "whole numbers"),
         (["info", "--block", 48], "48"),

@@ -73,10 +73,10 @@ def config_of(given: str) -> ProxyConfig:
             found = msgspec.convert(tomllib.load(stream), ProxyConfig)
     except OSError as error:
         raise unread(given, error) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadInput(f"{given}: not TOML: {error}") from None
     except msgspec.ValidationError as error:
         raise BadInput(f"{given}: {readable(error)}") from None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no TOMLDecodeError
+        raise BadInput(f"{given}: not TOML: {error}") from None
     sizes = (found.width, found.layers, found.heads, found.context, found.batch)
     if min(sizes) < 1 or found.width % found.heads or min(found.lr, found.base_lr) <= 0:
         raise BadInput(f"{given}: expected sizes of 1 or more, rates above 0, and a width that the heads divide")

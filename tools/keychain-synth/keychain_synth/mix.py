@@ -144,10 +144,10 @@ def read_preset(name: str) -> Preset:
     text = read_text(name)
     try:
         found = msgspec.convert(tomllib.loads(text), Preset)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BadInput(f"{name}: not TOML: {error}") from None
     except msgspec.ValidationError as error:
         raise BadInput(f"{name}: {readable(error)}") from None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no TOMLDecodeError
+        raise BadInput(f"{name}: not TOML: {error}") from None
     names = [part.name for part in found.part]
     for part in found.part:
         if names.count(part.name) > 1:

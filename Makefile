@@ -20,8 +20,8 @@ endif
 
 help:
 	@echo "demo           install into .venv, run every tool's demo (about ten minutes), write out/demo/index.html"
-	@echo "test           lint, types, contracts and tests (under 25 minutes on two cores)"
-	@echo "test-deep      full matrices, kill runs, under 40 minutes (TOOL=cotpass for one tool)"
+	@echo "test           lint, types, contracts and tests (half an hour on two cores)"
+	@echo "test-deep      full matrices, kill runs (TOOL=cotpass for one tool)"
 	@echo "test-engines   tests against vLLM's CPU build, in .venv-engines, and verl, in .venv-verl"
 	@echo "fuzz           readers of outside data, in .venv-fuzz (READER=records SECONDS=600; without READER all, hours)"
 	@echo "bench claims   measure again, tool by tool (hours), then EVIDENCE.md; evidence: that page alone"

@@ -69,10 +69,12 @@ class Campaign:
             try:
                 with contextlib.redirect_stderr(self.silence):
                     self.reader.run(seed)
+            except self.allowed:
+                pass  # a seed may be refused
             except ImportError:
                 raise  # nothing would be read at all
-            except Exception:
-                continue  # a find of an earlier run that is not mended yet
+            except Exception as error:  # a find, of an earlier run perhaps, that is not mended yet
+                self._keep(seed, error)
         status = Path("/proc/self/statm").read_text().split()
         limit = int(status[0]) * os.sysconf("SC_PAGE_SIZE") + MEMORY
         if engine == "mutate":

@@ -9,14 +9,13 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from typing import Any
 
 import msgspec
 
 from tenfold_shared import BadInput, Busy, Missing, unread
 from tenfold_shared.generate import Completion, Generator, Request, Sampling
-from tenfold_shared.jsonl.streams import UNDECODABLE
+from tenfold_shared.jsonl.streams import UNDECODABLE, closing_items
 from tenfold_shared.redaction import one_line
 
 
@@ -106,8 +105,7 @@ class Recorder:
                     pulled[request.key] = request
                 yield request
 
-        # Every backend's iterator is a generator with close(), which the type Iterator does not say.
-        with closing(self._inner.generate(noted(), sampling)) as completions:  # type: ignore[type-var]
+        with closing_items(self._inner.generate(noted(), sampling)) as completions:
             for completion in completions:
                 asked = _asked(pulled.pop(completion.key), sampling)
                 if completion.finish_reason != "error":

@@ -6,14 +6,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
 from typing import Any
 
 import msgspec
 
 from tenfold_shared import BadInput, OutOfTime
 from tenfold_shared.jsonl.output import Output
-from tenfold_shared.jsonl.streams import Located, Record
+from tenfold_shared.jsonl.streams import Located, Record, closing_items
 from tenfold_shared.progress import Progress
 
 
@@ -134,7 +133,7 @@ def flow(
             done.status = "budget"
         return done.status != "done"
 
-    with closing(execute(feed())) as results:  # type: ignore[type-var]
+    with closing_items(execute(feed())) as results:
         for key, result in results:
             with guard:
                 entry = by_key.pop(key, None)

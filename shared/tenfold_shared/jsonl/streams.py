@@ -7,10 +7,10 @@ import io
 import os
 import sys
 import zlib
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import msgspec
 
@@ -25,6 +25,14 @@ encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder().decode
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what it raises for bytes that are no JSON
 LONGEST_LINE = 1 << 30  # bytes of what is read in one piece: a few kB of a packed file can be more than any memory
+
+
+Item = TypeVar("Item")
+
+
+def closing_items(items: Iterator[Item]) -> AbstractContextManager[Iterator[Item]]:
+    """Closes a generator at the end, so that what it holds open is let go, though its type says no more than Iterator."""
+    return closing(cast("Generator[Item, None, None]", items))
 
 
 def open_read(path: str) -> BinaryIO:

@@ -45,6 +45,7 @@ from longexp_peft.encoder import (
 )
 from tenfold_shared import BadInput
 from tenfold_shared.jsonl import BOM, Record, Source, decode_line, is_pipe, open_read, read_lines, unreadable
+from tenfold_shared.jsonl.streams import closing_items
 from tenfold_shared.redaction import one_line
 
 FORMS = ("auto", "prompt", "chat", "alpaca", "e2e", "glue", "ids", "text")
@@ -213,7 +214,7 @@ class _File:
 
     def _first(self) -> str:
         """The first character that is no white space, "" without one."""
-        with closing(read_lines(self.real)) as lines:  # type: ignore[type-var]
+        with closing_items(read_lines(self.real)) as lines:
             return next((line.lstrip()[:1].decode("latin-1") for _, line in lines), "")
 
     def _json(self, form: str, first: str) -> Iterator[tuple[str, Found]]:

@@ -14,14 +14,13 @@ import re
 import sys
 import tomllib
 import warnings
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 
+from sparstencil.grid import UNREADABLE
 from tenfold_shared import BadInput
 
 Offset = tuple[int, ...]
@@ -208,7 +207,7 @@ def read(text: str, origin: tuple[int, ...] | None = None) -> Stencil:
         if suffix == ".npy":
             try:
                 weights = np.load(text, allow_pickle=False)
-            except (ValueError, OSError, EOFError, zipfile.BadZipFile, SyntaxError, TokenError, OverflowError) as error:
+            except UNREADABLE as error:
                 raise BadInput(f"{text}: not an array of weights ({error})") from error
             if not isinstance(weights, np.ndarray):
                 raise BadInput(f"{text}: an archive of arrays; expected a .npy file of one")

@@ -554,3 +554,16 @@ def test_long_runs_of_blanks_and_long_lists_take_no_time():
         answers.grade("7", f"\\boxed{{{text}}}", deadline=0.5)
         answers.key(text)
         assert time.process_time() - started < 2.0  # a bound on hangs: this took 5 to 40 s
+
+
+@pytest.mark.parametrize("answer", ["7) 4", "3 + 4)", '3 + 4)", "input": ""', "(4", "[4", "4]"])
+def test_brackets_that_do_not_pair_are_no_answer(answer):
+    """math-verify alone reads a part of these, and calls most of them 4."""
+    assert grade("4", f"Answer: {answer}\nfinal \\boxed{{{answer}}}").grade == "ungradable"
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"), [("[0, 1)", "[0,1)"), ("(2x+1)(x-3)", "(x-3)(2x+1)"), ("\\left\\{x\\right.", "4")]
+)
+def test_brackets_of_two_kinds_may_pair(gold, answer):
+    assert "do not pair" not in (grade(gold, box(answer)).reason or "")

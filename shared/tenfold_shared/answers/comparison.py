@@ -39,7 +39,16 @@ def fast(gold: str, answer: str) -> Verdict | None:
         return verdict
     if len(answer) > MAX_ANSWER:
         return "ungradable", f"answer of {len(answer)} characters, at most {MAX_ANSWER} are read as mathematics"
+    if not _paired(answer) and _paired(gold):
+        return "ungradable", "the answer's brackets do not pair"
     return None
+
+
+def _paired(text: str) -> bool:
+    """As many brackets are opened as closed, in whatever order and kind: [0, 1) is an interval, and so is ]0, 1[. Of text
+    without it math-verify reads some part: 4 of `7) 4`."""
+    opened = sum(map(text.count, ("(", "[", "{", "\\left.")))
+    return opened == sum(map(text.count, (")", "]", "}", "\\right.")))
 
 
 def _compare_closed(gold: str, golden: Numeral | None, answer: str, number: Numeral | None) -> Verdict | None:
